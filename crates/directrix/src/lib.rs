@@ -1,0 +1,1 @@
+//! A workbench for the sparse directions inside a language model.

@@ -1,0 +1,1 @@
+//! What every direction of an SAE fires on.

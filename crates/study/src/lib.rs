@@ -1,0 +1,1 @@
+//! Study files to tables, figures and a report.
