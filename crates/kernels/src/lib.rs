@@ -1,1 +1,35 @@
-//! The numeric operations everything in Directrix is made of.
+//! The dozen numeric operations everything in Directrix is made of.
+//!
+//! Numbers live in row-major `f32` buffers: a [`Matrix`] owns one, a [`View`] borrows one, whole or in part. A
+//! [`Backend`] does the arithmetic; [`Cpu`] is the reference implementation, and chooses AVX-512, AVX2 or plain code when
+//! it runs. What an SAE gives for a batch of positions is a [`SparseActivations`].
+//!
+//! Every operation works on rows, and a row's result depends on nothing but that row: not on how many rows there are,
+//! where it stands among them, or how many threads share the work. So a prompt gives the same bits alone or in a batch.
+//!
+//! ```
+//! use directrix_kernels::{Backend, Cpu, Matrix};
+//!
+//! let x = Matrix::from_rows(&[[1.0, 2.0], [3.0, 4.0]]);
+//! let w = Matrix::from_rows(&[[1.0, 0.0, -1.0], [0.0, 1.0, -1.0]]);
+//! let mut y = Matrix::zeros(2, 3);
+//! Cpu.product(x.view(), w.view(), &mut y, false);
+//! assert_eq!(y.row(1), [3.0, 4.0, -7.0]);
+//! ```
+
+mod activation;
+mod attention;
+mod backend;
+mod encode;
+mod lanes;
+mod matrix;
+mod norm;
+mod product;
+mod sparse;
+
+pub use activation::Activation;
+pub use attention::{AttentionRows, AttentionShape, AttentionStage, EditScores};
+pub use backend::{Backend, Cpu};
+pub use encode::{Encoder, NotFinite};
+pub use matrix::{Matrix, View};
+pub use sparse::SparseActivations;

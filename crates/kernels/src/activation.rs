@@ -1,0 +1,49 @@
+//! The non-linearities of a model's MLP.
+
+use crate::lanes::{erf, tanh};
+
+/// An element-wise activation function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x Φ(x)` (Hendrycks and Gimpel 2016); Hugging Face's `gelu`.
+    Gelu,
+    /// The tanh approximation of GELU; Hugging Face's `gelu_new`, `gelu_fast` and `gelu_pytorch_tanh`.
+    GeluTanh,
+    /// `max(x, 0)`.
+    Relu,
+}
+
+impl Activation {
+    /// The activation that Hugging Face's configurations call `name`.
+    pub fn from_name(name: &str) -> Option<Activation> {
+        match name {
+            "gelu" => Some(Activation::Gelu),
+            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Some(Activation::GeluTanh),
+            "relu" => Some(Activation::Relu),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn apply(self, xs: &mut [f32]) {
+        match self {
+            Activation::Gelu => {
+                for x in xs {
+                    *x = 0.5 * *x * (1.0 + erf(*x * std::f32::consts::FRAC_1_SQRT_2));
+                }
+            }
+            Activation::GeluTanh => {
+                let c = (2.0 / std::f32::consts::PI).sqrt();
+                for x in xs {
+                    let u = c * (0.044_715 * *x * *x).mul_add(*x, *x);
+                    *x = 0.5 * *x * (1.0 + tanh(u));
+                }
+            }
+            Activation::Relu => {
+                for x in xs {
+                    *x = if *x < 0.0 { 0.0 } else { *x };
+                }
+            }
+        }
+    }
+}

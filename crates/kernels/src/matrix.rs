@@ -1,0 +1,202 @@
+//! Row-major `f32` matrices.
+
+use std::ops::Range;
+
+/// A row-major matrix that owns its numbers.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Matrix {
+    data: Vec<f32>,
+    rows: usize,
+    columns: usize,
+}
+
+/// A borrowed block of a row-major matrix.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    data: &'a [f32],
+    rows: usize,
+    columns: usize,
+    stride: usize,
+}
+
+impl Matrix {
+    /// `rows × columns` zeros.
+    pub fn zeros(rows: usize, columns: usize) -> Matrix {
+        Matrix { data: vec![0.0; rows * columns], rows, columns }
+    }
+
+    /// A matrix of the given shape over `data`, row after row.
+    ///
+    /// # Panics
+    /// If `data` does not hold `rows × columns` numbers.
+    pub fn new(data: Vec<f32>, rows: usize, columns: usize) -> Matrix {
+        assert_eq!(data.len(), rows * columns, "{} numbers are not {rows} × {columns}", data.len());
+        Matrix { data, rows, columns }
+    }
+
+    /// A matrix with these rows, all of one length.
+    pub fn from_rows<R: AsRef<[f32]>>(rows: &[R]) -> Matrix {
+        let columns = rows.first().map_or(0, |row| row.as_ref().len());
+        let data = rows.iter().flat_map(|row| row.as_ref().iter().copied()).collect();
+        Matrix::new(data, rows.len(), columns)
+    }
+
+    /// `rows` copies of one row.
+    pub fn repeat(row: &[f32], rows: usize) -> Matrix {
+        Matrix { data: row.repeat(rows), rows, columns: row.len() }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// All numbers, row after row.
+    pub fn data(&self) -> &[f32] {
+        &self.data
+    }
+
+    /// All numbers, to change.
+    pub fn data_mut(&mut self) -> &mut [f32] {
+        &mut self.data
+    }
+
+    /// The numbers, given up.
+    pub fn into_data(self) -> Vec<f32> {
+        self.data
+    }
+
+    /// Row `i`.
+    pub fn row(&self, i: usize) -> &[f32] {
+        &self.data[i * self.columns..(i + 1) * self.columns]
+    }
+
+    /// Row `i`, to change.
+    pub fn row_mut(&mut self, i: usize) -> &mut [f32] {
+        &mut self.data[i * self.columns..(i + 1) * self.columns]
+    }
+
+    /// All rows in order.
+    pub fn iter_rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
+        (0..self.rows).map(|i| self.row(i))
+    }
+
+    /// Rows `range` as one slice.
+    pub fn row_range(&self, range: Range<usize>) -> &[f32] {
+        &self.data[range.start * self.columns..range.end * self.columns]
+    }
+
+    /// The whole matrix, borrowed.
+    pub fn view(&self) -> View<'_> {
+        View { data: &self.data, rows: self.rows, columns: self.columns, stride: self.columns }
+    }
+
+    /// A copy of the rows at `indices`, in that order.
+    pub fn gather(&self, indices: impl ExactSizeIterator<Item = usize>) -> Matrix {
+        let rows = indices.len();
+        let mut data = Vec::with_capacity(rows * self.columns);
+        for i in indices {
+            data.extend_from_slice(self.row(i));
+        }
+        Matrix { data, rows, columns: self.columns }
+    }
+
+    /// A copy of columns `range`.
+    pub fn columns_of(&self, range: Range<usize>) -> Matrix {
+        let mut data = Vec::with_capacity(self.rows * range.len());
+        for row in self.iter_rows() {
+            data.extend_from_slice(&row[range.clone()]);
+        }
+        Matrix { data, rows: self.rows, columns: range.len() }
+    }
+
+    /// The transpose, copied.
+    pub fn transposed(&self) -> Matrix {
+        let mut out = Matrix::zeros(self.columns, self.rows);
+        for (i, row) in self.iter_rows().enumerate() {
+            for (j, &x) in row.iter().enumerate() {
+                out.data[j * self.rows + i] = x;
+            }
+        }
+        out
+    }
+
+    /// Adds `other`, element by element.
+    pub fn add(&mut self, other: &Matrix) {
+        assert_eq!((self.rows, self.columns), (other.rows, other.columns));
+        for (a, b) in self.data.iter_mut().zip(&other.data) {
+            *a += b;
+        }
+    }
+
+    /// Adds one row to every row.
+    pub fn add_to_rows(&mut self, row: &[f32]) {
+        assert_eq!(self.columns, row.len());
+        for out in self.data.chunks_exact_mut(self.columns.max(1)) {
+            for (a, b) in out.iter_mut().zip(row) {
+                *a += b;
+            }
+        }
+    }
+
+    /// The first number that is not finite, as (row, column).
+    pub fn first_not_finite(&self) -> Option<(usize, usize)> {
+        let i = self.data.iter().position(|x| !x.is_finite())?;
+        Some((i / self.columns, i % self.columns))
+    }
+}
+
+impl<'a> View<'a> {
+    /// A block over `data`, whose rows begin `stride` apart.
+    ///
+    /// # Panics
+    /// If `data` is too short.
+    pub fn new(data: &'a [f32], rows: usize, columns: usize, stride: usize) -> View<'a> {
+        assert!(columns <= stride || rows <= 1);
+        assert!(rows == 0 || (rows - 1) * stride + columns <= data.len());
+        View { data, rows, columns, stride }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Distance between the beginnings of two rows.
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    pub(crate) fn as_ptr(&self) -> *const f32 {
+        self.data.as_ptr()
+    }
+
+    /// Row `i`.
+    pub fn row(&self, i: usize) -> &'a [f32] {
+        &self.data[i * self.stride..i * self.stride + self.columns]
+    }
+
+    /// Rows `range` of this block.
+    pub fn rows_of(&self, range: Range<usize>) -> View<'a> {
+        assert!(range.start <= range.end && range.end <= self.rows);
+        let start = (range.start * self.stride).min(self.data.len());
+        View { data: &self.data[start..], rows: range.len(), ..*self }
+    }
+
+    /// Columns `range` of this block.
+    pub fn columns_of(&self, range: Range<usize>) -> View<'a> {
+        assert!(range.start <= range.end && range.end <= self.columns);
+        let start = range.start.min(self.data.len());
+        View { data: &self.data[start..], columns: range.len(), ..*self }
+    }
+}

@@ -1,0 +1,35 @@
+//! LayerNorm without weights, and log-sum-exp.
+
+use crate::lanes::{exp, maximum, sum, sum_of_squares};
+
+/// Centres `row`, divides it by `sqrt(mean square + eps)` and returns that divisor (Ba, Kiros and Hinton 2016).
+#[inline(always)]
+pub(crate) fn layer_norm(row: &mut [f32], eps: f32) -> f32 {
+    let n = row.len() as f32;
+    let mean = sum(row) / n;
+    for x in row.iter_mut() {
+        *x -= mean;
+    }
+    let scale = (sum_of_squares(row) / n + eps).sqrt();
+    for x in row.iter_mut() {
+        *x /= scale;
+    }
+    scale
+}
+
+/// `ln Σ e^x`, accumulated in double precision.
+#[inline(always)]
+pub(crate) fn log_sum_exp(row: &[f32]) -> f64 {
+    let top = maximum(row);
+    let mut lanes = [0.0_f64; 16];
+    let (chunks, rest) = row.as_chunks::<16>();
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane += exp(x - top) as f64;
+        }
+    }
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
+        *lane += exp(x - top) as f64;
+    }
+    top as f64 + lanes.into_iter().sum::<f64>().ln()
+}

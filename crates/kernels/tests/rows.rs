@@ -1,0 +1,90 @@
+//! Every operation gives a row the same bits, whatever stands beside it, and agrees with double precision.
+
+use directrix_kernels::{AttentionRows, AttentionShape, Backend, Cpu, Encoder, Matrix};
+use proptest::prelude::*;
+
+/// Numbers that look random but depend only on `seed`.
+fn noise(rows: usize, columns: usize, seed: u64) -> Matrix {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let data = (0..rows * columns)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect();
+    Matrix::new(data, rows, columns)
+}
+
+fn product(a: &Matrix, b: &Matrix) -> Matrix {
+    let mut out = Matrix::zeros(a.rows(), b.columns());
+    Cpu.product(a.view(), b.view(), &mut out, false);
+    out
+}
+
+/// Inner and outer sizes on both sides of every size class of the product.
+fn sizes() -> impl Strategy<Value = (usize, usize, usize)> {
+    let k = prop::sample::select(vec![1, 2, 3, 16, 128, 511, 513, 700, 1300]);
+    let n = prop::sample::select(vec![1, 2, 15, 16, 63, 64, 65, 100, 128, 300, 1100]);
+    (1..200_usize, k, n)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn a_product_row_has_the_same_bits_alone_and_in_a_batch((m, k, n) in sizes(), seed: u64, pick in 0..200_usize, take in 1..80_usize) {
+        let (a, b) = (noise(m, k, seed), noise(k, n, seed ^ 7));
+        let whole = product(&a, &b);
+        let start = pick % m;
+        let take = take.min(m - start);
+        let part = product(&a.gather(start..start + take), &b);
+        for i in 0..take {
+            prop_assert_eq!(part.row(i), whole.row(start + i));
+        }
+        let exact: f64 = (0..k).map(|j| a.row(start)[j] as f64 * b.row(j)[n - 1] as f64).sum();
+        prop_assert!((whole.row(start)[n - 1] as f64 - exact).abs() < 1e-4);
+    }
+
+    #[test]
+    fn encoding_keeps_exactly_the_positive_pre_activations(m in 1..300_usize, n in prop::sample::select(vec![1, 64, 1000, 1025, 1088, 1089, 2100]), seed: u64) {
+        let (x, w) = (noise(m, 24, seed), noise(24, n, seed ^ 1));
+        let bias: Vec<f32> = noise(1, n, seed ^ 2).into_data().iter().map(|b| b - 2.0).collect();
+        let sparse = Cpu.encode(x.view(), Encoder { weights: w.view(), bias: &bias }).unwrap();
+        let mut dense = Cpu.affine(&x, &w, &bias);
+        Cpu.activate(directrix_kernels::Activation::Relu, &mut dense);
+        prop_assert_eq!(sparse.to_dense(n), dense.data());
+    }
+
+    #[test]
+    fn attention_with_a_prefix_has_the_bits_of_attention_from_the_start(len in 1..40_usize, cut in 0..40_usize, window in prop::option::of(1..12_usize), seed: u64) {
+        let shape = AttentionShape { heads: 3, d_head: 5, window, scale: 0.7 };
+        let [q, k, v] = [1, 2, 3].map(|s| noise(len, 15, seed ^ s));
+        let all = |len| AttentionRows { first: 0, len, keys_before: &[], values_before: &[] };
+        let whole = Cpu.attention(shape, &[all(len)], &q, &k, &v, None);
+        let cut = cut % len;
+        let rest = AttentionRows { first: 0, len: len - cut, keys_before: k.row_range(0..cut), values_before: v.row_range(0..cut) };
+        let part = |m: &Matrix| m.gather(cut..len);
+        let tail = Cpu.attention(shape, &[rest], &part(&q), &part(&k), &part(&v), Some(&|_, _, _, _| ()));
+        prop_assert_eq!(tail.data(), whole.row_range(cut..len));
+    }
+}
+
+#[test]
+fn a_pre_activation_that_is_not_a_number_is_reported() {
+    let mut x = noise(200, 8, 1);
+    x.row_mut(150)[3] = f32::NAN;
+    let w = noise(8, 40, 2);
+    let error = Cpu.encode(x.view(), Encoder { weights: w.view(), bias: &[0.0; 40] }).unwrap_err();
+    assert_eq!((error.row, error.direction), (150, 0));
+}
+
+#[test]
+fn log_sum_exp_agrees_with_double_precision() {
+    let x = noise(5, 1000, 3);
+    for (row, lse) in x.iter_rows().zip(Cpu.log_sum_exp(&x)) {
+        let exact = row.iter().map(|&v| (v as f64).exp()).sum::<f64>().ln();
+        assert!((lse - exact).abs() < 1e-6);
+    }
+}
