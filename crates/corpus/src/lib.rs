@@ -1,1 +1,50 @@
 //! Text, JSON lines and Parquet to tokenised prompts.
+//!
+//! - A [`Folder`] is a folder of model or SAE files, on disk or embedded in the binary.
+//! - A [`Tokenizer`] is read from a model's folder. It turns text into token ids and back.
+//! - A [`Corpus`] is one file of documents: `.txt`, `.jsonl` or `.parquet`. A [`Document`] is text, or token ids
+//!   that are ready to run.
+//! - [`Prompts`] is a ragged batch of prompts: one vector of token ids and an offset per prompt, without padding.
+//!
+//! Documents stream: [`Corpus::documents`] reads them one by one, [`prompts`] tokenises them in parallel and hands them
+//! on as [`Chunk`]s in the order of the file, so that memory is bounded by the chunk and not by the corpus. [`load`]
+//! collects a corpus that is known to be small.
+//!
+//! ```text
+//! Corpus ──documents──▶ Document ──prompts(Tokenizer, Tokenising)──▶ Chunk { prompts, cut }
+//! ```
+//!
+//! # Example
+//!
+//! ```
+//! use directrix_corpus::{Corpus, Folder, Tokenizer, Tokenising, prompts};
+//!
+//! # fn main() -> directrix_corpus::Result<()> {
+//! let tokenizer = Tokenizer::from_folder(&Folder::find("tinystories-2l")?)?;
+//! let corpus = Corpus::open("tinystories-2l/stories.txt", None)?;
+//!
+//! let options =
+//!     Tokenising { bos: tokenizer.bos(), max_len: 256, vocab_size: tokenizer.vocab_size(), chunk_prompts: 64 };
+//! let mut chunks = prompts(corpus.name(), corpus.documents()?, Some(&tokenizer), options);
+//!
+//! let first = chunks.next().expect("a corpus gives a chunk or an error")?;
+//! assert_eq!(first.prompts.len(), 64);
+//! assert!(first.prompts.longest() <= 256);
+//! assert_eq!(tokenizer.token_text(first.prompts.get(0)[1]), "Once");
+//! # Ok(())
+//! # }
+//! ```
+
+mod error;
+mod folder;
+mod prompts;
+mod source;
+mod tokenise;
+mod tokenizer;
+
+pub use error::{Error, Result};
+pub use folder::Folder;
+pub use prompts::Prompts;
+pub use source::{Corpus, Document};
+pub use tokenise::{Chunk, Tokenising, load, prompts};
+pub use tokenizer::Tokenizer;

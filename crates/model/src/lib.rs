@@ -1,1 +1,50 @@
 //! The transformer with hook points.
+//!
+//! A [`Model`] is loaded from a Hugging Face folder (GPT-Neo, GPT-2 or GPT-NeoX), its weights processed as
+//! TransformerLens does ([`Processing`]), and run on a ragged batch of prompts. A run computes what it is [`Ask`]ed for
+//! and no more: captured hook points, logits or predictions at chosen positions, losses. [`Intervention`]s change numbers
+//! at hook points on the way. A run that was asked to be resumable can be [resumed](Model::resume) with other
+//! interventions: only the positions and layers that they can change are computed again.
+//!
+//! Hook points carry TransformerLens's names; see [`HookPoint`].
+//!
+//! ```
+//! use directrix_corpus::{Folder, Prompts, Tokenizer};
+//! use directrix_model::{Ask, HookPoint, Model, Processing};
+//!
+//! let folder = Folder::find("tinystories-2l")?;
+//! let (model, tokenizer) = (Model::load(&folder, Processing::default())?, Tokenizer::from_folder(&folder)?);
+//! let mut tokens = vec![tokenizer.bos().unwrap()];
+//! tokens.extend(tokenizer.encode("Once upon a time, there was a little")?);
+//! let prompts = Prompts::from_rows([tokens]);
+//!
+//! let hook: HookPoint = "blocks.1.mlp.hook_post".parse()?;
+//! let run = model.run(&prompts, &Ask::capture([hook]).with_losses(), &[])?;
+//! assert_eq!(run.captured(hook).columns(), model.config().d_mlp);
+//! assert_eq!(run.losses().len(), prompts.positions() - 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod config;
+mod convert;
+mod decompose;
+mod error;
+mod generate;
+mod hook;
+mod intervention;
+mod pass;
+mod processing;
+mod run;
+mod tensors;
+mod weights;
+
+pub use config::{Architecture, Config};
+pub use decompose::{Decomposition, Reader};
+pub use error::{Error, Result};
+pub use generate::Sampling;
+pub use hook::{BlockHook, HookPoint};
+pub use intervention::{Intervention, Kind, Place, Positions};
+pub use processing::Processing;
+pub use run::{Ask, Case, Model, Prediction, Run, Target, batches};
+pub use tensors::Tensors;
+pub use weights::{Block, LayerNorm, Weights};

@@ -1,0 +1,330 @@
+//! Text to token ids and back.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokenizers::Decoder;
+use tokenizers::models::ModelWrapper;
+
+use crate::error::{Error, Result, caught, excerpt, listing};
+use crate::folder::Folder;
+
+/// What stands for a token that has no text of its own.
+const REPLACEMENT: &str = "\u{FFFD}";
+
+/// A model's tokenizer. Cloning it is cheap.
+#[derive(Clone)]
+pub struct Tokenizer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    tokenizer: tokenizers::Tokenizer,
+    vocab_size: usize,
+    bos: Option<(u32, String)>,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` from a model's folder. BOS is the `bos_token` of `tokenizer_config.json` or else the
+    /// `bos_token_id` of `config.json`.
+    ///
+    /// Truncation and padding, which a tokenizer file may ask for, are turned off, and so is BPE dropout, which would
+    /// make tokens random.
+    ///
+    /// # Errors
+    /// [`Error::MissingFile`] without `tokenizer.json`, [`Error::Io`], and [`Error::TokenizerFile`] if one of the files
+    /// cannot be understood.
+    pub fn from_folder(folder: &Folder) -> Result<Tokenizer> {
+        const FILE: &str = "tokenizer.json";
+        let bytes = folder.read(FILE)?;
+        let unusable = |reason: &str| Error::TokenizerFile { path: folder.describe(FILE), reason: excerpt(reason) };
+        let mut tokenizer = caught(|| tokenizers::Tokenizer::from_bytes(&bytes))
+            .map_err(|panic| unusable(&panic))?
+            .map_err(|error| unusable(&error.to_string()))?;
+        tokenizer.with_truncation(None).map_err(|error| unusable(&error.to_string()))?.with_padding(None);
+        if let ModelWrapper::BPE(bpe) = tokenizer.get_model()
+            && bpe.dropout.is_some()
+        {
+            let mut bpe = bpe.clone();
+            bpe.dropout = None;
+            tokenizer.with_model(bpe);
+        }
+
+        let vocab_size = tokenizer.get_vocab(true).into_values().max().map_or(0, |largest| largest as usize + 1);
+        let bos = find_bos(folder, &tokenizer)?;
+        let mut loaded = Tokenizer { shared: Arc::new(Shared { tokenizer, vocab_size, bos: None }) };
+        let bos = bos.map(|id| (id, loaded.token_text(id)));
+        if let Some(shared) = Arc::get_mut(&mut loaded.shared) {
+            shared.bos = bos;
+        }
+        Ok(loaded)
+    }
+
+    /// The token ids of a text. No special token is added; one that is written in the text, such as `<|endoftext|>`,
+    /// becomes its own id.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if the tokenizer has no token for a part of the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        match caught(|| self.shared.tokenizer.encode_fast(text, false)) {
+            Ok(Ok(encoding)) => Ok(encoding.get_ids().to_vec()),
+            Ok(Err(error)) => Err(Error::Tokenizer { reason: excerpt(&error.to_string()) }),
+            Err(reason) => Err(Error::Tokenizer { reason }),
+        }
+    }
+
+    /// The text of token ids, special tokens included. An id outside the vocabulary, and bytes that are no UTF-8, give
+    /// the replacement character.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if the tokenizer's decoder fails.
+    pub fn decode(&self, tokens: &[u32]) -> Result<String> {
+        let tokenizer = &self.shared.tokenizer;
+        let pieces: Vec<String> =
+            tokens.iter().map(|&id| tokenizer.id_to_token(id).unwrap_or_else(|| REPLACEMENT.into())).collect();
+        let Some(decoder) = tokenizer.get_decoder() else { return Ok(pieces.concat()) };
+        match caught(|| decoder.decode(pieces)) {
+            Ok(Ok(text)) => Ok(text),
+            Ok(Err(error)) => Err(Error::Tokenizer { reason: excerpt(&error.to_string()) }),
+            Err(reason) => Err(Error::Tokenizer { reason }),
+        }
+    }
+
+    /// The text of one token inside a prompt, as a person should see it: `" said"`, `"\n"`, `".\""`. An id outside the
+    /// vocabulary, and bytes that are no UTF-8, give the replacement character.
+    pub fn token_text(&self, token: u32) -> String {
+        let Ok(alone) = self.decode(&[token]) else { return REPLACEMENT.into() };
+        // Some decoders drop the space before a text's first token, so the token is read as the second of two.
+        match self.decode(&[token, token]) {
+            Ok(twice) => match twice.strip_prefix(&alone) {
+                Some(second) if !second.is_empty() => second.into(),
+                _ => alone,
+            },
+            Err(_) => alone,
+        }
+    }
+
+    /// The id of a text that is exactly one token.
+    ///
+    /// # Errors
+    /// [`Error::NotOneToken`] with the tokens the text splits into, and [`Error::Tokenizer`].
+    pub fn single_token(&self, text: &str) -> Result<u32> {
+        let tokens = self.encode(text)?;
+        if let [token] = tokens[..] {
+            return Ok(token);
+        }
+        let other = match text.strip_prefix(' ') {
+            Some(without_space) => without_space.to_owned(),
+            None => format!(" {text}"),
+        };
+        let hint = match self.encode(&other) {
+            Ok(ids) if ids.len() == 1 => format!("{other:?} is one"),
+            _ => "choose a text that is a single token".into(),
+        };
+        let pieces = listing(tokens.iter().map(|&token| self.token_text(token)));
+        Err(Error::NotOneToken { text: text.chars().take(100).collect(), count: tokens.len(), pieces, hint })
+    }
+
+    /// One more than the largest token id, added tokens included.
+    pub fn vocab_size(&self) -> usize {
+        self.shared.vocab_size
+    }
+
+    /// The id of the token that begins a prompt, if the model's folder names one.
+    pub fn bos(&self) -> Option<u32> {
+        self.shared.bos.as_ref().map(|(id, _)| *id)
+    }
+
+    /// The text of the token that begins a prompt, if the model's folder names one.
+    pub fn bos_text(&self) -> Option<&str> {
+        self.shared.bos.as_ref().map(|(_, text)| text.as_str())
+    }
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Tokenizer")
+            .field("vocab_size", &self.vocab_size())
+            .field("bos", &self.shared.bos)
+            .finish_non_exhaustive()
+    }
+}
+
+fn find_bos(folder: &Folder, tokenizer: &tokenizers::Tokenizer) -> Result<Option<u32>> {
+    if let Some(config) = read_json(folder, "tokenizer_config.json")? {
+        let token = &config["bos_token"];
+        let text = token.as_str().or_else(|| token["content"].as_str());
+        if let Some(id) = text.and_then(|text| tokenizer.token_to_id(text)) {
+            return Ok(Some(id));
+        }
+    }
+    let config = read_json(folder, "config.json")?;
+    let id = config.and_then(|config| config["bos_token_id"].as_u64()).and_then(|id| u32::try_from(id).ok());
+    Ok(id.filter(|&id| tokenizer.id_to_token(id).is_some()))
+}
+
+fn read_json(folder: &Folder, file: &str) -> Result<Option<Value>> {
+    let Some(bytes) = folder.read_optional(file)? else { return Ok(None) };
+    match serde_json::from_slice(&bytes) {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => Err(Error::TokenizerFile { path: folder.describe(file), reason: error.to_string() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::{REPLACEMENT, Tokenizer};
+    use crate::{Error, Folder};
+
+    fn shipped() -> Tokenizer {
+        static SHIPPED: LazyLock<Tokenizer> =
+            LazyLock::new(|| Tokenizer::from_folder(&Folder::find("tinystories-2l").unwrap()).unwrap());
+        SHIPPED.clone()
+    }
+
+    /// A folder with the given files.
+    fn folder(files: &[(&str, Value)]) -> (tempfile::TempDir, Folder) {
+        let disk = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            fs::write(disk.path().join(name), content.to_string()).unwrap();
+        }
+        let folder = Folder::Disk(disk.path().into());
+        (disk, folder)
+    }
+
+    fn shipped_json() -> Value {
+        serde_json::from_slice(&Folder::Shipped("tinystories-2l").read("tokenizer.json").unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_shipped_tokenizer_knows_its_size_and_bos() {
+        let tokenizer = shipped();
+        assert_eq!(tokenizer.vocab_size(), 4096);
+        assert_eq!((tokenizer.bos(), tokenizer.bos_text()), (Some(0), Some("<|endoftext|>")));
+    }
+
+    #[test]
+    fn encoding_adds_nothing_and_reads_special_tokens_in_the_text() {
+        let tokenizer = shipped();
+        assert!(tokenizer.encode("").unwrap().is_empty());
+        let tokens = tokenizer.encode("Tim said<|endoftext|>").unwrap();
+        assert_eq!(tokens.iter().filter(|&&token| token == 0).count(), 1);
+        assert_eq!(tokens.last(), Some(&0));
+    }
+
+    #[test]
+    fn a_single_token_is_found_and_others_are_explained() {
+        let tokenizer = shipped();
+        let token = tokenizer.single_token(".\"").unwrap();
+        assert_eq!(tokenizer.token_text(token), ".\"");
+        assert_eq!(tokenizer.encode(".\"").unwrap(), [token]);
+
+        let error = tokenizer.single_token("hello there").unwrap_err();
+        assert!(matches!(&error, Error::NotOneToken { text, count, .. } if text == "hello there" && *count > 1));
+        assert!(error.to_string().contains("` there`"), "{error}");
+        assert!(tokenizer.single_token("").unwrap_err().to_string().contains("nothing"));
+        let hint = tokenizer.single_token("broccoli").unwrap_err().to_string();
+        assert!(hint.contains("\" broccoli\" is one"), "{hint}");
+    }
+
+    #[test]
+    fn a_token_is_shown_as_its_text() {
+        let tokenizer = shipped();
+        for text in [" said", "\n", "Once", ",", " a"] {
+            assert_eq!(tokenizer.token_text(tokenizer.single_token(text).unwrap()), text);
+        }
+        assert_eq!(tokenizer.token_text(0), "<|endoftext|>");
+        assert_eq!(tokenizer.token_text(4096), REPLACEMENT);
+        assert_eq!(tokenizer.token_text(u32::MAX), REPLACEMENT);
+        let half = tokenizer.encode("é").unwrap();
+        assert!(half.len() > 1 && tokenizer.token_text(half[0]) == REPLACEMENT);
+    }
+
+    #[test]
+    fn every_token_has_a_text_that_is_part_of_a_prompt() {
+        let tokenizer = shipped();
+        let comma = tokenizer.single_token(",").unwrap();
+        for token in 0..4096 {
+            assert_eq!(format!(",{}", tokenizer.token_text(token)), tokenizer.decode(&[comma, token]).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_decoder_that_drops_the_first_space_keeps_it_in_a_tokens_text() {
+        let (_disk, folder) = folder(&[(
+            "tokenizer.json",
+            json!({
+                "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null,
+                "decoder": { "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true },
+                "model": { "type": "WordLevel", "vocab": { "▁said": 0, "ing": 1, "[UNK]": 7 }, "unk_token": "[UNK]" },
+            }),
+        )]);
+        let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+        assert_eq!(tokenizer.decode(&[0, 1]).unwrap(), "saiding");
+        assert_eq!((tokenizer.token_text(0), tokenizer.token_text(1)), (" said".into(), "ing".into()));
+        assert_eq!((tokenizer.vocab_size(), tokenizer.bos()), (8, None));
+    }
+
+    #[test]
+    fn truncation_padding_and_dropout_of_the_file_are_turned_off() {
+        let mut file = shipped_json();
+        file["truncation"] = json!({ "direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0 });
+        file["padding"] = json!({
+            "strategy": { "Fixed": 8 }, "direction": "Right", "pad_to_multiple_of": null,
+            "pad_id": 0, "pad_type_id": 0, "pad_token": "<|endoftext|>",
+        });
+        file["model"]["dropout"] = json!(0.9);
+        let (_disk, folder) = folder(&[("tokenizer.json", file)]);
+        let text = "One day, Tim went to the store with his car.";
+        assert_eq!(Tokenizer::from_folder(&folder).unwrap().encode(text).unwrap(), shipped().encode(text).unwrap());
+    }
+
+    #[test]
+    fn bos_comes_from_the_tokenizers_config_or_else_the_models() {
+        let bos = |files: &[(&str, Value)]| {
+            let mut files = files.to_vec();
+            files.push(("tokenizer.json", shipped_json()));
+            let (_disk, folder) = folder(&files);
+            Tokenizer::from_folder(&folder).unwrap().bos()
+        };
+        let model = ("config.json", json!({ "bos_token_id": 5 }));
+        assert_eq!(bos(&[]), None);
+        assert_eq!(bos(std::slice::from_ref(&model)), Some(5));
+        assert_eq!(bos(&[("tokenizer_config.json", json!({ "bos_token": null })), model.clone()]), Some(5));
+        assert_eq!(bos(&[("tokenizer_config.json", json!({ "bos_token": { "content": "!" } })), model]), Some(1));
+        assert_eq!(bos(&[("config.json", json!({ "bos_token_id": 4096 }))]), None);
+    }
+
+    #[test]
+    fn broken_tokenizer_files_are_errors_that_name_the_file() {
+        let (_disk, empty) = folder(&[]);
+        assert!(matches!(Tokenizer::from_folder(&empty), Err(Error::MissingFile { .. })));
+        let mut files = vec![json!(null), json!({}), json!({ "version": "9" })];
+        let mut unknown_merge = shipped_json();
+        unknown_merge["model"]["merges"][0] = json!(["no such", "token"]);
+        files.push(unknown_merge);
+        for file in files {
+            let (_disk, folder) = folder(&[("tokenizer.json", file)]);
+            let error = Tokenizer::from_folder(&folder).unwrap_err();
+            assert!(matches!(error, Error::TokenizerFile { .. }), "{error}");
+            assert!(error.to_string().contains("tokenizer.json"), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn text_survives_encoding_and_decoding(text in "\\PC{0,40}") {
+            let tokenizer = shipped();
+            let tokens = tokenizer.encode(&text).unwrap();
+            prop_assert_eq!(tokenizer.decode(&tokens).unwrap(), text);
+        }
+    }
+}

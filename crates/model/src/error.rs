@@ -1,0 +1,139 @@
+//! What can go wrong with a model.
+
+/// A specialised `Result`.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of the model room: what was wrong, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A folder or file could not be read.
+    #[error(transparent)]
+    Corpus(#[from] directrix_corpus::Error),
+    /// The configuration is not JSON or lacks a key.
+    #[error("{file}: {problem}")]
+    Config {
+        /// The configuration file.
+        file: String,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+    /// A tensor file is not what it should be.
+    #[error("{file}: not a readable safetensors file ({problem}); download or export it again")]
+    TensorFile {
+        /// The tensor file.
+        file: String,
+        /// What the reader found.
+        problem: String,
+    },
+    /// No tensor of that name.
+    #[error("{folder}: no tensor `{name}`; found {found}")]
+    MissingTensor {
+        /// Where it was looked for.
+        folder: String,
+        /// Its name.
+        name: String,
+        /// A few names that are there.
+        found: String,
+    },
+    /// A tensor has another shape than the configuration says.
+    #[error("{file}: tensor `{name}` has shape {found:?}, expected {expected:?}; does config.json belong to these weights?")]
+    Shape {
+        /// The tensor file.
+        file: String,
+        /// Tensor name.
+        name: String,
+        /// Expected shape.
+        expected: Vec<usize>,
+        /// Shape in the file.
+        found: Vec<usize>,
+    },
+    /// A tensor's element type is none that is read.
+    #[error("{file}: tensor `{name}` holds {found}; convert it to F32, F16 or BF16")]
+    Dtype {
+        /// The tensor file.
+        file: String,
+        /// Tensor name.
+        name: String,
+        /// Its element type.
+        found: String,
+    },
+    /// A weight is NaN or infinite.
+    #[error("{file}: tensor `{name}` holds {value} at element {element}; the checkpoint is damaged")]
+    WeightNotFinite {
+        /// The tensor file.
+        file: String,
+        /// Tensor name.
+        name: String,
+        /// Flat index of the element.
+        element: usize,
+        /// Its value.
+        value: f32,
+    },
+    /// An activation is NaN or infinite.
+    #[error("{hook} is not finite at position {position} of prompt {prompt}; check the weights and interventions")]
+    NotFinite {
+        /// Hook point.
+        hook: String,
+        /// Prompt in the batch.
+        prompt: usize,
+        /// Position in the prompt.
+        position: usize,
+    },
+    /// A hook point's name is unknown.
+    #[error("no hook point `{name}`; the names are TransformerLens's, for example {examples}")]
+    HookName {
+        /// What was asked for.
+        name: String,
+        /// Some that exist.
+        examples: String,
+    },
+    /// A hook point that this model has not.
+    #[error("the model has no hook point {hook}: {why}")]
+    NoSuchHook {
+        /// The hook point.
+        hook: String,
+        /// Why.
+        why: String,
+    },
+    /// A token outside the vocabulary.
+    #[error("prompt {prompt}, position {position}: token {token} is outside the vocabulary of {vocabulary} tokens; was the corpus tokenised for another model?")]
+    Token {
+        /// Prompt in the batch.
+        prompt: usize,
+        /// Position in the prompt.
+        position: usize,
+        /// The id.
+        token: u32,
+        /// Vocabulary size.
+        vocabulary: usize,
+    },
+    /// A prompt is empty or longer than the context.
+    #[error("prompt {prompt} has {positions} positions; the model takes 1 to {context}")]
+    Length {
+        /// Prompt in the batch.
+        prompt: usize,
+        /// Its length.
+        positions: usize,
+        /// The model's context.
+        context: usize,
+    },
+    /// A position that the prompt has not.
+    #[error("prompt {prompt} has {positions} positions, so there is no position {position}")]
+    Position {
+        /// Prompt in the batch.
+        prompt: usize,
+        /// Asked position.
+        position: String,
+        /// Prompt length.
+        positions: usize,
+    },
+    /// An intervention does not fit its hook point.
+    #[error("the intervention at {hook} does not fit: {problem}")]
+    Intervention {
+        /// Hook point.
+        hook: String,
+        /// What does not fit.
+        problem: String,
+    },
+}

@@ -1,0 +1,109 @@
+//! Sampling from a model, with a key-value cache.
+
+use directrix_kernels::Matrix;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::pass::{KeyValues, Part, Pass, Stage};
+use crate::run::Model;
+use crate::{Error, Result};
+
+/// How tokens are drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    /// Logits are divided by this; 0 takes the most likely token.
+    pub temperature: f32,
+    /// Draw among this many most likely tokens only.
+    pub top_k: Option<usize>,
+    /// Seed: the same seed gives the same tokens.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Sampling { temperature: 1.0, top_k: None, seed: 0 }
+    }
+}
+
+impl Model {
+    /// Continues `prompt` by up to `count` tokens, until `stop` or the end of the context; calls `seen` with each new
+    /// token as it is drawn, and returns them all.
+    ///
+    /// # Errors
+    /// If the prompt is empty, too long or holds a token outside the vocabulary, or a logit is not finite.
+    pub fn generate(
+        &self,
+        prompt: &[u32],
+        count: usize,
+        stop: Option<u32>,
+        sampling: Sampling,
+        mut seen: impl FnMut(u32),
+    ) -> Result<Vec<u32>> {
+        self.check_prompt(0, prompt)?;
+        let mut random = ChaCha8Rng::seed_from_u64(sampling.seed);
+        let mut cache = KeyValues(vec![None; self.config().n_layers]);
+        let (mut tokens, mut done) = (prompt.to_vec(), 0);
+        while tokens.len() < prompt.len() + count && tokens.len() < self.config().n_ctx {
+            let last = tokens.len() - 1;
+            let pass = Pass {
+                model: self,
+                parts: vec![Part { tokens: &tokens[done..], start: done, before: 0..done }],
+                before: Some(&cache),
+                edits: Default::default(),
+                captures: Default::default(),
+                finals: vec![(0, last)],
+                keep: None,
+                keep_spots: Vec::new(),
+                keep_keys: true,
+                longest: tokens.len(),
+            };
+            let passed = pass.run(Stage::Start);
+            append(&mut cache, passed.keys);
+            done = tokens.len();
+            let normalized = passed.finals.expect("the last position was asked for");
+            let logits = self.unembed(&normalized);
+            if logits.first_not_finite().is_some() {
+                return Err(Error::NotFinite { hook: "unembed.hook_out".into(), prompt: 0, position: last });
+            }
+            let token = draw(logits.row(0), sampling, &mut random);
+            tokens.push(token);
+            seen(token);
+            if Some(token) == stop {
+                break;
+            }
+        }
+        Ok(tokens.split_off(prompt.len()))
+    }
+}
+
+fn append(cache: &mut KeyValues, new: KeyValues) {
+    let joined = |old: &Matrix, new: &Matrix| {
+        Matrix::new([old.data(), new.data()].concat(), old.rows() + new.rows(), new.columns())
+    };
+    for (old, new) in cache.0.iter_mut().zip(new.0) {
+        *old = match (old.take(), new) {
+            (Some((k, v)), Some((new_k, new_v))) => Some((joined(&k, &new_k), joined(&v, &new_v))),
+            (old, new) => new.or(old),
+        };
+    }
+}
+
+fn draw(logits: &[f32], sampling: Sampling, random: &mut ChaCha8Rng) -> u32 {
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
+    if sampling.temperature <= 0.0 {
+        return order[0] as u32;
+    }
+    order.truncate(sampling.top_k.unwrap_or(usize::MAX).max(1));
+    let top = logits[order[0]];
+    let weights: Vec<f64> =
+        order.iter().map(|&t| (((logits[t] - top) / sampling.temperature) as f64).exp()).collect();
+    let mut left = random.random::<f64>() * weights.iter().sum::<f64>();
+    for (&token, weight) in order.iter().zip(&weights) {
+        left -= weight;
+        if left <= 0.0 {
+            return token as u32;
+        }
+    }
+    order[order.len() - 1] as u32
+}

@@ -1,0 +1,198 @@
+//! Hook points: named places in the forward pass.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Config, Error, Result};
+
+/// A place in the forward pass, under TransformerLens's name. Ordered as the pass reaches them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum HookPoint {
+    /// `hook_embed`, `[d_model]`.
+    Embed,
+    /// `hook_pos_embed`, `[d_model]`; not for rotary positions.
+    PosEmbed,
+    /// A place inside block `.0`.
+    Block(usize, BlockHook),
+    /// `ln_final.hook_scale`, `[1]`.
+    LnFinalScale,
+    /// `ln_final.hook_normalized`, `[d_model]`.
+    LnFinalNormalized,
+    /// `unembed.hook_in`, `[d_model]`.
+    UnembedIn,
+    /// `unembed.hook_out`, `[d_vocab]`: the logits.
+    UnembedOut,
+}
+
+macro_rules! block_hooks {
+    ($($variant:ident $name:literal $doc:literal;)*) => {
+        /// A place inside a block.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[allow(missing_docs)]
+        pub enum BlockHook { $(#[doc = $doc] $variant,)* }
+
+        impl BlockHook {
+            const NAMES: &'static [(BlockHook, &'static str)] = &[$((BlockHook::$variant, $name),)*];
+        }
+    };
+}
+
+block_hooks! {
+    ResidPre "hook_resid_pre" "`[d_model]`: the residual stream as the block finds it.";
+    Ln1Scale "ln1.hook_scale" "`[1]`: the divisor of the LayerNorm before attention.";
+    Ln1Normalized "ln1.hook_normalized" "`[d_model]`: centred and divided, before weight and bias.";
+    K "attn.hook_k" "`[n_heads, d_head]`.";
+    RotK "attn.hook_rot_k" "`[n_heads, d_head]`: keys after the rotation; only for rotary positions.";
+    V "attn.hook_v" "`[n_heads, d_head]`.";
+    Q "attn.hook_q" "`[n_heads, d_head]`.";
+    RotQ "attn.hook_rot_q" "`[n_heads, d_head]`: queries after the rotation; only for rotary positions.";
+    AttnScores "attn.hook_attn_scores" "`[n_heads, positions]` per query position; `-inf` where nothing is seen.";
+    Pattern "attn.hook_pattern" "`[n_heads, positions]` per query position.";
+    Z "attn.hook_z" "`[n_heads, d_head]`: what each head read.";
+    Result "attn.hook_result" "`[n_heads, d_model]`: what each head writes; computed on demand.";
+    AttnOut "hook_attn_out" "`[d_model]`.";
+    ResidMid "hook_resid_mid" "`[d_model]`: between attention and MLP; not in parallel blocks.";
+    MlpIn "hook_mlp_in" "`[d_model]`: what the MLP's LayerNorm reads.";
+    Ln2Scale "ln2.hook_scale" "`[1]`: the divisor of the LayerNorm before the MLP.";
+    Ln2Normalized "ln2.hook_normalized" "`[d_model]`: centred and divided, before weight and bias.";
+    MlpPre "mlp.hook_pre" "`[d_mlp]`: before the activation function.";
+    MlpPost "mlp.hook_post" "`[d_mlp]`: the neurons.";
+    MlpOut "hook_mlp_out" "`[d_model]`.";
+    ResidPost "hook_resid_post" "`[d_model]`: the residual stream as the block leaves it.";
+}
+
+impl HookPoint {
+    /// The shape of one position's row, given the longest prompt of the batch.
+    pub fn shape(self, config: &Config, longest: usize) -> Vec<usize> {
+        let Config { d_model, n_heads, d_head, d_mlp, d_vocab, .. } = *config;
+        match self {
+            HookPoint::LnFinalScale => vec![1],
+            HookPoint::UnembedOut => vec![d_vocab],
+            HookPoint::Block(_, hook) => match hook {
+                BlockHook::Ln1Scale | BlockHook::Ln2Scale => vec![1],
+                BlockHook::Q | BlockHook::K | BlockHook::V | BlockHook::RotQ | BlockHook::RotK | BlockHook::Z => {
+                    vec![n_heads, d_head]
+                }
+                BlockHook::AttnScores | BlockHook::Pattern => vec![n_heads, longest],
+                BlockHook::Result => vec![n_heads, d_model],
+                BlockHook::MlpPre | BlockHook::MlpPost => vec![d_mlp],
+                _ => vec![d_model],
+            },
+            _ => vec![d_model],
+        }
+    }
+
+    /// Every hook point of a model, in the order the pass reaches them.
+    pub fn all(config: &Config) -> Vec<HookPoint> {
+        let blocks = (0..config.n_layers)
+            .flat_map(|layer| BlockHook::NAMES.iter().map(move |(hook, _)| HookPoint::Block(layer, *hook)));
+        [HookPoint::Embed, HookPoint::PosEmbed]
+            .into_iter()
+            .chain(blocks)
+            .chain([HookPoint::LnFinalScale, HookPoint::LnFinalNormalized, HookPoint::UnembedIn, HookPoint::UnembedOut])
+            .filter(|hook| hook.check(config).is_ok())
+            .collect()
+    }
+
+    /// The block this is in.
+    pub fn layer(self) -> Option<usize> {
+        match self {
+            HookPoint::Block(layer, _) => Some(layer),
+            _ => None,
+        }
+    }
+
+    /// Whether the model has this hook point.
+    pub(crate) fn check(self, config: &Config) -> Result<()> {
+        let why = match self {
+            HookPoint::Block(layer, _) if layer >= config.n_layers => format!("it has {} blocks", config.n_layers),
+            HookPoint::PosEmbed if config.rotary.is_some() => "its positions are rotary".into(),
+            HookPoint::Block(_, BlockHook::RotQ | BlockHook::RotK) if config.rotary.is_none() => {
+                "its positions are not rotary".into()
+            }
+            HookPoint::Block(_, BlockHook::ResidMid) if config.parallel => {
+                "attention and MLP are parallel in its blocks".into()
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::NoSuchHook { hook: self.to_string(), why })
+    }
+}
+
+const TOP_LEVEL: [(HookPoint, &str); 6] = [
+    (HookPoint::Embed, "hook_embed"),
+    (HookPoint::PosEmbed, "hook_pos_embed"),
+    (HookPoint::LnFinalScale, "ln_final.hook_scale"),
+    (HookPoint::LnFinalNormalized, "ln_final.hook_normalized"),
+    (HookPoint::UnembedIn, "unembed.hook_in"),
+    (HookPoint::UnembedOut, "unembed.hook_out"),
+];
+
+impl fmt::Display for HookPoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let HookPoint::Block(layer, hook) = self {
+            return write!(f, "blocks.{layer}.{hook}");
+        }
+        f.write_str(TOP_LEVEL.iter().find(|(hook, _)| hook == self).map_or("", |(_, name)| name))
+    }
+}
+
+impl fmt::Display for BlockHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(BlockHook::NAMES.iter().find(|(hook, _)| hook == self).map_or("", |(_, name)| name))
+    }
+}
+
+impl FromStr for HookPoint {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<HookPoint> {
+        let in_block = || {
+            let (layer, rest) = name.strip_prefix("blocks.")?.split_once('.')?;
+            let hook = BlockHook::NAMES.iter().find(|(_, n)| *n == rest)?.0;
+            Some(HookPoint::Block(layer.parse().ok()?, hook))
+        };
+        let top_level = || TOP_LEVEL.iter().find(|(_, n)| *n == name).map(|(hook, _)| *hook);
+        top_level().or_else(in_block).ok_or_else(|| Error::HookName {
+            name: name.into(),
+            examples: "hook_embed, blocks.0.hook_resid_pre, blocks.0.attn.hook_z, blocks.1.mlp.hook_post".into(),
+        })
+    }
+}
+
+impl From<HookPoint> for String {
+    fn from(hook: HookPoint) -> String {
+        hook.to_string()
+    }
+}
+
+impl TryFrom<String> for HookPoint {
+    type Error = Error;
+
+    fn try_from(name: String) -> Result<HookPoint> {
+        name.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back_as_the_hook_points_they_name() {
+        for (hook, _) in BlockHook::NAMES {
+            let point = HookPoint::Block(3, *hook);
+            assert_eq!(point.to_string().parse::<HookPoint>().unwrap(), point);
+        }
+        for (point, name) in TOP_LEVEL {
+            assert_eq!(name.parse::<HookPoint>().unwrap(), point);
+            assert_eq!(point.to_string(), name);
+        }
+        for wrong in ["", "blocks.", "blocks.x.hook_z", "blocks.0.hook_z", "hook_resid_pre"] {
+            assert!(wrong.parse::<HookPoint>().is_err(), "{wrong}");
+        }
+    }
+}

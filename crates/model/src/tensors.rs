@@ -1,0 +1,118 @@
+//! Tensors of one or several safetensors files, read as `f32`.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use directrix_corpus::Folder;
+use directrix_kernels::Matrix;
+use safetensors::{Dtype, SafeTensors};
+
+use crate::{Error, Result};
+
+/// The tensors of a folder's safetensors files.
+///
+/// Files are read whole; nothing is converted until it is asked for, and the header is checked by the safetensors crate
+/// before anything is allocated.
+pub struct Tensors {
+    folder: String,
+    files: Vec<(String, Cow<'static, [u8]>)>,
+    file_of: BTreeMap<String, usize>,
+}
+
+impl Tensors {
+    /// Reads `file` of `folder`, or, when `file` is `None`, every `*.safetensors` in it.
+    ///
+    /// # Errors
+    /// If there is no such file, or one is truncated or not safetensors.
+    pub fn open(folder: &Folder, file: Option<&str>) -> Result<Tensors> {
+        let names = match file {
+            Some(file) => vec![file.to_owned()],
+            None => folder.names()?.into_iter().filter(|n| n.ends_with(".safetensors")).collect(),
+        };
+        if names.is_empty() {
+            return Err(Error::TensorFile {
+                file: folder.describe("model.safetensors"),
+                problem: "the folder holds no *.safetensors file".into(),
+            });
+        }
+        let mut tensors = Tensors { folder: folder.to_string(), files: Vec::new(), file_of: BTreeMap::new() };
+        for name in names {
+            let (path, bytes) = (folder.describe(&name), folder.read(&name)?);
+            let parsed = SafeTensors::deserialize(&bytes)
+                .map_err(|e| Error::TensorFile { file: path.clone(), problem: e.to_string() })?;
+            for tensor in parsed.names() {
+                tensors.file_of.insert(tensor.to_owned(), tensors.files.len());
+            }
+            tensors.files.push((path, bytes));
+        }
+        Ok(tensors)
+    }
+
+    /// The files' bytes, for hashing.
+    pub fn bytes(&self) -> impl Iterator<Item = &[u8]> {
+        self.files.iter().map(|(_, bytes)| bytes.as_ref())
+    }
+
+    /// All names, ascending.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.file_of.keys().map(String::as_str)
+    }
+
+    /// Whether there is a tensor `name`.
+    pub fn contains(&self, name: &str) -> bool {
+        self.file_of.contains_key(name)
+    }
+
+    /// Tensor `name` as `f32`, row-major.
+    ///
+    /// # Errors
+    /// If it is missing, of another shape or element type, or holds NaN or an infinity.
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let (file, found, values) = self.raw(name)?;
+        if found != shape {
+            return Err(Error::Shape { file: file.into(), name: name.into(), expected: shape.into(), found });
+        }
+        if let Some(element) = values.iter().position(|x| !x.is_finite()) {
+            let value = values[element];
+            return Err(Error::WeightNotFinite { file: file.into(), name: name.into(), element, value });
+        }
+        Ok(values)
+    }
+
+    /// Tensor `name` as a matrix of `rows × columns`; errors as [`get`](Self::get).
+    pub fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
+        Ok(Matrix::new(self.get(name, &[rows, columns])?, rows, columns))
+    }
+
+    /// The shape of tensor `name`.
+    pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
+        Ok(self.view(name)?.1.shape().to_vec())
+    }
+
+    fn view(&self, name: &str) -> Result<(&str, safetensors::tensor::TensorView<'_>)> {
+        let missing = || Error::MissingTensor {
+            folder: self.folder.clone(),
+            name: name.into(),
+            found: self.names().take(6).collect::<Vec<_>>().join(", "),
+        };
+        let (path, bytes) = &self.files[*self.file_of.get(name).ok_or_else(missing)?];
+        let parsed = SafeTensors::deserialize(bytes)
+            .map_err(|e| Error::TensorFile { file: path.clone(), problem: e.to_string() })?;
+        parsed.tensor(name).map(|view| (path.as_str(), view)).map_err(|_| missing())
+    }
+
+    /// (file, shape, values) without checks of the values.
+    pub(crate) fn raw(&self, name: &str) -> Result<(&str, Vec<usize>, Vec<f32>)> {
+        let (file, view) = self.view(name)?;
+        let bytes = view.data();
+        let values = match view.dtype() {
+            Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            Dtype::F16 => bytes.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
+            Dtype::BF16 => bytes.as_chunks::<2>().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
+            other => {
+                return Err(Error::Dtype { file: file.into(), name: name.into(), found: format!("{other:?}") });
+            }
+        };
+        Ok((file, view.shape().to_vec(), values))
+    }
+}

@@ -1,0 +1,225 @@
+//! Figures as data: what is shown, apart from how it is drawn.
+
+use serde::Serialize;
+
+/// A figure: one chart with its words.
+///
+/// It is drawn twice: interactively in the report ([`Figure::to_plotly`]) and as a static file ([`Figure::to_svg`]).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Figure {
+    /// Identifier, used as file name: lower case words joined by `-`.
+    pub name: String,
+    /// Headline.
+    pub title: String,
+    /// Label of the horizontal axis, with its unit; for a heat map what a column is.
+    pub x: String,
+    /// Label of the vertical axis, with its unit; for a heat map what a row is.
+    pub y: String,
+    /// What is shown and what means are over, in one sentence.
+    pub caption: String,
+    /// The data.
+    pub shape: Shape,
+}
+
+/// The data of a [`Figure`], by kind of chart. Values that are not finite are not shown.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Shape {
+    /// One line per series over shared categories.
+    Lines {
+        /// The categories, left to right; labels may repeat.
+        labels: Vec<String>,
+        /// The lines.
+        series: Vec<Series>,
+    },
+    /// Counts in intervals.
+    Histogram {
+        /// Interval bounds, ascending, one more than counts.
+        edges: Vec<f64>,
+        /// Values in `[edges[i], edges[i + 1])`; the last interval holds its upper bound too.
+        counts: Vec<u64>,
+        /// Whether the vertical axis is logarithmic.
+        log_counts: bool,
+    },
+    /// One bar per category, with its interval.
+    Bars {
+        /// The categories, left to right; labels may repeat.
+        labels: Vec<String>,
+        /// Heights.
+        values: Vec<f64>,
+        /// Half widths of the 95 % intervals; empty for none, `NaN` for none at a bar.
+        half_widths: Vec<f64>,
+    },
+    /// Points.
+    Scatter {
+        /// Horizontal positions.
+        x: Vec<f64>,
+        /// Vertical positions.
+        y: Vec<f64>,
+        /// What to show on pointing at each; empty for none.
+        hover: Vec<String>,
+    },
+    /// A matrix of coloured cells, its first row on top.
+    Heatmap {
+        /// Column labels; may repeat.
+        columns: Vec<String>,
+        /// Row labels; may repeat.
+        rows: Vec<String>,
+        /// Cells, row by row; `NaN` where there is none.
+        values: Vec<f64>,
+        /// Whether zero is the middle of the colour scale.
+        diverging: bool,
+    },
+}
+
+/// One line of [`Shape::Lines`].
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Series {
+    /// Its name in the legend.
+    pub name: String,
+    /// One value per category.
+    pub values: Vec<f64>,
+}
+
+impl Shape {
+    /// A histogram of `values` in `bins` intervals of equal width from the least to the greatest.
+    ///
+    /// Values that are not finite are left out. Equal values get one interval of width 1 around them.
+    pub fn histogram(values: &[f64], bins: usize) -> Shape {
+        let finite: Vec<f64> = values.iter().copied().filter(|v| v.is_finite()).collect();
+        let least = finite.iter().copied().fold(f64::INFINITY, f64::min);
+        let greatest = finite.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        if finite.is_empty() {
+            return Shape::Histogram { edges: vec![0.0, 1.0], counts: vec![0], log_counts: false };
+        }
+        let bins = bins.max(1);
+        let width = greatest / bins as f64 - least / bins as f64;
+        if width <= 0.0 {
+            let (edges, counts) = (vec![least - 0.5, least + 0.5], vec![finite.len() as u64]);
+            return Shape::Histogram { edges, counts, log_counts: false };
+        }
+        let edges = (0..=bins).map(|i| if i == bins { greatest } else { least + i as f64 * width }).collect();
+        let mut counts = vec![0; bins];
+        for value in finite {
+            let bin = (value / width - least / width) as usize;
+            counts[bin.min(bins - 1)] += 1;
+        }
+        Shape::Histogram { edges, counts, log_counts: false }
+    }
+
+    /// The same histogram with a logarithmic vertical axis; other shapes stay as they are.
+    #[must_use]
+    pub fn with_log_counts(mut self) -> Shape {
+        if let Shape::Histogram { log_counts, .. } = &mut self {
+            *log_counts = true;
+        }
+        self
+    }
+
+    /// Whether nothing would be drawn.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Shape::Lines { labels, series } => series.iter().all(|s| no_finite(&s.values, labels.len())),
+            Shape::Histogram { counts, .. } => counts.iter().all(|&count| count == 0),
+            Shape::Bars { labels, values, .. } => no_finite(values, labels.len()),
+            Shape::Scatter { x, y, .. } => !x.iter().zip(y).any(|(x, y)| x.is_finite() && y.is_finite()),
+            Shape::Heatmap { columns, rows, values, .. } => no_finite(values, columns.len() * rows.len()),
+        }
+    }
+}
+
+fn no_finite(values: &[f64], shown: usize) -> bool {
+    !values.iter().take(shown).any(|v| v.is_finite())
+}
+
+/// Cells of a heat map are labelled with their values up to this many rows and columns.
+pub(crate) const ANNOTATED: usize = 12;
+
+/// The least and greatest value of a heat map's colour scale.
+pub(crate) fn colour_range(values: &[f64], diverging: bool) -> (f64, f64) {
+    let finite = || values.iter().copied().filter(|v| v.is_finite());
+    let least = finite().fold(f64::INFINITY, f64::min);
+    let greatest = finite().fold(f64::NEG_INFINITY, f64::max);
+    if diverging {
+        let limit = finite().fold(0.0, |limit: f64, v| limit.max(v.abs()));
+        let limit = if limit > 0.0 { limit } else { 1.0 };
+        (-limit, limit)
+    } else if least < greatest {
+        (least, greatest)
+    } else if least.is_finite() {
+        (least, least + 1.0)
+    } else {
+        (0.0, 1.0)
+    }
+}
+
+/// `token` with the spaces around it as `·`, line breaks as `↵`, other invisible characters by their code.
+pub(crate) fn visible_token(token: &str) -> String {
+    let word = token.trim_matches(' ');
+    let before = token.len() - token.trim_start_matches(' ').len();
+    let after = token.len() - word.len() - before;
+    ["·".repeat(before), plain(word), "·".repeat(after)].concat()
+}
+
+/// `text` on one line without characters that hide or reorder what follows; spaces stay.
+pub(crate) fn plain(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => shown.push('↵'),
+            '\t' => shown.push('⇥'),
+            c if is_hidden(c) => shown.extend(c.escape_unicode()),
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
+/// Control characters, bidirectional overrides, zero-width characters and those XML forbids.
+fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}')
+        || matches!(c, '\u{feff}' | '\u{fffe}' | '\u{ffff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn histogram(values: &[f64], bins: usize) -> (Vec<f64>, Vec<u64>) {
+        match Shape::histogram(values, bins) {
+            Shape::Histogram { edges, counts, .. } => (edges, counts),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn histogram_counts_every_finite_value() {
+        let values = [0.0, 0.1, 0.5, 0.99, 1.0, f64::NAN, f64::INFINITY];
+        assert_eq!(histogram(&values, 2), (vec![0.0, 0.5, 1.0], vec![2, 3]));
+    }
+
+    #[test]
+    fn histogram_of_nothing_of_one_value_and_of_extremes() {
+        assert_eq!(histogram(&[f64::NAN], 9), (vec![0.0, 1.0], vec![0]));
+        assert_eq!(histogram(&[3.0; 4], 9), (vec![2.5, 3.5], vec![4]));
+        assert_eq!(histogram(&[1.0, 2.0], 0), (vec![1.0, 2.0], vec![2]));
+        assert_eq!(histogram(&[f64::MIN, f64::MAX], 2).1, [1, 1]);
+    }
+
+    #[test]
+    fn colour_ranges_are_never_empty() {
+        assert_eq!(colour_range(&[f64::NAN], false), (0.0, 1.0));
+        assert_eq!(colour_range(&[f64::NAN], true), (-1.0, 1.0));
+        assert_eq!(colour_range(&[2.0], false), (2.0, 3.0));
+        assert_eq!(colour_range(&[0.5, -2.0], true), (-2.0, 2.0));
+    }
+
+    #[test]
+    fn hidden_characters_are_shown() {
+        assert_eq!(visible_token(" a\n\0\u{202e}"), "·a↵\\u{0}\\u{202e}");
+        assert_eq!(visible_token(" a b  "), "·a b··");
+        assert_eq!(visible_token("   "), "···");
+        assert_eq!(plain(" a b\t"), " a b⇥");
+    }
+}

@@ -1,0 +1,418 @@
+//! The report: one HTML file that opens anywhere, offline.
+
+use directrix_circuits::{Cells, Column, Table};
+use minijinja::value::Serde;
+use minijinja::{Environment, Value, context};
+use plotly::Plot;
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::figure::{Figure, plain, visible_token};
+
+const TEMPLATE: &str = include_str!("report.html.jinja");
+/// The page holds at most this many rows of a table; its files hold all.
+const MOST_ROWS: usize = 500;
+/// Tokens shown around the one that matters, until the reader asks for more.
+const BEFORE: usize = 40;
+const AFTER: usize = 15;
+
+/// What a study found, in reading order.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// Headline.
+    pub title: String,
+    /// The study in a paragraph.
+    pub lead: String,
+    /// Headline numbers: what each is, and its value with unit.
+    pub facts: Vec<(String, String)>,
+    /// The analyses.
+    pub sections: Vec<Section>,
+    /// What made the report, for reproduction.
+    pub footer: String,
+}
+
+/// One analysis of a [`Report`].
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Section {
+    /// Identifier, used as anchor: lower case words joined by `-`.
+    pub name: String,
+    /// Headline.
+    pub title: String,
+    /// Paragraphs of plain text.
+    pub prose: Vec<String>,
+    /// The results.
+    pub blocks: Vec<Block>,
+}
+
+/// One result of a [`Section`].
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Block {
+    /// Rows, linked to `tables/NAME.csv` and `tables/NAME.parquet`.
+    Table(Table),
+    /// A chart, linked to `figures/NAME.svg`.
+    Figure(Figure),
+    /// Shaded prompts.
+    Texts(Texts),
+}
+
+/// Prompts with tokens shaded by a value.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Texts {
+    /// Identifier, used as anchor: lower case words joined by `-`.
+    pub name: String,
+    /// Headline.
+    pub title: String,
+    /// What the shade is, in one sentence.
+    pub caption: String,
+    /// The prompts.
+    pub rows: Vec<ShadedText>,
+}
+
+/// One prompt of [`Texts`].
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ShadedText {
+    /// Which prompt it is and why it is here: `prompt 123, maximum 4.21`.
+    pub label: String,
+    /// The tokens' text, spaces included.
+    pub tokens: Vec<String>,
+    /// One value per token; negative ones get the other colour.
+    pub values: Vec<f32>,
+    /// The absolute value of the darkest shade.
+    pub maximum: f32,
+    /// The position to outline.
+    pub marked: Option<usize>,
+}
+
+impl Report {
+    /// The report as one HTML page that fetches nothing: styles, scripts and data are within.
+    pub fn to_html(&self) -> Result<String> {
+        self.render().map_err(|source| Error::Render { title: self.title.clone(), source })
+    }
+
+    fn render(&self) -> std::result::Result<String, minijinja::Error> {
+        let sections: Vec<SectionView> = self.sections.iter().map(SectionView::of).collect();
+        let drawn =
+            sections.iter().flat_map(|s| &s.blocks).any(|b| matches!(b, BlockView::Figure { data: Some(_), .. }));
+        let mut environment = Environment::new();
+        environment.add_template("report.html", TEMPLATE)?;
+        let page = environment.get_template("report.html")?.render(context! {
+            title => self.title.as_str(),
+            lead => self.lead.as_str(),
+            facts => Serde(&self.facts),
+            sections => Serde(&sections),
+            footer => self.footer.as_str(),
+            plotly => drawn.then(|| Value::from_safe_string(plotly_script())),
+        })?;
+        Ok(page.replace('\0', "\u{fffd}"))
+    }
+}
+
+/// Plotly's own script element, without the formula typesetter that comes along and is not used.
+fn plotly_script() -> String {
+    const END: &str = "</script>";
+    let sources = Plot::offline_js_sources();
+    let first = sources.find(END).map_or(sources.len(), |end| end + END.len());
+    sources[..first].into()
+}
+
+/// `data` as the content of a script element: no text in it can end the element or open a comment.
+fn embedded(data: &serde_json::Value) -> Value {
+    Value::from_safe_string(data.to_string().replace('<', "\\u003c"))
+}
+
+#[derive(Serialize)]
+struct SectionView<'a> {
+    name: &'a str,
+    title: &'a str,
+    prose: &'a [String],
+    blocks: Vec<BlockView<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum BlockView<'a> {
+    Table { name: &'a str, caption: &'a str, columns: Vec<ColumnView<'a>>, rows: Vec<Vec<CellView>>, total: usize },
+    Figure { name: &'a str, title: &'a str, caption: &'a str, data: Option<Value> },
+    Texts { name: &'a str, title: &'a str, caption: &'a str, rows: Vec<TextView<'a>> },
+}
+
+#[derive(Serialize)]
+struct ColumnView<'a> {
+    name: &'a str,
+    class: &'static str,
+}
+
+#[derive(Serialize)]
+struct CellView {
+    text: String,
+    /// The unrounded value, where the text is rounded.
+    exact: Option<String>,
+}
+
+#[derive(Serialize)]
+struct TextView<'a> {
+    label: &'a str,
+    before: Vec<TokenView>,
+    near: Vec<TokenView>,
+    after: Vec<TokenView>,
+}
+
+#[derive(Serialize)]
+struct TokenView {
+    text: String,
+    /// Opacity of the shade.
+    shade: String,
+    hint: Option<String>,
+    class: &'static str,
+}
+
+impl<'a> SectionView<'a> {
+    fn of(section: &'a Section) -> Self {
+        let blocks = section.blocks.iter().map(BlockView::of).collect();
+        SectionView { name: &section.name, title: &section.title, prose: &section.prose, blocks }
+    }
+}
+
+impl<'a> BlockView<'a> {
+    fn of(block: &'a Block) -> Self {
+        match block {
+            Block::Table(table) => BlockView::of_table(table),
+            Block::Figure(figure) => BlockView::Figure {
+                name: &figure.name,
+                title: &figure.title,
+                caption: &figure.caption,
+                data: (!figure.shape.is_empty()).then(|| embedded(&figure.to_plotly())),
+            },
+            Block::Texts(texts) => BlockView::Texts {
+                name: &texts.name,
+                title: &texts.title,
+                caption: &texts.caption,
+                rows: texts.rows.iter().map(TextView::of).collect(),
+            },
+        }
+    }
+
+    fn of_table(table: &'a Table) -> Self {
+        let columns: Vec<ColumnView> =
+            table.columns.iter().map(|column| ColumnView { name: &column.name, class: class(column) }).collect();
+        let cells = |row| {
+            let classed = table.columns.iter().zip(&columns);
+            classed.map(|(column, view)| CellView::of(&column.cells, row, view.class)).collect()
+        };
+        let rows = (0..table.len().min(MOST_ROWS)).map(cells).collect();
+        BlockView::Table { name: &table.name, caption: &table.caption, columns, rows, total: table.len() }
+    }
+}
+
+/// How a column is set: `number`, `token` (spaces made visible) or `text`.
+fn class(column: &Column) -> &'static str {
+    match &column.cells {
+        Cells::Integer(_) | Cells::Real(_) => "number",
+        Cells::Text(cells) => {
+            let named = column.name.split_whitespace().any(|word| matches!(word, "token" | "tokens"));
+            let spaced = |text: &String| text.starts_with(char::is_whitespace) || text.ends_with(char::is_whitespace);
+            if named || cells.iter().any(spaced) { "token" } else { "text" }
+        }
+    }
+}
+
+impl CellView {
+    fn of(cells: &Cells, row: usize, class: &str) -> Self {
+        match cells {
+            Cells::Integer(v) => CellView { text: v[row].to_string(), exact: None },
+            Cells::Real(v) => {
+                let text = real(v[row]);
+                let exact = v[row].is_finite().then(|| v[row].to_string()).filter(|exact| *exact != text);
+                CellView { text, exact }
+            }
+            Cells::Text(v) if class == "token" => CellView { text: visible_token(&v[row]), exact: None },
+            Cells::Text(v) => CellView { text: plain(&v[row]), exact: None },
+        }
+    }
+}
+
+/// `value` with four significant digits; whole numbers plain, very small and very large ones with an exponent.
+fn real(value: f64) -> String {
+    let size = value.abs();
+    if value.is_nan() {
+        "–".into()
+    } else if value.is_infinite() {
+        if value > 0.0 { "∞".into() } else { "-∞".into() }
+    } else if value.fract() == 0.0 && size < 1e9 {
+        format!("{value:.0}")
+    } else if !(1e-4..1e7).contains(&size) {
+        format!("{value:.3e}")
+    } else {
+        let decimals = (3.0 - size.log10().floor()).max(0.0) as usize;
+        format!("{value:.decimals$}")
+    }
+}
+
+impl<'a> TextView<'a> {
+    fn of(text: &'a ShadedText) -> Self {
+        let value = |position: usize| text.values.get(position).copied().filter(|v| v.is_finite()).unwrap_or(0.0);
+        let strongest =
+            (0..text.tokens.len()).max_by(|&a, &b| value(a).abs().total_cmp(&value(b).abs()).then(b.cmp(&a)));
+        let centre = text.marked.or(strongest).unwrap_or(0);
+        let mut tokens: Vec<TokenView> = text
+            .tokens
+            .iter()
+            .enumerate()
+            .map(|(position, token)| TokenView::of(token, value(position), text.maximum, text.marked == Some(position)))
+            .collect();
+        let after = tokens.split_off((centre + 1 + AFTER).min(tokens.len()));
+        let near = tokens.split_off(centre.saturating_sub(BEFORE).min(tokens.len()));
+        TextView { label: &text.label, before: tokens, near, after }
+    }
+}
+
+impl TokenView {
+    fn of(token: &str, value: f32, maximum: f32, marked: bool) -> Self {
+        let part = if maximum > 0.0 { (value.abs() / maximum).min(1.0) } else { 0.0 };
+        let class = match (value < 0.0, marked) {
+            (false, false) => "",
+            (true, false) => "below",
+            (false, true) => "marked",
+            (true, true) => "below marked",
+        };
+        TokenView {
+            text: if token.is_empty() { "∅".into() } else { plain(token) },
+            shade: if part < 0.005 { String::new() } else { format!("{part:.2}") },
+            hint: (value != 0.0 || marked).then(|| format!("{}  {}", visible_token(token), real(value.into()))),
+            class,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::svg::tests::every_shape;
+
+    const HOSTILE: &str = "</script><img src=x onerror=\"alert('1')\">\n\0\u{202e}<!--<script>{{ 1 }}";
+
+    fn hostile_report() -> Report {
+        let text = || HOSTILE.to_string();
+        let column = |cells| Column { name: text(), cells };
+        let table = Table {
+            name: text(),
+            caption: text(),
+            columns: vec![column(Cells::Text(vec![text()])), column(Cells::Real(vec![f64::NAN]))],
+        };
+        let mut figures = every_shape();
+        for figure in &mut figures {
+            figure.name = text();
+            figure.title = text();
+            figure.x = text();
+            figure.caption = text();
+        }
+        let row = ShadedText {
+            label: text(),
+            tokens: vec![text(); 3],
+            values: vec![f32::NAN, f32::NEG_INFINITY],
+            maximum: f32::NAN,
+            marked: Some(99),
+        };
+        let texts = Texts { name: text(), title: text(), caption: text(), rows: vec![row] };
+        let blocks = figures.into_iter().map(Block::Figure).chain([Block::Table(table), Block::Texts(texts)]);
+        Report {
+            title: text(),
+            lead: text(),
+            facts: vec![(text(), text())],
+            sections: vec![Section { name: text(), title: text(), prose: vec![text()], blocks: blocks.collect() }],
+            footer: text(),
+        }
+    }
+
+    /// The page without Plotly's own source.
+    fn page(report: &Report) -> String {
+        report.to_html().unwrap().replace(&plotly_script(), "")
+    }
+
+    #[test]
+    fn hostile_text_stays_text() {
+        let page = page(&hostile_report());
+        assert!(!page.contains("<img"));
+        assert!(!page.contains("onerror=\""));
+        assert!(!page.contains("<!--"));
+        assert!(!page.contains('\0'));
+        assert_eq!(page.matches("<script").count(), page.matches("</script>").count());
+    }
+
+    #[test]
+    fn embedded_figures_are_json() {
+        let page = page(&hostile_report());
+        let data: Vec<&str> = page
+            .split("<script type=\"application/json\">")
+            .skip(1)
+            .map(|rest| rest.split("</script>").next().unwrap())
+            .collect();
+        assert_eq!(data.len(), every_shape().len());
+        for json in data {
+            serde_json::from_str::<serde_json::Value>(json).unwrap();
+        }
+    }
+
+    #[test]
+    fn nothing_is_fetched() {
+        let page = page(&hostile_report());
+        assert!(!page.contains("http://") && !page.contains("https://"));
+        assert!(page.contains("default-src 'none'"));
+        assert_eq!(plotly_script().matches("<script").count(), 1);
+    }
+
+    #[test]
+    fn an_empty_report_and_empty_blocks_render() {
+        let mut report =
+            Report { title: "t".into(), lead: String::new(), facts: vec![], sections: vec![], footer: String::new() };
+        assert!(report.to_html().unwrap().len() < 100_000, "no figure, no Plotly");
+        let table = Table { name: "none".into(), caption: "Nothing.".into(), columns: vec![] };
+        let figure = Figure {
+            name: "none".into(),
+            title: "None".into(),
+            x: String::new(),
+            y: String::new(),
+            caption: String::new(),
+            shape: crate::Shape::histogram(&[], 5),
+        };
+        let row = ShadedText { label: String::new(), tokens: vec![], values: vec![], maximum: 0.0, marked: None };
+        let texts = Texts { name: "x".into(), title: String::new(), caption: String::new(), rows: vec![row] };
+        report.sections.push(Section {
+            name: "s".into(),
+            title: "S".into(),
+            prose: vec![],
+            blocks: vec![Block::Table(table), Block::Figure(figure), Block::Texts(texts)],
+        });
+        assert_eq!(report.to_html().unwrap().matches("Nothing to show").count(), 2);
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        let shown = |v| real(v);
+        assert_eq!(shown(0.123_456), "0.1235");
+        assert_eq!(shown(-12.3456), "-12.35");
+        assert_eq!(shown(12_345.678), "12346");
+        assert_eq!(shown(3.0), "3");
+        assert_eq!(shown(0.0), "0");
+        assert_eq!(shown(0.000_012_34), "1.234e-5");
+        assert_eq!(shown(f64::NAN), "–");
+        assert_eq!(shown(f64::NEG_INFINITY), "-∞");
+        assert_eq!(shown(1e300), "1.000e300");
+    }
+
+    #[test]
+    fn long_prompts_are_cut_around_the_marked_token() {
+        let text = ShadedText {
+            label: String::new(),
+            tokens: vec![" a".into(); 200],
+            values: vec![0.0; 200],
+            maximum: 1.0,
+            marked: Some(100),
+        };
+        let view = TextView::of(&text);
+        assert_eq!((view.before.len(), view.near.len(), view.after.len()), (60, 56, 84));
+        let unmarked = ShadedText { marked: None, values: vec![1.0; 200], ..text };
+        assert_eq!(TextView::of(&unmarked).before.len(), 0);
+    }
+}
