@@ -89,7 +89,8 @@ impl Kind {
             Kind::Zero => row.fill(0.0),
             Kind::Set(with) => row.copy_from_slice(with),
             Kind::Add(what) => row.iter_mut().zip(what.iter()).for_each(|(x, a)| *x += a),
-            Kind::Scale(by) => row.iter_mut().for_each(|x| *x *= by),
+            // A score of -inf says that a position is not seen; it stays so.
+            Kind::Scale(by) => row.iter_mut().filter(|x| **x > f32::NEG_INFINITY).for_each(|x| *x *= by),
             Kind::Project(along) => {
                 let dot: f64 = row.iter().zip(along.iter()).map(|(&x, &a)| x as f64 * a as f64).sum();
                 let square: f64 = along.iter().map(|&a| (a as f64).powi(2)).sum();

@@ -105,7 +105,7 @@ impl StageName {
             StageName::Start => HookPoint::Embed,
             StageName::Block(layer) if layer >= layers => HookPoint::LnFinalScale,
             StageName::Block(layer) => HookPoint::Block(layer, BlockHook::ResidPre),
-            StageName::Mlp(layer) => HookPoint::Block(layer, BlockHook::MlpIn),
+            StageName::Mlp(layer) => HookPoint::Block(layer, BlockHook::ResidMid),
             StageName::Neurons(layer) => HookPoint::Block(layer, BlockHook::MlpPost),
         }
     }
@@ -172,7 +172,8 @@ impl Pass<'_> {
                     let (mid, mlp_in) = self.attention(layer, resid, deepest, &mut passed);
                     Stage::Mlp(layer, mid, mlp_in)
                 }
-                Stage::Mlp(layer, mid, mlp_in) => {
+                Stage::Mlp(layer, mut mid, mlp_in) => {
+                    self.visit(HookPoint::Block(layer, BlockHook::ResidMid), &mut mid, &mut passed);
                     let post = self.neurons(layer, mlp_in.as_ref().unwrap_or(&mid), &mut passed);
                     Stage::Neurons(layer, mid, post)
                 }
@@ -331,7 +332,6 @@ impl Pass<'_> {
         if config.parallel {
             return (mid, Some(resid));
         }
-        self.visit(at(BlockHook::ResidMid), &mut mid, passed);
         (mid, None)
     }
 

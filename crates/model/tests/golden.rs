@@ -57,7 +57,7 @@ fn weights_hook_points_logits_and_losses_agree_with_transformer_lens() {
     for name in MODELS {
         let fixture = fixture(name);
         let model = Model::load(&fixture.folder, Processing::default()).unwrap();
-        let mut report = |what: &str, delta: f64| {
+        let report = |what: &str, delta: f64| {
             println!("{name:10} {what:34} {delta:9.1e}");
             assert!(delta <= 1e-4, "{name} {what}: {delta}");
         };

@@ -62,7 +62,7 @@ proptest! {
 
     #[test]
     fn resuming_has_the_bits_of_running_again(model in models(), prompts in prompts(), picks in prop::collection::vec((any::<usize>(), any::<usize>(), any::<usize>(), any::<usize>()), 1..6), from_end: bool) {
-        let hooks = HookPoint::all(model.config()).into_iter().filter(|h| *h != HookPoint::UnembedOut).collect::<Vec<_>>();
+        let hooks = HookPoint::all(model.config()).into_iter().filter(|h| *h != HookPoint::UnembedOut && !h.to_string().ends_with("scale")).collect::<Vec<_>>();
         let out = HookPoint::UnembedIn;
         let mut cases = Vec::new();
         for (hook, prompt, position, kind) in picks {
