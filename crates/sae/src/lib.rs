@@ -1,1 +1,27 @@
 //! Sparse autoencoders.
+//!
+//! An [`Sae`] reads a model's activations at one [site](Site), and gives, per position, the few directions that are
+//! active there ([`Sae::encode`]); from these it builds the activations again ([`Sae::decode`]). A *direction* is one of
+//! its units: an encoder column, a decoder row and a bias. SAEs are loaded from SAELens folders (`cfg.json` and
+//! `sae_weights.safetensors`), and checked against the model they are for.
+//!
+//! ```
+//! use directrix_corpus::{Folder, Prompts};
+//! use directrix_model::{Ask, Model, Processing};
+//! use directrix_sae::Sae;
+//!
+//! let model = Model::load(&Folder::find("tinystories-2l")?, Processing::default())?;
+//! let sae = Sae::load(&Folder::find("tinystories-2l/sae-l1")?, &model)?;
+//! let prompts = Prompts::from_rows([[0, 17, 30, 45]]);
+//! let run = model.run(&prompts, &Ask::capture([sae.site().hook]), &[])?;
+//! let acts = sae.encode(&model, run.captured(sae.site().hook))?;
+//! assert_eq!(acts.positions(), 4);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod error;
+mod load;
+mod sae;
+
+pub use error::{Error, Result};
+pub use sae::{Sae, Site};

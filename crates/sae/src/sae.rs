@@ -1,0 +1,203 @@
+//! A sparse autoencoder with ReLU activation.
+
+use std::ops::Range;
+
+use directrix_kernels::{Encoder, Matrix, SparseActivations};
+use directrix_model::{BlockHook, HookPoint, Model};
+
+use crate::{Error, Result};
+
+/// What an SAE reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// Hook point.
+    pub hook: HookPoint,
+    /// The one head it reads, at hook points that have heads.
+    pub head: Option<usize>,
+    /// Its columns in the hook point's row: all of them, or those of the head.
+    pub columns: Range<usize>,
+}
+
+impl Site {
+    /// The block it is in; sites are always in a block.
+    pub fn layer(&self) -> usize {
+        self.hook.layer().unwrap_or(0)
+    }
+}
+
+/// What is stored of an SAE.
+pub(crate) struct Parameters {
+    pub(crate) w_enc: Matrix,
+    pub(crate) w_dec: Matrix,
+    pub(crate) b_enc: Vec<f32>,
+    pub(crate) b_dec: Vec<f32>,
+    pub(crate) subtract_b_dec: bool,
+}
+
+/// A sparse autoencoder: `acts = relu((x - b_dec) W_enc + b_enc)`, `recon = acts W_dec + b_dec`.
+///
+/// The architecture `standard` of SAELens; without `apply_b_dec_to_input`, the encoder reads `x` itself.
+#[derive(Debug, Clone)]
+pub struct Sae {
+    name: String,
+    site: Site,
+    w_enc: Matrix,
+    w_dec: Matrix,
+    b_enc: Vec<f32>,
+    b_dec: Vec<f32>,
+    /// `b_enc - b_dec W_enc`: the input bias folded into the encoder's.
+    bias: Vec<f32>,
+}
+
+impl Sae {
+    pub(crate) fn new(name: String, site: Site, parameters: Parameters) -> Sae {
+        let Parameters { w_enc, w_dec, b_enc, b_dec, subtract_b_dec } = parameters;
+        let mut bias: Vec<f64> = b_enc.iter().map(|&b| b as f64).collect();
+        if subtract_b_dec {
+            for (&b, row) in b_dec.iter().zip(w_enc.iter_rows()) {
+                bias.iter_mut().zip(row).for_each(|(bias, &w)| *bias -= b as f64 * w as f64);
+            }
+        }
+        Sae { name, site, bias: bias.into_iter().map(|b| b as f32).collect(), w_enc, w_dec, b_enc, b_dec }
+    }
+
+    /// Where it was loaded from.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The last part of its name: what tables call it.
+    pub fn short_name(&self) -> &str {
+        self.name.rsplit(['/', '\\']).find(|part| !part.is_empty()).unwrap_or(&self.name)
+    }
+
+    /// What it reads.
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// Number of directions.
+    pub fn directions(&self) -> usize {
+        self.w_dec.rows()
+    }
+
+    /// Width of what it reads.
+    pub fn d_in(&self) -> usize {
+        self.w_dec.columns()
+    }
+
+    /// Encoder, `[d_in, directions]`.
+    pub fn w_enc(&self) -> &Matrix {
+        &self.w_enc
+    }
+
+    /// Decoder, `[directions, d_in]`.
+    pub fn w_dec(&self) -> &Matrix {
+        &self.w_dec
+    }
+
+    /// Encoder bias, `[directions]`.
+    pub fn b_enc(&self) -> &[f32] {
+        &self.b_enc
+    }
+
+    /// Decoder bias, `[d_in]`.
+    pub fn b_dec(&self) -> &[f32] {
+        &self.b_dec
+    }
+
+    /// That `direction` is one of its.
+    pub fn check(&self, direction: usize) -> Result<u32> {
+        if direction < self.directions() {
+            return Ok(direction as u32);
+        }
+        Err(Error::Direction { sae: self.name.clone(), direction, last: self.directions() - 1 })
+    }
+
+    /// The activations of every row of its hook point's values (`[rows, width of the hook point]`).
+    ///
+    /// # Errors
+    /// If a pre-activation is not finite.
+    pub fn encode(&self, model: &Model, values: &Matrix) -> Result<SparseActivations> {
+        let encoder = Encoder { weights: self.w_enc.view(), bias: &self.bias };
+        let x = values.view().columns_of(self.site.columns.clone());
+        let not_finite = |e: directrix_kernels::NotFinite| Error::NotFinite {
+            sae: self.name.clone(),
+            direction: e.direction,
+            row: e.row,
+        };
+        model.backend().encode(x, encoder).map_err(not_finite)
+    }
+
+    /// The reconstruction, `[positions, d_in]`.
+    pub fn decode(&self, model: &Model, acts: &SparseActivations) -> Matrix {
+        model.backend().decode(acts, &self.w_dec, &self.b_dec)
+    }
+
+    /// `Σ activation × W_dec[direction]` over some directions, placed in a row of the hook point: what they contribute.
+    pub fn contribution(&self, width: usize, active: impl IntoIterator<Item = (u32, f32)>) -> Vec<f32> {
+        let mut row = vec![0.0; width];
+        for (direction, activation) in active {
+            let decoder = self.w_dec.row(direction as usize);
+            row[self.site.columns.clone()].iter_mut().zip(decoder).for_each(|(r, w)| *r += activation * w);
+        }
+        row
+    }
+
+    /// What each direction writes to the residual stream per unit of activation: `[directions, d_model]`; `W_dec W_out`
+    /// for an SAE on neurons, `W_dec W_O` on head values, `W_dec` on what is itself written.
+    ///
+    /// # Errors
+    /// If the site does not write to the residual stream.
+    pub fn writes(&self, model: &Model) -> Result<Matrix> {
+        self.to_residual(model, &self.w_dec)
+    }
+
+    /// Rows of the site (`[rows, d_in]`) as written to the residual stream (`[rows, d_model]`), biases not included.
+    ///
+    /// # Errors
+    /// If the site does not write to the residual stream.
+    pub fn to_residual(&self, model: &Model, rows: &Matrix) -> Result<Matrix> {
+        let block = &model.weights().blocks[self.site.layer()];
+        let through = |w: &Matrix| {
+            let mut out = Matrix::zeros(rows.rows(), w.columns());
+            model.backend().product(rows.view(), w.view().rows_of(self.site.columns.clone()), &mut out, false);
+            Ok(out)
+        };
+        match self.site.hook {
+            HookPoint::Block(_, BlockHook::MlpPost) => through(&block.w_out),
+            HookPoint::Block(_, BlockHook::Z) => through(&block.w_o),
+            HookPoint::Block(
+                _,
+                BlockHook::MlpOut | BlockHook::AttnOut | BlockHook::Result | BlockHook::ResidPre | BlockHook::ResidMid | BlockHook::ResidPost,
+            ) => Ok(rows.clone()),
+            hook => Err(Error::Config {
+                file: self.name.clone(),
+                problem: format!("{hook} does not write to the residual stream, which this analysis needs"),
+            }),
+        }
+    }
+
+    /// What each direction reads from the MLP's input per unit: `W_in W_enc`, `[d_model, directions]`.
+    ///
+    /// # Errors
+    /// If the SAE does not read neurons (`mlp.hook_post`).
+    pub fn reads(&self, model: &Model) -> Result<Matrix> {
+        self.check_neurons()?;
+        let w_in = &model.weights().blocks[self.site.layer()].w_in;
+        let mut out = Matrix::zeros(w_in.rows(), self.directions());
+        model.backend().product(w_in.view(), self.w_enc.view(), &mut out, false);
+        Ok(out)
+    }
+
+    /// That the SAE reads neurons (`mlp.hook_post`).
+    pub fn check_neurons(&self) -> Result<()> {
+        match self.site.hook {
+            HookPoint::Block(_, BlockHook::MlpPost) => Ok(()),
+            hook => Err(Error::Config {
+                file: self.name.clone(),
+                problem: format!("the SAE reads {hook}; this analysis is for SAEs on mlp.hook_post"),
+            }),
+        }
+    }
+}
