@@ -1,0 +1,94 @@
+//! What an index is an index of.
+
+use directrix_corpus::Folder;
+use directrix_model::Processing;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::Result;
+
+/// A named input with the SHA-256 of its bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Path or shipped name.
+    pub name: String,
+    /// SHA-256, hexadecimal.
+    pub hash: String,
+}
+
+/// Thresholds of the pass; the defaults are the origin's.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Options {
+    /// Token counts count positions whose activation exceeds this share of the direction's maximum.
+    pub count_above: f32,
+    /// Token counts leave out this many positions at the start of every prompt.
+    pub skip_first: usize,
+    /// Whether maxima leave out the last position of every prompt, which predicts nothing.
+    pub skip_last: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { count_above: 0.5, skip_first: 10, skip_last: true }
+    }
+}
+
+/// Everything that determines the content of an index.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The model.
+    pub model: Source,
+    /// How its weights were processed.
+    pub processing: Processing,
+    /// The SAEs, in order.
+    pub saes: Vec<Source>,
+    /// The corpus.
+    pub corpus: Source,
+    /// Whether text prompts start with BOS.
+    pub bos: bool,
+    /// Only this many prompts from the start of the corpus.
+    pub limit: Option<usize>,
+    /// Thresholds.
+    pub options: Options,
+}
+
+impl Identity {
+    /// The first part in which two identities differ, if any; names of inputs may differ when their bytes do not.
+    pub fn difference(&self, other: &Identity) -> Option<String> {
+        let saes = |identity: &Identity| identity.saes.iter().map(|s| s.hash.clone()).collect::<Vec<_>>();
+        let part = if self.model.hash != other.model.hash {
+            "another model"
+        } else if self.processing != other.processing {
+            "other weight processing"
+        } else if saes(self) != saes(other) {
+            "other SAEs"
+        } else if self.corpus.hash != other.corpus.hash {
+            "another corpus"
+        } else if (self.bos, self.limit) != (other.bos, other.limit) {
+            "other prompts of the corpus"
+        } else if self.options != other.options {
+            "other thresholds"
+        } else {
+            return None;
+        };
+        Some(part.into())
+    }
+}
+
+/// SHA-256 of the JSON and safetensors files directly in a folder, names included.
+///
+/// # Errors
+/// If one cannot be read.
+pub fn folder_hash(folder: &Folder) -> Result<String> {
+    let mut hasher = Sha256::new();
+    for name in folder.names()? {
+        if name.ends_with(".json") || name.ends_with(".safetensors") {
+            let bytes = folder.read(&name)?;
+            hasher.update((name.len() as u64).to_le_bytes());
+            hasher.update(name.as_bytes());
+            hasher.update((bytes.len() as u64).to_le_bytes());
+            hasher.update(&bytes);
+        }
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
