@@ -1,1 +1,47 @@
 //! A workbench for the sparse directions inside a language model.
+//!
+//! Directrix loads a transformer, reads its activations with sparse autoencoders, indexes what every direction of them
+//! fires on, and tests by ablation what a direction does. This crate is the library under one name; the `directrix`
+//! command is built on it. Data passes through its modules in this order:
+//!
+//! - [`corpus`]: text, JSON lines and Parquet to tokenised [`Prompts`](corpus::Prompts);
+//! - [`model`]: a [`Model`](model::Model) runs prompts, and gives the values at any
+//!   [`HookPoint`](model::HookPoint), logits and losses, with or without [`Intervention`](model::Intervention)s;
+//! - [`sae`]: an [`Sae`](sae::Sae) turns the values at its hook point into sparse activations, and back;
+//! - [`index`]: one pass over a corpus leaves an [`Index`](index::Index) on disk that answers what a direction fires on;
+//! - [`kernels`]: the matrices and sparse activations that the others hand on.
+//!
+//! The shipped model and its two SAEs need no file:
+//!
+//! ```
+//! use directrix::corpus::{Folder, Prompts, Tokenizer};
+//! use directrix::model::{Ask, Model, Processing};
+//! use directrix::sae::Sae;
+//!
+//! let folder = Folder::find("tinystories-2l")?;
+//! let model = Model::load(&folder, Processing::default())?;
+//! let sae = Sae::load(&Folder::find("tinystories-2l/sae-l1")?, &model)?;
+//!
+//! let tokenizer = Tokenizer::from_folder(&folder)?;
+//! let mut tokens: Vec<u32> = tokenizer.bos().into_iter().collect();
+//! tokens.extend(tokenizer.encode("\"Look at the big dog\", Tim said")?);
+//! let prompts = Prompts::from_rows([tokens]);
+//!
+//! // The neurons that the SAE reads, and the loss of predicting each next token.
+//! let hook = sae.site().hook;
+//! let run = model.run(&prompts, &Ask::capture([hook]).with_losses(), &[])?;
+//! assert_eq!(run.captured(hook).columns(), model.config().d_mlp);
+//!
+//! // The directions that are active at the last position, and how strongly.
+//! let acts = sae.encode(&model, run.captured(hook))?;
+//! let (directions, activations) = acts.at(prompts.positions() - 1);
+//! assert_eq!(directions.len(), activations.len());
+//! assert!(activations.iter().all(|activation| *activation > 0.0));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub use directrix_corpus as corpus;
+pub use directrix_index as index;
+pub use directrix_kernels as kernels;
+pub use directrix_model as model;
+pub use directrix_sae as sae;

@@ -16,19 +16,23 @@ pub enum Positions {
     At(Vec<usize>),
     /// From this one to the end.
     From(usize),
+    /// A list of positions for each prompt.
+    Each(Vec<Vec<usize>>),
 }
 
 impl Positions {
-    /// The positions in a prompt of `len`; `Err` with the first one that it has not.
-    pub(crate) fn resolve(&self, len: usize) -> Result<Vec<usize>, String> {
+    /// The positions in prompt number `prompt`, of `len`; `Err` with the first one that it has not.
+    pub(crate) fn resolve(&self, prompt: usize, len: usize) -> Result<Vec<usize>, String> {
+        let listed = |at: &[usize]| match at.iter().find(|p| **p >= len) {
+            Some(p) => Err(p.to_string()),
+            None => Ok(at.to_vec()),
+        };
         match self {
             Positions::All => Ok((0..len).collect()),
             Positions::FromEnd(n) if *n >= 1 && *n <= len => Ok(vec![len - n]),
             Positions::FromEnd(n) => Err(format!("-{n}")),
-            Positions::At(at) => match at.iter().find(|p| **p >= len) {
-                Some(p) => Err(p.to_string()),
-                None => Ok(at.clone()),
-            },
+            Positions::At(at) => listed(at),
+            Positions::Each(lists) => listed(lists.get(prompt).map_or(&[], Vec::as_slice)),
             Positions::From(start) => Ok((*start..len).collect()),
         }
     }

@@ -162,7 +162,7 @@ impl Batch<'_> {
     fn spots(&self, positions: &Positions) -> Result<Vec<Spot>> {
         let mut spots = Vec::new();
         for (prompt, tokens) in self.tokens.iter().enumerate() {
-            let at = positions.resolve(tokens.len()).map_err(|position| Error::Position {
+            let at = positions.resolve(prompt, tokens.len()).map_err(|position| Error::Position {
                 prompt,
                 position,
                 positions: tokens.len(),
@@ -275,7 +275,7 @@ impl Model {
             for intervention in &case.interventions {
                 self.check_intervention(intervention)?;
                 self.check_after(intervention.hook, kept)?;
-                let at = intervention.positions.resolve(prompt.len()).map_err(|position| Error::Position {
+                let at = intervention.positions.resolve(case.prompt, prompt.len()).map_err(|position| Error::Position {
                     prompt: case.prompt,
                     position,
                     positions: prompt.len(),

@@ -129,6 +129,14 @@ impl Sae {
         model.backend().encode(x, encoder).map_err(not_finite)
     }
 
+    /// One direction's activation on one row of its hook point, without the others.
+    pub fn activation(&self, values: &[f32], direction: u32) -> f32 {
+        let x = &values[self.site.columns.clone()];
+        let column = self.w_enc.iter_rows().map(|row| row[direction as usize]);
+        let pre: f64 = x.iter().zip(column).map(|(&x, w)| x as f64 * w as f64).sum();
+        ((pre + self.bias[direction as usize] as f64) as f32).max(0.0)
+    }
+
     /// The reconstruction, `[positions, d_in]`.
     pub fn decode(&self, model: &Model, acts: &SparseActivations) -> Matrix {
         model.backend().decode(acts, &self.w_dec, &self.b_dec)

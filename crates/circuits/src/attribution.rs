@@ -1,0 +1,236 @@
+//! Who wrote a quantity: linear accounts of logits and of directions.
+
+use directrix_corpus::Prompts;
+use directrix_kernels::Matrix;
+use directrix_model::{Ask, BlockHook, Decomposition, HookPoint, Model, Positions, Reader, batches};
+use directrix_sae::Sae;
+use serde::Serialize;
+
+use crate::effects::BATCH;
+use crate::{Error, Estimate, Result};
+
+/// What one component contributes, over prompts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Component {
+    /// Label, as TransformerLens's.
+    pub component: String,
+    /// Prompts.
+    pub n: usize,
+    /// Mean contribution over prompts.
+    pub mean: f64,
+    /// Standard error of the mean.
+    pub se: f64,
+    /// Half width of its 95 % interval.
+    pub half_width: f64,
+}
+
+impl Component {
+    fn new(component: &str, values: Vec<f64>) -> Component {
+        let Estimate { n, mean, se, half_width, .. } = Estimate::of(values);
+        Component { component: component.into(), n, mean, se, half_width }
+    }
+}
+
+/// `Σ a b`.
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(&x, &y)| x as f64 * y as f64).sum()
+}
+
+/// Column `token` of the unembedding.
+fn unembedding(model: &Model, token: u32) -> Vec<f32> {
+    model.weights().w_u.iter_rows().map(|row| row[token as usize]).collect()
+}
+
+/// Per-prompt values of several components, gathered batch by batch.
+#[derive(Default)]
+struct Gathered {
+    labels: Vec<String>,
+    values: Vec<Vec<f64>>,
+}
+
+impl Gathered {
+    /// Adds `value(component, row)` of every row of a decomposition.
+    fn add(&mut self, decomposition: &Decomposition, rows: usize, value: impl Fn(&Matrix, usize) -> f64) {
+        if self.labels.is_empty() {
+            self.labels.clone_from(&decomposition.labels);
+            self.values = vec![Vec::new(); self.labels.len()];
+        }
+        for (values, component) in self.values.iter_mut().zip(&decomposition.components) {
+            values.extend((0..rows).map(|row| value(component, row)));
+        }
+    }
+
+    fn rows(self) -> Vec<Component> {
+        self.labels.iter().zip(self.values).map(|(label, values)| Component::new(label, values)).collect()
+    }
+}
+
+/// Direct logit attribution (DLA): what each component contributes to the logit of the answer, the last token of each
+/// prompt, at the position before it. Means over prompts; the unembedding's bias belongs to no component.
+///
+/// # Errors
+/// If a prompt has fewer than two positions, or as [`Model::run`].
+pub fn logit_attribution(model: &Model, prompts: &Prompts) -> Result<Vec<Component>> {
+    if let Some(prompt) = prompts.iter().position(|p| p.len() < 2) {
+        return Err(Error::Short { prompt });
+    }
+    let mut gathered = Gathered::default();
+    for batch in batches(prompts, BATCH) {
+        let part = prompts.range(batch);
+        let decomposition = model.decompose(&part, &Positions::FromEnd(2), Reader::Unembed)?;
+        let answers: Vec<Vec<f32>> = part.iter().map(|p| unembedding(model, p[p.len() - 1])).collect();
+        gathered.add(&decomposition, part.len(), |component, row| dot(component.row(row), &answers[row]));
+    }
+    Ok(gathered.rows())
+}
+
+/// Mean DLA to `answer`, at the position before the last, of what the SAE's site writes (`MLP`), of its reconstruction
+/// (`reconstruction`) and of the difference (`remainder`). Biases are not included; the LayerNorm scale is the run's own.
+///
+/// # Errors
+/// If the site does not write to the residual stream, or as [`Model::run`].
+pub fn remainder(model: &Model, sae: &Sae, prompts: &Prompts, answer: u32) -> Result<Vec<Component>> {
+    let hook = sae.site().hook;
+    let direction = unembedding(model, answer);
+    let mut values = [const { Vec::new() }; 3];
+    for batch in batches(prompts, BATCH) {
+        let part = prompts.range(batch);
+        let at = Positions::FromEnd(2);
+        let ask = Ask::nothing().with_capture(hook, at.clone()).with_capture(HookPoint::LnFinalScale, at);
+        let run = model.run(&part, &ask, &[])?;
+        let whole = run.captured(hook);
+        let recon = sae.to_residual(model, &sae.decode(model, &sae.encode(model, whole)?))?;
+        let site = sae.to_residual(model, &whole.columns_of(sae.site().columns.clone()))?;
+        let scales = run.captured(HookPoint::LnFinalScale).data();
+        // Centring takes out the mean of a row: the same as taking it out of what the row is multiplied with.
+        let mean = direction.iter().map(|&x| x as f64).sum::<f64>() / direction.len() as f64;
+        let centred: Vec<f32> = direction.iter().map(|&x| (x as f64 - mean) as f32).collect();
+        for (row, &scale) in scales.iter().enumerate() {
+            let [mlp, recon] = [&site, &recon].map(|m| dot(m.row(row), &centred) / scale as f64);
+            for (values, value) in values.iter_mut().zip([mlp, recon, mlp - recon]) {
+                values.push(value);
+            }
+        }
+    }
+    let labels = ["MLP", "reconstruction", "remainder"];
+    Ok(labels.iter().zip(values).map(|(label, values)| Component::new(label, values)).collect())
+}
+
+/// What stands in for the contributions of neurons that are not active.
+#[derive(Debug, Clone, Copy)]
+pub enum Inactive<'a> {
+    /// Zero.
+    Zero,
+    /// Their mean over a corpus, per component: [`mean_decomposition`].
+    Mean(&'a Matrix),
+}
+
+/// What each component contributes to each neuron's pre-activation, `[components, d_mlp]`: the mean over the positions
+/// of a prompt, then over prompts.
+///
+/// # Errors
+/// If the SAE does not read neurons, or as [`Model::run`].
+pub fn mean_decomposition(model: &Model, sae: &Sae, prompts: &Prompts) -> Result<Matrix> {
+    sae.check_neurons()?;
+    let layer = sae.site().layer();
+    let mut mean: Vec<Vec<f64>> = Vec::new();
+    for batch in batches(prompts, BATCH / 4) {
+        let part = prompts.range(batch);
+        let decomposition = model.decompose(&part, &Positions::All, Reader::Mlp(layer))?;
+        mean.resize(decomposition.components.len(), vec![0.0; model.config().d_model]);
+        for (mean, component) in mean.iter_mut().zip(&decomposition.components) {
+            for bounds in part.offsets().windows(2) {
+                let weight = 1.0 / ((bounds[1] - bounds[0]) as f64 * prompts.len() as f64);
+                for row in bounds[0]..bounds[1] {
+                    mean.iter_mut().zip(component.row(row)).for_each(|(m, &x)| *m += x as f64 * weight);
+                }
+            }
+        }
+    }
+    // The product with W_in is linear, so it can wait until the means are taken.
+    let rows: Vec<Vec<f32>> = mean.iter().map(|row| row.iter().map(|&x| x as f32).collect()).collect();
+    let w_in = &model.weights().blocks[layer].w_in;
+    let mut out = Matrix::zeros(rows.len(), w_in.columns());
+    model.backend().product(Matrix::from_rows(&rows).view(), w_in.view(), &mut out, false);
+    Ok(out)
+}
+
+/// Direct feature attribution (DFA): what each component contributes to a direction's pre-activation, through the neurons
+/// that are active, at one position of each prompt. Means over prompts.
+///
+/// # Errors
+/// If the SAE does not read neurons, or as [`Model::run`].
+pub fn feature_attribution(
+    model: &Model,
+    sae: &Sae,
+    direction: u32,
+    prompts: &Prompts,
+    positions: &[usize],
+    inactive: Inactive,
+) -> Result<Vec<Component>> {
+    sae.check_neurons()?;
+    let layer = sae.site().layer();
+    let hook = HookPoint::Block(layer, BlockHook::MlpPost);
+    let encoder: Vec<f32> = sae.w_enc().iter_rows().map(|row| row[direction as usize]).collect();
+    let w_in = &model.weights().blocks[layer].w_in;
+    let mut gathered = Gathered::default();
+    for batch in batches(prompts, BATCH) {
+        let part = prompts.range(batch.clone());
+        let at = Positions::Each(positions[batch].iter().map(|p| vec![*p]).collect());
+        let neurons = model.run(&part, &Ask::nothing().with_capture(hook, at.clone()), &[])?;
+        let decomposition = model.decompose(&part, &at, Reader::Mlp(layer))?;
+        // Per prompt: the encoder column on active neurons, pulled back through W_in to the residual stream.
+        let active: Vec<Vec<bool>> =
+            neurons.captured(hook).iter_rows().map(|row| row.iter().map(|x| *x > 0.0).collect()).collect();
+        let pulled: Vec<Vec<f32>> = active
+            .iter()
+            .map(|active| {
+                let masked: Vec<f32> = encoder.iter().zip(active).map(|(e, on)| if *on { *e } else { 0.0 }).collect();
+                w_in.iter_rows().map(|row| dot(row, &masked) as f32).collect()
+            })
+            .collect();
+        gathered.add(&decomposition, part.len(), |component, row| dot(component.row(row), &pulled[row]));
+        if let Inactive::Mean(mean) = inactive {
+            for (component, values) in gathered.values.iter_mut().enumerate() {
+                let first = values.len() - part.len();
+                for (value, active) in values[first..].iter_mut().zip(&active) {
+                    let terms = mean.row(component).iter().zip(&encoder).zip(active);
+                    *value += terms.filter(|(_, on)| !**on).map(|((&m, &e), _)| m as f64 * e as f64).sum::<f64>();
+                }
+            }
+        }
+    }
+    Ok(gathered.rows())
+}
+
+/// A direction's own logit attribution to an answer, by its weights.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct DirectionAttribution {
+    /// The direction.
+    pub direction: usize,
+    /// `W_dec W_out W_U[answer]`: logit per unit of activation, LayerNorm's scale not applied.
+    pub attribution: f64,
+    /// Mean activation over prompts, zeros included.
+    pub mean_activation: f64,
+    /// Their product.
+    pub scaled: f64,
+}
+
+/// The DLA of every direction to `answer`, and times its mean activation over prompts.
+///
+/// # Errors
+/// If the site does not write to the residual stream.
+pub fn direction_attribution(
+    model: &Model,
+    sae: &Sae,
+    mean_activations: &[f64],
+    answer: u32,
+) -> Result<Vec<DirectionAttribution>> {
+    let unembedding = unembedding(model, answer);
+    let writes = sae.writes(model)?;
+    let row = |(direction, row): (usize, &[f32])| {
+        let (attribution, mean_activation) = (dot(row, &unembedding), mean_activations[direction]);
+        DirectionAttribution { direction, attribution, mean_activation, scaled: attribution * mean_activation }
+    };
+    Ok(writes.iter_rows().enumerate().map(row).collect())
+}

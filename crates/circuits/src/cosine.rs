@@ -1,0 +1,197 @@
+//! Pairs of directions, one in each of two SAEs, that point the same way.
+
+use std::cmp::Ordering;
+
+use directrix_corpus::Prompts;
+use directrix_index::{Example, Index, SaeIndex};
+use directrix_kernels::Matrix;
+use directrix_model::{HookPoint, Model};
+use directrix_sae::Sae;
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::cooccurrence::{ActivationTrial, activation_effects};
+use crate::{Change, Error, Estimate, Result, Trial, effects};
+
+/// Two directions and the cosine between what the first writes and what the second reads.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct CosinePair {
+    /// Direction of the first SAE.
+    pub first: usize,
+    /// Direction of the second SAE.
+    pub second: usize,
+    /// Cosine of `W_dec W_out` of the first with `W_in W_enc` of the second.
+    pub cosine: f32,
+}
+
+/// First-SAE directions whose cosines are held at a time.
+const ROWS: usize = 256;
+
+/// The `k` pairs with the highest cosine, over all pairs; highest first.
+///
+/// `lower_triangle` leaves out pairs whose second number is above the first, as the origin's `torch.tril` does: between two
+/// SAEs that has no meaning, and drops half of the pairs.
+///
+/// # Errors
+/// If the first SAE does not write to the residual stream or the second does not read neurons.
+pub fn cosine_pairs(model: &Model, first: &Sae, second: &Sae, k: usize, lower_triangle: bool) -> Result<Vec<CosinePair>> {
+    let mut writes = first.writes(model)?;
+    let mut reads = second.reads(model)?.transposed();
+    normalise_rows(&mut writes);
+    normalise_rows(&mut reads);
+    let reads = reads.transposed();
+    let mut top: Vec<CosinePair> = Vec::new();
+    for start in (0..writes.rows()).step_by(ROWS) {
+        let rows = start..(start + ROWS).min(writes.rows());
+        let mut cosines = Matrix::zeros(rows.len(), reads.columns());
+        model.backend().product(writes.view().rows_of(rows), reads.view(), &mut cosines, false);
+        // Only what can still be among the best is kept from a block.
+        let floor = if top.len() < k { f32::NEG_INFINITY } else { top[k - 1].cosine };
+        let mut found: Vec<CosinePair> = (0..cosines.rows())
+            .into_par_iter()
+            .flat_map_iter(|row| {
+                let first = start + row;
+                let seen = if lower_triangle { first + 1 } else { usize::MAX };
+                let pairs = cosines.row(row).iter().take(seen).enumerate().filter(|(_, c)| **c >= floor);
+                best(pairs.map(|(second, &cosine)| CosinePair { first, second, cosine }).collect(), k)
+            })
+            .collect();
+        found.append(&mut top);
+        top = best(found, k);
+    }
+    Ok(top)
+}
+
+fn best(mut pairs: Vec<CosinePair>, k: usize) -> Vec<CosinePair> {
+    let order = |a: &CosinePair, b: &CosinePair| -> Ordering {
+        b.cosine.total_cmp(&a.cosine).then((a.first, a.second).cmp(&(b.first, b.second)))
+    };
+    if pairs.len() > k && k > 0 {
+        pairs.select_nth_unstable_by(k - 1, order);
+    }
+    pairs.truncate(k);
+    pairs.sort_unstable_by(order);
+    pairs
+}
+
+fn normalise_rows(m: &mut Matrix) {
+    for i in 0..m.rows() {
+        let row = m.row_mut(i);
+        // As torch.nn.functional.normalize: rows shorter than 1e-12 are divided by that.
+        let norm = row.iter().map(|&x| (x as f64).powi(2)).sum::<f64>().sqrt().max(1e-12);
+        row.iter_mut().for_each(|x| *x = (*x as f64 / norm) as f32);
+    }
+}
+
+/// What ablating either direction of a pair does where the first is most active.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct PairEffect {
+    /// Direction of the first SAE.
+    pub first: usize,
+    /// Direction of the second SAE.
+    pub second: usize,
+    /// Cosine of the pair.
+    pub cosine: f32,
+    /// Prompts: those with the highest activation of the first direction.
+    pub n: usize,
+    /// Mean loss at the position of that maximum, unchanged.
+    pub loss: f64,
+    /// Mean loss with the first direction ablated there.
+    pub loss_first_ablated: f64,
+    /// Mean loss with the second direction ablated there.
+    pub loss_second_ablated: f64,
+    /// Mean activation of the second direction there.
+    pub second_activation: f64,
+    /// The same with the first direction ablated there.
+    pub second_activation_first_ablated: f64,
+    /// Mean change of the second direction's activation when the first is ablated.
+    pub activation_change: f64,
+    /// Half width of the 95 % interval of that change.
+    pub activation_change_half_width: f64,
+}
+
+/// [`PairEffect`] of each pair over the `k` prompts of the index on which its first direction is most active;
+/// `first_index` is the index's part of `first`.
+///
+/// # Errors
+/// If the SAEs are in the wrong order, or as [`effects`].
+pub fn pair_effects(
+    model: &Model,
+    first: &Sae,
+    second: &Sae,
+    index: &Index,
+    first_index: &SaeIndex,
+    pairs: &[CosinePair],
+    k: usize,
+) -> Result<Vec<PairEffect>> {
+    check_order(first, second)?;
+    let of = |pair: &CosinePair| {
+        let examples = first_index.top_examples(index, pair.first, k);
+        let prompts = Prompts::from_rows(examples.iter().map(|e| index.prompt(e.prompt)));
+        pair_effect(model, first, second, &prompts, &examples, *pair)
+    };
+    pairs.iter().map(of).collect()
+}
+
+/// That what `first` writes can reach `second`.
+pub(crate) fn check_order(first: &Sae, second: &Sae) -> Result<()> {
+    let place = |sae: &Sae| -> HookPoint { sae.site().hook };
+    if place(first) < place(second) {
+        return Ok(());
+    }
+    Err(Error::Order {
+        first: first.name().into(),
+        first_layer: first.site().layer(),
+        second: second.name().into(),
+        second_layer: second.site().layer(),
+    })
+}
+
+fn pair_effect(
+    model: &Model,
+    first: &Sae,
+    second: &Sae,
+    prompts: &Prompts,
+    examples: &[Example],
+    pair: CosinePair,
+) -> Result<PairEffect> {
+    let trials = |direction: usize| -> Vec<Trial> {
+        let predicted = examples.iter().enumerate().filter(|(i, e)| e.position + 1 < prompts.get(*i).len());
+        predicted
+            .map(|(prompt, e)| Trial {
+                prompt,
+                position: e.position,
+                token: prompts.get(prompt)[e.position + 1],
+                change: Change::Ablate(vec![direction as u32]),
+            })
+            .collect()
+    };
+    let first_effects = effects(model, first, prompts, &trials(pair.first))?;
+    let second_effects = effects(model, second, prompts, &trials(pair.second))?;
+    let activations: Vec<ActivationTrial> = examples
+        .iter()
+        .enumerate()
+        .map(|(prompt, e)| ActivationTrial {
+            prompt,
+            position: e.position,
+            first: pair.first as u32,
+            second: pair.second as u32,
+        })
+        .collect();
+    let activations = activation_effects(model, first, second, prompts, &activations)?;
+    let mean = |values: Vec<f64>| Estimate::of(values).mean;
+    let change = Estimate::of(activations.iter().map(|(before, after)| (after - before) as f64));
+    Ok(PairEffect {
+        first: pair.first,
+        second: pair.second,
+        cosine: pair.cosine,
+        n: examples.len(),
+        loss: mean(first_effects.iter().map(|e| -e.before.log_prob).collect()),
+        loss_first_ablated: mean(first_effects.iter().map(|e| -e.after.log_prob).collect()),
+        loss_second_ablated: mean(second_effects.iter().map(|e| -e.after.log_prob).collect()),
+        second_activation: mean(activations.iter().map(|a| a.0 as f64).collect()),
+        second_activation_first_ablated: mean(activations.iter().map(|a| a.1 as f64).collect()),
+        activation_change: change.mean,
+        activation_change_half_width: change.half_width,
+    })
+}

@@ -1,0 +1,458 @@
+//! What changing an SAE's site does to the model's predictions.
+
+use std::sync::Arc;
+
+use directrix_corpus::Prompts;
+use directrix_kernels::{Matrix, SparseActivations};
+use directrix_model::{Ask, Case, HookPoint, Intervention, Kind, Model, Positions, Prediction, Run, Target, batches};
+use directrix_sae::Sae;
+use serde::Serialize;
+
+use crate::{Error, Estimate, Result};
+
+/// Positions in one model pass.
+pub(crate) const BATCH: usize = 4096;
+/// Changed prompts in one resumed pass.
+const CASES: usize = 1024;
+
+/// What is done to the values at an SAE's site, at a position.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// Nothing.
+    None,
+    /// Subtract what these directions contribute: `activation × W_dec`, activations as the unchanged site gives them.
+    Ablate(Vec<u32>),
+    /// Replace by the SAE's reconstruction, without these directions.
+    Reconstruct {
+        /// Directions left out of the reconstruction.
+        without: Vec<u32>,
+    },
+    /// Replace by zero.
+    Zero,
+    /// Replace by this row, the site's mean for example.
+    Replace(Arc<[f32]>),
+}
+
+/// One change at one position of one prompt, and the token whose prediction at that position is looked at.
+#[derive(Debug, Clone)]
+pub struct Trial {
+    /// The prompt.
+    pub prompt: usize,
+    /// Where the change is made; its prediction is the token after it.
+    pub position: usize,
+    /// The token whose prediction is looked at.
+    pub token: u32,
+    /// The change.
+    pub change: Change,
+}
+
+/// A prediction before and after a change.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Effect {
+    /// Without the change.
+    pub before: Prediction,
+    /// With it.
+    pub after: Prediction,
+}
+
+impl Effect {
+    /// How much the loss rises, in nats.
+    pub fn loss_increase(&self) -> f64 {
+        self.before.log_prob - self.after.log_prob
+    }
+}
+
+/// Prompts run once, with an SAE's activations at the positions that will be changed.
+pub(crate) struct Bench<'a> {
+    model: &'a Model,
+    sae: &'a Sae,
+    prompts: Prompts,
+    pub(crate) run: Run,
+    /// Per prompt, the positions looked at, ascending, and the first row of each in `values` and `acts`.
+    positions: Vec<Vec<usize>>,
+    first_rows: Vec<usize>,
+    values: Matrix,
+    acts: SparseActivations,
+}
+
+impl<'a> Bench<'a> {
+    /// Runs `prompts`, whose positions will be changed and computed again.
+    pub(crate) fn new(
+        model: &'a Model,
+        sae: &'a Sae,
+        prompts: Prompts,
+        mut positions: Vec<Vec<usize>>,
+        ask: Ask,
+    ) -> Result<Bench<'a>> {
+        for list in &mut positions {
+            list.sort_unstable();
+            list.dedup();
+        }
+        let first_rows = positions
+            .iter()
+            .scan(0, |row, list| {
+                let first = *row;
+                *row += list.len();
+                Some(first)
+            })
+            .collect();
+        let hook = sae.site().hook;
+        let each = Positions::Each(positions.clone());
+        let run = model.run(&prompts, &ask.with_capture(hook, each.clone()).resumable(hook, each), &[])?;
+        let values = run.captured(hook).clone();
+        let acts = sae.encode(model, &values)?;
+        Ok(Bench { model, sae, prompts, run, positions, first_rows, values, acts })
+    }
+
+    fn row(&self, prompt: usize, position: usize) -> usize {
+        let at = self.positions[prompt].binary_search(&position).expect("the position was announced");
+        self.first_rows[prompt] + at
+    }
+
+    /// The intervention that makes `change`; `None` if there is nothing to change.
+    pub(crate) fn intervention(&self, prompt: usize, position: usize, change: &Change) -> Option<Intervention> {
+        let row = self.row(prompt, position);
+        let active = || {
+            let (directions, values) = self.acts.at(row);
+            directions.iter().copied().zip(values.iter().copied())
+        };
+        let columns = self.sae.site().columns.clone();
+        let replaced = |site: &[f32]| {
+            let mut whole = self.values.row(row).to_vec();
+            whole[columns.clone()].copy_from_slice(site);
+            Kind::Set(whole.into())
+        };
+        let kind = match change {
+            Change::None => return None,
+            Change::Ablate(directions) => {
+                let ablated: Vec<(u32, f32)> = active().filter(|(d, _)| directions.contains(d)).collect();
+                if ablated.is_empty() {
+                    return None;
+                }
+                let minus = ablated.into_iter().map(|(direction, value)| (direction, -value));
+                Kind::Add(self.sae.contribution(self.values.columns(), minus).into())
+            }
+            Change::Reconstruct { without } => {
+                let mut kept = SparseActivations::default();
+                kept.push(active().filter(|(d, _)| !without.contains(d)));
+                replaced(self.sae.decode(self.model, &kept).row(0))
+            }
+            Change::Zero => replaced(&vec![0.0; columns.len()]),
+            Change::Replace(site) => replaced(site),
+        };
+        Some(Intervention::new(self.sae.site().hook, Positions::At(vec![position]), kind))
+    }
+
+    /// Resumes `cases` in groups, asking for what `ask` says of a group; calls `seen` with each group and its run.
+    pub(crate) fn resume(
+        &self,
+        cases: &[Case],
+        ask: impl Fn(std::ops::Range<usize>) -> Ask,
+        mut seen: impl FnMut(std::ops::Range<usize>, &Run),
+    ) -> Result<()> {
+        for start in (0..cases.len()).step_by(CASES) {
+            let group = start..(start + CASES).min(cases.len());
+            let run = self.model.resume(&self.prompts, &self.run, &cases[group.clone()], &ask(group.clone()))?;
+            seen(group, &run);
+        }
+        Ok(())
+    }
+}
+
+/// The prompts that `trials` need, batch by batch: calls `f` with the batch's prompts, the numbers of its trials and, for
+/// each trial, the number of its prompt in the batch.
+pub(crate) fn by_batch(
+    prompts: &Prompts,
+    prompt_of: &[usize],
+    mut f: impl FnMut(Prompts, &[(usize, usize)]) -> Result<()>,
+) -> Result<()> {
+    let mut order: Vec<usize> = (0..prompt_of.len()).collect();
+    order.sort_by_key(|trial| prompt_of[*trial]);
+    let mut needed: Vec<usize> = prompt_of.to_vec();
+    needed.sort_unstable();
+    needed.dedup();
+    let of_trials = Prompts::from_rows(needed.iter().map(|prompt| prompts.get(*prompt)));
+    let mut rest = order.as_slice();
+    for batch in batches(&of_trials, BATCH) {
+        let n = rest.partition_point(|trial| prompt_of[*trial] <= needed[batch.end - 1]);
+        let own: Vec<(usize, usize)> = rest[..n]
+            .iter()
+            .map(|&trial| (trial, needed.partition_point(|p| *p < prompt_of[trial]) - batch.start))
+            .collect();
+        rest = &rest[n..];
+        f(of_trials.range(batch), &own)?;
+    }
+    Ok(())
+}
+
+/// The effect of every trial on the prediction at its own position.
+///
+/// # Errors
+/// If a prompt, position or token does not exist, or a number is not finite.
+pub fn effects(model: &Model, sae: &Sae, prompts: &Prompts, trials: &[Trial]) -> Result<Vec<Effect>> {
+    let prompt_of: Vec<usize> = trials.iter().map(|t| t.prompt).collect();
+    let mut effects: Vec<Option<Effect>> = vec![None; trials.len()];
+    by_batch(prompts, &prompt_of, |prompts, own| {
+        let mut positions = vec![Vec::new(); prompts.len()];
+        own.iter().for_each(|&(trial, prompt)| positions[prompt].push(trials[trial].position));
+        let target = |&(trial, prompt): &(usize, usize)| Target {
+            prompt,
+            position: trials[trial].position,
+            token: trials[trial].token,
+        };
+        let ask = Ask::nothing().with_predictions(own.iter().map(target));
+        let bench = Bench::new(model, sae, prompts, positions, ask)?;
+        let (mut cases, mut changed) = (Vec::new(), Vec::new());
+        for (&(trial, prompt), &before) in own.iter().zip(bench.run.predictions()) {
+            effects[trial] = Some(Effect { before, after: before });
+            let Trial { position, change, .. } = &trials[trial];
+            if let Some(intervention) = bench.intervention(prompt, *position, change) {
+                cases.push(Case { prompt, until: *position, interventions: vec![intervention] });
+                changed.push(trial);
+            }
+        }
+        let target = |group: std::ops::Range<usize>| {
+            let of = group.enumerate().map(|(case, i)| {
+                let Trial { position, token, .. } = trials[changed[i]];
+                Target { prompt: case, position, token }
+            });
+            Ask::nothing().with_predictions(of.collect::<Vec<_>>())
+        };
+        bench.resume(&cases, target, |group, run| {
+            for (i, &after) in group.zip(run.predictions()) {
+                let effect = effects[changed[i]].as_mut().expect("set above");
+                effect.after = after;
+            }
+        })
+    })?;
+    Ok(effects.into_iter().map(|e| e.expect("every trial is in a batch")).collect())
+}
+
+/// Mean loss over a prompt with and without directions ablated at every position: per (prompt, directions), as
+/// (original, ablated), means over all positions but the last.
+///
+/// # Errors
+/// As [`effects`].
+pub fn ablate_everywhere(
+    model: &Model,
+    sae: &Sae,
+    prompts: &Prompts,
+    trials: &[(usize, Vec<u32>)],
+) -> Result<Vec<(f64, f64)>> {
+    let prompt_of: Vec<usize> = trials.iter().map(|t| t.0).collect();
+    let mut losses = vec![(f64::NAN, f64::NAN); trials.len()];
+    by_batch(prompts, &prompt_of, |prompts, own| {
+        let positions: Vec<Vec<usize>> = prompts.iter().map(|p| (0..p.len()).collect()).collect();
+        let bench = Bench::new(model, sae, prompts.clone(), positions, Ask::nothing().with_losses())?;
+        let original = |prompt: usize| {
+            let (start, end) = (prompts.offsets()[prompt] - prompt, prompts.offsets()[prompt + 1] - prompt - 1);
+            &bench.run.losses()[start..end]
+        };
+        let (mut cases, mut changed) = (Vec::new(), Vec::new());
+        for &(trial, prompt) in own {
+            let before = original(prompt);
+            let mean = before.iter().map(|&l| l as f64).sum::<f64>() / before.len() as f64;
+            losses[trial] = (mean, mean);
+            let change = Change::Ablate(trials[trial].1.clone());
+            // The last position predicts nothing, so a change there shows nowhere.
+            let last = prompts.get(prompt).len().saturating_sub(1);
+            let interventions: Vec<Intervention> =
+                (0..last).filter_map(|position| bench.intervention(prompt, position, &change)).collect();
+            let first = interventions.iter().filter_map(|i| match &i.positions {
+                Positions::At(at) => at.first().copied(),
+                _ => None,
+            });
+            if let Some(first) = first.min() {
+                cases.push(Case { prompt, until: last - 1, interventions });
+                changed.push((trial, prompt, first));
+            }
+        }
+        let targets = |group: std::ops::Range<usize>| {
+            let of = group.enumerate().flat_map(|(case, i)| {
+                let (_, prompt, first) = changed[i];
+                let tokens = prompts.get(prompt);
+                (first..tokens.len() - 1).map(move |position| Target { prompt: case, position, token: tokens[position + 1] })
+            });
+            Ask::nothing().with_predictions(of.collect::<Vec<_>>())
+        };
+        bench.resume(&cases, targets, |group, run| {
+            let mut predictions = run.predictions();
+            for i in group {
+                let (trial, prompt, first) = changed[i];
+                let before = original(prompt);
+                let (own, rest) = predictions.split_at(before.len() - first);
+                predictions = rest;
+                let same: f64 = before[..first].iter().map(|&l| l as f64).sum();
+                losses[trial].1 = (same - own.iter().map(|p| p.log_prob).sum::<f64>()) / before.len() as f64;
+            }
+        })
+    })?;
+    Ok(losses)
+}
+
+/// The effect of ablating one direction on the loss of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct SingleAblation {
+    /// The direction.
+    pub direction: usize,
+    /// Prompts it was ablated on.
+    pub n: usize,
+    /// Mean increase of the loss at the answer over these prompts, nats.
+    pub loss_increase: f64,
+    /// Standard error of that mean.
+    pub se: f64,
+    /// Half width of its 95 % interval.
+    pub half_width: f64,
+}
+
+/// Ablates each direction alone, before the answer, on the first `limit` prompts on which it is active above `above`.
+///
+/// `acts` are the activations before the answer, one row per prompt. Rows in the order of `directions`.
+///
+/// # Errors
+/// As [`effects`].
+pub fn single_ablations(
+    model: &Model,
+    sae: &Sae,
+    prompts: &Prompts,
+    acts: &SparseActivations,
+    directions: &[u32],
+    above: f32,
+    limit: usize,
+) -> Result<Vec<SingleAblation>> {
+    let mut trials = Vec::new();
+    for &direction in directions {
+        let active = (0..prompts.len()).filter(|prompt| acts.get(*prompt, direction) > above).take(limit);
+        for prompt in active {
+            trials.push((direction, answer_trial(prompts, prompt, Change::Ablate(vec![direction]))?));
+        }
+    }
+    let of: Vec<Trial> = trials.iter().map(|t| t.1.clone()).collect();
+    let increases: Vec<f64> = effects(model, sae, prompts, &of)?.iter().map(Effect::loss_increase).collect();
+    let row = |&direction: &u32| {
+        let own = trials.iter().zip(&increases).filter(|((d, _), _)| *d == direction).map(|(_, i)| *i);
+        let Estimate { n, mean, se, half_width, .. } = Estimate::of(own);
+        SingleAblation { direction: direction as usize, n, loss_increase: mean, se, half_width }
+    };
+    Ok(directions.iter().map(row).collect())
+}
+
+/// A trial at the position before the last token of a prompt, which is the answer.
+pub(crate) fn answer_trial(prompts: &Prompts, prompt: usize, change: Change) -> Result<Trial> {
+    match prompts.get(prompt) {
+        [before @ .., _, token] => Ok(Trial { prompt, position: before.len(), token: *token, change }),
+        _ => Err(Error::Short { prompt }),
+    }
+}
+
+/// What a change does to the prediction of the answer of one prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct PromptEffect {
+    /// The prompt.
+    pub prompt: usize,
+    /// Log-probability of the answer, nats.
+    pub log_prob: f64,
+    /// The same, changed.
+    pub log_prob_changed: f64,
+    /// Logit of the answer.
+    pub logit: f32,
+    /// The same, changed.
+    pub logit_changed: f32,
+    /// Tokens with a higher logit than the answer.
+    pub rank: usize,
+    /// The same, changed.
+    pub rank_changed: usize,
+}
+
+impl PromptEffect {
+    /// The same change before the answer of each prompt.
+    ///
+    /// # Errors
+    /// As [`effects`].
+    pub fn of(model: &Model, sae: &Sae, prompts: &Prompts, change: &Change) -> Result<Vec<PromptEffect>> {
+        let trials: Vec<Trial> =
+            (0..prompts.len()).map(|prompt| answer_trial(prompts, prompt, change.clone())).collect::<Result<_>>()?;
+        let row = |(prompt, effect): (usize, Effect)| PromptEffect {
+            prompt,
+            log_prob: effect.before.log_prob,
+            log_prob_changed: effect.after.log_prob,
+            logit: effect.before.logit,
+            logit_changed: effect.after.logit,
+            rank: effect.before.rank,
+            rank_changed: effect.after.rank,
+        };
+        Ok(effects(model, sae, prompts, &trials)?.into_iter().enumerate().map(row).collect())
+    }
+}
+
+/// The mean of an SAE's site: over the positions of each prompt, then over prompts. `[d_in]`.
+///
+/// # Errors
+/// As [`Model::run`].
+pub fn mean_site(model: &Model, sae: &Sae, prompts: &Prompts) -> Result<Vec<f32>> {
+    let (hook, columns): (HookPoint, _) = (sae.site().hook, sae.site().columns.clone());
+    let mut mean = vec![0.0_f64; columns.len()];
+    for batch in batches(prompts, BATCH) {
+        let part = prompts.range(batch);
+        let run = model.run(&part, &Ask::capture([hook]), &[])?;
+        for bounds in part.offsets().windows(2) {
+            let weight = 1.0 / ((bounds[1] - bounds[0]) as f64 * prompts.len() as f64);
+            for row in bounds[0]..bounds[1] {
+                let values = &run.captured(hook).row(row)[columns.clone()];
+                mean.iter_mut().zip(values).for_each(|(m, &x)| *m += x as f64 * weight);
+            }
+        }
+    }
+    Ok(mean.into_iter().map(|m| m as f32).collect())
+}
+
+/// The loss of the answer with its site changed in five ways.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LossRecovered {
+    /// Per prompt, unchanged.
+    pub original: Vec<f64>,
+    /// Site replaced by its mean.
+    pub mean: Vec<f64>,
+    /// Site replaced by zero.
+    pub zero: Vec<f64>,
+    /// Directions ablated.
+    pub directions: Vec<f64>,
+    /// Site replaced by the SAE's reconstruction.
+    pub sae: Vec<f64>,
+}
+
+impl LossRecovered {
+    /// `(zero − sae) / (zero − original)`, of mean losses over prompts.
+    pub fn recovered(&self) -> f64 {
+        let mean = |losses: &[f64]| Estimate::of(losses.iter().copied()).mean;
+        (mean(&self.zero) - mean(&self.sae)) / (mean(&self.zero) - mean(&self.original))
+    }
+}
+
+/// Losses of the answers (the last tokens) with the site before them changed.
+///
+/// # Errors
+/// As [`effects`].
+pub fn loss_recovered(
+    model: &Model,
+    sae: &Sae,
+    prompts: &Prompts,
+    directions: &[u32],
+    mean: &[f32],
+) -> Result<LossRecovered> {
+    let changes = [
+        Change::None,
+        Change::Replace(mean.into()),
+        Change::Zero,
+        Change::Ablate(directions.to_vec()),
+        Change::Reconstruct { without: Vec::new() },
+    ];
+    let trials: Vec<Trial> = (0..prompts.len())
+        .flat_map(|prompt| changes.iter().map(move |change| answer_trial(prompts, prompt, change.clone())))
+        .collect::<Result<_>>()?;
+    let effects = effects(model, sae, prompts, &trials)?;
+    let [original, mean, zero, directions, sae] = [0, 1, 2, 3, 4].map(|kind| {
+        effects.iter().skip(kind).step_by(changes.len()).map(|e| -e.after.log_prob).collect::<Vec<_>>()
+    });
+    Ok(LossRecovered { original, mean, zero, directions, sae })
+}

@@ -1,0 +1,253 @@
+//! Every analysis against the reference procedure on the fixtures.
+//!
+//! Run with `--nocapture` to see the largest difference of each. `DIRECTRIX_FIXTURES` names another folder of fixtures, made
+//! with another seed or size.
+
+use directrix_circuits::*;
+use directrix_corpus::{Folder, Prompts};
+use directrix_model::{Model, Processing, Tensors};
+use directrix_sae::Sae;
+use serde_json::Value;
+
+struct Fixture {
+    name: &'static str,
+    model: Model,
+    saes: Vec<Sae>,
+    layers: Vec<usize>,
+    prompts: Prompts,
+    answer: u32,
+    json: Value,
+    expected: Tensors,
+}
+
+fn fixtures() -> impl Iterator<Item = Fixture> {
+    ["neo-tiny", "gpt2-tiny", "neox-tiny"].into_iter().map(|name| {
+        let root = std::env::var("DIRECTRIX_FIXTURES")
+            .unwrap_or_else(|_| format!("{}/../model/tests/fixtures", env!("CARGO_MANIFEST_DIR")));
+        let path = format!("{root}/{name}");
+        let json: Value = serde_json::from_slice(&std::fs::read(format!("{path}/expected.json")).unwrap()).unwrap();
+        let rows: Vec<Vec<u32>> = serde_json::from_value(json["prompts"].clone()).unwrap();
+        let layers: Vec<usize> = serde_json::from_value(json["layers"].clone()).unwrap();
+        let folder = Folder::find(&path).unwrap();
+        let model = Model::load(&folder, Processing::default()).unwrap();
+        let sae = |l: &usize| Sae::load(&Folder::find(&format!("{path}/sae-l{l}")).unwrap(), &model).unwrap();
+        let saes = layers.iter().map(sae).collect();
+        let expected = Tensors::open(&folder, Some("expected.safetensors")).unwrap();
+        let answer = json["answer"].as_u64().unwrap() as u32;
+        Fixture { name, model, saes, layers, prompts: Prompts::from_rows(rows), answer, json, expected }
+    })
+}
+
+impl Fixture {
+    fn saes(&self) -> impl Iterator<Item = (String, &Sae)> {
+        self.layers.iter().map(|layer| format!("l{layer}")).zip(&self.saes)
+    }
+
+    fn tensor(&self, name: &str) -> Vec<f64> {
+        let shape = self.expected.shape(name).unwrap();
+        self.expected.get(name, &shape).unwrap().into_iter().map(f64::from).collect()
+    }
+
+    /// The numbers of a JSON array, however nested, in order.
+    fn numbers(&self, key: &str) -> Vec<f64> {
+        fn flatten(value: &Value, to: &mut Vec<f64>) {
+            match value {
+                Value::Array(items) => items.iter().for_each(|item| flatten(item, to)),
+                other => to.push(other.as_f64().unwrap()),
+            }
+        }
+        let mut all = Vec::new();
+        flatten(&self.json[key], &mut all);
+        all
+    }
+
+    fn directions(&self, key: &str) -> Vec<u32> {
+        self.numbers(&format!("{key}.dirs")).into_iter().map(|d| d as u32).collect()
+    }
+
+    fn check(&self, what: &str, expected: &[f64], found: &[f64]) {
+        assert_eq!(expected.len(), found.len(), "{} {what}", self.name);
+        let one = |(&e, &f): (&f64, &f64)| (e - f).abs() / e.abs().max(1.0);
+        let worst = expected.iter().zip(found).map(one).fold(0.0, f64::max);
+        println!("{:10} {what:28} {:5} values, largest Δ {worst:7.1e}", self.name, found.len());
+        assert!(worst <= 1e-4 && !found.iter().any(|f| f.is_nan()), "{} {what}: {worst}", self.name);
+    }
+
+    fn maxima(&self, key: &str) -> Vec<f32> {
+        let all = self.tensor(&format!("{key}.max_activations"));
+        let d = all.len() / self.prompts.len();
+        (0..d).map(|i| all.iter().skip(i).step_by(d).fold(0.0, |a, b| b.max(a)) as f32).collect()
+    }
+}
+
+fn means(rows: &[Component]) -> Vec<f64> {
+    rows.iter().map(|row| row.mean).collect()
+}
+
+#[test]
+fn ablations_agree() {
+    for f in fixtures() {
+        for (key, sae) in f.saes() {
+            let directions = f.directions(&key);
+            let trial = |prompt: usize, directions: Vec<u32>| {
+                let tokens = f.prompts.get(prompt);
+                let (position, token) = (tokens.len() - 2, tokens[tokens.len() - 1]);
+                Trial { prompt, position, token, change: Change::Ablate(directions) }
+            };
+            let losses = |effects: Vec<Effect>| -> Vec<f64> {
+                effects.iter().flat_map(|e| [-e.before.log_prob, -e.after.log_prob]).collect()
+            };
+            let all = 0..f.prompts.len();
+            let trials: Vec<Trial> =
+                directions.iter().flat_map(|d| all.clone().map(|prompt| trial(prompt, vec![*d]))).collect();
+            let found = losses(effects(&f.model, sae, &f.prompts, &trials).unwrap());
+            f.check(&format!("{key} ablation_at"), &f.numbers(&format!("{key}.ablation_at")), &found);
+
+            let set = Change::Ablate(directions[..3].to_vec());
+            let trials: Vec<Trial> = all.clone().map(|prompt| trial(prompt, directions[..3].to_vec())).collect();
+            let found = losses(effects(&f.model, sae, &f.prompts, &trials).unwrap());
+            f.check(&format!("{key} ablation_set"), &f.numbers(&format!("{key}.ablation_set")), &found);
+
+            let trials: Vec<(usize, Vec<u32>)> =
+                directions.iter().flat_map(|d| all.clone().map(|prompt| (prompt, vec![*d]))).collect();
+            let found = ablate_everywhere(&f.model, sae, &f.prompts, &trials).unwrap();
+            let found: Vec<f64> = found.into_iter().flat_map(|(a, b)| [a, b]).collect();
+            f.check(&format!("{key} ablation_all"), &f.numbers(&format!("{key}.ablation_all")), &found);
+
+            let found = PromptEffect::of(&f.model, sae, &f.prompts, &set).unwrap();
+            let found: Vec<f64> = found
+                .iter()
+                .flat_map(|e| {
+                    [e.log_prob, e.logit as f64, e.rank as f64, e.log_prob_changed, e.logit_changed as f64, e.rank_changed as f64]
+                })
+                .collect();
+            f.check(&format!("{key} token_rank"), &f.numbers(&format!("{key}.token_rank")), &found);
+        }
+    }
+}
+
+#[test]
+fn loss_recovered_agrees() {
+    for f in fixtures() {
+        for (key, sae) in f.saes() {
+            let mean = mean_site(&f.model, sae, &f.prompts.range(0..4)).unwrap();
+            let found = loss_recovered(&f.model, sae, &f.prompts, &f.directions(&key)[..2], &mean).unwrap();
+            for (kind, losses) in [
+                ("original", &found.original),
+                ("mean", &found.mean),
+                ("zero", &found.zero),
+                ("directions", &found.directions),
+                ("sae", &found.sae),
+            ] {
+                f.check(&format!("{key} loss {kind}"), &f.tensor(&format!("{key}.loss.{kind}")), losses);
+            }
+            f.check(&format!("{key} recovered"), &f.numbers(&format!("{key}.loss_recovered")), &[found.recovered()]);
+        }
+    }
+}
+
+#[test]
+fn active_directions_and_their_coactivation_agree() {
+    for f in fixtures() {
+        for (key, sae) in f.saes() {
+            let acts = answer_activations(&f.model, sae, &f.prompts).unwrap();
+            let rows = active_directions(&acts, &f.maxima(&key), ActiveOptions::default());
+            let found: Vec<f64> = rows.iter().map(|row| row.mean_activation).collect();
+            f.check(&format!("{key} active"), &f.tensor(&format!("{key}.top.values")), &found);
+            let counts = f.tensor(&format!("{key}.top.counts"));
+            let wanted: Vec<f64> = rows.iter().map(|row| counts[row.direction].round()).collect();
+            f.check(&format!("{key} active prompts"), &wanted, &rows.iter().map(|r| r.prompts as f64).collect::<Vec<_>>());
+            let directions: Vec<u32> = rows.iter().take(5).map(|row| row.direction as u32).collect();
+            assert_eq!(directions, f.directions(&key));
+
+            let found = coactivation(&acts, &directions, 0.1);
+            f.check(&format!("{key} correlation"), &f.tensor(&format!("{key}.correlation")), &found);
+        }
+    }
+}
+
+#[test]
+fn attributions_agree() {
+    for f in fixtures() {
+        let found = logit_attribution(&f.model, &f.prompts).unwrap();
+        let labels: Vec<&str> = found.iter().map(|row| row.component.as_str()).collect();
+        assert_eq!(f.json["dla_labels"], serde_json::json!(labels));
+        f.check("dla", &f.tensor("dla"), &means(&found));
+        for (key, sae) in f.saes() {
+            let found = remainder(&f.model, sae, &f.prompts, f.answer).unwrap();
+            f.check(&format!("{key} remainder"), &f.tensor(&format!("{key}.remainder_dla")), &means(&found));
+            // The reference's labels and components for a parallel block do not describe what its MLP reads.
+            if f.name == "neox-tiny" {
+                continue;
+            }
+            let mean = mean_decomposition(&f.model, sae, &f.prompts.range(0..4)).unwrap();
+            let found: Vec<f64> = mean.data().iter().map(|&x| x as f64).collect();
+            f.check(&format!("{key} mean decomposition"), &f.tensor(&format!("{key}.mean_mlp_decomposition")), &found);
+            let positions: Vec<usize> = f.prompts.iter().map(|p| p.len() - 2).collect();
+            let direction = f.directions(&key)[0];
+            for (kind, inactive) in [("zero", Inactive::Zero), ("mean", Inactive::Mean(&mean))] {
+                let found = feature_attribution(&f.model, sae, direction, &f.prompts, &positions, inactive).unwrap();
+                let labels: Vec<&str> = found.iter().map(|row| row.component.as_str()).collect();
+                assert_eq!(f.json[format!("{key}.dfa_labels")], serde_json::json!(labels));
+                f.check(&format!("{key} dfa {kind}"), &f.tensor(&format!("{key}.dfa_{kind}")), &means(&found));
+            }
+        }
+    }
+}
+
+#[test]
+fn boosts_agree() {
+    for f in fixtures() {
+        for (key, sae) in f.saes() {
+            let direction = f.directions(&key)[0];
+            let found = log_prob_boosts(&f.model, sae, direction, &f.prompts).unwrap();
+            f.check(&format!("{key} logprob on"), &f.tensor(&format!("{key}.logprob_on")), &found.on);
+            f.check(&format!("{key} logprob off"), &f.tensor(&format!("{key}.logprob_off")), &found.off);
+            let found: Vec<f64> =
+                logit_boosts(&f.model, sae, direction).unwrap().into_iter().map(f64::from).collect();
+            f.check(&format!("{key} logit boost"), &f.tensor(&format!("{key}.logit_boost")), &found);
+            // The DLA of a direction is its boost of that token.
+            let rows = direction_attribution(&f.model, sae, &vec![2.0; sae.directions()], f.answer).unwrap();
+            let row = rows[direction as usize];
+            assert!((row.attribution - found[f.answer as usize]).abs() < 1e-4);
+            assert!((row.scaled - 2.0 * row.attribution).abs() < 1e-9);
+        }
+    }
+}
+
+#[test]
+fn cosine_pairs_agree() {
+    for f in fixtures() {
+        for (key, lower_triangle) in [("cosine", true), ("cosine_all", false)] {
+            let found = cosine_pairs(&f.model, &f.saes[0], &f.saes[1], 20, lower_triangle).unwrap();
+            let cosines: Vec<f64> = found.iter().map(|p| p.cosine as f64).collect();
+            f.check(key, &f.tensor(&format!("{key}.values")), &cosines);
+            let pairs: Vec<f64> = found.iter().flat_map(|p| [p.first as f64, p.second as f64]).collect();
+            assert_eq!(pairs, f.numbers(&format!("{key}.pairs")));
+        }
+    }
+}
+
+#[test]
+fn cooccurrence_agrees() {
+    for f in fixtures() {
+        let options = CooccurrenceOptions { above: 0.5, ..CooccurrenceOptions::default() };
+        let mut found = cooccurrence(&f.model, &f.saes[0], &f.saes[1], &f.prompts.range(0..2), options).unwrap();
+        assert!(found.is_sorted_by(|a, b| a.difference >= b.difference));
+        found.sort_by_key(|row| (row.prompt, row.position, row.first));
+        let found: Vec<f64> = found
+            .iter()
+            .flat_map(|r| {
+                [r.prompt as f64, r.position as f64, r.first as f64, r.second as f64, r.ablated as f64, r.activation as f64]
+            })
+            .collect();
+        f.check("cooccurrence", &f.numbers("cooccurrence"), &found);
+    }
+}
+
+#[test]
+fn saes_in_the_wrong_order_are_refused() {
+    let f = fixtures().next().unwrap();
+    let error = cooccurrence(&f.model, &f.saes[1], &f.saes[0], &f.prompts, CooccurrenceOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("give the earlier SAE first"), "{error}");
+}

@@ -1,0 +1,83 @@
+//! How a command ends: exit codes, messages, and faults of the program itself.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::process::ExitCode;
+use std::sync::Mutex;
+
+use directrix::index;
+
+use super::interrupt::Stopped;
+
+const FAILED: u8 = 1;
+/// What a shell gives for a command that ctrl-C ended.
+const STOPPED: u8 = 130;
+
+/// The latest panic: what it said and where. Readers of hostile files catch panics of the crates they use, so one is
+/// shown only when it reaches [`exit_code`].
+static PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+/// Runs a command and shows what went wrong, if anything did.
+pub(crate) fn exit_code(command: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
+    std::panic::set_hook(Box::new(remember));
+    let Ok(result) = catch_unwind(AssertUnwindSafe(command)) else {
+        let panic = PANIC.lock().ok().and_then(|mut panic| panic.take()).unwrap_or_default();
+        eprintln!(
+            "error: directrix stopped at a fault of its own: {panic}\n\
+             Please report this, with the command and directrix {}.",
+            env!("CARGO_PKG_VERSION")
+        );
+        return ExitCode::from(FAILED);
+    };
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    if is_broken_pipe(&error) {
+        return ExitCode::SUCCESS;
+    }
+    let message = message(&error);
+    if is_stopped(&error) {
+        eprintln!("{message}");
+        return ExitCode::from(STOPPED);
+    }
+    eprintln!("error: {message}");
+    ExitCode::from(FAILED)
+}
+
+fn remember(panic: &PanicHookInfo<'_>) {
+    let location = panic.location().map_or_else(String::new, |location| format!(" ({location})"));
+    let said = panic.payload_as_str().unwrap_or("no message");
+    if let Ok(mut latest) = PANIC.lock() {
+        *latest = Some(format!("{said}{location}"));
+    }
+}
+
+/// The error and its causes, without the causes that a message already contains.
+fn message(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |message, cause| match message.as_str() {
+        "" => cause,
+        said if said.contains(&cause) => message,
+        _ => format!("{message}: {cause}"),
+    })
+}
+
+/// The reader of our output has seen enough, as `head` does.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<io::Error>();
+    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn is_stopped(error: &anyhow::Error) -> bool {
+    error.is::<Stopped>() || matches!(error.downcast_ref(), Some(index::Error::Stopped { .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::message;
+
+    #[test]
+    fn a_message_says_nothing_twice() {
+        assert_eq!(message(&anyhow!("disk full").context("cannot write `a`")), "cannot write `a`: disk full");
+        assert_eq!(message(&anyhow!("disk full").context("`a`: disk full; make room")), "`a`: disk full; make room");
+    }
+}

@@ -1,0 +1,81 @@
+//! Progress on stderr of work that takes more than a second: a bar on a terminal, now and then a line elsewhere.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::terminal::{duration, thousands};
+
+const SILENT: Duration = Duration::from_secs(1);
+const BETWEEN_LINES: Duration = Duration::from_secs(10);
+
+/// The progress of one piece of work over prompts.
+pub(crate) struct Progress {
+    what: &'static str,
+    prompts: usize,
+    started: Instant,
+    /// Where and when the speed is measured from: work done by an earlier start does not count.
+    first: Option<(Instant, usize, u64)>,
+    last_line: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    /// Of `what` over this many prompts.
+    pub(crate) fn new(what: &'static str, prompts: usize) -> Progress {
+        let now = Instant::now();
+        Progress { what, prompts, started: now, first: None, last_line: now, bar: None }
+    }
+
+    /// So many prompts and positions are done.
+    pub(crate) fn at(&mut self, prompts: usize, positions: u64) {
+        let now = Instant::now();
+        let (since, first_prompts, first_positions) = *self.first.get_or_insert((now, prompts, positions));
+        if now - self.started < SILENT {
+            return;
+        }
+        let seconds = (now - since).as_secs_f64().max(1e-9);
+        let done = prompts - first_prompts;
+        let speed = if done == 0 {
+            String::new()
+        } else {
+            let rate = (positions - first_positions) as f64 / seconds;
+            let left = self.prompts.saturating_sub(prompts) as f64 * seconds / done as f64;
+            format!("{} positions/s, {} left", thousands(rate as u64), duration(left))
+        };
+        self.show(now, prompts, &speed);
+    }
+
+    fn show(&mut self, now: Instant, prompts: usize, speed: &str) {
+        if std::io::stderr().is_terminal() {
+            let bar = self.bar.get_or_insert_with(|| new_bar(self.what, self.prompts));
+            bar.set_position(prompts as u64);
+            bar.set_message(speed.to_owned());
+        } else if now - self.last_line >= BETWEEN_LINES {
+            eprintln!("{}: {} of {} prompts, {speed}", self.what, thousands(prompts as u64), thousands(self.prompts as u64));
+            self.last_line = now;
+        }
+    }
+
+    /// What is done now, where it cannot be counted.
+    pub(crate) fn then(&mut self, what: &'static str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(what);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn new_bar(what: &'static str, prompts: usize) -> ProgressBar {
+    let template = "{prefix} {wide_bar} {human_pos}/{human_len} prompts  {msg}";
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(prompts as u64).with_style(style).with_prefix(what)
+}

@@ -1,0 +1,136 @@
+//! What is shown: numbers, tables, bars, shaded tokens, JSON.
+
+use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
+
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::{CellAlignment, Table};
+use directrix::corpus::Tokenizer;
+use serde::Serialize;
+
+/// Where results go.
+pub(crate) fn stdout() -> BufWriter<StdoutLock<'static>> {
+    BufWriter::new(io::stdout().lock())
+}
+
+/// Writes a result for machines.
+pub(crate) fn json(result: &impl Serialize) -> anyhow::Result<()> {
+    let mut out = stdout();
+    writeln!(out, "{}", serde_json::to_string_pretty(result)?)?;
+    Ok(out.flush()?)
+}
+
+/// A remark beside the results.
+pub(crate) fn note(text: &str) {
+    eprintln!("note: {text}");
+}
+
+/// An empty table; columns from `numbers` on are aligned to the right.
+pub(crate) fn table(header: &[&str], numbers: usize) -> Table {
+    let mut table = Table::new();
+    table.load_preset(UTF8_HORIZONTAL_ONLY).set_header(header);
+    for column in table.column_iter_mut().skip(numbers) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// `12,345,678`.
+pub(crate) fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|group| str::from_utf8(group).ok()).collect();
+    groups.join(",")
+}
+
+/// `1:05`, `2:03:04`.
+pub(crate) fn duration(seconds: f64) -> String {
+    let seconds = seconds.round() as u64;
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if hours == 0 { format!("{minutes}:{seconds:02}") } else { format!("{hours}:{minutes:02}:{seconds:02}") }
+}
+
+/// A bar of up to `width` characters, in eighths of a character.
+pub(crate) fn bar(share: f64, width: usize) -> String {
+    let eighths = (share.clamp(0.0, 1.0) * (width * 8) as f64).round() as usize;
+    let part = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"][eighths % 8];
+    "█".repeat(eighths / 8) + part
+}
+
+/// Text of any origin without what would control the terminal; lines and tabs stay.
+pub(crate) fn plain(text: &str) -> String {
+    let shown = |c: char| c == '\n' || c == '\t' || !c.is_control();
+    text.chars().map(|c| if shown(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
+}
+
+/// A token as its text, on one line; as `[id]` without a tokenizer.
+pub(crate) fn token(tokenizer: Option<&Tokenizer>, token: u32) -> String {
+    let Some(tokenizer) = tokenizer else { return format!("[{token}]") };
+    plain(&tokenizer.token_text(token).replace('\n', "↵").replace('\t', "⇥"))
+}
+
+/// How activations are shown in text.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shading {
+    /// Background colours.
+    Colours,
+    /// `«token:4.2»` around those of at least half the highest.
+    Marks,
+}
+
+impl Shading {
+    /// Colours on a terminal, unless `NO_COLOR` is set.
+    pub(crate) fn of_stdout() -> Shading {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        if wanted && io::stdout().is_terminal() { Shading::Colours } else { Shading::Marks }
+    }
+
+    /// Tokens with their activations; `full` is the activation of the strongest shade.
+    pub(crate) fn shaded(self, tokens: &[String], activations: &[f32], full: f32) -> String {
+        let highest = activations.iter().copied().fold(0.0, f32::max);
+        let shade = |(token, &activation): (&String, &f32)| match self {
+            _ if activation <= 0.0 => token.clone(),
+            Shading::Colours => {
+                let share = (activation / full.max(f32::MIN_POSITIVE)).clamp(0.0, 1.0);
+                let [red, green, blue] = between([255.0, 243.0, 224.0], [255.0, 120.0, 0.0], share);
+                format!("\x1b[30;48;2;{red};{green};{blue}m{token}\x1b[0m")
+            }
+            Shading::Marks if activation >= 0.5 * highest => format!("«{token}:{activation:.1}»"),
+            Shading::Marks => token.clone(),
+        };
+        tokens.iter().zip(activations).map(shade).collect()
+    }
+}
+
+fn between(from: [f32; 3], to: [f32; 3], share: f32) -> [u8; 3] {
+    std::array::from_fn(|i| (from[i] + share * (to[i] - from[i])) as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_and_times_are_clocks() {
+        assert_eq!((thousands(0), thousands(999), thousands(1_234_567)), ("0".into(), "999".into(), "1,234,567".into()));
+        assert_eq!((duration(65.2), duration(7384.0)), ("1:05".into(), "2:03:04".into()));
+    }
+
+    #[test]
+    fn bars_have_eighths() {
+        assert_eq!((bar(0.0, 4), bar(0.5, 4), bar(1.0, 4)), (String::new(), "██".into(), "████".into()));
+        assert_eq!(bar(0.125, 1), "▏");
+    }
+
+    #[test]
+    fn text_cannot_control_the_terminal() {
+        assert_eq!(plain("a\x1b[2J\nb"), "a\u{FFFD}[2J\nb");
+    }
+
+    #[test]
+    fn the_strongest_tokens_are_marked_or_every_active_one_coloured() {
+        let tokens = ["a".into(), " b".into(), " c".into()];
+        assert_eq!(Shading::Marks.shaded(&tokens, &[0.0, 1.0, 4.0], 8.0), "a b« c:4.0»");
+        let coloured = Shading::Colours.shaded(&tokens, &[0.0, 1.0, 8.0], 8.0);
+        assert!(coloured.starts_with("a\x1b[30;48;2;255;"), "{coloured:?}");
+        assert!(coloured.contains("255;120;0m c\x1b[0m"), "{coloured:?}");
+    }
+}
