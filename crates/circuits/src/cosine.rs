@@ -34,7 +34,13 @@ const ROWS: usize = 256;
 ///
 /// # Errors
 /// If the first SAE does not write to the residual stream or the second does not read neurons.
-pub fn cosine_pairs(model: &Model, first: &Sae, second: &Sae, k: usize, lower_triangle: bool) -> Result<Vec<CosinePair>> {
+pub fn cosine_pairs(
+    model: &Model,
+    first: &Sae,
+    second: &Sae,
+    k: usize,
+    lower_triangle: bool,
+) -> Result<Vec<CosinePair>> {
     let mut writes = first.writes(model)?;
     let mut reads = second.reads(model)?.transposed();
     normalise_rows(&mut writes);

@@ -271,7 +271,11 @@ pub fn ablate_everywhere(
             let of = group.enumerate().flat_map(|(case, i)| {
                 let (_, prompt, first) = changed[i];
                 let tokens = prompts.get(prompt);
-                (first..tokens.len() - 1).map(move |position| Target { prompt: case, position, token: tokens[position + 1] })
+                (first..tokens.len() - 1).map(move |position| Target {
+                    prompt: case,
+                    position,
+                    token: tokens[position + 1],
+                })
             });
             Ask::nothing().with_predictions(of.collect::<Vec<_>>())
         };
@@ -451,8 +455,7 @@ pub fn loss_recovered(
         .flat_map(|prompt| changes.iter().map(move |change| answer_trial(prompts, prompt, change.clone())))
         .collect::<Result<_>>()?;
     let effects = effects(model, sae, prompts, &trials)?;
-    let [original, mean, zero, directions, sae] = [0, 1, 2, 3, 4].map(|kind| {
-        effects.iter().skip(kind).step_by(changes.len()).map(|e| -e.after.log_prob).collect::<Vec<_>>()
-    });
+    let [original, mean, zero, directions, sae] = [0, 1, 2, 3, 4]
+        .map(|kind| effects.iter().skip(kind).step_by(changes.len()).map(|e| -e.after.log_prob).collect::<Vec<_>>());
     Ok(LossRecovered { original, mean, zero, directions, sae })
 }

@@ -20,7 +20,9 @@ pub enum Error {
     #[error(transparent)]
     Index(#[from] directrix_index::Error),
     /// No prompt shows the behaviour.
-    #[error("none of {stories} stories contains {contains:?} followed by {ends_with:?}; check the two texts, or take another corpus")]
+    #[error(
+        "none of {stories} stories contains {contains:?} followed by {ends_with:?}; check the two texts, or take another corpus"
+    )]
     NoPrompt {
         /// Stories looked at.
         stories: usize,
@@ -30,16 +32,22 @@ pub enum Error {
         ends_with: String,
     },
     /// A corpus of ids without a tokenizer has no text.
-    #[error("the corpus holds token ids and the model folder no tokenizer.json, so there is no text to look for the behaviour in")]
+    #[error(
+        "the corpus holds token ids and the model folder no tokenizer.json, so there is no text to look for the behaviour in"
+    )]
     NoText,
     /// A prompt with no position before its answer.
-    #[error("prompt {prompt} has fewer than two positions; prompts end with the answer, so that the position before it predicts it")]
+    #[error(
+        "prompt {prompt} has fewer than two positions; prompts end with the answer, so that the position before it predicts it"
+    )]
     Short {
         /// The prompt.
         prompt: usize,
     },
     /// Two SAEs in the wrong order.
-    #[error("{first} (layer {first_layer}) must come before {second} (layer {second_layer}) in the model; give the earlier SAE first")]
+    #[error(
+        "{first} (layer {first_layer}) must come before {second} (layer {second_layer}) in the model; give the earlier SAE first"
+    )]
     Order {
         /// The SAE given first.
         first: String,

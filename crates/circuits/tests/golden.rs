@@ -118,7 +118,14 @@ fn ablations_agree() {
             let found: Vec<f64> = found
                 .iter()
                 .flat_map(|e| {
-                    [e.log_prob, e.logit as f64, e.rank as f64, e.log_prob_changed, e.logit_changed as f64, e.rank_changed as f64]
+                    [
+                        e.log_prob,
+                        e.logit as f64,
+                        e.rank as f64,
+                        e.log_prob_changed,
+                        e.logit_changed as f64,
+                        e.rank_changed as f64,
+                    ]
                 })
                 .collect();
             f.check(&format!("{key} token_rank"), &f.numbers(&format!("{key}.token_rank")), &found);
@@ -156,7 +163,11 @@ fn active_directions_and_their_coactivation_agree() {
             f.check(&format!("{key} active"), &f.tensor(&format!("{key}.top.values")), &found);
             let counts = f.tensor(&format!("{key}.top.counts"));
             let wanted: Vec<f64> = rows.iter().map(|row| counts[row.direction].round()).collect();
-            f.check(&format!("{key} active prompts"), &wanted, &rows.iter().map(|r| r.prompts as f64).collect::<Vec<_>>());
+            f.check(
+                &format!("{key} active prompts"),
+                &wanted,
+                &rows.iter().map(|r| r.prompts as f64).collect::<Vec<_>>(),
+            );
             let directions: Vec<u32> = rows.iter().take(5).map(|row| row.direction as u32).collect();
             assert_eq!(directions, f.directions(&key));
 
@@ -203,8 +214,7 @@ fn boosts_agree() {
             let found = log_prob_boosts(&f.model, sae, direction, &f.prompts).unwrap();
             f.check(&format!("{key} logprob on"), &f.tensor(&format!("{key}.logprob_on")), &found.on);
             f.check(&format!("{key} logprob off"), &f.tensor(&format!("{key}.logprob_off")), &found.off);
-            let found: Vec<f64> =
-                logit_boosts(&f.model, sae, direction).unwrap().into_iter().map(f64::from).collect();
+            let found: Vec<f64> = logit_boosts(&f.model, sae, direction).unwrap().into_iter().map(f64::from).collect();
             f.check(&format!("{key} logit boost"), &f.tensor(&format!("{key}.logit_boost")), &found);
             // The DLA of a direction is its boost of that token.
             let rows = direction_attribution(&f.model, sae, &vec![2.0; sae.directions()], f.answer).unwrap();
@@ -238,7 +248,14 @@ fn cooccurrence_agrees() {
         let found: Vec<f64> = found
             .iter()
             .flat_map(|r| {
-                [r.prompt as f64, r.position as f64, r.first as f64, r.second as f64, r.ablated as f64, r.activation as f64]
+                [
+                    r.prompt as f64,
+                    r.position as f64,
+                    r.first as f64,
+                    r.second as f64,
+                    r.ablated as f64,
+                    r.activation as f64,
+                ]
             })
             .collect();
         f.check("cooccurrence", &f.numbers("cooccurrence"), &found);

@@ -1,5 +1,7 @@
 //! The `directrix` command: parse, run, exit code.
 
+// Documentation of flags is what `--help` shows: without markup.
+#[allow(clippy::doc_markdown)]
 mod cli;
 
 fn main() -> std::process::ExitCode {

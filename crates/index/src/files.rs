@@ -113,6 +113,8 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 /// Reads JSON from `path`.
 pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     let bytes = std::fs::read(path).at(path)?;
-    serde_json::from_slice(&bytes)
-        .map_err(|e| Error::Damaged { path: path.into(), problem: format!("not readable ({e}); build the index again") })
+    serde_json::from_slice(&bytes).map_err(|e| Error::Damaged {
+        path: path.into(),
+        problem: format!("not readable ({e}); build the index again"),
+    })
 }

@@ -154,9 +154,10 @@ fn summarise(positions: &[u32], values: &[f32], tokens: &[u32], offsets: &[u64],
     let threshold = options.count_above * maximum;
     let mut counted: Vec<u32> = by_prompt(positions, values, offsets)
         .flat_map(|(_, start, _, positions, values)| {
-            positions.iter().zip(values).filter(move |(p, v)| {
-                **v > threshold && **p as u64 - start >= options.skip_first as u64
-            })
+            positions
+                .iter()
+                .zip(values)
+                .filter(move |(p, v)| **v > threshold && **p as u64 - start >= options.skip_first as u64)
         })
         .map(|(&position, _)| tokens[position as usize])
         .collect();

@@ -37,7 +37,9 @@ pub enum Error {
         found: String,
     },
     /// A tensor has another shape than the configuration says.
-    #[error("{file}: tensor `{name}` has shape {found:?}, expected {expected:?}; does config.json belong to these weights?")]
+    #[error(
+        "{file}: tensor `{name}` has shape {found:?}, expected {expected:?}; does config.json belong to these weights?"
+    )]
     Shape {
         /// The tensor file.
         file: String,
@@ -97,7 +99,9 @@ pub enum Error {
         why: String,
     },
     /// A token outside the vocabulary.
-    #[error("prompt {prompt}, position {position}: token {token} is outside the vocabulary of {vocabulary} tokens; was the corpus tokenised for another model?")]
+    #[error(
+        "prompt {prompt}, position {position}: token {token} is outside the vocabulary of {vocabulary} tokens; was the corpus tokenised for another model?"
+    )]
     Token {
         /// Prompt in the batch.
         prompt: usize,

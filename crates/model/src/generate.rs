@@ -96,8 +96,7 @@ fn draw(logits: &[f32], sampling: Sampling, random: &mut ChaCha8Rng) -> u32 {
     }
     order.truncate(sampling.top_k.unwrap_or(usize::MAX).max(1));
     let top = logits[order[0]];
-    let weights: Vec<f64> =
-        order.iter().map(|&t| (((logits[t] - top) / sampling.temperature) as f64).exp()).collect();
+    let weights: Vec<f64> = order.iter().map(|&t| (((logits[t] - top) / sampling.temperature) as f64).exp()).collect();
     let mut left = random.random::<f64>() * weights.iter().sum::<f64>();
     for (&token, weight) in order.iter().zip(&weights) {
         left -= weight;

@@ -237,8 +237,7 @@ impl Pass<'_> {
         let mut resid = weights.w_e.gather(tokens.into_iter());
         self.visit(HookPoint::Embed, &mut resid, passed);
         if let Some(w_pos) = &weights.w_pos {
-            let positions: Vec<usize> =
-                self.parts.iter().flat_map(|p| p.start..p.start + p.tokens.len()).collect();
+            let positions: Vec<usize> = self.parts.iter().flat_map(|p| p.start..p.start + p.tokens.len()).collect();
             let mut pos = w_pos.gather(positions.into_iter());
             self.visit(HookPoint::PosEmbed, &mut pos, passed);
             resid.add(&pos);
@@ -291,13 +290,8 @@ impl Pass<'_> {
         if self.attention_unused(layer, deepest) {
             return (resid, None);
         }
-        let x = self.normalize(
-            &resid,
-            block.ln1.as_ref(),
-            at(BlockHook::Ln1Scale),
-            at(BlockHook::Ln1Normalized),
-            passed,
-        );
+        let x =
+            self.normalize(&resid, block.ln1.as_ref(), at(BlockHook::Ln1Scale), at(BlockHook::Ln1Normalized), passed);
         let mut k = backend.affine(&x, &block.w_k, &block.b_k);
         self.visit(at(BlockHook::K), &mut k, passed);
         if let Some(rotary) = config.rotary {
@@ -353,7 +347,8 @@ impl Pass<'_> {
         let last_block = layer + 1 == self.model.config().n_layers
             || deepest.is_some_and(|hook| hook <= HookPoint::Block(layer, BlockHook::ResidPost));
         let from = HookPoint::Block(layer, BlockHook::Q);
-        let wanted = self.captures.range(from..).flat_map(|(_, spots)| spots).chain(&self.finals).chain(&self.keep_spots);
+        let wanted =
+            self.captures.range(from..).flat_map(|(_, spots)| spots).chain(&self.finals).chain(&self.keep_spots);
         let mut range: Vec<Option<(usize, usize)>> = vec![None; self.parts.len()];
         for &(part, position) in wanted {
             let (low, high) = range[part].get_or_insert((position, position));
@@ -430,7 +425,9 @@ impl Pass<'_> {
                 values_before: values,
             })
             .collect();
-        let own = |m: &Matrix| narrowed.map(|ranges| m.gather(ranges.iter().cloned().flatten().collect::<Vec<_>>().into_iter()));
+        let own = |m: &Matrix| {
+            narrowed.map(|ranges| m.gather(ranges.iter().cloned().flatten().collect::<Vec<_>>().into_iter()))
+        };
         let (k_own, v_own) = (own(k), own(v));
         let (k, v) = (k_own.as_ref().unwrap_or(k), v_own.as_ref().unwrap_or(v));
 
@@ -468,8 +465,7 @@ impl Pass<'_> {
     }
 
     fn attn_out(&self, layer: usize, z: &Matrix, passed: &mut Passed) -> Matrix {
-        let (backend, config, block) =
-            (self.model.backend(), self.model.config(), &self.model.weights().blocks[layer]);
+        let (backend, config, block) = (self.model.backend(), self.model.config(), &self.model.weights().blocks[layer]);
         let hook = HookPoint::Block(layer, BlockHook::Result);
         let mut out = backend.affine(z, &block.w_o, &block.b_o);
         if self.visited(hook) {
@@ -514,13 +510,8 @@ impl Pass<'_> {
         let block = &model.weights().blocks[layer];
         let mut mlp_in = mlp_in.clone();
         self.visit(at(BlockHook::MlpIn), &mut mlp_in, passed);
-        let x = self.normalize(
-            &mlp_in,
-            block.ln2.as_ref(),
-            at(BlockHook::Ln2Scale),
-            at(BlockHook::Ln2Normalized),
-            passed,
-        );
+        let x =
+            self.normalize(&mlp_in, block.ln2.as_ref(), at(BlockHook::Ln2Scale), at(BlockHook::Ln2Normalized), passed);
         let mut neurons = model.backend().affine(&x, &block.w_in, &block.b_in);
         self.visit(at(BlockHook::MlpPre), &mut neurons, passed);
         model.backend().activate(model.config().activation, &mut neurons);

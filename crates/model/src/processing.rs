@@ -60,11 +60,9 @@ impl Processing {
 fn fold_ln(weights: &mut Weights) {
     for block in &mut weights.blocks {
         if let Some(ln) = block.ln1.take() {
-            for (w, b) in [
-                (&mut block.w_q, &mut block.b_q),
-                (&mut block.w_k, &mut block.b_k),
-                (&mut block.w_v, &mut block.b_v),
-            ] {
+            for (w, b) in
+                [(&mut block.w_q, &mut block.b_q), (&mut block.w_k, &mut block.b_k), (&mut block.w_v, &mut block.b_v)]
+            {
                 fold_into(&ln, w, b);
             }
         }

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::convert::convert;
 use crate::intervention::Kind;
-use crate::pass::{KeyValues, Kept, Part, Pass, Passed, Spot, Stage};
+use crate::pass::{Kept, KeyValues, Part, Pass, Passed, Spot, Stage};
 use crate::{BlockHook, Config, Error, HookPoint, Intervention, Positions, Processing, Result, Tensors, Weights};
 
 /// A decoder-only transformer: its dimensions and (processed) weights.
@@ -275,11 +275,10 @@ impl Model {
             for intervention in &case.interventions {
                 self.check_intervention(intervention)?;
                 self.check_after(intervention.hook, kept)?;
-                let at = intervention.positions.resolve(case.prompt, prompt.len()).map_err(|position| Error::Position {
-                    prompt: case.prompt,
-                    position,
-                    positions: prompt.len(),
-                })?;
+                let at = intervention
+                    .positions
+                    .resolve(case.prompt, prompt.len())
+                    .map_err(|position| Error::Position { prompt: case.prompt, position, positions: prompt.len() })?;
                 let spots: Vec<Spot> = at.into_iter().filter(|p| *p <= case.until).map(|p| (number, p)).collect();
                 first = spots.iter().map(|(_, p)| *p).min().unwrap_or(first).min(first);
                 self.add_edits(&mut edits, intervention, spots);
@@ -441,7 +440,9 @@ impl Model {
         let by_key = matches!(hook, HookPoint::Block(_, BlockHook::AttnScores | BlockHook::Pattern));
         let width: usize = hook.shape(&self.config, 0).iter().product();
         match intervention.kind.width() {
-            _ if hook == HookPoint::UnembedOut => problem("logits are the end of the pass; change what makes them".into()),
+            _ if hook == HookPoint::UnembedOut => {
+                problem("logits are the end of the pass; change what makes them".into())
+            }
             Some(_) if by_key => problem("rows differ in length here; use Zero, Scale or Map".into()),
             Some(found) if found != width => problem(format!("a row of {found} numbers where there are {width}")),
             _ => Ok(()),
@@ -502,6 +503,9 @@ pub fn batches(prompts: &Prompts, positions: usize) -> Vec<Range<usize>> {
 
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Model").field("config", &self.config).field("processing", &self.processing).finish_non_exhaustive()
+        f.debug_struct("Model")
+            .field("config", &self.config)
+            .field("processing", &self.processing)
+            .finish_non_exhaustive()
     }
 }

@@ -62,8 +62,12 @@ fn weights_hook_points_logits_and_losses_agree_with_transformer_lens() {
             assert!(delta <= 1e-4, "{name} {what}: {delta}");
         };
 
-        let named: BTreeMap<_, _> =
-            model.weights().named(model.config()).into_iter().map(|(name, shape, data)| (name, (shape, data))).collect();
+        let named: BTreeMap<_, _> = model
+            .weights()
+            .named(model.config())
+            .into_iter()
+            .map(|(name, shape, data)| (name, (shape, data)))
+            .collect();
         let expected_weights = expected(&fixture, "weight.");
         assert_eq!(expected_weights.len(), named.len());
         let mut worst = 0.0_f64;
@@ -76,15 +80,15 @@ fn weights_hook_points_logits_and_losses_agree_with_transformer_lens() {
         let first = fixture.prompts.range(0..1);
         let expected_cache = expected(&fixture, "cache.");
         let hooks: Vec<HookPoint> = expected_cache.iter().map(|(name, ..)| name.parse().unwrap()).collect();
-        let run = model.run(&first, &Ask::capture(hooks.clone()).with_losses().with_logits(Positions::All), &[]).unwrap();
+        let run =
+            model.run(&first, &Ask::capture(hooks.clone()).with_losses().with_logits(Positions::All), &[]).unwrap();
         for ((hook_name, _, values), hook) in expected_cache.iter().zip(hooks) {
             let found = run.captured(hook).data();
             if hook_name.ends_with("scores") || hook_name.ends_with("pattern") {
                 // TransformerLens: [head, query, key]; here [query, head, key].
                 let (heads, n) = (model.config().n_heads, first.positions());
-                let turned: Vec<f32> = (0..heads * n * n)
-                    .map(|i| found[(i / n % n) * heads * n + i / (n * n) * n + i % n])
-                    .collect();
+                let turned: Vec<f32> =
+                    (0..heads * n * n).map(|i| found[(i / n % n) * heads * n + i / (n * n) * n + i % n]).collect();
                 report(hook_name, difference(values, &turned));
             } else {
                 report(hook_name, difference(values, found));

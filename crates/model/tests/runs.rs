@@ -13,9 +13,8 @@ fn model(name: &str, processing: Processing) -> Model {
 
 fn models() -> impl Strategy<Value = Model> {
     let names = prop::sample::select(vec!["neo-tiny", "gpt2-tiny", "neox-tiny"]);
-    (names, any::<bool>()).prop_map(|(name, processed)| {
-        model(name, if processed { Processing::default() } else { Processing::none() })
-    })
+    (names, any::<bool>())
+        .prop_map(|(name, processed)| model(name, if processed { Processing::default() } else { Processing::none() }))
 }
 
 fn prompts() -> impl Strategy<Value = Prompts> {
@@ -24,7 +23,13 @@ fn prompts() -> impl Strategy<Value = Prompts> {
 
 fn kinds(width: usize) -> Vec<Kind> {
     let row: Vec<f32> = (0..width).map(|i| (i as f32 * 0.7).sin()).collect();
-    vec![Kind::Zero, Kind::Scale(-0.5), Kind::Set(row.clone().into()), Kind::Add(row.clone().into()), Kind::Project(row.into())]
+    vec![
+        Kind::Zero,
+        Kind::Scale(-0.5),
+        Kind::Set(row.clone().into()),
+        Kind::Add(row.clone().into()),
+        Kind::Project(row.into()),
+    ]
 }
 
 proptest! {

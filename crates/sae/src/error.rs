@@ -22,7 +22,9 @@ pub enum Error {
         problem: String,
     },
     /// The SAE reads another width than the model has at its hook point.
-    #[error("{file}: the SAE reads {found} numbers at {hook}, but the model has {expected} there; is it an SAE of another model?")]
+    #[error(
+        "{file}: the SAE reads {found} numbers at {hook}, but the model has {expected} there; is it an SAE of another model?"
+    )]
     Width {
         /// The configuration file.
         file: String,
@@ -34,7 +36,9 @@ pub enum Error {
         found: usize,
     },
     /// A pre-activation is NaN or infinite.
-    #[error("{sae}: the pre-activation of direction {direction} is not finite at row {row}; check the activations it reads")]
+    #[error(
+        "{sae}: the pre-activation of direction {direction} is not finite at row {row}; check the activations it reads"
+    )]
     NotFinite {
         /// The SAE.
         sae: String,

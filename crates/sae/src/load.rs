@@ -23,7 +23,9 @@ impl Sae {
             serde_json::from_slice(&folder.read(CONFIG)?).map_err(|e| problem(format!("not JSON ({e})")))?;
         let size = |key: &str| {
             let value = json.get(key).and_then(Value::as_u64).filter(|n| *n > 0 && *n < 1 << 32);
-            value.map(|n| n as usize).ok_or_else(|| problem(format!("`{key}` is missing or not a whole number above 0")))
+            value
+                .map(|n| n as usize)
+                .ok_or_else(|| problem(format!("`{key}` is missing or not a whole number above 0")))
         };
         let text = |key: &str, default: &str| json.get(key).and_then(Value::as_str).unwrap_or(default).to_owned();
         for (key, default, supported) in [
@@ -67,7 +69,10 @@ fn site(hook: HookPoint, head: Option<usize>, model: &Model, problem: impl Fn(St
     if !HookPoint::all(config).contains(&hook) {
         return Err(problem(format!("the SAE reads {hook}, which the model does not have")));
     }
-    let by_head = matches!(hook, HookPoint::Block(_, BlockHook::Z | BlockHook::Q | BlockHook::K | BlockHook::V | BlockHook::Result));
+    let by_head = matches!(
+        hook,
+        HookPoint::Block(_, BlockHook::Z | BlockHook::Q | BlockHook::K | BlockHook::V | BlockHook::Result)
+    );
     if matches!(hook, HookPoint::Block(_, BlockHook::AttnScores | BlockHook::Pattern)) {
         return Err(problem(format!("{hook} has as many numbers as positions; an SAE cannot read it")));
     }

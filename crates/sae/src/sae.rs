@@ -177,7 +177,12 @@ impl Sae {
             HookPoint::Block(_, BlockHook::Z) => through(&block.w_o),
             HookPoint::Block(
                 _,
-                BlockHook::MlpOut | BlockHook::AttnOut | BlockHook::Result | BlockHook::ResidPre | BlockHook::ResidMid | BlockHook::ResidPost,
+                BlockHook::MlpOut
+                | BlockHook::AttnOut
+                | BlockHook::Result
+                | BlockHook::ResidPre
+                | BlockHook::ResidMid
+                | BlockHook::ResidPost,
             ) => Ok(rows.clone()),
             hook => Err(Error::Config {
                 file: self.name.clone(),

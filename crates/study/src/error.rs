@@ -1,8 +1,48 @@
+//! What can go wrong in a study.
+
 use std::path::PathBuf;
 
-/// What can go wrong between a table and its file.
+/// A specialised `Result`.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of the study room.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
+    /// The corpus could not be read or tokenised.
+    #[error(transparent)]
+    Corpus(#[from] directrix_corpus::Error),
+    /// The model could not be loaded or run.
+    #[error(transparent)]
+    Model(#[from] directrix_model::Error),
+    /// An SAE could not be loaded or used.
+    #[error(transparent)]
+    Sae(#[from] directrix_sae::Error),
+    /// The index could not be built or read.
+    #[error(transparent)]
+    Index(#[from] directrix_index::Error),
+    /// An analysis failed.
+    #[error(transparent)]
+    Circuits(#[from] directrix_circuits::Error),
+    /// A study file could not be read.
+    #[error("cannot read the study {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A study file says something that cannot be done.
+    #[error("{name}: {problem}")]
+    Study {
+        /// The file.
+        name: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// The study was asked to stop.
+    #[error("stopped; run the same command again: what the index holds is reused")]
+    Stopped,
     /// A folder could not be created.
     #[error("cannot create the folder {path}: {source}; choose another --out or make its parent writable")]
     Folder {
@@ -50,6 +90,3 @@ pub enum Error {
         source: minijinja::Error,
     },
 }
-
-/// A result of this crate.
-pub type Result<T> = std::result::Result<T, Error>;

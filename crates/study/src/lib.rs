@@ -1,13 +1,38 @@
 //! Study files to tables, figures and a report.
+//!
+//! A [`Study`] is a TOML file: model, SAEs, corpus, a behaviour, and the analyses to make with their options. Running it
+//! builds or reuses an index, finds the prompts that show the behaviour, makes each analysis, and writes `report.html` (one
+//! file, offline), every table as CSV and Parquet, every figure as SVG, `study.json` and a manifest. The parts can be used
+//! alone: a [`Report`] is [`Section`]s of [`Block`]s, a [`Figure`] draws itself as SVG and as an interactive chart, a table
+//! is [written](write_table) to files.
+//!
+//! ```
+//! use directrix_study::Study;
+//!
+//! let study = Study::parse(Study::CLOSING_QUOTE, "closing-quote.toml")?;
+//! assert_eq!(study.behaviour.contains, "said, \"");
+//! # Ok::<(), directrix_study::Error>(())
+//! ```
 
 mod error;
 mod figure;
 mod interactive;
+mod lab;
 mod output;
 mod report;
+mod run;
+mod sections;
+mod study;
 mod svg;
 
 pub use error::{Error, Result};
 pub use figure::{Figure, Series, Shape};
+pub use lab::{Event, default_bos};
 pub use output::{write_atomically, write_figure, write_table};
 pub use report::{Block, Report, Section, ShadedText, Texts};
+pub use run::Finished;
+pub use study::{
+    Active, Attention, BehaviourSection, Coactivation, CooccurrenceSection, Cosine, DirectionAttributionSection,
+    DirectionSection, Examples, FeatureAttribution, JointAblation, LogitAttribution, LossRecoveredSection,
+    MoreAblations, Remainder, SectionKind, SingleAblations, Study, Tokens, TopTokens,
+};

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use directrix::index;
 
 use super::interrupt::Stopped;
+use super::terminal::remark;
 
 const FAILED: u8 = 1;
 /// What a shell gives for a command that ctrl-C ended.
@@ -22,11 +23,11 @@ pub(crate) fn exit_code(command: impl FnOnce() -> anyhow::Result<()>) -> ExitCod
     std::panic::set_hook(Box::new(remember));
     let Ok(result) = catch_unwind(AssertUnwindSafe(command)) else {
         let panic = PANIC.lock().ok().and_then(|mut panic| panic.take()).unwrap_or_default();
-        eprintln!(
+        remark(&format!(
             "error: directrix stopped at a fault of its own: {panic}\n\
              Please report this, with the command and directrix {}.",
             env!("CARGO_PKG_VERSION")
-        );
+        ));
         return ExitCode::from(FAILED);
     };
     let Err(error) = result else { return ExitCode::SUCCESS };
@@ -35,18 +36,19 @@ pub(crate) fn exit_code(command: impl FnOnce() -> anyhow::Result<()>) -> ExitCod
     }
     let message = message(&error);
     if is_stopped(&error) {
-        eprintln!("{message}");
+        remark(&message);
         return ExitCode::from(STOPPED);
     }
-    eprintln!("error: {message}");
+    remark(&format!("error: {message}"));
     ExitCode::from(FAILED)
 }
 
 fn remember(panic: &PanicHookInfo<'_>) {
     let location = panic.location().map_or_else(String::new, |location| format!(" ({location})"));
-    let said = panic.payload_as_str().unwrap_or("no message");
+    let payload = panic.payload();
+    let said = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref().copied());
     if let Ok(mut latest) = PANIC.lock() {
-        *latest = Some(format!("{said}{location}"));
+        *latest = Some(format!("{}{location}", said.unwrap_or("no message")));
     }
 }
 

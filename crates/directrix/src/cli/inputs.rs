@@ -22,6 +22,7 @@ pub(crate) struct ModelArgs {
 
 #[derive(Args)]
 #[command(next_help_heading = "Weights")]
+#[allow(clippy::struct_excessive_bools)]
 pub(crate) struct ProcessingArgs {
     /// Use the weights as they are in the checkpoint: none of the four steps below
     #[arg(long)]
@@ -132,7 +133,10 @@ impl Loaded {
     /// The tokenizer, for what cannot do without.
     pub(crate) fn tokenizer(&self) -> anyhow::Result<&Tokenizer> {
         self.tokenizer.as_ref().with_context(|| {
-            format!("`{}` is missing, and text needs it; put the model's tokenizer there", self.folder.describe("tokenizer.json"))
+            format!(
+                "`{}` is missing, and text needs it; put the model's tokenizer there",
+                self.folder.describe("tokenizer.json")
+            )
         })
     }
 
@@ -162,7 +166,10 @@ impl BosArgs {
     pub(crate) fn token(&self, loaded: &Loaded) -> anyhow::Result<Option<u32>> {
         let token = loaded.tokenizer.as_ref().and_then(Tokenizer::bos);
         if self.bos && token.is_none() {
-            bail!("--bos: `{}` names no BOS token; leave --bos out, or set bos_token in tokenizer_config.json", loaded.folder);
+            bail!(
+                "--bos: `{}` names no BOS token; leave --bos out, or set bos_token in tokenizer_config.json",
+                loaded.folder
+            );
         }
         let by_convention = loaded.model.config().architecture != Architecture::GptNeoX;
         Ok(token.filter(|_| self.bos || (by_convention && !self.no_bos)))
@@ -245,26 +252,23 @@ impl DocumentArgs {
 impl PromptArgs {
     /// The prompts, held in memory.
     pub(crate) fn load(&self, loaded: &Loaded) -> anyhow::Result<Chunk> {
+        let name = self.source.prompts.as_deref().unwrap_or("--text");
+        let documents = self.documents()?.take(self.documents.most());
         let tokenising = loaded.tokenising(&self.bos)?;
-        let tokenizer = loaded.tokenizer.as_ref();
-        let most = self.documents.most();
-        let chunks: Box<dyn Iterator<Item = corpus::Result<Chunk>>> = match &self.source.prompts {
-            Some(file) => {
-                let corpus = Corpus::open(file, self.documents.column.as_deref())?;
-                Box::new(corpus::prompts(corpus.name(), corpus.documents()?.take(most), tokenizer, tokenising))
-            }
-            None => {
-                let texts = self.source.text.iter().map(|text| Ok(Document::Text(text.clone()))).take(most);
-                Box::new(corpus::prompts("--text", texts, tokenizer, tokenising))
-            }
-        };
         let mut all = Chunk::default();
-        for chunk in chunks {
+        for chunk in corpus::prompts(name, documents, loaded.tokenizer.as_ref(), tokenising) {
             let chunk = chunk?;
             all.prompts.extend(&chunk.prompts);
             all.cut += chunk.cut;
         }
         Ok(all)
+    }
+
+    fn documents(&self) -> anyhow::Result<Box<dyn Iterator<Item = corpus::Result<Document>> + '_>> {
+        if let Some(file) = &self.source.prompts {
+            return Ok(Box::new(Corpus::open(file, self.documents.column.as_deref())?.documents()?));
+        }
+        Ok(Box::new(self.source.text.iter().map(|text| Ok(Document::Text(text.clone())))))
     }
 }
 

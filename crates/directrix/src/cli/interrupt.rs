@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::terminal::remark;
+
 static STOP: AtomicBool = AtomicBool::new(false);
 
 /// The user stopped the command.
@@ -22,7 +24,7 @@ pub(crate) fn flag() -> &'static AtomicBool {
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("stopping; press ctrl-C again to stop at once");
+        remark("stopping; press ctrl-C again to stop at once");
     });
     // A system that offers no handler keeps its own: ctrl-C ends the process.
     drop(set);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::terminal::{duration, thousands};
+use super::terminal::{duration, remark, thousands};
 
 const SILENT: Duration = Duration::from_secs(1);
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
@@ -17,6 +17,8 @@ pub(crate) struct Progress {
     started: Instant,
     /// Where and when the speed is measured from: work done by an earlier start does not count.
     first: Option<(Instant, usize, u64)>,
+    /// Positions per second, once known.
+    rate: Option<f64>,
     last_line: Instant,
     bar: Option<ProgressBar>,
 }
@@ -25,25 +27,22 @@ impl Progress {
     /// Of `what` over this many prompts.
     pub(crate) fn new(what: &'static str, prompts: usize) -> Progress {
         let now = Instant::now();
-        Progress { what, prompts, started: now, first: None, last_line: now, bar: None }
+        Progress { what, prompts, started: now, first: None, rate: None, last_line: now, bar: None }
     }
 
     /// So many prompts and positions are done.
     pub(crate) fn at(&mut self, prompts: usize, positions: u64) {
         let now = Instant::now();
         let (since, first_prompts, first_positions) = *self.first.get_or_insert((now, prompts, positions));
+        let (done, seconds) = (prompts - first_prompts, (now - since).as_secs_f64());
+        self.rate = (done > 0 && seconds > 0.0).then(|| (positions - first_positions) as f64 / seconds);
         if now - self.started < SILENT {
             return;
         }
-        let seconds = (now - since).as_secs_f64().max(1e-9);
-        let done = prompts - first_prompts;
-        let speed = if done == 0 {
-            String::new()
-        } else {
-            let rate = (positions - first_positions) as f64 / seconds;
+        let speed = self.rate.map_or_else(String::new, |rate| {
             let left = self.prompts.saturating_sub(prompts) as f64 * seconds / done as f64;
             format!("{} positions/s, {} left", thousands(rate as u64), duration(left))
-        };
+        });
         self.show(now, prompts, &speed);
     }
 
@@ -53,9 +52,25 @@ impl Progress {
             bar.set_position(prompts as u64);
             bar.set_message(speed.to_owned());
         } else if now - self.last_line >= BETWEEN_LINES {
-            eprintln!("{}: {} of {} prompts, {speed}", self.what, thousands(prompts as u64), thousands(self.prompts as u64));
+            remark(&format!(
+                "{}: {} of {} prompts, {speed}",
+                self.what,
+                thousands(prompts as u64),
+                thousands(self.prompts as u64)
+            ));
             self.last_line = now;
         }
+    }
+
+    /// Says how long it took, if it took long.
+    pub(crate) fn end(self) {
+        let elapsed = self.started.elapsed();
+        if elapsed < SILENT {
+            return;
+        }
+        let rate = self.rate.map(|rate| format!(", {} positions/s", thousands(rate as u64)));
+        drop(self);
+        remark(&format!("{:.1} s{}", elapsed.as_secs_f64(), rate.unwrap_or_default()));
     }
 
     /// What is done now, where it cannot be counted.

@@ -2,10 +2,11 @@
 
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{CellAlignment, Table};
+use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 use directrix::corpus::Tokenizer;
 use serde::Serialize;
+
+const TABLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
 /// Where results go.
 pub(crate) fn stdout() -> BufWriter<StdoutLock<'static>> {
@@ -21,13 +22,18 @@ pub(crate) fn json(result: &impl Serialize) -> anyhow::Result<()> {
 
 /// A remark beside the results.
 pub(crate) fn note(text: &str) {
-    eprintln!("note: {text}");
+    remark(&format!("note: {text}"));
+}
+
+/// A line on stderr. Where nothing reads it, nothing is lost.
+pub(crate) fn remark(text: &str) {
+    drop(writeln!(io::stderr(), "{text}"));
 }
 
 /// An empty table; columns from `numbers` on are aligned to the right.
 pub(crate) fn table(header: &[&str], numbers: usize) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY).set_header(header);
+    table.load_style(TABLE).set_header(header);
     for column in table.column_iter_mut().skip(numbers) {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -93,7 +99,10 @@ impl Shading {
                 let [red, green, blue] = between([255.0, 243.0, 224.0], [255.0, 120.0, 0.0], share);
                 format!("\x1b[30;48;2;{red};{green};{blue}m{token}\x1b[0m")
             }
-            Shading::Marks if activation >= 0.5 * highest => format!("«{token}:{activation:.1}»"),
+            Shading::Marks if activation >= 0.5 * highest => {
+                let word = token.trim_start_matches(' ');
+                format!("{}«{word}:{activation:.1}»", &token[..token.len() - word.len()])
+            }
             Shading::Marks => token.clone(),
         };
         tokens.iter().zip(activations).map(shade).collect()
@@ -110,7 +119,10 @@ mod tests {
 
     #[test]
     fn numbers_are_grouped_and_times_are_clocks() {
-        assert_eq!((thousands(0), thousands(999), thousands(1_234_567)), ("0".into(), "999".into(), "1,234,567".into()));
+        assert_eq!(
+            (thousands(0), thousands(999), thousands(1_234_567)),
+            ("0".into(), "999".into(), "1,234,567".into())
+        );
         assert_eq!((duration(65.2), duration(7384.0)), ("1:05".into(), "2:03:04".into()));
     }
 
@@ -128,7 +140,7 @@ mod tests {
     #[test]
     fn the_strongest_tokens_are_marked_or_every_active_one_coloured() {
         let tokens = ["a".into(), " b".into(), " c".into()];
-        assert_eq!(Shading::Marks.shaded(&tokens, &[0.0, 1.0, 4.0], 8.0), "a b« c:4.0»");
+        assert_eq!(Shading::Marks.shaded(&tokens, &[0.0, 1.0, 4.0], 8.0), "a b «c:4.0»");
         let coloured = Shading::Colours.shaded(&tokens, &[0.0, 1.0, 8.0], 8.0);
         assert!(coloured.starts_with("a\x1b[30;48;2;255;"), "{coloured:?}");
         assert!(coloured.contains("255;120;0m c\x1b[0m"), "{coloured:?}");

@@ -1,0 +1,276 @@
+//! `directrix direction`.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::bail;
+use clap::Args;
+use directrix::corpus::{Folder, Tokenizer};
+use directrix::index::{Example, Index, SaeIndex};
+use serde_json::{Value, json};
+
+use super::terminal::{self, Shading, bar, note, stdout, table, thousands};
+
+const EXAMPLES: &str = "\
+Examples:
+  directrix direction 42
+  directrix direction 42 --sae sae-l1 --examples 10 --around 60
+  directrix direction 42 --index out/pile --json";
+
+/// Token counts shown; `--json` gives all.
+const TOKENS_SHOWN: usize = 10;
+const BAR_WIDTH: usize = 40;
+
+/// Show what a direction fires on.
+///
+/// Reads an index and prints a direction's maximum, density and mean, a histogram of its activations, the tokens it fires
+/// on most often, and the prompts in which it fires most strongly: overall, and with their highest activation in the
+/// upper, middle and lower third of its maximum. Tokens are shaded by activation on a terminal; elsewhere, and with
+/// NO_COLOR set, the strongest are marked «token:activation».
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Direction {
+    /// Number of the direction, from 0
+    #[arg(value_name = "N")]
+    number: usize,
+    /// Index, as made by `directrix index`
+    #[arg(long, value_name = "FOLDER", default_value = "out/index")]
+    index: PathBuf,
+    /// SAE of the index, by its name or its number from 0 [default: the first]
+    #[arg(long, value_name = "SAE")]
+    sae: Option<String>,
+    /// Examples to show of each kind
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    examples: usize,
+    /// Tokens to show on either side of an example's strongest
+    #[arg(long, value_name = "N", default_value_t = 24)]
+    around: usize,
+    /// Model folder whose tokenizer gives the tokens' text [default: the model of the index]
+    #[arg(long, value_name = "FOLDER")]
+    model: Option<String>,
+    /// Print everything as JSON, with whole prompts
+    #[arg(long)]
+    json: bool,
+}
+
+/// A direction of an opened index.
+struct Subject<'a> {
+    index: &'a Index,
+    sae: &'a SaeIndex,
+    direction: usize,
+    tokenizer: Option<Tokenizer>,
+}
+
+impl Direction {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        if !self.index.join("index.json").is_file() {
+            bail!(
+                "`{0}` holds no index; make one with `directrix index --out {0}`, or name another with --index",
+                self.index.display()
+            );
+        }
+        let index = Index::open(&self.index)?;
+        let sae = self.choose_sae(&index)?;
+        if self.number >= sae.directions() {
+            let (name, last) = (sae.name(), sae.directions() - 1);
+            bail!("{name} has directions 0 to {last}, so there is no direction {}", self.number);
+        }
+        let subject = Subject { index: &index, sae, direction: self.number, tokenizer: self.tokenizer(&index)? };
+        if self.json { terminal::json(&self.to_json(&subject)) } else { self.print(&subject) }
+    }
+
+    fn choose_sae<'a>(&self, index: &'a Index) -> anyhow::Result<&'a SaeIndex> {
+        let Some(wanted) = &self.sae else { return Ok(index.sae(0)) };
+        let number = wanted.parse::<usize>().ok().filter(|number| *number < index.saes().len());
+        let named = |sae: &&SaeIndex| wanted.trim_end_matches('/').rsplit('/').next() == Some(sae.name());
+        if let Some(sae) = number.map(|number| index.sae(number)).or_else(|| index.saes().iter().find(named)) {
+            return Ok(sae);
+        }
+        let names: Vec<String> =
+            index.saes().iter().enumerate().map(|(i, sae)| format!("{i} ({})", sae.name())).collect();
+        bail!("the index has no SAE `{wanted}`; it has {}", names.join(", "))
+    }
+
+    /// The tokenizer of the model asked for, or of the index's model if it is still there.
+    fn tokenizer(&self, index: &Index) -> anyhow::Result<Option<Tokenizer>> {
+        let of = |folder: &str| Folder::find(folder).and_then(|folder| Tokenizer::from_folder(&folder));
+        if let Some(folder) = &self.model {
+            return Ok(Some(of(folder)?));
+        }
+        match of(&index.meta().identity.model.name) {
+            Ok(tokenizer) => Ok(Some(tokenizer)),
+            Err(error) => {
+                note(&format!("tokens are shown as [id]: {error}; name a folder with a tokenizer by --model"));
+                Ok(None)
+            }
+        }
+    }
+
+    fn print(&self, subject: &Subject) -> anyhow::Result<()> {
+        let meta = subject.index.meta();
+        let direction = subject.sae.direction(self.number);
+        let mut out = stdout();
+        writeln!(out, "{}, direction {}, reads {}", subject.sae.name(), self.number, subject.sae.hook())?;
+        let (prompts, positions) = (thousands(meta.prompts as u64), thousands(meta.positions));
+        writeln!(out, "corpus {}: {prompts} prompts, {positions} positions\n", meta.identity.corpus.name)?;
+        if direction.active == 0 {
+            writeln!(out, "It fires nowhere in this corpus: it is dead.")?;
+            return Ok(out.flush()?);
+        }
+        writeln!(
+            out,
+            "maximum {:.2}, mean where it fires {:.2}\nfires at {} positions ({:.3} %), in {} prompts ({:.1} %)\n",
+            direction.maximum,
+            direction.mean,
+            thousands(direction.active),
+            100.0 * direction.density,
+            thousands(direction.prompts as u64),
+            100.0 * direction.prompts as f64 / meta.prompts as f64,
+        )?;
+        writeln!(out, "Activations (bars on a logarithmic scale)")?;
+        write!(out, "{}", histogram(subject.sae.histogram(self.number), direction.maximum))?;
+        self.print_tokens(subject, &mut out)?;
+        for (title, examples) in subject.examples(self.examples) {
+            if examples.is_empty() {
+                continue;
+            }
+            writeln!(out, "\n{title}")?;
+            for example in examples {
+                let text = subject.shaded(&example, self.around, direction.maximum);
+                writeln!(
+                    out,
+                    "  {:>6.2}  prompt {}, position {}",
+                    example.activation, example.prompt, example.position
+                )?;
+                writeln!(out, "          {text}")?;
+            }
+        }
+        Ok(out.flush()?)
+    }
+
+    fn print_tokens(&self, subject: &Subject, out: &mut impl Write) -> anyhow::Result<()> {
+        let options = subject.index.meta().identity.options;
+        writeln!(
+            out,
+            "\nTokens above {} × maximum (first {} positions of prompts left out)",
+            options.count_above, options.skip_first
+        )?;
+        let counts = subject.sae.token_counts(self.number);
+        if counts.is_empty() {
+            writeln!(out, "  none")?;
+            return Ok(());
+        }
+        let all = total(&counts);
+        let mut tokens = table(&["token", "count", "share", ""], 1);
+        if let Some(bars) = tokens.column_mut(3) {
+            bars.set_cell_alignment(comfy_table::CellAlignment::Left);
+        }
+        for &(token, count) in counts.iter().take(TOKENS_SHOWN) {
+            let share = count as f64 / all as f64;
+            tokens.add_row([
+                format!("\"{}\"", subject.token(token)),
+                thousands(count as u64),
+                format!("{:.1} %", 100.0 * share),
+                bar(share, BAR_WIDTH / 2),
+            ]);
+        }
+        writeln!(out, "{}", tokens.trim_fmt())?;
+        if counts.len() > TOKENS_SHOWN {
+            writeln!(out, "  and {} other tokens", thousands((counts.len() - TOKENS_SHOWN) as u64))?;
+        }
+        Ok(())
+    }
+
+    fn to_json(&self, subject: &Subject) -> Value {
+        let meta = subject.index.meta();
+        let direction = subject.sae.direction(self.number);
+        let counts = subject.sae.token_counts(self.number);
+        let all = total(&counts).max(1);
+        let tokens = counts.iter().map(|&(token, count)| {
+            let text = subject.text(token);
+            json!({ "token": token, "text": text, "count": count, "share": count as f64 / all as f64 })
+        });
+        let examples = subject
+            .examples(self.examples)
+            .map(|(_, examples)| examples.iter().map(|example| subject.example_json(example)).collect::<Vec<_>>());
+        let [top, upper, middle, lower] = examples;
+        json!({
+            "sae": subject.sae.name(),
+            "hook": subject.sae.hook(),
+            "direction": direction.direction,
+            "corpus": meta.identity.corpus.name,
+            "corpus_prompts": meta.prompts,
+            "corpus_positions": meta.positions,
+            "maximum": direction.maximum,
+            "mean": direction.mean,
+            "active": direction.active,
+            "density": direction.density,
+            "prompts": direction.prompts,
+            "histogram": subject.sae.histogram(self.number),
+            "tokens": tokens.collect::<Vec<_>>(),
+            "examples": { "top": top, "upper": upper, "middle": middle, "lower": lower },
+        })
+    }
+}
+
+impl Subject<'_> {
+    /// The strongest examples, and those of each third of the maximum.
+    fn examples(&self, k: usize) -> [(&'static str, Vec<Example>); 4] {
+        let third = |i: f32| self.sae.interval_examples(self.index, self.direction, i / 3.0, (i + 1.0) / 3.0, k);
+        [
+            ("Strongest prompts", self.sae.top_examples(self.index, self.direction, k)),
+            ("Prompts in the upper third", third(2.0)),
+            ("Prompts in the middle third", third(1.0)),
+            ("Prompts in the lower third", third(0.0)),
+        ]
+    }
+
+    /// An example's tokens around its strongest, shaded.
+    fn shaded(&self, example: &Example, around: usize, maximum: f32) -> String {
+        let tokens = self.index.prompt(example.prompt);
+        let activations = self.sae.on_prompt(self.index, example.prompt, self.direction);
+        let start = example.position.saturating_sub(around);
+        let end = example.position.saturating_add(around.saturating_add(1)).min(tokens.len());
+        let texts: Vec<String> = tokens[start..end].iter().map(|&token| self.token(token)).collect();
+        let shaded = Shading::of_stdout().shaded(&texts, &activations[start..end], maximum);
+        let (before, after) = (if start > 0 { "…" } else { "" }, if end < tokens.len() { "…" } else { "" });
+        format!("{before}{shaded}{after}")
+    }
+
+    fn example_json(&self, example: &Example) -> Value {
+        let tokens = self.index.prompt(example.prompt);
+        json!({
+            "prompt": example.prompt,
+            "position": example.position,
+            "activation": example.activation,
+            "tokens": tokens,
+            "texts": tokens.iter().map(|&token| self.text(token)).collect::<Vec<_>>(),
+            "activations": self.sae.on_prompt(self.index, example.prompt, self.direction),
+        })
+    }
+
+    /// A token as shown.
+    fn token(&self, token: u32) -> String {
+        terminal::token(self.tokenizer.as_ref(), token)
+    }
+
+    /// A token's text as it is.
+    fn text(&self, token: u32) -> Option<String> {
+        self.tokenizer.as_ref().map(|tokenizer| tokenizer.token_text(token))
+    }
+}
+
+fn total(counts: &[(u32, u32)]) -> u64 {
+    counts.iter().map(|(_, count)| *count as u64).sum()
+}
+
+fn histogram(counts: &[u64], maximum: f32) -> String {
+    let highest = counts.iter().copied().max().unwrap_or(0).max(1);
+    let width = maximum / counts.len() as f32;
+    let line = |(i, &count): (usize, &u64)| {
+        let bar = bar((count as f64).ln_1p() / (highest as f64).ln_1p(), BAR_WIDTH);
+        let (from, to) = (width * i as f32, width * (i + 1) as f32);
+        format!("  {from:>6.2} – {to:<6.2} {bar} {}\n", thousands(count))
+    };
+    counts.iter().enumerate().map(line).collect()
+}

@@ -1,0 +1,287 @@
+//! Each command as a user runs it.
+
+mod common;
+
+use std::fs;
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use common::{Folder, directrix, done, fixture, json, run, text};
+use directrix::corpus::{self, Prompts, Tokenizer};
+use directrix::model::{Ask, HookPoint, Model, Positions, Processing, Target};
+use directrix::sae::Sae;
+use safetensors::{Dtype, SafeTensors};
+
+#[test]
+fn every_command_helps_with_an_example() {
+    for command in ["index", "direction", "capture", "generate"] {
+        let help = done(&[command, "--help"]);
+        assert!(help.contains("Examples:") && help.contains(&format!("\n  directrix {command} ")), "{help}");
+    }
+    assert!(done(&["--help"]).contains("Examples:"));
+    assert_eq!(done(&["--version"]), format!("directrix {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn the_shipped_model_is_indexed_and_its_directions_are_shown() {
+    let folder = Folder::new();
+    fs::create_dir(folder.at("index")).unwrap();
+    let index = folder.at("index");
+    let first = json(&["index", "--limit", "20", "--out", &index]);
+    assert_eq!((&first["prompts"], &first["already_complete"]), (&20.into(), &false.into()));
+    assert_eq!(first["saes"][1]["name"], "sae-l1");
+    let again = run(&["index", "--limit", "20", "--out", &index]);
+    assert!(again.status.success() && text(&again.stderr).contains("complete already"));
+    assert!(text(&again.stdout).contains("blocks.1.mlp.hook_post"));
+
+    // A direction that fires often enough to have every part.
+    let report = |direction: usize| json(&["direction", &direction.to_string(), "--index", &index, "--sae", "sae-l1"]);
+    let (number, found) = (0..200)
+        .map(|direction| (direction, report(direction)))
+        .find(|(_, found)| !found["tokens"].as_array().unwrap().is_empty())
+        .unwrap();
+    let example = &found["examples"]["top"][0];
+    assert_eq!(example["activation"], found["maximum"]);
+    let position = example["position"].as_u64().unwrap() as usize;
+    assert_eq!(example["activations"][position], found["maximum"]);
+    assert_eq!(example["texts"][0], "<|endoftext|>");
+    assert_eq!(found["histogram"].as_array().unwrap().len(), 20);
+
+    let shown = done(&["direction", &number.to_string(), "--index", &index, "--sae", "1"]);
+    assert!(shown.starts_with(&format!("sae-l1, direction {number}, reads blocks.1.mlp.hook_post\n")), "{shown}");
+    let marked = format!(":{:.1}»", found["maximum"].as_f64().unwrap());
+    assert!(shown.contains("Strongest prompts") && shown.contains(&marked), "{shown}");
+    assert!(!shown.contains('\x1b'));
+}
+
+#[test]
+fn a_model_without_tokenizer_is_indexed_from_ready_ids() {
+    let folder = Folder::new();
+    let (model, corpus, index) = (fixture("gpt2-tiny"), folder.ids("ids.jsonl", 40, 64), folder.at("index"));
+    let saes = [fixture("gpt2-tiny/sae-l0"), fixture("gpt2-tiny/sae-l2")];
+    let args = ["index", "--model", &model, "--sae", &saes[0], "--sae", &saes[1], "--corpus", &corpus, "--out", &index];
+    let made = json(&args);
+    assert_eq!((&made["prompts"], &made["saes"][1]["name"]), (&40.into(), &"sae-l2".into()));
+
+    let shown = run(&["direction", "3", "--index", &index]);
+    assert!(shown.status.success());
+    assert!(text(&shown.stderr).contains("shown as [id]"), "{}", text(&shown.stderr));
+    assert!(text(&shown.stdout).contains("sae-l0, direction 3"));
+}
+
+/// Presses ctrl-C; gives what the command says of it.
+fn interrupted(mut child: Child) -> String {
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let mut message = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut message).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{message}");
+    message
+}
+
+#[test]
+fn an_interrupted_capture_leaves_nothing() {
+    let folder = Folder::new();
+    let out = folder.at("run.safetensors");
+    let mut child = directrix()
+        .args(["capture", "--prompts", "tinystories-2l/stories.txt", "--logits", "--out", &out])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    while folder.names().is_empty() {
+        assert!(child.try_wait().unwrap().is_none(), "the capture did not begin");
+        sleep(Duration::from_millis(2));
+    }
+    assert!(interrupted(child).contains("stopped; nothing was written"));
+    assert!(folder.names().is_empty());
+}
+
+#[test]
+fn an_interrupted_index_goes_on_and_equals_an_uninterrupted_one() {
+    let folder = Folder::new();
+    let (model, sae) = (fixture("gpt2-tiny"), fixture("gpt2-tiny/sae-l0"));
+    let corpus = folder.ids("ids.jsonl", 6000, 64);
+    let args =
+        |out: &str| ["index", "--model", &model, "--sae", &sae, "--corpus", &corpus, "--out", out].map(String::from);
+    let (whole, resumed) = (folder.at("whole"), folder.at("resumed"));
+    let mut child = directrix().args(args(&resumed)).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    while !folder.path().join("resumed.partial/checkpoint.json").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "the index ended before its first checkpoint");
+        sleep(Duration::from_millis(2));
+    }
+    let message = interrupted(child);
+    assert!(message.contains("run the same command again to go on"), "{message}");
+    assert!(!folder.path().join("resumed").exists());
+
+    for out in [&resumed, &whole] {
+        assert!(directrix().args(args(out)).output().unwrap().status.success());
+    }
+    assert_eq!(folder.names(), ["ids.jsonl", "resumed", "whole"]);
+    for part in ["", "sae-0"] {
+        for entry in fs::read_dir(folder.path().join("whole").join(part)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                let same = folder.path().join("resumed").join(part).join(path.file_name().unwrap());
+                assert!(fs::read(&path).unwrap() == fs::read(&same).unwrap(), "{}", path.display());
+            }
+        }
+    }
+}
+
+/// The tensors of a captured file.
+struct Captured(Vec<u8>);
+
+impl Captured {
+    fn tensors(&self) -> SafeTensors<'_> {
+        SafeTensors::deserialize(&self.0).unwrap()
+    }
+
+    fn integers(&self, name: &str) -> Vec<i64> {
+        let tensors = self.tensors();
+        let tensor = tensors.tensor(name).unwrap();
+        match tensor.dtype() {
+            Dtype::I64 => tensor.data().as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect(),
+            Dtype::I32 => tensor.data().as_chunks().0.iter().map(|bytes| i32::from_le_bytes(*bytes) as i64).collect(),
+            other => panic!("{name} is {other:?}"),
+        }
+    }
+
+    fn bits(&self, name: &str) -> (Vec<usize>, Vec<u32>) {
+        let tensors = self.tensors();
+        let tensor = tensors.tensor(name).unwrap();
+        assert_eq!(tensor.dtype(), Dtype::F32);
+        let bits = tensor.data().as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
+        (tensor.shape().to_vec(), bits)
+    }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+#[test]
+fn everything_captured_of_ready_ids_has_the_bits_of_a_run() {
+    let folder = Folder::new();
+    // Enough positions for several batches, whose longest prompts differ.
+    let (corpus, out) = (folder.ids("ids.jsonl", 300, 64), folder.at("made/here.safetensors"));
+    let (model_name, sae_name) = (fixture("gpt2-tiny"), fixture("gpt2-tiny/sae-l2"));
+    let made = json(&[
+        "capture",
+        "--model",
+        &model_name,
+        "--sae",
+        &sae_name,
+        "--prompts",
+        &corpus,
+        "--hook",
+        "all",
+        "--logits",
+        "--losses",
+        "--out",
+        &out,
+    ]);
+    let captured = Captured(fs::read(&out).unwrap());
+    assert_eq!(made["tensors"].as_array().unwrap().len(), captured.tensors().len());
+
+    let lines = fs::read_to_string(&corpus).unwrap();
+    let row = |line| serde_json::from_value(serde_json::from_str::<serde_json::Value>(line).unwrap()["tokens"].clone());
+    let rows: Vec<Vec<u32>> = lines.lines().map(|line| row(line).unwrap()).collect();
+    let prompts = Prompts::from_rows(&rows);
+    let model_folder = corpus::Folder::find(&model_name).unwrap();
+    let model = Model::load(&model_folder, Processing::default()).unwrap();
+    let sae = Sae::load(&corpus::Folder::find(&sae_name).unwrap(), &model).unwrap();
+    let hooks = HookPoint::all(model.config());
+    let ask = Ask::capture(hooks.iter().copied()).with_logits(Positions::All).with_losses();
+    let whole = model.run(&prompts, &ask, &[]).unwrap();
+
+    let wide = |numbers: Vec<usize>| numbers.into_iter().map(|n| n as i64).collect::<Vec<_>>();
+    assert_eq!(captured.integers("offsets"), wide(prompts.offsets().to_vec()));
+    assert_eq!(captured.integers("tokens"), prompts.tokens().iter().map(|token| *token as i64).collect::<Vec<_>>());
+    for hook in hooks {
+        let shape = [vec![prompts.positions()], hook.shape(model.config(), prompts.longest())].concat();
+        let (found, values) = captured.bits(&hook.to_string());
+        assert_eq!(found, shape, "{hook}");
+        assert!(values == bits(whole.captured(hook).data()), "{hook}");
+    }
+    assert!(captured.bits("logits").1 == bits(whole.logits().data()));
+    let losses = captured.bits("losses").1;
+    let mut expected = whole.losses().iter();
+    for (prompt, ends) in prompts.offsets().windows(2).enumerate() {
+        let (last, before) = losses[ends[0]..ends[1]].split_last().unwrap();
+        assert!(f32::from_bits(*last).is_nan(), "prompt {prompt}");
+        assert!(before.iter().all(|loss| *loss == expected.next().unwrap().to_bits()), "prompt {prompt}");
+    }
+    let acts = sae.encode(&model, whole.captured(sae.site().hook)).unwrap();
+    assert_eq!(captured.integers("sae-l2.indptr"), wide(acts.indptr().to_vec()));
+    let directions: Vec<i64> = acts.directions().iter().map(|direction| *direction as i64).collect();
+    assert_eq!(captured.integers("sae-l2.directions"), directions);
+    assert!(captured.bits("sae-l2.values").1 == bits(acts.values()));
+}
+
+#[test]
+fn texts_are_captured_with_and_without_bos_and_processing() {
+    let folder = Folder::new();
+    let shipped = corpus::Folder::find("tinystories-2l").unwrap();
+    let tokenizer = Tokenizer::from_folder(&shipped).unwrap();
+    let mut tokens = tokenizer.encode("Once upon a time").unwrap();
+    let bare: Vec<i64> = tokens.iter().map(|token| *token as i64).collect();
+    let capture = |flags: &[&str]| {
+        let out = folder.at("run.safetensors");
+        let args = ["capture", "--text", "Once upon a time", "--hook", "*.hook_resid_post", "--out", &out];
+        done(&[&args, flags].concat());
+        Captured(fs::read(out).unwrap())
+    };
+    assert_eq!(capture(&["--no-bos"]).integers("tokens"), bare);
+    assert_eq!(capture(&["--no-bos", "--bos"]).integers("tokens"), [&[0], &bare[..]].concat());
+
+    tokens.insert(0, 0);
+    let model = Model::load(&shipped, Processing::none()).unwrap();
+    let hook: HookPoint = "blocks.1.hook_resid_post".parse().unwrap();
+    let run = model.run(&Prompts::from_rows([tokens]), &Ask::capture([hook]), &[]).unwrap();
+    assert!(capture(&["--no-processing"]).bits("blocks.1.hook_resid_post").1 == bits(run.captured(hook).data()));
+    assert!(capture(&[]).bits("blocks.1.hook_resid_post").1 != bits(run.captured(hook).data()));
+    assert_eq!(folder.names(), ["run.safetensors"]);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_text() {
+    let args = ["generate", "--prompt", "Once upon a time", "--tokens", "25"];
+    let text = done(&args);
+    assert!(text.starts_with("Once upon a time") && text.ends_with('\n'), "{text}");
+    assert_eq!(done(&[&args[..], &["--threads", "1"]].concat()), text);
+    let drawn = json(&args);
+    assert_eq!(format!("{}\n", drawn[0]["text"].as_str().unwrap()), text);
+    assert_eq!(drawn[0]["prompt"][0], 0);
+
+    let two = done(&[&args[..], &["--count", "2"]].concat());
+    let (first, second) = two.split_once("<|endoftext|>\n").unwrap();
+    assert_eq!(first, text);
+    assert_eq!(done(&[&args[..], &["--seed", "1"]].concat()), second);
+}
+
+#[test]
+fn the_most_likely_token_is_drawn_at_temperature_zero() {
+    let drawn = json(&["generate", "--prompt", "Once upon a", "--tokens", "1", "--temperature", "0"]);
+    let token = drawn[0]["tokens"][0].as_u64().unwrap() as u32;
+    let tokens: Vec<u32> = serde_json::from_value(drawn[0]["prompt"].clone()).unwrap();
+    let model = Model::load(&corpus::Folder::find("tinystories-2l").unwrap(), Processing::default()).unwrap();
+    let target = Target { prompt: 0, position: tokens.len() - 1, token };
+    let run = model.run(&Prompts::from_rows([tokens]), &Ask::nothing().with_predictions([target]), &[]).unwrap();
+    assert_eq!(run.predictions()[0].rank, 0);
+    assert_eq!(drawn[0]["text"], "Once upon a time");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let mut child = directrix()
+        .args(["generate", "--prompt", "One day", "--tokens", "30"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
+}

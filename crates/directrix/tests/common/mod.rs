@@ -1,0 +1,105 @@
+//! Runs the command as a user does.
+
+#![allow(dead_code)]
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+pub(crate) fn directrix() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_directrix"))
+}
+
+pub(crate) fn fixture(name: &str) -> String {
+    format!("{}/../model/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+pub(crate) fn run(args: &[&str]) -> Output {
+    directrix().args(args).output().unwrap()
+}
+
+/// Runs a command that must succeed; gives its stdout.
+pub(crate) fn done(args: &[&str]) -> String {
+    let output = run(args);
+    assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+pub(crate) fn json(args: &[&str]) -> Value {
+    serde_json::from_str(&done(&[args, &["--json"]].concat())).unwrap()
+}
+
+/// Runs a command that must fail with one message on stderr, which is given.
+pub(crate) fn failed(code: i32, args: &[&str]) -> String {
+    let output = run(args);
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {message}");
+    assert!(output.stdout.is_empty(), "{args:?}: {}", text(&output.stdout));
+    assert_eq!(message.lines().filter(|line| line.starts_with("error:")).count(), 1, "{message}");
+    assert!(!message.contains("panicked") && !message.contains("fault of its own"), "{message}");
+    message
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A temporary folder.
+pub(crate) struct Folder(tempfile::TempDir);
+
+impl Folder {
+    pub(crate) fn new() -> Folder {
+        Folder(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// A path in the folder, for a flag.
+    pub(crate) fn at(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().unwrap().into()
+    }
+
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        fs::write(self.0.path().join(name), content).unwrap();
+        self.at(name)
+    }
+
+    /// The names of what is in the folder, sorted.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path()).unwrap();
+        let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// A copy of a fixture's model, to be damaged.
+    pub(crate) fn model(&self, fixture_name: &str) -> String {
+        let (from, to) = (PathBuf::from(fixture(fixture_name)), self.path().join("model"));
+        fs::create_dir(&to).unwrap();
+        for name in ["config.json", "model.safetensors"] {
+            fs::copy(from.join(name), to.join(name)).unwrap();
+        }
+        to.to_str().unwrap().into()
+    }
+
+    /// A corpus of ready ids: prompts of 5 to 64 tokens, longer ones towards its end.
+    pub(crate) fn ids(&self, name: &str, prompts: usize, vocabulary: usize) -> String {
+        let mut state = 1_u64;
+        let mut next = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
+        };
+        let mut lines = String::new();
+        for prompt in 0..prompts {
+            let length = 5 + next(1 + 60 * prompt / prompts);
+            let tokens: Vec<usize> = (0..length).map(|_| next(vocabulary)).collect();
+            writeln!(lines, "{{\"tokens\": {tokens:?}}}").unwrap();
+        }
+        self.write(name, lines)
+    }
+}

@@ -1,0 +1,109 @@
+//! The shipped study from outside: what it writes, that it tells the truth, and that it can be run again.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use directrix_study::{Finished, Study};
+use serde_json::Value;
+
+fn run(study: &Study, out: &Path) -> directrix_study::Result<Finished> {
+    study.run("study.toml", out, &AtomicBool::new(false), &mut |_| ())
+}
+
+fn shipped(limit: usize) -> Study {
+    Study { limit: Some(limit), ..Study::parse(Study::CLOSING_QUOTE, "closing-quote.toml").unwrap() }
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// A column of a table in `study.json`.
+fn column(study: &Value, table: &str, column: &str) -> Vec<f64> {
+    let blocks = study["sections"].as_array().unwrap().iter().flat_map(|s| s["blocks"].as_array().unwrap());
+    let table = blocks.filter(|b| b["kind"] == "table").find(|b| b["name"] == table).expect(table);
+    let columns = table["columns"].as_array().unwrap();
+    let cells = &columns.iter().find(|c| c["name"] == column).expect(column)["cells"];
+    cells.as_array().unwrap().iter().map(|v| v.as_f64().unwrap_or(f64::NAN)).collect()
+}
+
+#[test]
+fn the_shipped_study_writes_everything_and_its_directions_matter() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path();
+    let finished = run(&shipped(600), out).unwrap();
+    let page = std::fs::read_to_string(&finished.report).unwrap();
+    let study = json(&out.join("study.json"));
+    let sections = study["sections"].as_array().unwrap();
+    assert_eq!(sections.len(), 18);
+    for section in sections {
+        assert!(page.contains(&format!("id=\"{}\"", section["name"].as_str().unwrap())), "{}", section["name"]);
+        assert!(section["prose"].as_array().unwrap().len() >= 2, "{}", section["name"]);
+        for block in section["blocks"].as_array().unwrap() {
+            let name = block["name"].as_str().unwrap();
+            let files = match block["kind"].as_str().unwrap() {
+                "table" => vec![format!("tables/{name}.csv"), format!("tables/{name}.parquet")],
+                "figure" => vec![format!("figures/{name}.svg")],
+                _ => vec![],
+            };
+            for file in files {
+                assert!(out.join(&file).is_file(), "{file}");
+            }
+        }
+    }
+    // The claim of the demo: ablating the top directions together raises the loss, beyond chance.
+    let mean = column(&study, "joint-ablation-summary", "mean")[0];
+    let half_width = column(&study, "joint-ablation-summary", "half width")[0];
+    assert!(mean - half_width > 0.0, "{mean} ± {half_width}");
+
+    let manifest = json(&out.join("manifest.json"));
+    assert_eq!(manifest["inputs"]["model"]["hash"].as_str().unwrap().len(), 64);
+    assert_eq!(manifest["prompts"], 600);
+
+    // Again: the index is reused, and everything but the timings has the same bits.
+    let before = std::fs::metadata(out.join("index/index.json")).unwrap().modified().unwrap();
+    run(&shipped(600), out).unwrap();
+    assert_eq!(std::fs::metadata(out.join("index/index.json")).unwrap().modified().unwrap(), before);
+    assert_eq!(json(&out.join("study.json")), study);
+    assert_eq!(std::fs::read_to_string(&finished.report).unwrap(), page);
+}
+
+#[test]
+fn chosen_sections_are_made_in_their_order_with_their_options() {
+    let text = format!(
+        "{}\n[[section]]\nkind = \"tokens\"\ntop = 3\n[[section]]\nkind = \"direction\"\ndirection = 7\n[[section]]\nkind = \"tokens\"\ntop = 5\n",
+        Study::CLOSING_QUOTE.replace("title =", "limit = 150\ntitle =")
+    );
+    let folder = tempfile::tempdir().unwrap();
+    run(&Study::parse(&text, "s.toml").unwrap(), folder.path()).unwrap();
+    let study = json(&folder.path().join("study.json"));
+    let names: Vec<&str> = study["sections"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["tokens", "direction", "tokens-2"]);
+    assert_eq!(column(&study, "common-tokens", "count").len(), 3);
+    assert_eq!(column(&study, "common-tokens-2", "count").len(), 5);
+}
+
+#[test]
+fn what_a_study_names_wrongly_is_refused_before_the_long_work() {
+    let message = |study: Study| {
+        let folder = tempfile::tempdir().unwrap();
+        let message = run(&study, folder.path()).unwrap_err().to_string();
+        assert!(!folder.path().join("report.html").exists());
+        message
+    };
+    let base = || shipped(50);
+    assert!(message(Study { directions: Some(vec![99_999]), ..base() }).contains("no direction 99999"));
+    assert!(message(Study { model: "nowhere".into(), ..base() }).contains("nowhere"));
+    assert!(message(Study { corpus: "none.txt".into(), ..base() }).contains("none.txt"));
+    let mut study = base();
+    study.behaviour.ends_with = "hello there".into();
+    assert!(message(study).contains("hello there"));
+    let mut study = base();
+    study.behaviour.contains = "quantum".into();
+    let found = message(study);
+    assert!(found.contains("none of 50 stories contains \"quantum\""), "{found}");
+    let one = Study { saes: vec!["tinystories-2l/sae-l1".into()], sections: vec![], ..base() };
+    let text = "kind = \"cosine\"";
+    let section = toml::from_str(text).unwrap();
+    assert!(message(Study { sections: vec![section], ..one }).contains("need two SAEs"));
+}
