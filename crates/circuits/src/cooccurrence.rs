@@ -123,9 +123,9 @@ pub(crate) fn activation_effects(
     trials: &[ActivationTrial],
 ) -> Result<Vec<(f32, f32)>> {
     let hook = second.site().hook;
-    let prompt_of: Vec<usize> = trials.iter().map(|t| t.prompt).collect();
+    let needs: Vec<(usize, usize)> = trials.iter().map(|t| (t.prompt, t.position)).collect();
     let mut found = vec![(0.0, 0.0); trials.len()];
-    by_batch(prompts, &prompt_of, |prompts, own| {
+    by_batch(prompts, &needs, |prompts, own| {
         let mut positions = vec![Vec::new(); prompts.len()];
         own.iter().for_each(|&(trial, prompt)| positions[prompt].push(trials[trial].position));
         positions.iter_mut().for_each(|list: &mut Vec<usize>| {

@@ -1,5 +1,6 @@
 //! What changing an SAE's site does to the model's predictions.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use directrix_corpus::Prompts;
@@ -159,25 +160,33 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// The prompts that `trials` need, batch by batch: calls `f` with the batch's prompts, the numbers of its trials and, for
-/// each trial, the number of its prompt in the batch.
+/// The prompts that some trials need, batch by batch. `needs` holds, per trial, its prompt and the last position it looks
+/// at: prompts are cut after the last one, since nothing before it depends on what follows. Calls `f` with the batch's
+/// prompts, the numbers of its trials and, for each trial, the number of its prompt in the batch.
 pub(crate) fn by_batch(
     prompts: &Prompts,
-    prompt_of: &[usize],
+    needs: &[(usize, usize)],
     mut f: impl FnMut(Prompts, &[(usize, usize)]) -> Result<()>,
 ) -> Result<()> {
-    let mut order: Vec<usize> = (0..prompt_of.len()).collect();
-    order.sort_by_key(|trial| prompt_of[*trial]);
-    let mut needed: Vec<usize> = prompt_of.to_vec();
-    needed.sort_unstable();
-    needed.dedup();
-    let of_trials = Prompts::from_rows(needed.iter().map(|prompt| prompts.get(*prompt)));
+    let mut order: Vec<usize> = (0..needs.len()).collect();
+    order.sort_by_key(|trial| needs[*trial].0);
+    let mut needed: BTreeMap<usize, usize> = BTreeMap::new();
+    for &(prompt, position) in needs {
+        let last = needed.entry(prompt).or_default();
+        *last = position.max(*last);
+    }
+    let cut = |(&prompt, &last): (&usize, &usize)| {
+        let tokens = prompts.get(prompt);
+        &tokens[..tokens.len().min(last + 1)]
+    };
+    let of_trials = Prompts::from_rows(needed.iter().map(cut));
+    let needed: Vec<usize> = needed.into_keys().collect();
     let mut rest = order.as_slice();
     for batch in batches(&of_trials, BATCH) {
-        let n = rest.partition_point(|trial| prompt_of[*trial] <= needed[batch.end - 1]);
+        let n = rest.partition_point(|trial| needs[*trial].0 <= needed[batch.end - 1]);
         let own: Vec<(usize, usize)> = rest[..n]
             .iter()
-            .map(|&trial| (trial, needed.partition_point(|p| *p < prompt_of[trial]) - batch.start))
+            .map(|&trial| (trial, needed.partition_point(|p| *p < needs[trial].0) - batch.start))
             .collect();
         rest = &rest[n..];
         f(of_trials.range(batch), &own)?;
@@ -190,9 +199,9 @@ pub(crate) fn by_batch(
 /// # Errors
 /// If a prompt, position or token does not exist, or a number is not finite.
 pub fn effects(model: &Model, sae: &Sae, prompts: &Prompts, trials: &[Trial]) -> Result<Vec<Effect>> {
-    let prompt_of: Vec<usize> = trials.iter().map(|t| t.prompt).collect();
+    let needs: Vec<(usize, usize)> = trials.iter().map(|t| (t.prompt, t.position)).collect();
     let mut effects: Vec<Option<Effect>> = vec![None; trials.len()];
-    by_batch(prompts, &prompt_of, |prompts, own| {
+    by_batch(prompts, &needs, |prompts, own| {
         let mut positions = vec![Vec::new(); prompts.len()];
         own.iter().for_each(|&(trial, prompt)| positions[prompt].push(trials[trial].position));
         let target = |&(trial, prompt): &(usize, usize)| Target {
@@ -239,9 +248,9 @@ pub fn ablate_everywhere(
     prompts: &Prompts,
     trials: &[(usize, Vec<u32>)],
 ) -> Result<Vec<(f64, f64)>> {
-    let prompt_of: Vec<usize> = trials.iter().map(|t| t.0).collect();
+    let needs: Vec<(usize, usize)> = trials.iter().map(|t| (t.0, prompts.get(t.0).len())).collect();
     let mut losses = vec![(f64::NAN, f64::NAN); trials.len()];
-    by_batch(prompts, &prompt_of, |prompts, own| {
+    by_batch(prompts, &needs, |prompts, own| {
         let positions: Vec<Vec<usize>> = prompts.iter().map(|p| (0..p.len()).collect()).collect();
         let bench = Bench::new(model, sae, prompts.clone(), positions, Ask::nothing().with_losses())?;
         let original = |prompt: usize| {

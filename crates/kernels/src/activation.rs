@@ -1,5 +1,7 @@
 //! The non-linearities of a model's MLP.
 
+use multiversion::multiversion;
+
 use crate::lanes::{erf, tanh};
 
 /// An element-wise activation function.
@@ -23,26 +25,27 @@ impl Activation {
             _ => None,
         }
     }
+}
 
-    #[inline(always)]
-    pub(crate) fn apply(self, xs: &mut [f32]) {
-        match self {
-            Activation::Gelu => {
-                for x in xs {
-                    *x = 0.5 * *x * (1.0 + erf(*x * std::f32::consts::FRAC_1_SQRT_2));
-                }
+/// `f` of every number, in place.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+pub(crate) fn activate(f: Activation, xs: &mut [f32]) {
+    match f {
+        Activation::Gelu => {
+            for x in xs {
+                *x = 0.5 * *x * (1.0 + erf(*x * std::f32::consts::FRAC_1_SQRT_2));
             }
-            Activation::GeluTanh => {
-                let c = (2.0 / std::f32::consts::PI).sqrt();
-                for x in xs {
-                    let u = c * (0.044_715 * *x * *x).mul_add(*x, *x);
-                    *x = 0.5 * *x * (1.0 + tanh(u));
-                }
+        }
+        Activation::GeluTanh => {
+            let c = (2.0 / std::f32::consts::PI).sqrt();
+            for x in xs {
+                let u = c * (0.044_715 * *x * *x).mul_add(*x, *x);
+                *x = 0.5 * *x * (1.0 + tanh(u));
             }
-            Activation::Relu => {
-                for x in xs {
-                    *x = if *x < 0.0 { 0.0 } else { *x };
-                }
+        }
+        Activation::Relu => {
+            for x in xs {
+                *x = if *x < 0.0 { 0.0 } else { *x };
             }
         }
     }

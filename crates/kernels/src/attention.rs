@@ -1,5 +1,6 @@
 //! Causal attention over ragged prompts, with a prefix that may come from an earlier run.
 
+use multiversion::multiversion;
 use rayon::prelude::*;
 
 use crate::Matrix;
@@ -54,15 +55,8 @@ pub(crate) fn attention(
 ) -> Matrix {
     let width = shape.heads * shape.d_head;
     let tasks: Vec<(usize, usize)> = (0..parts.len()).flat_map(|p| (0..shape.heads).map(move |h| (p, h))).collect();
-    let blocks: Vec<Vec<f32>> = tasks
-        .par_iter()
-        .map(|&(part, head)| {
-            pulp::Arch::new().dispatch(
-                #[inline(always)]
-                || one_head(shape, &parts[part], head, q, k, v, edit),
-            )
-        })
-        .collect();
+    let blocks: Vec<Vec<f32>> =
+        tasks.par_iter().map(|&(part, head)| one_head(shape, &parts[part], head, q, k, v, edit)).collect();
     let mut z = Matrix::zeros(q.rows(), width);
     for ((part, head), block) in tasks.into_iter().zip(blocks) {
         for (i, row) in block.chunks_exact(shape.d_head).enumerate() {
@@ -72,7 +66,7 @@ pub(crate) fn attention(
     z
 }
 
-#[inline(always)]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 fn one_head(
     shape: AttentionShape,
     part: &AttentionRows,
@@ -94,7 +88,8 @@ fn one_head(
             keys_t[j * keys + t] = x;
         }
     }
-    let values: Vec<f32> = value_rows.flat_map(|row| row[of_head.clone()].iter().copied()).collect();
+    let mut values = Vec::with_capacity(keys * d);
+    value_rows.for_each(|row| values.extend_from_slice(&row[of_head.clone()]));
 
     let mut z = vec![0.0; part.len * d];
     let mut scores = vec![0.0; keys];

@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
+use crate::activation::activate;
 use crate::attention::attention;
 use crate::encode::encode;
-use crate::lanes::add_scaled;
 use crate::norm;
 use crate::product::product;
 use crate::{
@@ -57,18 +57,13 @@ pub struct Cpu;
 /// Rows a thread takes at a time in element-wise operations.
 const ROWS: usize = 32;
 
-/// Runs `f` on every row (with its number), vectorised and in parallel.
+/// Runs `f` on every row (with its number), in parallel.
 fn for_rows(x: &mut Matrix, f: impl Fn(usize, &mut [f32]) + Sync) {
     let columns = x.columns().max(1);
     x.data_mut().par_chunks_mut(columns * ROWS).enumerate().for_each(|(block, rows)| {
-        pulp::Arch::new().dispatch(
-            #[inline(always)]
-            || {
-                for (i, row) in rows.chunks_exact_mut(columns).enumerate() {
-                    f(block * ROWS + i, row);
-                }
-            },
-        );
+        for (i, row) in rows.chunks_exact_mut(columns).enumerate() {
+            f(block * ROWS + i, row);
+        }
     });
 }
 
@@ -81,14 +76,9 @@ impl Backend for Cpu {
         let columns = x.columns().max(1);
         let mut scales = vec![0.0; x.rows()];
         scales.par_chunks_mut(ROWS).zip(x.data_mut().par_chunks_mut(columns * ROWS)).for_each(|(scales, rows)| {
-            pulp::Arch::new().dispatch(
-                #[inline(always)]
-                || {
-                    for (scale, row) in scales.iter_mut().zip(rows.chunks_exact_mut(columns)) {
-                        *scale = norm::layer_norm(row, eps);
-                    }
-                },
-            );
+            for (scale, row) in scales.iter_mut().zip(rows.chunks_exact_mut(columns)) {
+                *scale = norm::layer_norm(row, eps);
+            }
         });
         scales
     }
@@ -106,23 +96,11 @@ impl Backend for Cpu {
     }
 
     fn activate(&self, f: Activation, x: &mut Matrix) {
-        for_rows(
-            x,
-            #[inline(always)]
-            |_, row| f.apply(row),
-        );
+        for_rows(x, |_, row| activate(f, row));
     }
 
     fn log_sum_exp(&self, rows: &Matrix) -> Vec<f64> {
-        (0..rows.rows())
-            .into_par_iter()
-            .map(|i| {
-                pulp::Arch::new().dispatch(
-                    #[inline(always)]
-                    || norm::log_sum_exp(rows.row(i)),
-                )
-            })
-            .collect()
+        (0..rows.rows()).into_par_iter().map(|i| norm::log_sum_exp(rows.row(i))).collect()
     }
 
     fn encode(&self, x: View, encoder: Encoder) -> Result<SparseActivations, NotFinite> {
@@ -131,16 +109,10 @@ impl Backend for Cpu {
 
     fn decode(&self, acts: &SparseActivations, w: &Matrix, bias: &[f32]) -> Matrix {
         let mut out = Matrix::repeat(bias, acts.positions());
-        for_rows(
-            &mut out,
-            #[inline(always)]
-            |position, row| {
-                let (directions, values) = acts.at(position);
-                for (&direction, &value) in directions.iter().zip(values) {
-                    add_scaled(row, value, w.row(direction as usize));
-                }
-            },
-        );
+        for_rows(&mut out, |position, row| {
+            let (directions, values) = acts.at(position);
+            norm::add_rows(row, w, directions, values);
+        });
         out
     }
 }

@@ -1,5 +1,6 @@
 //! From a site's activations straight to sparse: the dense `[positions, directions]` matrix never exists.
 
+use multiversion::multiversion;
 use rayon::prelude::*;
 
 use crate::product::product;
@@ -53,12 +54,7 @@ fn encode_block(x: View, encoder: Encoder) -> Result<SparseActivations, NotFinit
         let mut pre = Matrix::repeat(&encoder.bias[start..end], x.rows());
         product(x, encoder.weights.columns_of(start..end), &mut pre, true);
         for (row, active) in active.iter_mut().enumerate() {
-            pulp::Arch::new()
-                .dispatch(
-                    #[inline(always)]
-                    || keep_positive(pre.row(row), start, active),
-                )
-                .map_err(|direction| NotFinite { row, direction })?;
+            keep_positive(pre.row(row), start, active).map_err(|direction| NotFinite { row, direction })?;
         }
         start = end;
     }
@@ -69,7 +65,7 @@ fn encode_block(x: View, encoder: Encoder) -> Result<SparseActivations, NotFinit
     Ok(sparse)
 }
 
-#[inline(always)]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 fn keep_positive(pre: &[f32], first: usize, active: &mut Vec<(u32, f32)>) -> Result<(), usize> {
     for (i, chunk) in pre.chunks(16).enumerate() {
         // A NaN is not `<= 0` either, so it is looked at, too.

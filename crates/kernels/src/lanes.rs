@@ -1,7 +1,7 @@
 //! Elementary functions and reductions written so that the compiler turns them into vector code.
 //!
-//! Everything here is `inline(always)` and must be called inside [`pulp::Arch::dispatch`], which compiles the caller for
-//! each instruction set and picks one when it runs. Reductions keep sixteen partial results in a fixed order, so their
+//! Everything here is `inline(always)` and must be called from a function under `multiversion`, which is compiled for each
+//! instruction set and picks one when it runs. Reductions keep sixteen partial results in a fixed order, so their
 //! bits do not depend on the instruction set's width.
 
 const LANES: usize = 16;

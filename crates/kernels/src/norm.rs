@@ -1,9 +1,12 @@
-//! LayerNorm without weights, and log-sum-exp.
+//! Operations on one row: LayerNorm without weights, log-sum-exp, sparse decode.
 
-use crate::lanes::{exp, maximum, sum, sum_of_squares};
+use multiversion::multiversion;
+
+use crate::Matrix;
+use crate::lanes::{add_scaled, exp, maximum, sum, sum_of_squares};
 
 /// Centres `row`, divides it by `sqrt(mean square + eps)` and returns that divisor (Ba, Kiros and Hinton 2016).
-#[inline(always)]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 pub(crate) fn layer_norm(row: &mut [f32], eps: f32) -> f32 {
     let n = row.len() as f32;
     let mean = sum(row) / n;
@@ -18,7 +21,7 @@ pub(crate) fn layer_norm(row: &mut [f32], eps: f32) -> f32 {
 }
 
 /// `ln Σ e^x`, accumulated in double precision.
-#[inline(always)]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 pub(crate) fn log_sum_exp(row: &[f32]) -> f64 {
     let top = maximum(row);
     let mut lanes = [0.0_f64; 16];
@@ -32,4 +35,12 @@ pub(crate) fn log_sum_exp(row: &[f32]) -> f64 {
         *lane += exp(x - top) as f64;
     }
     top as f64 + lanes.into_iter().sum::<f64>().ln()
+}
+
+/// `bias + Σ value × w[direction]`: `row` holds the bias already.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+pub(crate) fn add_rows(row: &mut [f32], w: &Matrix, directions: &[u32], values: &[f32]) {
+    for (&direction, &value) in directions.iter().zip(values) {
+        add_scaled(row, value, w.row(direction as usize));
+    }
 }
