@@ -176,7 +176,8 @@ pub fn feature_attribution(
     let mut gathered = Gathered::default();
     for batch in batches(prompts, BATCH) {
         // Nothing up to a position depends on what follows it.
-        let part = Prompts::from_rows(batch.clone().map(|i| &prompts.get(i)[..prompts.get(i).len().min(positions[i] + 1)]));
+        let part =
+            Prompts::from_rows(batch.clone().map(|i| &prompts.get(i)[..prompts.get(i).len().min(positions[i] + 1)]));
         let at = Positions::Each(positions[batch].iter().map(|p| vec![*p]).collect());
         let neurons = model.run(&part, &Ask::nothing().with_capture(hook, at.clone()), &[])?;
         let decomposition = model.decompose(&part, &at, Reader::Mlp(layer))?;

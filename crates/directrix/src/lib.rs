@@ -9,6 +9,8 @@
 //!   [`HookPoint`](model::HookPoint), logits and losses, with or without [`Intervention`](model::Intervention)s;
 //! - [`sae`]: an [`Sae`](sae::Sae) turns the values at its hook point into sparse activations, and back;
 //! - [`index`]: one pass over a corpus leaves an [`Index`](index::Index) on disk that answers what a direction fires on;
+//! - [`circuits`]: what changing a direction does, who writes a logit or drives a direction, as rows of tables;
+//! - [`study`]: a study file runs such analyses, and leaves tables, figures and one report;
 //! - [`kernels`]: the matrices and sparse activations that the others hand on.
 //!
 //! The shipped model and its two SAEs need no file:
@@ -40,8 +42,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub use directrix_circuits as circuits;
 pub use directrix_corpus as corpus;
 pub use directrix_index as index;
 pub use directrix_kernels as kernels;
 pub use directrix_model as model;
 pub use directrix_sae as sae;
+pub use directrix_study as study;

@@ -49,7 +49,7 @@ pub(crate) struct Lab {
     pub(crate) index: Index,
     pub(crate) bos: Option<u32>,
     pub(crate) behaviour: BehaviourPrompts,
-    /// Activations of the last SAE before the answer, one row per behaviour prompt.
+    /// Activations of the SAE taken apart before the answer, one row per behaviour prompt.
     pub(crate) acts: SparseActivations,
     /// Prompts over which `active` was found.
     pub(crate) active_prompts: usize,
@@ -121,7 +121,7 @@ impl Lab {
         let documents = corpus.documents()?.take(limit);
         let context = model.config().n_ctx;
         let behaviour = behaviour_prompts(documents, tokenizer.as_ref(), &study.behaviour, bos, context)?;
-        let sae = &saes[saes.len() - 1];
+        let sae = &saes[study.chosen()];
         let acts = answer_activations(&model, sae, &behaviour.prompts)?;
         clock.lap("behaviour prompts");
 
@@ -132,7 +132,7 @@ impl Lab {
             let (directions, values) = acts.at(prompt);
             first.push(directions.iter().copied().zip(values.iter().copied()));
         }
-        let maxima = index.sae(saes.len() - 1).maxima();
+        let maxima = index.sae(study.chosen()).maxima();
         let active = active_directions(&first, maxima, active_options.options);
         let directions: Vec<u32> = active.iter().map(|row| row.direction as u32).collect();
         let SingleAblations { active_above, prompts } = single_options;
@@ -169,14 +169,14 @@ impl Lab {
         })
     }
 
-    /// The SAE that is taken apart: the last.
+    /// The SAE that is taken apart.
     pub(crate) fn sae(&self) -> &Sae {
-        &self.saes[self.saes.len() - 1]
+        &self.saes[self.study.chosen()]
     }
 
     /// Its part of the index.
     pub(crate) fn sae_index(&self) -> &SaeIndex {
-        self.index.sae(self.saes.len() - 1)
+        self.index.sae(self.study.chosen())
     }
 
     /// The text of a token; its number without a tokenizer.
@@ -263,7 +263,7 @@ fn shared_options(study: &Study) -> (Active, SingleAblations) {
 
 /// Directions, layers and heads that a study names must be there before the long work begins.
 fn check(study: &Study, name: &str, model: &Model, saes: &[Sae]) -> Result<()> {
-    let sae = &saes[saes.len() - 1];
+    let sae = &saes[study.chosen()];
     let mut named: BTreeMap<usize, ()> = study.directions.iter().flatten().map(|d| (*d, ())).collect();
     for section in &study.sections {
         match section {

@@ -16,8 +16,10 @@ pub struct Study {
     pub title: String,
     /// Model: a Hugging Face folder or a shipped name.
     pub model: String,
-    /// SAEs, in the order of the model's layers; the last is the one taken apart.
+    /// SAEs, in the order of the model's layers.
     pub saes: Vec<String>,
+    /// The one of them that is taken apart, counted from 0; the last if not said.
+    pub sae: Option<usize>,
     /// Corpus: `.txt`, `.jsonl`, `.parquet`, or a shipped name.
     pub corpus: String,
     /// Text column of a JSON lines or Parquet corpus.
@@ -31,8 +33,7 @@ pub struct Study {
     pub processing: Processing,
     /// The behaviour.
     pub behaviour: Behaviour,
-    /// Directions of the last SAE to ablate together and look at closely; those with the largest single effects if not
-    /// said.
+    /// Directions of that SAE to ablate together and look at closely; those with the largest single effects if not said.
     pub directions: Option<Vec<usize>>,
     /// How many directions to take if they are not said.
     #[serde(default = "three")]
@@ -71,7 +72,7 @@ options! {
     }
     /// Examples of directions.
     Examples {
-        /// Directions of the last SAE; the top ones if not said.
+        /// Directions of the SAE taken apart; the top ones if not said.
         directions: Option<Vec<usize>> = None,
         /// Examples of each kind.
         examples: usize = 3,
@@ -138,9 +139,9 @@ options! {
     }
     /// A head's attention pattern.
     Attention {
-        /// Layer; that of the last SAE if not said.
+        /// Layer; that of the chosen head if not said.
         layer: Option<usize> = None,
-        /// Head; the one with the largest logit attribution in the layer if not said.
+        /// Head; the one with the largest logit attribution if not said.
         head: Option<usize> = None,
         /// The first behaviour prompt of at most this many positions is shown.
         positions: usize = 100,
@@ -282,7 +283,16 @@ impl Study {
             let problem = "`saes` names no SAE; give at least one".into();
             return Err(Error::Study { name: name.into(), problem });
         }
+        if study.sae.is_some_and(|sae| sae >= study.saes.len()) {
+            let problem = format!("`sae` is {}, but `saes` names {}, counted from 0", study.chosen(), study.saes.len());
+            return Err(Error::Study { name: name.into(), problem });
+        }
         Ok(study)
+    }
+
+    /// The number of the SAE that is taken apart.
+    pub(crate) fn chosen(&self) -> usize {
+        self.sae.unwrap_or(self.saes.len() - 1)
     }
 }
 

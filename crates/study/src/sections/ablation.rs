@@ -79,14 +79,21 @@ pub(super) fn joint(lab: &Lab, options: &JointAblation) -> Result<Section> {
                 excludes_zero(of_set.mean, of_set.half_width)
             ),
             format!(
-                "{} is the first choice on {:.0} % of the prompts before and {:.0} % after; replacing the whole site by its mean changes the loss by {:+.3} ± {:.3} on {}, so these directions account for {:.0} % of what the site does for the answer.",
+                "{} is the first choice on {:.0} % of the prompts before and {:.0} % after; replacing the whole site by its mean changes the loss by {:+.3} ± {:.3} on {}: {}.",
                 quoted(&lab.answer()),
                 first(&set, false),
                 first(&set, true),
                 of_site.mean,
                 of_site.half_width,
                 count(site.len(), "prompt"),
-                100.0 * of_set.mean / of_site.mean
+                if of_site.low() > 0.0 {
+                    format!(
+                        "these directions account for {:.0} % of what the site does for the answer",
+                        100.0 * of_set.mean / of_site.mean
+                    )
+                } else {
+                    "as a whole, the site is not what the answer depends on".into()
+                }
             ),
         ],
     );
@@ -140,14 +147,24 @@ pub(super) fn loss_recovered(lab: &Lab, options: &LossRecoveredSection) -> Resul
         "loss-recovered",
         title(&SectionKind::LossRecovered(options.clone())),
         [
-            format!(
-                "With the site of {} replaced by its reconstruction before the answer, the SAE recovers {:.1} % of the loss between zero ablation ({:.3}) and the unchanged model ({:.3}): (zero − sae) / (zero − original), means over {} prompts.",
-                sae.short_name(),
-                100.0 * found.recovered(),
-                rows[2].mean_loss,
-                rows[0].mean_loss,
-                rows[0].n
-            ),
+            if rows[2].mean_loss > rows[0].mean_loss {
+                format!(
+                    "With the site of {} replaced by its reconstruction before the answer, the SAE recovers {:.1} % of the loss between zero ablation ({:.3}) and the unchanged model ({:.3}): (zero − sae) / (zero − original), means over {} prompts.",
+                    sae.short_name(),
+                    100.0 * found.recovered(),
+                    rows[2].mean_loss,
+                    rows[0].mean_loss,
+                    rows[0].n
+                )
+            } else {
+                format!(
+                    "The answer's loss is lower with the site of {} set to zero ({:.3}) than unchanged ({:.3}), so there is no loss for the SAE to recover here; means over {} prompts.",
+                    sae.short_name(),
+                    rows[2].mean_loss,
+                    rows[0].mean_loss,
+                    rows[0].n
+                )
+            },
             format!(
                 "The reconstructed loss is {:.3} ± {:.3}; if the bar of the ablated top directions reaches those of mean and zero ablation, the few directions carry what the site does here.",
                 rows[4].mean_loss, rows[4].half_width

@@ -242,10 +242,9 @@ pub(super) fn coactivation(lab: &Lab, options: &Coactivation) -> Result<Section>
 }
 
 pub(super) fn attention(lab: &Lab, options: &Attention) -> Result<Section> {
-    let layer = options.layer.unwrap_or_else(|| lab.sae().site().layer());
-    let head = match options.head {
-        Some(head) => head,
-        None => strongest_head(lab, layer)?,
+    let (layer, head) = match (options.layer, options.head) {
+        (Some(layer), Some(head)) => (layer, head),
+        (layer, head) => strongest_head(lab, layer, head)?,
     };
     let prompts = &lab.behaviour.prompts;
     let fits = |tokens: &&[u32]| tokens.len() <= options.positions;
@@ -287,13 +286,15 @@ pub(super) fn attention(lab: &Lab, options: &Attention) -> Result<Section> {
     Ok(out)
 }
 
-/// The head of a layer that contributes most to the answer's logit, up or down.
-fn strongest_head(lab: &Lab, layer: usize) -> Result<usize> {
+/// The head that contributes most to the answer's logit, up or down, among those of a layer or number if it is said.
+fn strongest_head(lab: &Lab, layer: Option<usize>, head: Option<usize>) -> Result<(usize, usize)> {
     let rows = logit_attribution(&lab.model, &lab.answers(200))?;
-    let size = |head: usize| {
+    let size = |(layer, head): (usize, usize)| {
         let label = format!("L{layer}H{head}");
         rows.iter().find(|row| row.component == label).map_or(0.0, |row| row.mean.abs())
     };
-    let heads = 0..lab.model.config().n_heads;
-    Ok(heads.max_by(|a, b| size(*a).total_cmp(&size(*b))).unwrap_or(0))
+    let config = lab.model.config();
+    let all = (0..config.n_layers).flat_map(|l| (0..config.n_heads).map(move |h| (l, h)));
+    let allowed = all.filter(|(l, h)| layer.is_none_or(|layer| layer == *l) && head.is_none_or(|head| head == *h));
+    Ok(allowed.max_by(|a, b| size(*a).total_cmp(&size(*b))).unwrap_or((0, 0)))
 }

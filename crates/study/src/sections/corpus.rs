@@ -4,7 +4,7 @@ use directrix_circuits::{Table, token_occurrences};
 use directrix_index::Example;
 use serde::Serialize;
 
-use super::{count, figure, list, quoted, section, title};
+use super::{figure, list, section, title};
 use crate::lab::Lab;
 use crate::report::{Block, Section, Texts};
 use crate::study::{Examples, SectionKind, Tokens, TopTokens};
@@ -162,8 +162,10 @@ pub(super) fn top_tokens(lab: &Lab, options: &TopTokens) -> Result<Section> {
             .collect();
         let single = all.iter().filter(|row| row.share > 0.9).count();
         prose.push(format!(
-            "In {}, {single} of {} directions that fire have one token at more than 90 % of their strong activations, and {} have none above {:.0} %.",
+            "In {}, {} of {} directions fire nowhere in this corpus; {single} of the {} that do have one token at more than 90 % of their strong activations, and {} have none above {:.0} %.",
             sae.name(),
+            sae.dead(),
+            sae.directions(),
             all.len(),
             low.len(),
             100.0 * options.share_below
@@ -185,17 +187,6 @@ pub(super) fn top_tokens(lab: &Lab, options: &TopTokens) -> Result<Section> {
             .into(),
     );
     let mut out = section("top-tokens", title(&SectionKind::TopTokens(options.clone())), prose);
-    let whole: Vec<usize> = lab.index.saes().iter().map(directrix_index::SaeIndex::dead).collect();
-    if let Some(dead) = whole.last() {
-        out.prose.insert(
-            0,
-            format!(
-                "{} of the last SAE fire nowhere in this corpus; the answer {} is one token among many, and the histogram shows how many directions wait for just one.",
-                count(*dead, "direction"),
-                quoted(&lab.answer())
-            ),
-        );
-    }
     out.blocks = blocks;
     Ok(out)
 }

@@ -4,14 +4,14 @@ use directrix_circuits::{CooccurrenceOptions, Table, cosine_pairs, pair_effects}
 use directrix_corpus::Prompts;
 use serde::Serialize;
 
-use super::{count, figure, section, title};
+use super::{figure, section, title};
 use crate::lab::Lab;
 use crate::report::{Block, Section};
 use crate::study::{CooccurrenceSection, Cosine, SectionKind};
 use crate::{Result, Shape};
 
 pub(super) fn cosine(lab: &Lab, options: &Cosine) -> Result<Section> {
-    let (first, second) = (&lab.saes[0], lab.sae());
+    let (first, second) = (&lab.saes[0], &lab.saes[lab.saes.len() - 1]);
     let pairs = cosine_pairs(&lab.model, first, second, options.pairs, options.lower_triangle)?;
     let rows = pair_effects(&lab.model, first, second, &lab.index, lab.index.sae(0), &pairs, options.prompts)?;
     let falls = rows.iter().filter(|row| row.activation_change + row.activation_change_half_width < 0.0).count();
@@ -69,7 +69,7 @@ struct Row {
 }
 
 pub(super) fn cooccurrence(lab: &Lab, options: &CooccurrenceSection) -> Result<Section> {
-    let (first, second) = (&lab.saes[0], lab.sae());
+    let (first, second) = (&lab.saes[0], &lab.saes[lab.saes.len() - 1]);
     let found = |prompts: &Prompts, options: CooccurrenceOptions| -> Result<Vec<Row>> {
         let rows = directrix_circuits::cooccurrence(&lab.model, first, second, prompts, options)?;
         let row = |r: directrix_circuits::Cooccurrence| Row {
@@ -92,9 +92,9 @@ pub(super) fn cooccurrence(lab: &Lab, options: &CooccurrenceSection) -> Result<S
         title(&SectionKind::Cooccurrence(options.clone())),
         [
             format!(
-                "At every position from {} on of {}, the most active direction of {} was looked at with each direction of {} above {} ablated there: {} pairs, of which {needs} lose more than half of the second activation.",
+                "At every position from {} on of {} stories, the most active direction of {} was looked at with each direction of {} above {} ablated there: {} pairs, of which {needs} lose more than half of the second activation.",
                 options.options.first_position,
-                count(stories.len(), "story").replace("storys", "stories"),
+                stories.len(),
                 second.short_name(),
                 first.short_name(),
                 options.options.above,
@@ -115,13 +115,14 @@ pub(super) fn cooccurrence(lab: &Lab, options: &CooccurrenceSection) -> Result<S
         "Every active first direction at every position, ablated alone; counts on a logarithmic scale.",
         Shape::histogram(&differences, 60).with_log_counts(),
     )));
-    let top = options.top.min(rows.len());
     let caption = "Activation of the second direction, with the first one ablated, and the difference";
+    let needed: Vec<&Row> = rows.iter().rev().take(options.top).collect();
+    let held_back: Vec<&Row> = rows.iter().take(options.top).collect();
     for (name, rows, what) in [
-        ("cooccurrence-needed", &rows[rows.len() - top..], "most negative differences"),
-        ("cooccurrence-held-back", &rows[..top], "most positive differences"),
+        ("cooccurrence-needed", needed, "most negative differences"),
+        ("cooccurrence-held-back", held_back, "most positive differences"),
     ] {
-        out.blocks.push(Block::Table(Table::from_rows(name, &format!("{caption}; the {what}."), rows)));
+        out.blocks.push(Block::Table(Table::from_rows(name, &format!("{caption}; the {what}."), &rows)));
     }
     if let Some(text) = &options.text {
         let tokens = lab.tokenizer.as_ref().map(|t| t.encode(text)).transpose()?.unwrap_or_default();
