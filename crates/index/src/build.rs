@@ -17,6 +17,8 @@ use crate::{Error, Identity, Index, Result, sort};
 const SHARD: usize = 32_768;
 /// Positions in one model pass.
 const BATCH: usize = 2048;
+/// The file that says what an unfinished pass has done.
+const CHECKPOINT: &str = "checkpoint.json";
 /// Positions are numbered with 32 bits.
 const MOST_POSITIONS: u64 = u32::MAX as u64;
 
@@ -77,7 +79,28 @@ pub fn build(
         };
     }
     let partial = partial_folder(folder);
-    let mut pass = Pass::open(model, saes, identity, &partial)?;
+    let foreign = partial.exists() && !partial.join(CHECKPOINT).exists();
+    let built = pass(model, saes, chunks, identity, &partial, stop, &mut progress);
+    // What has no checkpoint cannot be gone on from: a bad input leaves nothing behind.
+    if built.is_err() && !foreign && partial.is_dir() && !partial.join(CHECKPOINT).exists() {
+        std::fs::remove_dir_all(&partial).at(&partial)?;
+    }
+    built?;
+    std::fs::rename(&partial, folder).at(folder)?;
+    Index::open(folder)
+}
+
+/// Makes the index in `partial`, all but its name.
+fn pass(
+    model: &Model,
+    saes: &[Sae],
+    chunks: impl Iterator<Item = directrix_corpus::Result<Chunk>>,
+    identity: &Identity,
+    partial: &Path,
+    stop: &AtomicBool,
+    progress: &mut impl FnMut(Progress),
+) -> Result<()> {
+    let mut pass = Pass::open(model, saes, identity, partial)?;
     let mut held = Prompts::new();
     let mut skip = pass.done.prompts;
     for chunk in chunks {
@@ -88,12 +111,12 @@ pub fn build(
         for prompt in prompts.iter().skip(already) {
             held.push(prompt);
             if held.positions() >= SHARD {
-                pass.shard(&std::mem::take(&mut held), stop, &mut progress)?;
+                pass.shard(&std::mem::take(&mut held), stop, progress)?;
             }
         }
     }
     if !held.is_empty() {
-        pass.shard(&held, stop, &mut progress)?;
+        pass.shard(&held, stop, progress)?;
     }
     let done = pass.done.clone();
     drop(pass);
@@ -118,19 +141,35 @@ pub fn build(
             .collect(),
     };
     for sae in &meta.saes {
-        sort::by_direction(&partial, sae, &meta, done.shards)?;
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::Stopped { prompts: done.prompts });
+        }
+        sort::by_direction(partial, sae, &meta, done.shards)?;
+    }
+    for sae in &meta.saes {
+        sort::remove_runs(partial, sae)?;
     }
     write_json(&partial.join("index.json"), &meta)?;
-    let checkpoint = partial.join("checkpoint.json");
-    std::fs::remove_file(&checkpoint).at(&checkpoint)?;
-    std::fs::rename(&partial, folder).at(folder)?;
-    Index::open(folder)
+    let checkpoint = partial.join(CHECKPOINT);
+    std::fs::remove_file(&checkpoint).at(&checkpoint)
 }
 
 fn partial_folder(folder: &Path) -> PathBuf {
     let mut name = folder.as_os_str().to_owned();
     name.push(".partial");
     name.into()
+}
+
+/// Removes an unfinished pass over other inputs; anything else that stands in its place is left alone.
+fn clear(folder: &Path) -> Result<()> {
+    if folder.join(CHECKPOINT).exists() {
+        return std::fs::remove_dir_all(folder).at(folder);
+    }
+    if folder.exists() && std::fs::read_dir(folder).at(folder)?.next().is_some() {
+        let problem = "is not an unfinished index, but stands where one would be made; move it or choose another --out";
+        return Err(Error::Damaged { path: folder.into(), problem: problem.into() });
+    }
+    Ok(())
 }
 
 struct Pass<'a> {
@@ -146,7 +185,6 @@ struct Pass<'a> {
 impl<'a> Pass<'a> {
     /// Starts anew, or goes on from the checkpoint in `folder` when it is of the same inputs.
     fn open(model: &'a Model, saes: &'a [Sae], identity: &Identity, folder: &Path) -> Result<Pass<'a>> {
-        std::fs::create_dir_all(folder).at(folder)?;
         let fresh = Checkpoint {
             identity: identity.clone(),
             prompts: 0,
@@ -155,8 +193,13 @@ impl<'a> Pass<'a> {
             shards: 0,
             active: vec![0; saes.len()],
         };
-        let earlier: Option<Checkpoint> = read_json(&folder.join("checkpoint.json")).ok();
-        let mut done = earlier.filter(|c| c.identity.difference(identity).is_none()).unwrap_or(fresh);
+        let earlier: Option<Checkpoint> = read_json(&folder.join(CHECKPOINT)).ok();
+        let same = earlier.filter(|c| c.identity.difference(identity).is_none());
+        if same.is_none() {
+            clear(folder)?;
+        }
+        let mut done = same.unwrap_or(fresh);
+        std::fs::create_dir_all(folder).at(folder)?;
         // The corpus is read from its start again, and its cut prompts counted again.
         done.cut = 0;
         let file = |name: &str| folder.join(name);
@@ -225,7 +268,7 @@ impl<'a> Pass<'a> {
         self.done.positions += prompts.positions() as u64;
         self.done.shards += 1;
         self.done.active = self.files.iter().map(|files| files.values.len()).collect();
-        write_json(&self.folder.join("checkpoint.json"), &self.done)
+        write_json(&self.folder.join(CHECKPOINT), &self.done)
     }
 
     fn append_prompts(&mut self, prompts: &Prompts) -> Result<()> {

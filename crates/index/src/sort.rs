@@ -23,7 +23,16 @@ struct Summary {
     tokens: Vec<(u32, u32)>,
 }
 
-/// Joins the runs of one SAE bucket by bucket of directions, and removes them.
+/// Removes the runs of one SAE.
+pub(crate) fn remove_runs(folder: &Path, sae: &SaeMeta) -> Result<()> {
+    for name in ["runs.indptr.u64", "runs.positions.u32", "runs.values.f32"] {
+        let path = folder.join(&sae.folder).join(name);
+        std::fs::remove_file(&path).at(&path)?;
+    }
+    Ok(())
+}
+
+/// Joins the runs of one SAE bucket by bucket of directions.
 pub(crate) fn by_direction(folder: &Path, sae: &SaeMeta, meta: &Meta, shards: u64) -> Result<()> {
     let own = folder.join(&sae.folder);
     let tokens: Mapped<u32> = Mapped::open(folder.join("tokens.u32"), Some(meta.positions as usize))?;
@@ -107,10 +116,6 @@ pub(crate) fn by_direction(folder: &Path, sae: &SaeMeta, meta: &Meta, shards: u6
     token_indptr.flush()?;
     token_ids.flush()?;
     token_counts.flush()?;
-    for name in ["runs.indptr.u64", "runs.positions.u32", "runs.values.f32"] {
-        let path = own.join(name);
-        std::fs::remove_file(&path).at(&path)?;
-    }
     Ok(())
 }
 

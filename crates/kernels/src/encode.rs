@@ -68,8 +68,7 @@ fn encode_block(x: View, encoder: Encoder) -> Result<SparseActivations, NotFinit
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 fn keep_positive(pre: &[f32], first: usize, active: &mut Vec<(u32, f32)>) -> Result<(), usize> {
     for (i, chunk) in pre.chunks(16).enumerate() {
-        // A NaN is not `<= 0` either, so it is looked at, too.
-        if chunk.iter().fold(true, |none, &x| none & (x <= 0.0)) {
+        if chunk.iter().filter(|x| **x > 0.0 || x.is_nan()).count() == 0 {
             continue;
         }
         for (j, &x) in chunk.iter().enumerate() {

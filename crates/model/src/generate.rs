@@ -1,5 +1,7 @@
 //! Sampling from a model, with a key-value cache.
 
+use std::collections::BTreeMap;
+
 use directrix_kernels::Matrix;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -49,8 +51,8 @@ impl Model {
                 model: self,
                 parts: vec![Part { tokens: &tokens[done..], start: done, before: 0..done }],
                 before: Some(&cache),
-                edits: Default::default(),
-                captures: Default::default(),
+                edits: BTreeMap::new(),
+                captures: BTreeMap::new(),
                 finals: vec![(0, last)],
                 keep: None,
                 keep_spots: Vec::new(),

@@ -49,6 +49,9 @@ pub struct Place {
     pub head: usize,
 }
 
+/// A function that changes a row.
+pub type RowFn = dyn Fn(Place, &mut [f32]) + Send + Sync;
+
 /// What to do to a position's row at a hook point.
 #[derive(Clone)]
 pub enum Kind {
@@ -63,7 +66,7 @@ pub enum Kind {
     /// Remove the component along this row.
     Project(Arc<[f32]>),
     /// Change as a function says: the closure form.
-    Map(Arc<dyn Fn(Place, &mut [f32]) + Send + Sync>),
+    Map(Arc<RowFn>),
 }
 
 impl fmt::Debug for Kind {

@@ -43,7 +43,7 @@ pub use decompose::{Decomposition, Reader};
 pub use error::{Error, Result};
 pub use generate::Sampling;
 pub use hook::{BlockHook, HookPoint};
-pub use intervention::{Intervention, Kind, Place, Positions};
+pub use intervention::{Intervention, Kind, Place, Positions, RowFn};
 pub use processing::Processing;
 pub use run::{Ask, Case, Model, Prediction, Run, Target, batches};
 pub use tensors::Tensors;

@@ -114,12 +114,15 @@ impl StageName {
 /// A position of a part's prompt, by part.
 pub(crate) type Spot = (usize, usize);
 
+/// The changes to make at one hook point.
+pub(crate) type Edits<'a> = Vec<(Spot, &'a Kind)>;
+
 /// What a pass is to do on the way and to bring back.
 pub(crate) struct Pass<'a> {
     pub(crate) model: &'a Model,
     pub(crate) parts: Vec<Part<'a>>,
     pub(crate) before: Option<&'a KeyValues>,
-    pub(crate) edits: BTreeMap<HookPoint, Vec<(Spot, &'a Kind)>>,
+    pub(crate) edits: BTreeMap<HookPoint, Edits<'a>>,
     pub(crate) captures: BTreeMap<HookPoint, Vec<Spot>>,
     /// Spots of which the final LayerNorm's output is wanted.
     pub(crate) finals: Vec<Spot>,
@@ -400,7 +403,7 @@ impl Pass<'_> {
         let earlier = self.before.and_then(|before| before.0[layer].as_ref());
         let first_rows = self.first_rows();
         // Keys and values before each part: of the earlier pass, of rows that were narrowed away, or of both.
-        let before: Vec<(Cow<[f32]>, Cow<[f32]>)> = self
+        let before: Vec<(Rows, Rows)> = self
             .parts
             .iter()
             .enumerate()
@@ -438,8 +441,8 @@ impl Pass<'_> {
         let longest = self.longest;
         let width = shape.heads * longest;
         let seen = [f32::NEG_INFINITY, 0.0].map(|fill| Mutex::new(Matrix::repeat(&vec![fill; width], q.rows())));
-        let edits: [BTreeMap<usize, Vec<(Spot, &Kind)>>; 2] = hooks.map(|hook| {
-            let mut by_row: BTreeMap<usize, Vec<(Spot, &Kind)>> = BTreeMap::new();
+        let edits: [BTreeMap<usize, Edits>; 2] = hooks.map(|hook| {
+            let mut by_row: BTreeMap<usize, Edits> = BTreeMap::new();
             for (spot, kind) in self.edits.get(&hook).into_iter().flatten() {
                 by_row.entry(self.row_of(&first_rows, *spot)).or_default().push((*spot, kind));
             }
@@ -558,13 +561,16 @@ impl Pass<'_> {
     }
 }
 
+/// Consecutive rows of keys or values.
+type Rows<'a> = Cow<'a, [f32]>;
+
 /// Rows of an earlier pass, then rows of this one; borrowed when only one of them has any.
 fn join<'a>(
     earlier: Option<&'a Matrix>,
     earlier_rows: Range<usize>,
     own: &'a Matrix,
     own_rows: Option<Range<usize>>,
-) -> Cow<'a, [f32]> {
+) -> Rows<'a> {
     let earlier = earlier.map_or(&[][..], |m| m.row_range(earlier_rows));
     let own = own_rows.map_or(&[][..], |range| own.row_range(range));
     match (earlier, own) {

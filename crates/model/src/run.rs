@@ -9,8 +9,7 @@ use directrix_kernels::{Backend, Cpu, Matrix};
 use rayon::prelude::*;
 
 use crate::convert::convert;
-use crate::intervention::Kind;
-use crate::pass::{Kept, KeyValues, Part, Pass, Passed, Spot, Stage};
+use crate::pass::{Edits, Kept, KeyValues, Part, Pass, Passed, Spot, Stage};
 use crate::{BlockHook, Config, Error, HookPoint, Intervention, Positions, Processing, Result, Tensors, Weights};
 
 /// A decoder-only transformer: its dimensions and (processed) weights.
@@ -236,7 +235,7 @@ impl Model {
         let mut edits = BTreeMap::new();
         for intervention in interventions {
             self.check_intervention(intervention)?;
-            self.add_edits(&mut edits, intervention, batch.spots(&intervention.positions)?);
+            add_edits(&mut edits, intervention, batch.spots(&intervention.positions)?);
         }
         self.pass(&batch, parts, None, edits, ask, Stage::Start)
     }
@@ -281,7 +280,7 @@ impl Model {
                     .map_err(|position| Error::Position { prompt: case.prompt, position, positions: prompt.len() })?;
                 let spots: Vec<Spot> = at.into_iter().filter(|p| *p <= case.until).map(|p| (number, p)).collect();
                 first = spots.iter().map(|(_, p)| *p).min().unwrap_or(first).min(first);
-                self.add_edits(&mut edits, intervention, spots);
+                add_edits(&mut edits, intervention, spots);
             }
             if first < start {
                 return Err(not_resumable(&format!("position {first} was not kept")));
@@ -300,7 +299,7 @@ impl Model {
         batch: &Batch,
         parts: Vec<Part<'a>>,
         before: Option<&'a KeyValues>,
-        edits: BTreeMap<HookPoint, Vec<(Spot, &'a Kind)>>,
+        edits: BTreeMap<HookPoint, Edits<'a>>,
         ask: &Ask,
         stage: Stage,
     ) -> Result<Run> {
@@ -350,7 +349,7 @@ impl Model {
             longest: batch.tokens.iter().map(|tokens| tokens.len()).max().unwrap_or(0),
         };
         let Passed { captured, finals: normalized, kept, keys } = pass.run(stage);
-        self.check_finite(batch, &captured, ask)?;
+        check_finite(batch, &captured, ask)?;
 
         let mut run = Run { captured, kept, keys, ..Run::default() };
         let Some(normalized) = normalized.filter(|_| !finals.is_empty()) else { return Ok(run) };
@@ -409,16 +408,6 @@ impl Model {
         Ok(predictions)
     }
 
-    fn add_edits<'a>(
-        &self,
-        edits: &mut BTreeMap<HookPoint, Vec<(Spot, &'a Kind)>>,
-        intervention: &'a Intervention,
-        spots: Vec<Spot>,
-    ) {
-        let of_hook = edits.entry(intervention.hook).or_default();
-        of_hook.extend(spots.into_iter().map(|spot| (spot, &intervention.kind)));
-    }
-
     pub(crate) fn check_prompt(&self, prompt: usize, tokens: &[u32]) -> Result<()> {
         if tokens.is_empty() || tokens.len() > self.config.n_ctx {
             return Err(Error::Length { prompt, positions: tokens.len(), context: self.config.n_ctx });
@@ -455,20 +444,25 @@ impl Model {
         }
         Ok(())
     }
+}
 
-    fn check_finite(&self, batch: &Batch, captured: &BTreeMap<HookPoint, Matrix>, ask: &Ask) -> Result<()> {
-        for (hook, value) in captured {
-            if matches!(hook, HookPoint::Block(_, BlockHook::AttnScores)) {
-                continue;
-            }
-            if let Some((row, _)) = value.first_not_finite() {
-                let spots = ask.hooks.iter().filter(|(h, _)| h == hook).map(|(_, positions)| batch.spots(positions));
-                let (prompt, position) = spots.collect::<Result<Vec<_>>>()?.concat()[row];
-                return Err(Error::NotFinite { hook: hook.to_string(), prompt, position });
-            }
+fn add_edits<'a>(edits: &mut BTreeMap<HookPoint, Edits<'a>>, intervention: &'a Intervention, spots: Vec<Spot>) {
+    let of_hook = edits.entry(intervention.hook).or_default();
+    of_hook.extend(spots.into_iter().map(|spot| (spot, &intervention.kind)));
+}
+
+fn check_finite(batch: &Batch, captured: &BTreeMap<HookPoint, Matrix>, ask: &Ask) -> Result<()> {
+    for (hook, value) in captured {
+        if matches!(hook, HookPoint::Block(_, BlockHook::AttnScores)) {
+            continue;
         }
-        Ok(())
+        if let Some((row, _)) = value.first_not_finite() {
+            let spots = ask.hooks.iter().filter(|(h, _)| h == hook).map(|(_, positions)| batch.spots(positions));
+            let (prompt, position) = spots.collect::<Result<Vec<_>>>()?.concat()[row];
+            return Err(Error::NotFinite { hook: hook.to_string(), prompt, position });
+        }
     }
+    Ok(())
 }
 
 fn not_resumable(problem: &str) -> Error {

@@ -1,6 +1,6 @@
 //! What a study's analyses share: the loaded inputs, the index, the behaviour prompts and the directions found on them.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -264,12 +264,12 @@ fn shared_options(study: &Study) -> (Active, SingleAblations) {
 /// Directions, layers and heads that a study names must be there before the long work begins.
 fn check(study: &Study, name: &str, model: &Model, saes: &[Sae]) -> Result<()> {
     let sae = &saes[study.chosen()];
-    let mut named: BTreeMap<usize, ()> = study.directions.iter().flatten().map(|d| (*d, ())).collect();
+    let mut named: BTreeSet<usize> = study.directions.iter().flatten().copied().collect();
     for section in &study.sections {
         match section {
-            SectionKind::Examples(options) => named.extend(options.directions.iter().flatten().map(|d| (*d, ()))),
-            SectionKind::Direction(options) => named.extend(options.direction.map(|d| (d, ()))),
-            SectionKind::MoreAblations(options) => named.extend(options.direction.map(|d| (d, ()))),
+            SectionKind::Examples(options) => named.extend(options.directions.iter().flatten()),
+            SectionKind::Direction(options) => named.extend(options.direction),
+            SectionKind::MoreAblations(options) => named.extend(options.direction),
             SectionKind::Cosine(_) | SectionKind::Cooccurrence(_) if saes.len() < 2 => {
                 let problem = "the sections cosine and cooccurrence need two SAEs under `saes`".into();
                 return Err(Error::Study { name: name.into(), problem });
@@ -289,7 +289,7 @@ fn check(study: &Study, name: &str, model: &Model, saes: &[Sae]) -> Result<()> {
             _ => {}
         }
     }
-    for direction in named.keys() {
+    for direction in &named {
         sae.check(*direction)?;
     }
     Ok(())

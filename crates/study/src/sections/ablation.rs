@@ -23,7 +23,8 @@ struct DifferenceRow<'a> {
 
 /// Original − ablated, per measure.
 fn differences<'a>(ablated: &'a str, rows: &[PromptEffect]) -> Vec<DifferenceRow<'a>> {
-    let measures: [(&str, fn(&PromptEffect) -> f64); 3] = [
+    type Measure = fn(&PromptEffect) -> f64;
+    let measures: [(&str, Measure); 3] = [
         ("log-probability", |e| e.log_prob - e.log_prob_changed),
         ("logit", |e| (e.logit - e.logit_changed) as f64),
         ("rank", |e| e.rank as f64 - e.rank_changed as f64),

@@ -87,7 +87,7 @@ pub(super) fn prompts(lab: &Lab, options: &BehaviourSection) -> Result<Section> 
     Ok(out)
 }
 
-pub(super) fn active(lab: &Lab, options: &Active) -> Result<Section> {
+pub(super) fn active(lab: &Lab, options: &Active) -> Section {
     let sae = lab.sae();
     let mut sums = vec![0.0_f64; sae.directions()];
     for prompt in 0..lab.active_prompts {
@@ -131,7 +131,7 @@ pub(super) fn active(lab: &Lab, options: &Active) -> Result<Section> {
             rows,
         )),
     ];
-    Ok(out)
+    out
 }
 
 #[derive(Serialize)]
@@ -145,7 +145,7 @@ struct SingleRow {
     share: f64,
 }
 
-pub(super) fn single_ablations(lab: &Lab, options: &SingleAblations) -> Result<Section> {
+pub(super) fn single_ablations(lab: &Lab, options: &SingleAblations) -> Section {
     let rows: Vec<SingleRow> = lab
         .singles
         .iter()
@@ -202,10 +202,10 @@ pub(super) fn single_ablations(lab: &Lab, options: &SingleAblations) -> Result<S
             &rows,
         )),
     ];
-    Ok(out)
+    out
 }
 
-pub(super) fn coactivation(lab: &Lab, options: &Coactivation) -> Result<Section> {
+pub(super) fn coactivation(lab: &Lab, options: &Coactivation) -> Section {
     let values = directrix_circuits::coactivation(&lab.acts, &lab.top, options.active_above);
     let n = lab.top.len();
     let labels: Vec<String> = lab.top.iter().map(u32::to_string).collect();
@@ -238,7 +238,7 @@ pub(super) fn coactivation(lab: &Lab, options: &Coactivation) -> Result<Section>
         "Pearson correlation over behaviour prompts; blank where a direction is active on all prompts or on none.",
         Shape::Heatmap { columns: labels.clone(), rows: labels, values, diverging: true },
     ))];
-    Ok(out)
+    out
 }
 
 pub(super) fn attention(lab: &Lab, options: &Attention) -> Result<Section> {

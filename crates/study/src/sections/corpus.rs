@@ -5,10 +5,10 @@ use directrix_index::Example;
 use serde::Serialize;
 
 use super::{figure, list, section, title};
+use crate::Shape;
 use crate::lab::Lab;
 use crate::report::{Block, Section, Texts};
 use crate::study::{Examples, SectionKind, Tokens, TopTokens};
-use crate::{Result, Shape};
 
 #[derive(Serialize)]
 struct TokenRow {
@@ -18,7 +18,7 @@ struct TokenRow {
     share: f64,
 }
 
-pub(super) fn tokens(lab: &Lab, options: &Tokens) -> Result<Section> {
+pub(super) fn tokens(lab: &Lab, options: &Tokens) -> Section {
     let counts = token_occurrences(&lab.index);
     let total: u64 = counts.iter().map(|row| row.count).sum();
     let common = counts.iter().filter(|row| row.count > options.min_count).count();
@@ -62,10 +62,10 @@ pub(super) fn tokens(lab: &Lab, options: &Tokens) -> Result<Section> {
             &rows,
         )),
     ];
-    Ok(out)
+    out
 }
 
-pub(super) fn examples(lab: &Lab, options: &Examples) -> Result<Section> {
+pub(super) fn examples(lab: &Lab, options: &Examples) -> Section {
     let sae = lab.sae_index();
     let directions: Vec<usize> =
         options.directions.clone().unwrap_or_else(|| lab.top.iter().map(|d| *d as usize).collect());
@@ -122,7 +122,7 @@ pub(super) fn examples(lab: &Lab, options: &Examples) -> Result<Section> {
         ],
     );
     out.blocks = blocks;
-    Ok(out)
+    out
 }
 
 #[derive(Serialize)]
@@ -134,7 +134,7 @@ struct TopTokenRow {
     occurrences: u64,
 }
 
-pub(super) fn top_tokens(lab: &Lab, options: &TopTokens) -> Result<Section> {
+pub(super) fn top_tokens(lab: &Lab, options: &TopTokens) -> Section {
     let mut blocks = Vec::new();
     let mut prose = Vec::new();
     for (number, sae) in lab.index.saes().iter().enumerate() {
@@ -188,5 +188,5 @@ pub(super) fn top_tokens(lab: &Lab, options: &TopTokens) -> Result<Section> {
     );
     let mut out = section("top-tokens", title(&SectionKind::TopTokens(options.clone())), prose);
     out.blocks = blocks;
-    Ok(out)
+    out
 }

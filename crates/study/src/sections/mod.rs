@@ -15,15 +15,15 @@ use crate::{Figure, Result, Shape};
 /// Makes one analysis.
 pub(crate) fn make(lab: &Lab, kind: &SectionKind) -> Result<Section> {
     match kind {
-        SectionKind::Tokens(o) => corpus::tokens(lab, o),
-        SectionKind::Examples(o) => corpus::examples(lab, o),
-        SectionKind::TopTokens(o) => corpus::top_tokens(lab, o),
+        SectionKind::Tokens(o) => Ok(corpus::tokens(lab, o)),
+        SectionKind::Examples(o) => Ok(corpus::examples(lab, o)),
+        SectionKind::TopTokens(o) => Ok(corpus::top_tokens(lab, o)),
         SectionKind::Cosine(o) => pairs::cosine(lab, o),
         SectionKind::Cooccurrence(o) => pairs::cooccurrence(lab, o),
         SectionKind::Behaviour(o) => behaviour::prompts(lab, o),
-        SectionKind::Active(o) => behaviour::active(lab, o),
-        SectionKind::SingleAblations(o) => behaviour::single_ablations(lab, o),
-        SectionKind::Coactivation(o) => behaviour::coactivation(lab, o),
+        SectionKind::Active(o) => Ok(behaviour::active(lab, o)),
+        SectionKind::SingleAblations(o) => Ok(behaviour::single_ablations(lab, o)),
+        SectionKind::Coactivation(o) => Ok(behaviour::coactivation(lab, o)),
         SectionKind::Attention(o) => behaviour::attention(lab, o),
         SectionKind::LogitAttribution(_) => attribution::logit(lab),
         SectionKind::Remainder(o) => attribution::remainder(lab, o),
