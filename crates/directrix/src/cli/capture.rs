@@ -14,11 +14,11 @@ use directrix::sae::Sae;
 use safetensors::Dtype;
 use serde_json::json;
 
-use super::inputs::{ModelArgs, ProcessingArgs, PromptArgs, SaeArgs, ThreadArgs};
+use super::inputs::{ModelArgs, ProcessingArgs, PromptArgs, SaeArgs, ThreadArgs, note_cut};
 use super::interrupt::{self, Stopped};
 use super::progress::Progress;
 use super::tensor_file::{Tensor, TensorFile};
-use super::terminal::{self, note, stdout, table, thousands};
+use super::terminal::{self, stdout, table, thousands};
 
 /// Most positions of a model pass, fewer where what is captured of each is much.
 const BATCH: usize = 4096;
@@ -108,12 +108,7 @@ impl Capture {
 
     fn print(&self, tensors: &[Tensor], chunk: &Chunk, config: &Config) -> anyhow::Result<()> {
         let Chunk { prompts, cut } = chunk;
-        if *cut > 0 {
-            note(&format!(
-                "{cut} prompts were longer than the model's context of {} positions and were cut",
-                config.n_ctx
-            ));
-        }
+        note_cut(*cut, config);
         if self.json {
             return terminal::json(&json!({
                 "file": self.out,

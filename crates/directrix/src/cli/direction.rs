@@ -9,6 +9,7 @@ use directrix::corpus::{Folder, Tokenizer};
 use directrix::index::{Example, Index, SaeIndex};
 use serde_json::{Value, json};
 
+use super::inputs::open_index;
 use super::terminal::{self, Shading, bar, note, stdout, table, thousands};
 
 const EXAMPLES: &str = "\
@@ -63,13 +64,7 @@ struct Subject<'a> {
 
 impl Direction {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        if !self.index.join("index.json").is_file() {
-            bail!(
-                "`{0}` holds no index; make one with `directrix index --out {0}`, or name another with --index",
-                self.index.display()
-            );
-        }
-        let index = Index::open(&self.index)?;
+        let index = open_index(&self.index)?;
         let sae = self.choose_sae(&index)?;
         if self.number >= sae.directions() {
             let (name, last) = (sae.name(), sae.directions() - 1);

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Mutex;
 
-use directrix::index;
+use directrix::{index, study};
 
 use super::interrupt::Stopped;
 use super::terminal::remark;
@@ -68,7 +68,12 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 fn is_stopped(error: &anyhow::Error) -> bool {
-    error.is::<Stopped>() || matches!(error.downcast_ref(), Some(index::Error::Stopped { .. }))
+    error.is::<Stopped>()
+        || matches!(error.downcast_ref(), Some(index::Error::Stopped { .. }))
+        || matches!(
+            error.downcast_ref(),
+            Some(study::Error::Stopped | study::Error::Index(index::Error::Stopped { .. }))
+        )
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use directrix::corpus::Corpus;
 use directrix::index::{self, Identity, Options, Source};
 use serde_json::json;
 
-use super::inputs::{CorpusArgs, Loaded, ModelArgs, ProcessingArgs, SaeArgs, ThreadArgs, source};
+use super::inputs::{CorpusArgs, Loaded, ModelArgs, ProcessingArgs, SaeArgs, ThreadArgs, note_cut, source};
 use super::interrupt::{self, Stopped};
 use super::progress::Progress;
 use super::terminal::{self, note, stdout, table, thousands};
@@ -88,13 +88,8 @@ impl Index {
             fs::remove_dir(&self.out).with_context(cannot)?;
         }
         let mut progress = Progress::new("indexing", documents);
-        let index = index::build(&loaded.model, &saes, chunks, &identity, &self.out, stop, |done| {
-            if done.sorting {
-                progress.then("sorting by direction");
-            } else {
-                progress.at(done.prompts, done.positions);
-            }
-        })?;
+        let index =
+            index::build(&loaded.model, &saes, chunks, &identity, &self.out, stop, |done| progress.index(done))?;
         if complete {
             note("the index was complete already; nothing was done");
         } else {
@@ -142,10 +137,7 @@ impl Index {
         }
         writeln!(out, "{}", saes.trim_fmt())?;
         out.flush()?;
-        if meta.cut > 0 {
-            let (cut, context) = (thousands(meta.cut as u64), loaded.model.config().n_ctx);
-            note(&format!("{cut} prompts were longer than the model's context of {context} positions and were cut"));
-        }
+        note_cut(meta.cut, loaded.model.config());
         Ok(())
     }
 

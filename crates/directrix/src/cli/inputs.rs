@@ -1,13 +1,16 @@
 //! Flags that several commands share, as typed and as meant.
 
 use std::num::NonZeroUsize;
+use std::path::Path;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use directrix::corpus::{self, Chunk, Corpus, Document, Folder, Tokenising, Tokenizer};
-use directrix::index::{Source, folder_hash};
-use directrix::model::{Architecture, Model, Processing};
+use directrix::corpus::{self, Chunk, Corpus, Document, Folder, Prompts, Tokenising, Tokenizer};
+use directrix::index::{Index, Source, folder_hash};
+use directrix::model::{Architecture, Config, Model, Processing};
 use directrix::sae::Sae;
+
+use super::terminal::{note, thousands};
 
 const SHIPPED_MODEL: &str = "tinystories-2l";
 const SHIPPED_SAES: [&str; 2] = ["tinystories-2l/sae-l0", "tinystories-2l/sae-l1"];
@@ -140,6 +143,11 @@ impl Loaded {
         })
     }
 
+    /// A token's text as it is; `[id]` without a tokenizer.
+    pub(crate) fn token(&self, token: u32) -> String {
+        self.tokenizer.as_ref().map_or_else(|| format!("[{token}]"), |tokenizer| tokenizer.token_text(token))
+    }
+
     fn tokenising(&self, bos: &BosArgs) -> anyhow::Result<Tokenising> {
         let config = self.model.config();
         let bos = bos.token(self)?;
@@ -186,6 +194,22 @@ impl SaeArgs {
             bail!("no SAE given for the model `{}`; name one or more with --sae", loaded.folder);
         }
         SHIPPED_SAES.iter().map(|name| load_sae(name, loaded)).collect()
+    }
+
+    /// The one SAE asked for; for the shipped model its last, where none is.
+    pub(crate) fn load_one(&self, loaded: &Loaded) -> anyhow::Result<Sae> {
+        if self.sae.len() > 1 {
+            bail!("--sae is given {} times; this works on one SAE", self.sae.len());
+        }
+        self.load_or_shipped(loaded)?.pop().context("no SAE given; name one with --sae")
+    }
+
+    /// The two SAEs asked for, the earlier one first.
+    pub(crate) fn load_two(&self, loaded: &Loaded) -> anyhow::Result<[Sae; 2]> {
+        let count =
+            |found: usize| format!("{found} SAEs given; this works on two: name the earlier one by --sae first");
+        let saes = self.load_or_shipped(loaded)?;
+        <[Sae; 2]>::try_from(saes).map_err(|saes| anyhow::anyhow!(count(saes.len())))
     }
 
     /// The SAEs asked for.
@@ -264,12 +288,53 @@ impl PromptArgs {
         Ok(all)
     }
 
+    /// The prompts, of which there must be one; says if some were cut.
+    pub(crate) fn load_some(&self, loaded: &Loaded) -> anyhow::Result<Prompts> {
+        let Chunk { prompts, cut } = self.load(loaded)?;
+        if prompts.is_empty() {
+            bail!("there is no prompt; `{}` is empty", self.source.prompts.as_deref().unwrap_or("--text"));
+        }
+        note_cut(cut, loaded.model.config());
+        Ok(prompts)
+    }
+
     fn documents(&self) -> anyhow::Result<Box<dyn Iterator<Item = corpus::Result<Document>> + '_>> {
         if let Some(file) = &self.source.prompts {
             return Ok(Box::new(Corpus::open(file, self.documents.column.as_deref())?.documents()?));
         }
         Ok(Box::new(self.source.text.iter().map(|text| Ok(Document::Text(text.clone())))))
     }
+}
+
+/// Says that prompts were cut, if any were.
+pub(crate) fn note_cut(cut: usize, config: &Config) {
+    if cut > 0 {
+        let (cut, context) = (thousands(cut as u64), config.n_ctx);
+        note(&format!("{cut} prompts were longer than the model's context of {context} positions and were cut"));
+    }
+}
+
+/// Place `at` of a prompt, from 0 or, negative, from its end. Where a position is to predict, a token must follow it.
+pub(crate) fn position(prompts: &Prompts, prompt: usize, at: i64, predicts: bool) -> anyhow::Result<usize> {
+    let length = prompts.get(prompt).len();
+    let found = if at < 0 { length as i64 + at } else { at };
+    let end = length as i64 - i64::from(predicts);
+    if !(0..end).contains(&found) {
+        let predicting = if predicts { " that predicts a token" } else { "" };
+        bail!("prompt {prompt} has {length} tokens, so there is no position {at}{predicting}; give another --position");
+    }
+    Ok(found as usize)
+}
+
+/// Opens an index that a flag names.
+pub(crate) fn open_index(folder: &Path) -> anyhow::Result<Index> {
+    if !folder.join("index.json").is_file() {
+        bail!(
+            "`{0}` holds no index; make one with `directrix index --out {0}`, or name another with --index",
+            folder.display()
+        );
+    }
+    Ok(Index::open(folder)?)
 }
 
 impl ThreadArgs {

@@ -1,9 +1,12 @@
 //! The command line: one module per command, and what commands share.
 //!
 //! A command is a struct of typed flags with a `run`. [`inputs`] gives flags their meaning, [`progress`] and [`interrupt`]
-//! are for what takes long, [`terminal`] is for what is shown, [`tensor_file`] for what is written.
+//! are for what takes long, [`terminal`] and [`results`] are for what is shown, [`tensor_file`] for what is written.
 
+mod ablate;
+mod attribute;
 mod capture;
+mod circuits;
 mod direction;
 mod failure;
 mod generate;
@@ -11,6 +14,8 @@ mod index;
 mod inputs;
 mod interrupt;
 mod progress;
+mod results;
+mod study;
 mod tensor_file;
 mod terminal;
 
@@ -28,24 +33,35 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
+  directrix demo                      run the shipped study; prints the path of its report
   directrix index                     index the shipped model, SAEs and stories in out/index
   directrix direction 42              show what direction 42 of the first SAE fires on
   directrix generate --prompt \"Once upon a time\"";
 
 #[derive(Subcommand)]
 enum Command {
+    Demo(study::Demo),
+    Study(study::Study),
     Index(index::Index),
     Direction(direction::Direction),
     Capture(capture::Capture),
+    Ablate(ablate::Ablate),
+    Attribute(attribute::Attribute),
+    Circuits(circuits::Circuits),
     Generate(generate::Generate),
 }
 
 pub(crate) fn main() -> ExitCode {
     let command = Cli::parse().command;
     failure::exit_code(|| match command {
+        Command::Demo(demo) => demo.run(),
+        Command::Study(study) => study.run(),
         Command::Index(index) => index.run(),
         Command::Direction(direction) => direction.run(),
         Command::Capture(capture) => capture.run(),
+        Command::Ablate(ablate) => ablate.run(),
+        Command::Attribute(attribute) => attribute.run(),
+        Command::Circuits(circuits) => circuits.run(),
         Command::Generate(generate) => generate.run(),
     })
 }

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use directrix::index;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::terminal::{duration, remark, thousands};
@@ -73,8 +74,17 @@ impl Progress {
         remark(&format!("{:.1} s{}", elapsed.as_secs_f64(), rate.unwrap_or_default()));
     }
 
+    /// An index is so far.
+    pub(crate) fn index(&mut self, done: index::Progress) {
+        if done.sorting {
+            self.then("sorting by direction");
+        } else {
+            self.at(done.prompts, done.positions);
+        }
+    }
+
     /// What is done now, where it cannot be counted.
-    pub(crate) fn then(&mut self, what: &'static str) {
+    fn then(&mut self, what: &'static str) {
         if let Some(bar) = &self.bar {
             bar.set_message(what);
         }

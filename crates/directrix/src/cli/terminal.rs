@@ -70,7 +70,12 @@ pub(crate) fn plain(text: &str) -> String {
 /// A token as its text, on one line; as `[id]` without a tokenizer.
 pub(crate) fn token(tokenizer: Option<&Tokenizer>, token: u32) -> String {
     let Some(tokenizer) = tokenizer else { return format!("[{token}]") };
-    plain(&tokenizer.token_text(token).replace('\n', "↵").replace('\t', "⇥"))
+    one_line(&tokenizer.token_text(token))
+}
+
+/// Text on one line, without what would control the terminal.
+pub(crate) fn one_line(text: &str) -> String {
+    plain(&text.replace('\n', "↵").replace('\t', "⇥"))
 }
 
 /// How activations are shown in text.

@@ -1,0 +1,78 @@
+//! `directrix attribute`.
+
+use clap::{Args, ValueEnum};
+use directrix::circuits::{self, feature_attribution, logit_attribution, mean_decomposition};
+
+use super::inputs::{ModelArgs, ProcessingArgs, PromptArgs, SaeArgs, ThreadArgs, position};
+use super::results::{Found, ResultArgs};
+
+const EXAMPLES: &str = "\
+Examples:
+  directrix attribute --text 'Tim said, \"I like it.\"'
+  directrix attribute --prompts stories.txt --limit 100 --direction 17
+  directrix attribute --text 'Tim said, \"I like it.\"' --direction 17 --position -3 --inactive mean";
+
+/// See which components write an answer, or drive a direction.
+///
+/// Without --direction: direct logit attribution (DLA), what each component of the model contributes to the logit of the
+/// last token, at the position before it. With one: direct feature attribution (DFA), what each component contributes to
+/// the direction's pre-activation. Values are means over prompts.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Attribute {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    saes: SaeArgs,
+    /// Direction of the SAE to attribute to, instead of the last token's logit
+    #[arg(long, value_name = "N")]
+    direction: Option<usize>,
+    /// Position at which the direction is looked at, from 0; negative counts from the end
+    #[arg(long, value_name = "N", default_value_t = -2, allow_negative_numbers = true, requires = "direction")]
+    position: i64,
+    /// What neurons that are not active contribute: nothing, or their mean over the prompts
+    #[arg(long, value_enum, default_value_t = Inactive::Zero, requires = "direction")]
+    inactive: Inactive,
+    #[command(flatten)]
+    prompts: PromptArgs,
+    #[command(flatten)]
+    results: ResultArgs,
+    #[command(flatten)]
+    threads: ThreadArgs,
+    #[command(flatten)]
+    processing: ProcessingArgs,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Inactive {
+    Zero,
+    Mean,
+}
+
+impl Attribute {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        self.threads.apply()?;
+        let loaded = self.model.load(self.processing.processing())?;
+        let model = &loaded.model;
+        let (name, caption, rows) = if let Some(number) = self.direction {
+            let sae = self.saes.load_one(&loaded)?;
+            let direction = sae.check(number)?;
+            let prompts = self.prompts.load_some(&loaded)?;
+            let at = |prompt| position(&prompts, prompt, self.position, false);
+            let positions: Vec<usize> = (0..prompts.len()).map(at).collect::<Result<_, _>>()?;
+            let mean = match self.inactive {
+                Inactive::Zero => None,
+                Inactive::Mean => Some(mean_decomposition(model, &sae, &prompts)?),
+            };
+            let inactive = mean.as_ref().map_or(circuits::Inactive::Zero, circuits::Inactive::Mean);
+            let rows = feature_attribution(model, &sae, direction, &prompts, &positions, inactive)?;
+            let what = format!("the pre-activation of direction {direction} of {}", sae.short_name());
+            ("feature-attribution", what, rows)
+        } else {
+            let prompts = self.prompts.load_some(&loaded)?;
+            ("logit-attribution", "the logit of the last token".into(), logit_attribution(model, &prompts)?)
+        };
+        let caption = format!("What each component contributes to {caption}; means over prompts.");
+        self.results.show(&Found { name, caption: &caption, rows: &rows, bars: "mean", overall: None })
+    }
+}

@@ -1,0 +1,185 @@
+//! `directrix circuits`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use directrix::circuits::{self, CooccurrenceOptions, cosine_pairs, pair_effects};
+use serde::Serialize;
+
+use super::inputs::{ModelArgs, ProcessingArgs, PromptArgs, SaeArgs, ThreadArgs, open_index, source};
+use super::results::{Found, ResultArgs};
+
+const EXAMPLES: &str = "\
+Examples:
+  directrix circuits cosine --top 20
+  directrix circuits cooccurrence --prompts stories.txt --limit 20";
+
+const COSINE_EXAMPLES: &str = "\
+Examples:
+  directrix circuits cosine
+  directrix circuits cosine --sae tinystories-2l/sae-l0 --sae tinystories-2l/sae-l1 --top 20
+  directrix circuits cosine --index out/index --effects-prompts 50 --out out/pairs";
+
+const COOCCURRENCE_EXAMPLES: &str = "\
+Examples:
+  directrix circuits cooccurrence --text 'Once upon a time there was a little girl named Lily.'
+  directrix circuits cooccurrence --prompts stories.txt --limit 20 --above 2 --out out/and";
+
+/// Find circuits between the directions of two SAEs.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Circuits {
+    #[command(subcommand)]
+    kind: Kind,
+}
+
+#[derive(Subcommand)]
+enum Kind {
+    Cosine(Cosine),
+    Cooccurrence(Cooccurrence),
+}
+
+/// Pairs of directions of which the first writes what the second reads.
+///
+/// The cosine of `W_dec W_out` of the first SAE with `W_in W_enc` of the second, over all pairs. With --index, each pair is
+/// also tested by ablation, on the prompts in which its first direction is most active, where it is.
+#[derive(Args)]
+#[command(after_help = COSINE_EXAMPLES)]
+struct Cosine {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    saes: SaeArgs,
+    /// Pairs to show
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    top: usize,
+    /// Leave out pairs whose second number is above the first
+    #[arg(long)]
+    lower_triangle: bool,
+    /// Index of the first SAE, as made by `directrix index`, to test the pairs by ablation
+    #[arg(long, value_name = "FOLDER")]
+    index: Option<PathBuf>,
+    /// Prompts on which each pair is tested
+    #[arg(long, value_name = "N", default_value_t = 100, requires = "index")]
+    effects_prompts: usize,
+    #[command(flatten)]
+    results: ResultArgs,
+    #[command(flatten)]
+    threads: ThreadArgs,
+    #[command(flatten)]
+    processing: ProcessingArgs,
+}
+
+/// First directions that a second one needs, at one position (AND).
+///
+/// At every position, the most active direction of the second SAE, with each active direction of the first ablated there.
+/// The largest decreases come first.
+#[derive(Args)]
+#[command(after_help = COOCCURRENCE_EXAMPLES)]
+struct Cooccurrence {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    saes: SaeArgs,
+    /// First position of each prompt to look at, from 0
+    #[arg(long, value_name = "N", default_value_t = CooccurrenceOptions::default().first_position)]
+    first_position: usize,
+    /// First directions must be more active than this
+    #[arg(long, value_name = "ACTIVATION", default_value_t = CooccurrenceOptions::default().above)]
+    above: f32,
+    /// Rows to show
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    top: usize,
+    #[command(flatten)]
+    prompts: PromptArgs,
+    #[command(flatten)]
+    results: ResultArgs,
+    #[command(flatten)]
+    threads: ThreadArgs,
+    #[command(flatten)]
+    processing: ProcessingArgs,
+}
+
+#[derive(Serialize)]
+struct AtToken {
+    token: String,
+    #[serde(flatten)]
+    found: circuits::Cooccurrence,
+}
+
+impl Circuits {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        match self.kind {
+            Kind::Cosine(cosine) => cosine.run(),
+            Kind::Cooccurrence(cooccurrence) => cooccurrence.run(),
+        }
+    }
+}
+
+impl Cosine {
+    fn run(self) -> anyhow::Result<()> {
+        self.threads.apply()?;
+        let loaded = self.model.load(self.processing.processing())?;
+        let [first, second] = self.saes.load_two(&loaded)?;
+        let (one, two) = (first.short_name(), second.short_name());
+        let pairs = cosine_pairs(&loaded.model, &first, &second, self.top, self.lower_triangle)?;
+        let Some(folder) = &self.index else {
+            let caption = format!("Directions of {one} that write what directions of {two} read, by cosine.");
+            let found = Found { name: "cosine-pairs", caption: &caption, rows: &pairs, bars: "cosine", overall: None };
+            return self.results.show(&found);
+        };
+        let index = open_index(folder)?;
+        let identity = &index.meta().identity;
+        if identity.model.hash != source(&loaded.folder.to_string())?.hash {
+            bail!(
+                "the index `{}` is of the model {}, not of `{}`",
+                folder.display(),
+                identity.model.name,
+                loaded.folder
+            );
+        }
+        let hash = source(first.name())?.hash;
+        let number = identity.saes.iter().position(|sae| sae.hash == hash).with_context(|| {
+            format!("the index `{}` has no part for `{}`; index it with --sae", folder.display(), first.name())
+        })?;
+        let k = self.effects_prompts;
+        let rows = pair_effects(&loaded.model, &first, &second, &index, index.sae(number), &pairs, k)?;
+        let caption = format!(
+            "Pairs of {one} and {two} by cosine, and what ablating does; means over the prompts on which the first is most active, where it is."
+        );
+        let bars = "activation change";
+        self.results.show(&Found { name: "pair-effects", caption: &caption, rows: &rows, bars, overall: None })
+    }
+}
+
+impl Cooccurrence {
+    fn run(self) -> anyhow::Result<()> {
+        self.threads.apply()?;
+        let loaded = self.model.load(self.processing.processing())?;
+        let [first, second] = self.saes.load_two(&loaded)?;
+        let prompts = self.prompts.load_some(&loaded)?;
+        let options = CooccurrenceOptions { first_position: self.first_position, above: self.above };
+        let mut found = circuits::cooccurrence(&loaded.model, &first, &second, &prompts, options)?;
+        found.reverse();
+        found.truncate(self.top);
+        let token = |row: &circuits::Cooccurrence| loaded.token(prompts.get(row.prompt)[row.position]);
+        let rows: Vec<AtToken> = found.into_iter().map(|found| AtToken { token: token(&found), found }).collect();
+        if rows.is_empty() {
+            bail!(
+                "at no position from {} on is a direction of {} above {} together with one of {}; take longer prompts, or lower --first-position or --above",
+                self.first_position,
+                first.short_name(),
+                self.above,
+                second.short_name()
+            );
+        }
+        let caption = format!(
+            "The most active direction of {} at a position, and its activation with one of {} ablated there.",
+            second.short_name(),
+            first.short_name()
+        );
+        let bars = "difference";
+        self.results.show(&Found { name: "cooccurrence", caption: &caption, rows: &rows, bars, overall: None })
+    }
+}

@@ -1,0 +1,118 @@
+//! `directrix study` and `directrix demo`.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use directrix::study::{self, Event};
+use serde_json::{Map, json};
+
+use super::inputs::ThreadArgs;
+use super::interrupt;
+use super::progress::Progress;
+use super::terminal::{self, remark, stdout};
+
+const STUDY_EXAMPLES: &str = "\
+Examples:
+  directrix study studies/closing-quote.toml
+  directrix study mine.toml --out reports/mine --json";
+
+const DEMO_EXAMPLES: &str = "\
+Examples:
+  directrix demo
+  directrix demo --out reports/demo";
+
+/// Steps named in the summary of timings.
+const SLOWEST: usize = 4;
+
+/// Run a study file and write its report.
+///
+/// A study names a model, SAEs, a corpus, a behaviour and the analyses to make. Its report is one HTML page that works
+/// offline; beside it are all tables as CSV and Parquet, figures as SVG, all numbers as JSON and a manifest. The last line
+/// printed is the report's path. A second run reuses the index of the first.
+#[derive(Args)]
+#[command(after_help = STUDY_EXAMPLES)]
+pub(crate) struct Study {
+    /// Study file (TOML)
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Folder to write to [default: out/ and the file's name]
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    running: RunArgs,
+}
+
+/// Run the shipped study: how a small model closes a quotation.
+///
+/// Needs no file: the model, its two SAEs, the stories and the study are part of the command. The last line printed is the
+/// path of the report, to be opened in a browser.
+#[derive(Args)]
+#[command(after_help = DEMO_EXAMPLES)]
+pub(crate) struct Demo {
+    /// Folder to write to
+    #[arg(long, value_name = "FOLDER", default_value = "out/demo")]
+    out: PathBuf,
+    #[command(flatten)]
+    running: RunArgs,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    #[command(flatten)]
+    threads: ThreadArgs,
+    /// Print the report's path and the seconds of each step as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Study {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let study = study::Study::read(&self.file)?;
+        let out = self.out.unwrap_or_else(|| Path::new("out").join(self.file.file_stem().unwrap_or_default()));
+        self.running.run(&study, &self.file.display().to_string(), &out)
+    }
+}
+
+impl Demo {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let name = "closing-quote.toml";
+        self.running.run(&study::Study::parse(study::Study::CLOSING_QUOTE, name)?, name, &self.out)
+    }
+}
+
+impl RunArgs {
+    fn run(&self, study: &study::Study, name: &str, out: &Path) -> anyhow::Result<()> {
+        self.threads.apply()?;
+        let mut indexing = None;
+        let finished = study.run(name, out, interrupt::flag(), &mut |event| match event {
+            Event::Index { progress, prompts } => {
+                indexing.get_or_insert_with(|| Progress::new("indexing", prompts)).index(progress);
+            }
+            Event::Section { number, of, title } => {
+                if let Some(indexing) = indexing.take() {
+                    indexing.end();
+                }
+                remark(&format!("[{number}/{of}] {title}"));
+            }
+        })?;
+        if self.json {
+            let timings: Map<_, _> = finished.timings.iter().map(|(step, s)| (step.clone(), json!(s))).collect();
+            return terminal::json(&json!({ "report": finished.report, "timings": timings }));
+        }
+        remark(&summary(&finished.timings));
+        let mut out = stdout();
+        writeln!(out, "{}", finished.report.display())?;
+        Ok(out.flush()?)
+    }
+}
+
+/// How long it took, and the slowest steps.
+fn summary(timings: &[(String, f64)]) -> String {
+    let total: f64 = timings.iter().map(|(_, seconds)| seconds).sum();
+    let mut slowest: Vec<_> = timings.iter().collect();
+    slowest.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let steps: Vec<String> =
+        slowest.iter().take(SLOWEST).map(|(step, seconds)| format!("{step} {seconds:.1} s")).collect();
+    format!("{total:.1} s, most of it: {}", steps.join(", "))
+}
