@@ -5,10 +5,12 @@
 use std::sync::Arc;
 
 use directrix_circuits::Estimate;
-use directrix_corpus::{Corpus, Folder, Tokenising, Tokenizer, load};
+use directrix_corpus::{Corpus, Folder, Prompts, Tokenising, Tokenizer, load};
 use directrix_kernels::Matrix;
 use directrix_model::{Ask, Intervention, Kind, Model, Place, Positions, Processing, batches};
 use directrix_sae::Sae;
+
+type Changes<'a> = &'a dyn Fn(&Prompts) -> Result<Vec<Intervention>, Box<dyn std::error::Error>>;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -25,16 +27,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         chunk_prompts: 256,
     };
     let prompts = load(&Corpus::open(corpus, None)?, Some(&tokenizer), options)?.prompts;
-    let losses =
-        |ask_with: &dyn Fn(&directrix_corpus::Prompts) -> Result<Vec<Intervention>, Box<dyn std::error::Error>>| {
-            let mut all = Vec::new();
-            for batch in batches(&prompts, 4096) {
-                let part = prompts.range(batch);
-                let run = model.run(&part, &Ask::nothing().with_losses(), &ask_with(&part)?)?;
-                all.extend(run.losses().iter().map(|l| *l as f64));
-            }
-            Ok::<f64, Box<dyn std::error::Error>>(Estimate::of(all).mean)
-        };
+    let losses = |changes: Changes| {
+        let mut all = Vec::new();
+        for batch in batches(&prompts, 4096) {
+            let part = prompts.range(batch);
+            let run = model.run(&part, &Ask::nothing().with_losses(), &changes(&part)?)?;
+            all.extend(run.losses().iter().map(|l| *l as f64));
+        }
+        Ok::<f64, Box<dyn std::error::Error>>(Estimate::of(all).mean)
+    };
     let original = losses(&|_| Ok(Vec::new()))?;
     println!("{} prompts, {} positions; loss {original:.5} (mean over tokens)", prompts.len(), prompts.positions());
     for name in saes {

@@ -25,7 +25,9 @@ pub enum Error {
     #[error(transparent)]
     Circuits(#[from] directrix_circuits::Error),
     /// A study file could not be read.
-    #[error("cannot read the study {path}: {source}")]
+    #[error(
+        "cannot read the study {path}: {source}; give the path of a study file, such as studies/closing-quote.toml"
+    )]
     Read {
         /// The file.
         path: PathBuf,

@@ -85,6 +85,9 @@ impl Lab {
         let saes: Vec<Sae> = sae_folders.iter().map(|sae| Sae::load(sae, &model)).collect::<Result<_, _>>()?;
         let corpus = Corpus::open(&study.corpus, study.column.as_deref())?;
         check(study, name, &model, &saes)?;
+        if let Some(tokenizer) = &tokenizer {
+            tokenizer.single_token(&study.behaviour.ends_with)?;
+        }
         let bos = study
             .bos
             .unwrap_or_else(|| default_bos(&model))

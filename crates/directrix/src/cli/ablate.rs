@@ -98,9 +98,13 @@ impl Ablate {
             return self.show_each(&loaded, &sae, &prompts, &positions, &directions);
         }
         let name = sae.short_name();
-        let what = format!("directions {directions:?} of {name} ablated");
+        let what = if self.reconstruct {
+            format!("its site reconstructed by {name} without directions {directions:?}")
+        } else {
+            format!("directions {directions:?} of {name} ablated")
+        };
         if self.everywhere {
-            let rows = self.everywhere(&loaded, &sae, &prompts, &directions)?;
+            let rows = everywhere(&loaded, &sae, &prompts, &directions)?;
             let caption = format!("Mean loss over each prompt, with {what} at every position.");
             let overall = Estimate::of(rows.iter().map(|row| row.loss_increase));
             return self.show(&caption, &rows, Some(overall));
@@ -131,9 +135,10 @@ impl Ablate {
         positions: &[usize],
         directions: &[u32],
     ) -> anyhow::Result<Vec<Effect>> {
-        let change = match self.reconstruct {
-            true => Change::Reconstruct { without: directions.to_vec() },
-            false => Change::Ablate(directions.to_vec()),
+        let change = if self.reconstruct {
+            Change::Reconstruct { without: directions.to_vec() }
+        } else {
+            Change::Ablate(directions.to_vec())
         };
         let trial = |(prompt, &position): (usize, &usize)| {
             let token = prompts.get(prompt)[position + 1];
@@ -141,24 +146,6 @@ impl Ablate {
         };
         let trials: Vec<Trial> = positions.iter().enumerate().map(trial).collect();
         Ok(effects(&loaded.model, sae, prompts, &trials)?)
-    }
-
-    fn everywhere(
-        &self,
-        loaded: &Loaded,
-        sae: &Sae,
-        prompts: &Prompts,
-        directions: &[u32],
-    ) -> anyhow::Result<Vec<Everywhere>> {
-        let trials: Vec<_> = (0..prompts.len()).map(|prompt| (prompt, directions.to_vec())).collect();
-        let losses = ablate_everywhere(&loaded.model, sae, prompts, &trials)?.into_iter().enumerate();
-        let row = |(prompt, (loss, loss_ablated))| Everywhere {
-            prompt,
-            loss,
-            loss_ablated,
-            loss_increase: loss_ablated - loss,
-        };
-        Ok(losses.map(row).collect())
     }
 
     fn show_each(
@@ -171,7 +158,7 @@ impl Ablate {
     ) -> anyhow::Result<()> {
         let row = |&direction: &u32| -> anyhow::Result<SingleAblation> {
             let increases: Vec<f64> = if self.everywhere {
-                self.everywhere(loaded, sae, prompts, &[direction])?.iter().map(|row| row.loss_increase).collect()
+                everywhere(loaded, sae, prompts, &[direction])?.iter().map(|row| row.loss_increase).collect()
             } else {
                 let effects = self.effects(loaded, sae, prompts, positions, &[direction])?;
                 effects.iter().map(Effect::loss_increase).collect()
@@ -189,4 +176,13 @@ impl Ablate {
         let overall = overall.map(|estimate| ("loss increase", estimate));
         self.results.show(&Found { name: "ablations", caption, rows, bars: "loss increase", overall })
     }
+}
+
+/// Mean losses with directions ablated at every position.
+fn everywhere(loaded: &Loaded, sae: &Sae, prompts: &Prompts, directions: &[u32]) -> anyhow::Result<Vec<Everywhere>> {
+    let trials: Vec<_> = (0..prompts.len()).map(|prompt| (prompt, directions.to_vec())).collect();
+    let losses = ablate_everywhere(&loaded.model, sae, prompts, &trials)?.into_iter().enumerate();
+    let row =
+        |(prompt, (loss, loss_ablated))| Everywhere { prompt, loss, loss_ablated, loss_increase: loss_ablated - loss };
+    Ok(losses.map(row).collect())
 }

@@ -206,8 +206,9 @@ impl SaeArgs {
 
     /// The two SAEs asked for, the earlier one first.
     pub(crate) fn load_two(&self, loaded: &Loaded) -> anyhow::Result<[Sae; 2]> {
-        let count =
-            |found: usize| format!("{found} SAEs given; this works on two: name the earlier one by --sae first");
+        let count = |found: usize| {
+            format!("this works on two SAEs, and --sae was given {found} times; name the earlier one by --sae first")
+        };
         let saes = self.load_or_shipped(loaded)?;
         <[Sae; 2]>::try_from(saes).map_err(|saes| anyhow::anyhow!(count(saes.len())))
     }
