@@ -2,7 +2,7 @@
 
 use multiversion::multiversion;
 
-use crate::lanes::{erf, tanh};
+use crate::lanes::{erf, exp};
 
 /// An element-wise activation function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,8 @@ pub(crate) fn activate(f: Activation, xs: &mut [f32]) {
             let c = (2.0 / std::f32::consts::PI).sqrt();
             for x in xs {
                 let u = c * (0.044_715 * *x * *x).mul_add(*x, *x);
-                *x = 0.5 * *x * (1.0 + tanh(u));
+                // `(1 + tanh u) / 2` is the logistic function of `2 u`, which keeps its digits far below zero.
+                *x /= 1.0 + exp(-2.0 * u);
             }
         }
         Activation::Relu => {

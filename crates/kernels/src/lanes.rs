@@ -27,12 +27,6 @@ pub(crate) fn exp(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { y }
 }
 
-/// `tanh x`, absolute error below 3e-7.
-#[inline(always)]
-pub(crate) fn tanh(x: f32) -> f32 {
-    1.0 - 2.0 / (exp(2.0 * x) + 1.0)
-}
-
 /// The error function, absolute error below 5e-7 (Abramowitz and Stegun 7.1.26).
 #[inline(always)]
 #[allow(clippy::excessive_precision)]
@@ -101,7 +95,6 @@ mod tests {
             let x = i as f32 * 0.01;
             let e = exp(x) as f64;
             assert!((e / (x as f64).exp() - 1.0).abs() < 3e-7, "exp {x}");
-            assert!((tanh(x) as f64 - (x as f64).tanh()).abs() < 3e-7, "tanh {x}");
         }
         // Values of erf from its power series in double precision.
         for i in -300..=300 {
