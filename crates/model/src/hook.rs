@@ -42,6 +42,10 @@ macro_rules! block_hooks {
 
 block_hooks! {
     ResidPre "hook_resid_pre" "`[d_model]`: the residual stream as the block finds it.";
+    AttnIn "hook_attn_in" "`[n_heads, d_model]`: what each head of attention reads, before its LayerNorm.";
+    QInput "hook_q_input" "`[n_heads, d_model]`: what each head's queries read.";
+    KInput "hook_k_input" "`[n_heads, d_model]`: what each head's keys read.";
+    VInput "hook_v_input" "`[n_heads, d_model]`: what each head's values read.";
     Ln1Scale "ln1.hook_scale" "`[1]`: the divisor of the LayerNorm before attention.";
     Ln1Normalized "ln1.hook_normalized" "`[d_model]`: centred and divided, before weight and bias.";
     K "attn.hook_k" "`[n_heads, d_head]`.";
@@ -77,7 +81,9 @@ impl HookPoint {
                     vec![n_heads, d_head]
                 }
                 BlockHook::AttnScores | BlockHook::Pattern => vec![n_heads, longest],
-                BlockHook::Result => vec![n_heads, d_model],
+                BlockHook::AttnIn | BlockHook::QInput | BlockHook::KInput | BlockHook::VInput | BlockHook::Result => {
+                    vec![n_heads, d_model]
+                }
                 BlockHook::MlpPre | BlockHook::MlpPost => vec![d_mlp],
                 _ => vec![d_model],
             },

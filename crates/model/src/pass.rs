@@ -135,6 +135,9 @@ pub(crate) struct Pass<'a> {
     pub(crate) longest: usize,
 }
 
+/// Edited rows of what each head reads: `[n_heads × d_model]` by row.
+type HeadInputs = BTreeMap<usize, Vec<f32>>;
+
 /// A stage to resume from: its rows are, part by part, `len` positions from `start` on.
 pub(crate) struct Kept {
     pub(crate) stage: Stage,
@@ -295,13 +298,16 @@ impl Pass<'_> {
         }
         let x =
             self.normalize(&resid, block.ln1.as_ref(), at(BlockHook::Ln1Scale), at(BlockHook::Ln1Normalized), passed);
+        let [q_inputs, k_inputs, v_inputs] = self.head_inputs(layer, &resid, passed);
         let mut k = backend.affine(&x, &block.w_k, &block.b_k);
+        self.read_by_head(&mut k, &k_inputs, block.ln1.as_ref(), (&block.w_k, &block.b_k));
         self.visit(at(BlockHook::K), &mut k, passed);
         if let Some(rotary) = config.rotary {
             self.rotate(rotary, &mut k);
             self.visit(at(BlockHook::RotK), &mut k, passed);
         }
         let mut v = backend.affine(&x, &block.w_v, &block.b_v);
+        self.read_by_head(&mut v, &v_inputs, block.ln1.as_ref(), (&block.w_v, &block.b_v));
         self.visit(at(BlockHook::V), &mut v, passed);
         if self.keep_keys {
             passed.keys.0[layer] = Some((k.clone(), v.clone()));
@@ -314,6 +320,9 @@ impl Pass<'_> {
             None => (x, resid),
         };
         let mut q = backend.affine(&x, &block.w_q, &block.b_q);
+        let row_now = |row: usize| all_rows.as_ref().map_or(Some(row), |rows| rows.binary_search(&row).ok());
+        let q_inputs = q_inputs.into_iter().filter_map(|(row, input)| Some((row_now(row)?, input))).collect();
+        self.read_by_head(&mut q, &q_inputs, block.ln1.as_ref(), (&block.w_q, &block.b_q));
         self.visit(at(BlockHook::Q), &mut q, passed);
         if let Some(rotary) = config.rotary {
             self.rotate(rotary, &mut q);
@@ -332,9 +341,46 @@ impl Pass<'_> {
         (mid, None)
     }
 
+    /// Makes the edits at what each head reads, and captures it. Returns the edited rows, for queries, keys and values.
+    fn head_inputs(&self, layer: usize, resid: &Matrix, passed: &mut Passed) -> [HeadInputs; 3] {
+        let hooks = [BlockHook::AttnIn, BlockHook::QInput, BlockHook::KInput, BlockHook::VInput]
+            .map(|hook| HookPoint::Block(layer, hook));
+        if !hooks.iter().any(|hook| self.visited(*hook)) {
+            return Default::default();
+        }
+        let heads = self.model.config().n_heads;
+        let repeated = resid.iter_rows().flat_map(|row| row.repeat(heads)).collect();
+        let mut attn_in = Matrix::new(repeated, resid.rows(), heads * resid.columns());
+        self.visit(hooks[0], &mut attn_in, passed);
+        let first_rows = self.first_rows();
+        [1, 2, 3].map(|i| {
+            let mut input = attn_in.clone();
+            self.visit(hooks[i], &mut input, passed);
+            let edits = [hooks[0], hooks[i]].into_iter().filter_map(|hook| self.edits.get(&hook)).flatten();
+            edits.map(|(spot, _)| self.row_of(&first_rows, *spot)).map(|row| (row, input.row(row).to_vec())).collect()
+        })
+    }
+
+    /// Replaces rows of queries, keys or values by what each head reads from an input of its own.
+    fn read_by_head(&self, out: &mut Matrix, inputs: &HeadInputs, ln: Option<&LayerNorm>, (w, b): (&Matrix, &[f32])) {
+        let config = self.model.config();
+        for (&row, input) in inputs {
+            let mut x = Matrix::new(input.clone(), config.n_heads, config.d_model);
+            self.model.backend().layer_norm(&mut x, config.eps);
+            for (column, out) in out.row_mut(row).iter_mut().enumerate() {
+                let x = x.row(column / config.d_head);
+                let read = |(i, &x): (usize, &f32)| {
+                    let x = ln.map_or(x, |ln| x.mul_add(ln.w[i], ln.b[i]));
+                    x as f64 * w.row(i)[column] as f64
+                };
+                *out = (x.iter().enumerate().map(read).sum::<f64>() + b[column] as f64) as f32;
+            }
+        }
+    }
+
     /// In a parallel block the MLP does not need attention: nothing to do when only the MLP's inside is wanted.
     fn attention_unused(&self, layer: usize, deepest: Option<HookPoint>) -> bool {
-        let inside = HookPoint::Block(layer, BlockHook::Ln1Scale)..HookPoint::Block(layer, BlockHook::MlpIn);
+        let inside = HookPoint::Block(layer, BlockHook::AttnIn)..HookPoint::Block(layer, BlockHook::MlpIn);
         self.model.config().parallel
             && !self.keep_keys
             && self.keep.is_none()

@@ -149,3 +149,36 @@ fn what_does_not_exist_is_refused_with_its_name() {
     assert!(message(&[&[1]], "hook_pos_embed").contains("rotary"));
     assert!(message(&[&[1]], "blocks.0.hook_nonsense").contains("no hook point `blocks.0.hook_nonsense`"));
 }
+
+#[test]
+fn a_heads_own_input_changes_that_head_alone() {
+    for name in ["neo-tiny", "gpt2-tiny", "neox-tiny"] {
+        for processing in [Processing::default(), Processing::none()] {
+            let model = model(name, processing);
+            let prompts = Prompts::from_rows([[0_u32, 5, 9, 3, 7]]);
+            let [input, q, k]: [HookPoint; 3] =
+                ["blocks.1.hook_q_input", "blocks.1.attn.hook_q", "blocks.1.attn.hook_k"].map(|h| h.parse().unwrap());
+            let pre: HookPoint = "blocks.1.hook_resid_pre".parse().unwrap();
+            let ask = Ask::capture([pre, input, q, k]);
+            let base = model.run(&prompts, &ask, &[]).unwrap();
+            let (d, dh) = (model.config().d_model, model.config().d_head);
+            assert_eq!(&base.captured(input).row(3)[d..2 * d], base.captured(pre).row(3));
+            // Head 1 reads, at position 3, what stands at position 1; through hook_resid_pre all heads would.
+            let other: std::sync::Arc<[f32]> = base.captured(pre).row(1).into();
+            let swap = other.clone();
+            let kind = Kind::Map(std::sync::Arc::new(move |_, row: &mut [f32]| row[d..2 * d].copy_from_slice(&swap)));
+            let one = Intervention::new(input, Positions::At(vec![3]), kind);
+            let changed = model.run(&prompts, &ask, &[one]).unwrap();
+            let all = Intervention::new(pre, Positions::At(vec![3]), Kind::Set(other));
+            let wanted = model.run(&prompts, &ask, &[all]).unwrap();
+            let head = |run: &directrix_model::Run, h: usize| run.captured(q).row(3)[h * dh..(h + 1) * dh].to_vec();
+            for h in 0..model.config().n_heads {
+                let from = if h == 1 { &wanted } else { &base };
+                for (a, b) in head(&changed, h).iter().zip(head(from, h)) {
+                    assert!((a - b).abs() < 1e-5, "{name} head {h}");
+                }
+            }
+            assert_eq!(changed.captured(k), base.captured(k));
+        }
+    }
+}
