@@ -1,9 +1,9 @@
 //! Who wrote a quantity: linear accounts of logits and of directions.
 
-use directrix_corpus::Prompts;
-use directrix_kernels::Matrix;
-use directrix_model::{Ask, BlockHook, Decomposition, HookPoint, Model, Positions, Reader, batches};
-use directrix_sae::Sae;
+use directrix_index::corpus::Prompts;
+use directrix_index::model::kernels::Matrix;
+use directrix_index::model::{Ask, BlockHook, Decomposition, HookPoint, Model, Positions, Reader, batches};
+use directrix_index::sae::Sae;
 use serde::Serialize;
 
 use crate::effects::BATCH;

@@ -1,9 +1,9 @@
 //! Tokens that a direction promotes and suppresses.
 
-use directrix_corpus::Prompts;
-use directrix_kernels::Matrix;
-use directrix_model::{Ask, Case, Model, Positions, batches};
-use directrix_sae::Sae;
+use directrix_index::corpus::Prompts;
+use directrix_index::model::kernels::Matrix;
+use directrix_index::model::{Ask, Case, Model, Positions, batches};
+use directrix_index::sae::Sae;
 
 use crate::effects::{BATCH, Bench};
 use crate::{Change, Error, Result};

@@ -1,9 +1,9 @@
 //! Which directions of a first SAE a direction of a second one needs (AND).
 
-use directrix_corpus::Prompts;
-use directrix_kernels::SparseActivations;
-use directrix_model::{Ask, Case, Intervention, Model, Positions, batches};
-use directrix_sae::Sae;
+use directrix_index::corpus::Prompts;
+use directrix_index::model::kernels::SparseActivations;
+use directrix_index::model::{Ask, Case, Intervention, Model, Positions, batches};
+use directrix_index::sae::Sae;
 use serde::{Deserialize, Serialize};
 
 use crate::cosine::check_order;

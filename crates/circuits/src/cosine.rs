@@ -2,11 +2,11 @@
 
 use std::cmp::Ordering;
 
-use directrix_corpus::Prompts;
+use directrix_index::corpus::Prompts;
+use directrix_index::model::kernels::Matrix;
+use directrix_index::model::{HookPoint, Model};
+use directrix_index::sae::Sae;
 use directrix_index::{Example, Index, SaeIndex};
-use directrix_kernels::Matrix;
-use directrix_model::{HookPoint, Model};
-use directrix_sae::Sae;
 use rayon::prelude::*;
 use serde::Serialize;
 

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use directrix_corpus::Prompts;
-use directrix_kernels::{Matrix, SparseActivations};
-use directrix_model::{Ask, Case, HookPoint, Intervention, Kind, Model, Positions, Prediction, Run, Target, batches};
-use directrix_sae::Sae;
+use directrix_index::corpus::Prompts;
+use directrix_index::model::kernels::{Matrix, SparseActivations};
+use directrix_index::model::{
+    Ask, Case, HookPoint, Intervention, Kind, Model, Positions, Prediction, Run, Target, batches,
+};
+use directrix_index::sae::Sae;
 use serde::Serialize;
 
 use crate::{Error, Estimate, Result};

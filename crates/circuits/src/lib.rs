@@ -44,6 +44,8 @@ mod statistics;
 mod table;
 mod tokens;
 
+pub use directrix_index as index;
+
 pub use attribution::{
     Component, DirectionAttribution, Inactive, direction_attribution, feature_attribution, logit_attribution,
     mean_decomposition, remainder,

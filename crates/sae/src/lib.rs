@@ -23,5 +23,7 @@ mod error;
 mod load;
 mod sae;
 
+pub use directrix_model as model;
+
 pub use error::{Error, Result};
 pub use sae::{Sae, Site};

@@ -1,6 +1,6 @@
 //! The SAELens folder form: `cfg.json` and `sae_weights.safetensors`.
 
-use directrix_corpus::Folder;
+use directrix_model::corpus::Folder;
 use directrix_model::{BlockHook, HookPoint, Model, Tensors};
 use serde_json::Value;
 
