@@ -227,3 +227,25 @@ fn a_disk_without_room_leaves_the_old_file() {
     assert_eq!(folder.names(), ["ids.jsonl", "out.safetensors"]);
     assert_eq!(fs::read(&out).unwrap(), b"old");
 }
+
+#[cfg(unix)]
+#[test]
+fn an_index_and_a_study_without_room_leave_nothing_under_their_names() {
+    let folder = Folder::new();
+    let limited = |args: &[&str]| {
+        let output = Command::new("sh")
+            .args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_directrix")])
+            .args(args)
+            .output()
+            .unwrap();
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.contains("the disk has room"), "{message}");
+    };
+    let (index, demo) = (folder.at("index"), folder.at("demo"));
+    limited(&["index", "--limit", "60", "--out", &index]);
+    limited(&["demo", "--out", &demo]);
+    assert_eq!(folder.names(), ["demo"]);
+    assert!(!std::path::Path::new(&format!("{demo}/index")).exists());
+    assert!(!std::path::Path::new(&format!("{demo}/report.html")).exists());
+}
