@@ -63,9 +63,10 @@ impl Table {
         let rows: Vec<serde_json::Map<String, Value>> = rows
             .iter()
             .map(|row| match serde_json::to_value(row) {
-                Ok(Value::Object(map)) => map,
-                other => panic!("a table row must be a flat struct, not {other:?}"),
+                Ok(Value::Object(map)) => Some(map),
+                _ => None,
             })
+            .map(|map| map.expect("rows are structs with named fields of plain values, which serialise to maps"))
             .collect();
         let names: Vec<String> = rows.first().map(|row| row.keys().cloned().collect()).unwrap_or_default();
         let columns = names
