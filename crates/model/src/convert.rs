@@ -54,10 +54,24 @@ impl Source<'_> {
         self.linear(name, self.config.d_model, self.config.d_vocab)
     }
 
+    /// What GPT-Neo and GPT-2 name alike: everything around the blocks.
+    fn gpt(&self, block: impl Fn(usize) -> Result<Block>) -> Result<Weights> {
+        let d = self.config.d_model;
+        let root = |rest: &str| self.name("transformer.", rest);
+        let w_e = self.tensors.matrix(&root("wte.weight"), self.config.d_vocab, d)?;
+        Ok(Weights {
+            w_pos: Some(self.tensors.matrix(&root("wpe.weight"), self.config.n_ctx, d)?),
+            blocks: (0..self.config.n_layers).map(block).collect::<Result<_>>()?,
+            ln_final: self.norm(&root("ln_f"))?,
+            w_u: self.unembedding("lm_head.weight", &w_e)?,
+            b_u: vec![0.0; self.config.d_vocab],
+            w_e,
+        })
+    }
+
     fn gpt_neo(&self) -> Result<Weights> {
         let (d, m) = (self.config.d_model, self.config.d_mlp);
         let root = |rest: &str| self.name("transformer.", rest);
-        let w_e = self.tensors.matrix(&root("wte.weight"), self.config.d_vocab, d)?;
         let block = |l: usize| {
             let at = |rest: &str| root(&format!("h.{l}.{rest}"));
             let attention = |rest: &str| at(&format!("attn.attention.{rest}"));
@@ -78,20 +92,12 @@ impl Source<'_> {
                 b_out: self.vector(&at("mlp.c_proj.bias"), d)?,
             })
         };
-        Ok(Weights {
-            w_pos: Some(self.tensors.matrix(&root("wpe.weight"), self.config.n_ctx, d)?),
-            blocks: (0..self.config.n_layers).map(block).collect::<Result<_>>()?,
-            ln_final: self.norm(&root("ln_f"))?,
-            w_u: self.unembedding("lm_head.weight", &w_e)?,
-            b_u: vec![0.0; self.config.d_vocab],
-            w_e,
-        })
+        self.gpt(block)
     }
 
     fn gpt2(&self) -> Result<Weights> {
         let (d, m) = (self.config.d_model, self.config.d_mlp);
         let root = |rest: &str| self.name("transformer.", rest);
-        let w_e = self.tensors.matrix(&root("wte.weight"), self.config.d_vocab, d)?;
         let block = |l: usize| {
             let at = |rest: &str| root(&format!("h.{l}.{rest}"));
             let fused = self.tensors.matrix(&at("attn.c_attn.weight"), d, 3 * d)?;
@@ -113,14 +119,7 @@ impl Source<'_> {
                 b_out: self.vector(&at("mlp.c_proj.bias"), d)?,
             })
         };
-        Ok(Weights {
-            w_pos: Some(self.tensors.matrix(&root("wpe.weight"), self.config.n_ctx, d)?),
-            blocks: (0..self.config.n_layers).map(block).collect::<Result<_>>()?,
-            ln_final: self.norm(&root("ln_f"))?,
-            w_u: self.unembedding("lm_head.weight", &w_e)?,
-            b_u: vec![0.0; self.config.d_vocab],
-            w_e,
-        })
+        self.gpt(block)
     }
 
     fn gpt_neox(&self) -> Result<Weights> {
