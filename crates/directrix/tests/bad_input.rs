@@ -249,3 +249,17 @@ fn an_index_and_a_study_without_room_leave_nothing_under_their_names() {
     assert!(!std::path::Path::new(&format!("{demo}/index")).exists());
     assert!(!std::path::Path::new(&format!("{demo}/report.html")).exists());
 }
+
+#[test]
+fn activations_that_are_not_finite_are_named_and_leave_nothing() {
+    let folder = Folder::new();
+    let model = folder.model("gpt2-tiny");
+    change(&format!("{model}/model.safetensors"), "transformer.h.0.mlp.c_fc.weight", |dtype, _, data| {
+        data.as_chunks_mut::<4>().0.iter_mut().for_each(|value| *value = f32::MAX.to_le_bytes());
+        dtype
+    });
+    let (corpus, sae, out) = (folder.ids("ids.jsonl", 2, 64), fixture("gpt2-tiny/sae-l2"), folder.at("out"));
+    let message = failed(1, &["index", "--model", &model, "--sae", &sae, "--corpus", &corpus, "--out", &out]);
+    assert!(message.contains("is not finite at position"), "{message}");
+    assert_eq!(folder.names(), ["ids.jsonl", "model"]);
+}
