@@ -1,14 +1,17 @@
 //! The operations, and their implementation on the CPU.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::activation::activate;
 use crate::attention::attention;
 use crate::encode::encode;
-use crate::norm;
+use crate::{gradient, norm};
 use crate::product::product;
 use crate::{
-    Activation, AttentionRows, AttentionShape, EditScores, Encoder, Matrix, NotFinite, SparseActivations, View,
+    Activation, Adam, AttentionRows, AttentionShape, ByDirection, EditScores, Encoder, Matrix, NotFinite, Outer,
+    SparseActivations, View,
 };
 
 /// Where the arithmetic is done. Every operation is by rows: a row's result does not depend on the other rows.
@@ -36,11 +39,31 @@ pub trait Backend: Send + Sync {
     /// `ln Σ e^x` of every row.
     fn log_sum_exp(&self, rows: &Matrix) -> Vec<f64>;
 
-    /// `relu(x w + bias)`, kept where positive.
+    /// `x w + bias`, kept as the encoder says.
     fn encode(&self, x: View, encoder: Encoder) -> Result<SparseActivations, NotFinite>;
 
     /// `bias + acts w`, one row per position; `w` is `[directions, d_in]`.
     fn decode(&self, acts: &SparseActivations, w: &Matrix, bias: &[f32]) -> Matrix;
+
+    /// `out += acts[:, directions] w[directions]`; `values` in the pattern's order, `w` is `[directions, d_in]`.
+    fn sparse_product(
+        &self,
+        pattern: &ByDirection,
+        values: &[f32],
+        directions: Range<usize>,
+        w: &Matrix,
+        out: &mut Matrix,
+    );
+
+    /// `rows[position] · w[direction]` at every entry of `directions`, in the pattern's order.
+    fn sampled_product(&self, pattern: &ByDirection, directions: Range<usize>, rows: &Matrix, w: &Matrix) -> Vec<f32>;
+
+    /// One step of Adam on weights `[directions, d_in]` whose gradient is the sum of `terms`, less `along[direction]` times
+    /// the row itself where that is given. `moments` are Adam's two, of the weights' shape.
+    fn descend(&self, w: &mut Matrix, moments: [&mut Matrix; 2], terms: &[Outer], along: Option<&[f32]>, adam: Adam);
+
+    /// Divides every row by its length; rows of zeros stay.
+    fn normalise_rows(&self, w: &mut Matrix);
 
     /// `x w + bias`.
     fn affine(&self, x: &Matrix, w: &Matrix, bias: &[f32]) -> Matrix {
@@ -105,6 +128,29 @@ impl Backend for Cpu {
 
     fn encode(&self, x: View, encoder: Encoder) -> Result<SparseActivations, NotFinite> {
         encode(x, encoder)
+    }
+
+    fn sparse_product(
+        &self,
+        pattern: &ByDirection,
+        values: &[f32],
+        directions: Range<usize>,
+        w: &Matrix,
+        out: &mut Matrix,
+    ) {
+        gradient::sparse_product(pattern, values, directions, w, out);
+    }
+
+    fn sampled_product(&self, pattern: &ByDirection, directions: Range<usize>, rows: &Matrix, w: &Matrix) -> Vec<f32> {
+        gradient::sampled_product(pattern, directions, rows, w)
+    }
+
+    fn descend(&self, w: &mut Matrix, moments: [&mut Matrix; 2], terms: &[Outer], along: Option<&[f32]>, adam: Adam) {
+        gradient::descend(w, moments, terms, along, adam);
+    }
+
+    fn normalise_rows(&self, w: &mut Matrix) {
+        gradient::normalise_rows(w);
     }
 
     fn decode(&self, acts: &SparseActivations, w: &Matrix, bias: &[f32]) -> Matrix {

@@ -6,13 +6,26 @@ use rayon::prelude::*;
 use crate::product::product;
 use crate::{Matrix, SparseActivations, View};
 
-/// What an encoder needs: `pre = x w + bias`, and the threshold a pre-activation must exceed to be kept.
+/// What an encoder needs: `pre = x w + bias`, and which pre-activations are kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Encoder<'a> {
     /// Encoder weights, `[d_in, directions]`.
     pub weights: View<'a>,
     /// One number per direction; an input bias is folded in as `b_enc - b_dec w`.
     pub bias: &'a [f32],
+    /// Which pre-activations are kept, as they are.
+    pub keep: Keep<'a>,
+}
+
+/// Which pre-activations are kept.
+#[derive(Debug, Clone, Copy)]
+pub enum Keep<'a> {
+    /// Those above zero: ReLU.
+    Positive,
+    /// Those above a threshold, one per direction: JumpReLU where thresholds are not negative.
+    Above(&'a [f32]),
+    /// At each position the `k` largest of those above zero; of equals the lower direction: TopK.
+    Largest(usize),
 }
 
 /// A pre-activation was NaN or infinite.
@@ -24,12 +37,14 @@ pub struct NotFinite {
     pub direction: usize,
 }
 
-const ROWS: usize = 128;
+/// Rows of a task: many when there are many, so that weights are packed less often.
+const ROWS: std::ops::RangeInclusive<usize> = 128..=512;
 const COLUMNS: usize = 1024;
 
-/// `relu(x w + bias)`, kept where positive.
+/// The kept pre-activations of every row.
 pub(crate) fn encode(x: View, encoder: Encoder) -> Result<SparseActivations, NotFinite> {
-    let blocks: Vec<_> = (0..x.rows()).step_by(ROWS).map(|start| start..(start + ROWS).min(x.rows())).collect();
+    let size = x.rows().div_ceil(4 * rayon::current_num_threads()).clamp(*ROWS.start(), *ROWS.end());
+    let blocks: Vec<_> = (0..x.rows()).step_by(size).map(|start| start..(start + size).min(x.rows())).collect();
     let encoded: Vec<SparseActivations> = blocks
         .into_par_iter()
         .map(|rows| {
@@ -37,38 +52,94 @@ pub(crate) fn encode(x: View, encoder: Encoder) -> Result<SparseActivations, Not
             encode_block(x.rows_of(rows), encoder).map_err(|e| NotFinite { row: first + e.row, ..e })
         })
         .collect::<Result<_, _>>()?;
-    let mut all = SparseActivations::default();
-    for block in &encoded {
-        all.extend(block);
-    }
-    Ok(all)
+    Ok(SparseActivations::joined(&encoded))
 }
 
 fn encode_block(x: View, encoder: Encoder) -> Result<SparseActivations, NotFinite> {
     let directions = encoder.weights.columns();
-    let mut active: Vec<Vec<(u32, f32)>> = vec![Vec::new(); x.rows()];
+    let mut kept: Vec<Kept> = vec![Kept::default(); x.rows()];
     let mut start = 0;
     while start < directions {
         // A last tile of at most 64 columns would be summed in another order by the product: join it to its neighbour.
         let end = if directions - start <= COLUMNS + 64 { directions } else { start + COLUMNS };
         let mut pre = Matrix::repeat(&encoder.bias[start..end], x.rows());
         product(x, encoder.weights.columns_of(start..end), &mut pre, true);
-        for (row, active) in active.iter_mut().enumerate() {
-            keep_positive(pre.row(row), start, active).map_err(|direction| NotFinite { row, direction })?;
+        for (row, kept) in kept.iter_mut().enumerate() {
+            let pre = pre.row(row);
+            let scanned = match encoder.keep {
+                Keep::Positive => keep_above(pre, 0.0, start, &mut kept.entries),
+                Keep::Above(thresholds) => keep_above_each(pre, &thresholds[start..end], start, &mut kept.entries),
+                Keep::Largest(k) => kept.largest(pre, k, start),
+            };
+            scanned.map_err(|direction| NotFinite { row, direction })?;
         }
         start = end;
     }
     let mut sparse = SparseActivations::default();
-    for active in active {
-        sparse.push(active);
+    for mut kept in kept {
+        if let Keep::Largest(k) = encoder.keep {
+            kept.reduce(k);
+            kept.entries.sort_unstable_by_key(|(direction, _)| *direction);
+        }
+        sparse.push(kept.entries);
     }
     Ok(sparse)
 }
 
+/// What is kept of one row so far.
+#[derive(Clone, Default)]
+struct Kept {
+    entries: Vec<(u32, f32)>,
+    /// Nothing at or below it can be among the `k` largest.
+    least: f32,
+}
+
+impl Kept {
+    fn largest(&mut self, pre: &[f32], k: usize, first: usize) -> Result<(), usize> {
+        // In pieces, so that the bar rises while the row is read.
+        for (i, piece) in pre.chunks(256).enumerate() {
+            keep_above(piece, self.least, first + i * 256, &mut self.entries)?;
+            if self.entries.len() >= 2 * k + 64 {
+                self.reduce(k);
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the `k` largest.
+    fn reduce(&mut self, k: usize) {
+        if self.entries.len() > k {
+            if k == 0 {
+                return self.entries.clear();
+            }
+            self.entries.select_nth_unstable_by(k - 1, |a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            self.entries.truncate(k);
+            self.least = self.entries[k - 1].1;
+        }
+    }
+}
+
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
-fn keep_positive(pre: &[f32], first: usize, active: &mut Vec<(u32, f32)>) -> Result<(), usize> {
+fn keep_above(pre: &[f32], least: f32, first: usize, kept: &mut Vec<(u32, f32)>) -> Result<(), usize> {
+    scan(pre, |_| least, first, kept)
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+fn keep_above_each(pre: &[f32], least: &[f32], first: usize, kept: &mut Vec<(u32, f32)>) -> Result<(), usize> {
+    let least = &least[..pre.len()];
+    scan(pre, |i| least[i], first, kept)
+}
+
+#[inline(always)]
+fn scan(
+    pre: &[f32],
+    threshold: impl Fn(usize) -> f32,
+    first: usize,
+    kept: &mut Vec<(u32, f32)>,
+) -> Result<(), usize> {
     for (i, chunk) in pre.chunks(16).enumerate() {
-        if chunk.iter().filter(|x| **x > 0.0 || x.is_nan()).count() == 0 {
+        let above = |(j, x): (usize, &f32)| *x > threshold(i * 16 + j) || x.is_nan();
+        if chunk.iter().enumerate().filter(|x| above(*x)).count() == 0 {
             continue;
         }
         for (j, &x) in chunk.iter().enumerate() {
@@ -76,8 +147,8 @@ fn keep_positive(pre: &[f32], first: usize, active: &mut Vec<(u32, f32)>) -> Res
             if !x.is_finite() && x != f32::NEG_INFINITY {
                 return Err(direction);
             }
-            if x > 0.0 {
-                active.push((direction as u32, x));
+            if x > threshold(i * 16 + j) {
+                kept.push((direction as u32, x));
             }
         }
     }

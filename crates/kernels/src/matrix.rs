@@ -10,13 +10,16 @@ pub struct Matrix {
     columns: usize,
 }
 
-/// A borrowed block of a row-major matrix.
+/// A borrowed block of a row-major matrix, or the transpose of one.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
     data: &'a [f32],
     rows: usize,
     columns: usize,
-    stride: usize,
+    /// Distance between a number and the one below it.
+    row_stride: usize,
+    /// Distance between a number and the one to its right.
+    column_stride: usize,
 }
 
 impl Matrix {
@@ -93,7 +96,13 @@ impl Matrix {
 
     /// The whole matrix, borrowed.
     pub fn view(&self) -> View<'_> {
-        View { data: &self.data, rows: self.rows, columns: self.columns, stride: self.columns }
+        View {
+            data: &self.data,
+            rows: self.rows,
+            columns: self.columns,
+            row_stride: self.columns,
+            column_stride: 1,
+        }
     }
 
     /// A copy of the rows at `indices`, in that order.
@@ -159,7 +168,19 @@ impl<'a> View<'a> {
     pub fn new(data: &'a [f32], rows: usize, columns: usize, stride: usize) -> View<'a> {
         assert!(columns <= stride || rows <= 1);
         assert!(rows == 0 || (rows - 1) * stride + columns <= data.len());
-        View { data, rows, columns, stride }
+        View { data, rows, columns, row_stride: stride, column_stride: 1 }
+    }
+
+    /// The transpose; nothing is moved.
+    #[must_use]
+    pub fn transposed(&self) -> View<'a> {
+        View {
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+            ..*self
+        }
     }
 
     /// Number of rows.
@@ -172,31 +193,40 @@ impl<'a> View<'a> {
         self.columns
     }
 
-    /// Distance between the beginnings of two rows.
-    pub(crate) fn stride(&self) -> usize {
-        self.stride
+    pub(crate) fn strides(&self) -> (usize, usize) {
+        (self.row_stride, self.column_stride)
     }
 
     pub(crate) fn as_ptr(&self) -> *const f32 {
         self.data.as_ptr()
     }
 
+    /// The number at row `i` and column `j`.
+    pub fn at(&self, i: usize, j: usize) -> f32 {
+        assert!(i < self.rows && j < self.columns);
+        self.data[i * self.row_stride + j * self.column_stride]
+    }
+
     /// Row `i`.
+    ///
+    /// # Panics
+    /// If there is no such row, or this is a transpose, whose rows do not lie together.
     pub fn row(&self, i: usize) -> &'a [f32] {
-        &self.data[i * self.stride..i * self.stride + self.columns]
+        assert_eq!(self.column_stride, 1, "the rows of a transpose do not lie together");
+        &self.data[i * self.row_stride..i * self.row_stride + self.columns]
     }
 
     /// Rows `range` of this block.
     pub fn rows_of(&self, range: Range<usize>) -> View<'a> {
         assert!(range.start <= range.end && range.end <= self.rows);
-        let start = (range.start * self.stride).min(self.data.len());
+        let start = (range.start * self.row_stride).min(self.data.len());
         View { data: &self.data[start..], rows: range.len(), ..*self }
     }
 
     /// Columns `range` of this block.
     pub fn columns_of(&self, range: Range<usize>) -> View<'a> {
         assert!(range.start <= range.end && range.end <= self.columns);
-        let start = range.start.min(self.data.len());
+        let start = (range.start * self.column_stride).min(self.data.len());
         View { data: &self.data[start..], columns: range.len(), ..*self }
     }
 }

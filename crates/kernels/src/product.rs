@@ -28,7 +28,8 @@ pub(crate) fn product(a: View, b: View, out: &mut Matrix, accumulate: bool) {
         return matrix_vector(a, b, out, accumulate);
     }
     if m == 1 {
-        let twice = Matrix::from_rows(&[a.row(0), a.row(0)]);
+        let row: Vec<f32> = (0..k).map(|j| a.at(0, j)).collect();
+        let twice = Matrix::from_rows(&[&row, &row]);
         let mut rows = Matrix::from_rows(&[out.row(0), out.row(0)]);
         product(twice.view(), b, &mut rows, accumulate);
         out.row_mut(0).copy_from_slice(rows.row(0));
@@ -49,6 +50,7 @@ pub(crate) fn product(a: View, b: View, out: &mut Matrix, accumulate: bool) {
     let task = |(rows, columns): (&std::ops::Range<usize>, &std::ops::Range<usize>)| {
         let (a, b) = (a.rows_of(rows.clone()), b.columns_of(columns.clone()));
         let destination = &destination;
+        let ((a_row, a_column), (b_row, b_column)) = (a.strides(), b.strides());
         // SAFETY: the views were checked when made, and the blocks of the destination do not overlap.
         unsafe {
             gemm::gemm(
@@ -60,11 +62,11 @@ pub(crate) fn product(a: View, b: View, out: &mut Matrix, accumulate: bool) {
                 n as isize,
                 accumulate,
                 a.as_ptr(),
-                1,
-                a.stride() as isize,
+                a_column as isize,
+                a_row as isize,
                 b.as_ptr(),
-                1,
-                b.stride() as isize,
+                b_column as isize,
+                b_row as isize,
                 1.0,
                 1.0,
                 false,
@@ -95,7 +97,7 @@ fn split(length: usize, size: usize, least: usize) -> Vec<std::ops::Range<usize>
 fn matrix_vector(a: View, b: View, out: &mut Matrix, accumulate: bool) {
     for i in 0..a.rows() {
         let start = if accumulate { out.row(i)[0] } else { 0.0 };
-        let dot = a.row(i).iter().enumerate().fold(0.0_f32, |acc, (j, &x)| x.mul_add(b.row(j)[0], acc));
+        let dot = (0..a.columns()).fold(0.0_f32, |acc, j| a.at(i, j).mul_add(b.at(j, 0), acc));
         out.row_mut(i)[0] = start + dot;
     }
 }

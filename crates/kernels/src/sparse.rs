@@ -9,6 +9,47 @@ pub struct SparseActivations {
     values: Vec<f32>,
 }
 
+/// Where the entries of [`SparseActivations`] are, direction after direction: compressed columns without values. An
+/// operation takes the values in this order beside it, so that one pattern serves activations and gradients.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ByDirection {
+    indptr: Vec<usize>,
+    positions: Vec<u32>,
+    entries: Vec<u32>,
+}
+
+impl ByDirection {
+    /// Number of directions.
+    pub fn directions(&self) -> usize {
+        self.indptr.len() - 1
+    }
+
+    /// Number of entries.
+    pub fn active(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// Where each direction's entries begin: `directions + 1` offsets.
+    pub fn indptr(&self) -> &[usize] {
+        &self.indptr
+    }
+
+    /// The position of every entry; ascending within a direction.
+    pub fn positions(&self) -> &[u32] {
+        &self.positions
+    }
+
+    /// The number that every entry has in [`SparseActivations`].
+    pub fn entries(&self) -> &[u32] {
+        &self.entries
+    }
+
+    /// Values beside the entries of [`SparseActivations`], in the order of this.
+    pub fn arrange(&self, values: &[f32]) -> Vec<f32> {
+        self.entries.iter().map(|entry| values[*entry as usize]).collect()
+    }
+}
+
 impl Default for SparseActivations {
     fn default() -> Self {
         SparseActivations { indptr: vec![0], directions: Vec::new(), values: Vec::new() }
@@ -31,6 +72,48 @@ impl SparseActivations {
         self.directions.extend_from_slice(&other.directions);
         self.values.extend_from_slice(&other.values);
         self.indptr.extend(other.indptr[1..].iter().map(|i| i + offset));
+    }
+
+    /// The positions of all parts, one part after another.
+    pub fn joined(parts: &[SparseActivations]) -> SparseActivations {
+        let active = parts.iter().map(SparseActivations::active).sum();
+        let positions: usize = parts.iter().map(SparseActivations::positions).sum();
+        let mut all = SparseActivations {
+            indptr: Vec::with_capacity(positions + 1),
+            directions: Vec::with_capacity(active),
+            values: Vec::with_capacity(active),
+        };
+        all.indptr.push(0);
+        parts.iter().for_each(|part| all.extend(part));
+        all
+    }
+
+    /// The same pattern with other values.
+    ///
+    /// # Panics
+    /// If there are not as many values as entries.
+    pub fn with_values(mut self, values: Vec<f32>) -> SparseActivations {
+        assert_eq!(values.len(), self.values.len());
+        self.values = values;
+        self
+    }
+
+    /// The entries whose direction is in turn, each with the number of its entry here.
+    pub fn by_direction(&self, directions: usize) -> ByDirection {
+        let mut indptr = vec![0; directions + 1];
+        self.directions.iter().for_each(|d| indptr[*d as usize + 1] += 1);
+        (0..directions).for_each(|d| indptr[d + 1] += indptr[d]);
+        let mut next = indptr.clone();
+        let mut positions = vec![0; self.active()];
+        let mut entries = vec![0; self.active()];
+        for position in 0..self.positions() {
+            for entry in self.indptr[position]..self.indptr[position + 1] {
+                let place = &mut next[self.directions[entry] as usize];
+                (positions[*place], entries[*place]) = (position as u32, entry as u32);
+                *place += 1;
+            }
+        }
+        ByDirection { indptr, positions, entries }
     }
 
     /// Number of positions.

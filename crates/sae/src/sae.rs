@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use directrix_kernels::{Encoder, Matrix, SparseActivations};
+use directrix_kernels::{Encoder, Keep, Matrix, SparseActivations};
 use directrix_model::{BlockHook, HookPoint, Model};
 
 use crate::{Error, Result};
@@ -119,7 +119,7 @@ impl Sae {
     /// # Errors
     /// If a pre-activation is not finite.
     pub fn encode(&self, model: &Model, values: &Matrix) -> Result<SparseActivations> {
-        let encoder = Encoder { weights: self.w_enc.view(), bias: &self.bias };
+        let encoder = Encoder { weights: self.w_enc.view(), bias: &self.bias, keep: Keep::Positive };
         let x = values.view().columns_of(self.site.columns.clone());
         let not_finite = |e: directrix_kernels::NotFinite| Error::NotFinite {
             sae: self.name.clone(),
