@@ -235,18 +235,19 @@ fn add_dots<const N: usize>(rows: &Matrix, column: usize, w: &[f32], positions: 
     let Some(w) = w[column..].first_chunk::<N>() else { return };
     for (&position, dot) in positions.iter().zip(dots) {
         let Some(row) = rows.row(position as usize)[column..].first_chunk::<N>() else { return };
+        if N < 16 {
+            *dot = w[0].mul_add(row[0], *dot);
+            continue;
+        }
         let mut lanes = [0.0_f32; 16];
-        for i in 0..N {
-            lanes[i % 16] = w[i].mul_add(row[i], lanes[i % 16]);
-        }
-        let mut width = 8;
-        while width > 0 {
-            for i in 0..width {
-                lanes[i] += lanes[i + width];
+        for (w, row) in w.as_chunks::<16>().0.iter().zip(row.as_chunks::<16>().0) {
+            for i in 0..16 {
+                lanes[i] = w[i].mul_add(row[i], lanes[i]);
             }
-            width /= 2;
         }
-        *dot += lanes[0];
+        let eight: [f32; 8] = std::array::from_fn(|i| lanes[i] + lanes[i + 8]);
+        let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
+        *dot += (four[0] + four[2]) + (four[1] + four[3]);
     }
 }
 
