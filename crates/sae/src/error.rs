@@ -57,4 +57,60 @@ pub enum Error {
         /// Its last direction.
         last: usize,
     },
+    /// There is nothing to evaluate on.
+    #[error("there is no prompt to evaluate on")]
+    NoPrompt,
+    /// The work was stopped before its end.
+    #[error("stopped")]
+    Stopped,
+    /// Training has left the numbers that can be computed with.
+    #[error("step {step}: {what} is not finite; lower the learning rate, and check the coefficients and activations")]
+    Diverged {
+        /// Step at which it was found, from 1.
+        step: u64,
+        /// What is not finite.
+        what: String,
+    },
+    /// An option of training is out of range or does not fit the others.
+    #[error("{name}: {problem}")]
+    Recipe {
+        /// The option.
+        name: String,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+    /// The corpus does not fill one window.
+    #[error("the corpus does not fill one window of {context} positions; give a smaller context, or a larger corpus")]
+    NoWindow {
+        /// Positions per window.
+        context: usize,
+    },
+    /// The corpus does not fill the buffer.
+    #[error(
+        "the corpus has {found} positions, which do not fill a buffer of {buffer}; give a smaller buffer, or a larger corpus"
+    )]
+    SmallCorpus {
+        /// Positions of the corpus.
+        found: usize,
+        /// Positions of the buffer.
+        buffer: usize,
+    },
+    /// A file of a training run could not be read or written.
+    #[error("cannot {doing} `{}`: {source}", path.display())]
+    Io {
+        /// `read` or `write`.
+        doing: &'static str,
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A checkpoint or cache is of another run, or damaged.
+    #[error("`{}`: {problem}", path.display())]
+    Stored {
+        /// The file or folder.
+        path: std::path::PathBuf,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
 }

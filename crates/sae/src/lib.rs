@@ -20,10 +20,15 @@
 //! ```
 
 mod error;
+mod evaluate;
 mod load;
 mod sae;
+pub mod train;
 
 pub use directrix_model as model;
 
 pub use error::{Error, Result};
-pub use sae::{Sae, Site};
+pub use evaluate::{
+    AtPositions, DensityBin, DirectionEvaluation, Distribution, Evaluation, EvaluationOptions, LossRecovered, Ratio, evaluate,
+};
+pub use sae::{Architecture, Sae, Site};

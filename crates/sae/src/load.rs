@@ -1,17 +1,18 @@
 //! The SAELens folder form: `cfg.json` and `sae_weights.safetensors`.
 
+use directrix_kernels::Matrix;
 use directrix_model::corpus::Folder;
 use directrix_model::{BlockHook, HookPoint, Model, Tensors};
 use serde_json::Value;
 
-use crate::sae::Parameters;
+use crate::sae::{Architecture, Parameters};
 use crate::{Error, Result, Sae, Site};
 
-const CONFIG: &str = "cfg.json";
-const WEIGHTS: &str = "sae_weights.safetensors";
+pub(crate) const CONFIG: &str = "cfg.json";
+pub(crate) const WEIGHTS: &str = "sae_weights.safetensors";
 
 impl Sae {
-    /// Loads an SAE of architecture `standard` and checks it against `model`.
+    /// Loads an SAE of architecture `standard`, `topk`, `jumprelu` or `gated` and checks it against `model`.
     ///
     /// # Errors
     /// If a file is missing or damaged, the architecture or a normalisation is not supported, the model has no such hook
@@ -29,7 +30,7 @@ impl Sae {
         };
         let text = |key: &str, default: &str| json.get(key).and_then(Value::as_str).unwrap_or(default).to_owned();
         for (key, default, supported) in [
-            ("architecture", "standard", &["standard"][..]),
+            ("architecture", "standard", &["standard", "topk", "jumprelu", "gated"][..]),
             ("normalize_activations", "none", &["none"]),
             ("reshape_activations", "none", &["none", "hook_z"]),
         ] {
@@ -50,13 +51,30 @@ impl Sae {
             return Err(Error::Width { file, hook: hook.into(), expected: site.columns.len(), found: d_in });
         }
         let tensors = Tensors::open(folder, Some(WEIGHTS))?;
+        let (mut w_enc, mut w_dec) = (tensors.matrix("W_enc", d_in, d_sae)?, tensors.matrix("W_dec", d_sae, d_in)?);
+        let numbers = |name: &str| tensors.get(name, &[d_sae]);
+        let (architecture, bias) = match text("architecture", "standard").as_str() {
+            "topk" => (Architecture::TopK { k: size("k")? }, "b_enc"),
+            "jumprelu" => {
+                // SAELens compares with relu(threshold).
+                let threshold = numbers("threshold")?.into_iter().map(|t| t.max(0.0)).collect();
+                (Architecture::JumpRelu { threshold }, "b_enc")
+            }
+            "gated" => (Architecture::Gated { r_mag: numbers("r_mag")?, b_mag: numbers("b_mag")? }, "b_gate"),
+            _ => (Architecture::Relu, "b_enc"),
+        };
+        let mut b_enc = numbers(bias)?;
+        if json.get("rescale_acts_by_decoder_norm").and_then(Value::as_bool).unwrap_or(false) {
+            scale_by_decoder(&mut w_enc, &mut b_enc, &mut w_dec);
+        }
         Ok(Sae::new(
             folder.to_string(),
             site,
             Parameters {
-                w_enc: tensors.matrix("W_enc", d_in, d_sae)?,
-                w_dec: tensors.matrix("W_dec", d_sae, d_in)?,
-                b_enc: tensors.get("b_enc", &[d_sae])?,
+                architecture,
+                w_enc,
+                w_dec,
+                b_enc,
                 b_dec: tensors.get("b_dec", &[d_in])?,
                 subtract_b_dec: json.get("apply_b_dec_to_input").and_then(Value::as_bool).unwrap_or(true),
             },
@@ -64,7 +82,25 @@ impl Sae {
     }
 }
 
-fn site(hook: HookPoint, head: Option<usize>, model: &Model, problem: impl Fn(String) -> Error) -> Result<Site> {
+/// Multiplies pre-activations by their decoder row's length and divides the row by it: `rescale_acts_by_decoder_norm`.
+fn scale_by_decoder(w_enc: &mut Matrix, b_enc: &mut [f32], w_dec: &mut Matrix) {
+    let length = |row: &[f32]| row.iter().map(|w| (*w as f64).powi(2)).sum::<f64>().sqrt() as f32;
+    let lengths: Vec<f32> = w_dec.iter_rows().map(length).collect();
+    for row in 0..w_enc.rows() {
+        w_enc.row_mut(row).iter_mut().zip(&lengths).for_each(|(w, length)| *w *= length);
+    }
+    b_enc.iter_mut().zip(&lengths).for_each(|(b, length)| *b *= length);
+    for (direction, length) in lengths.iter().enumerate().filter(|(_, length)| **length > 0.0) {
+        w_dec.row_mut(direction).iter_mut().for_each(|w| *w /= length);
+    }
+}
+
+pub(crate) fn site(
+    hook: HookPoint,
+    head: Option<usize>,
+    model: &Model,
+    problem: impl Fn(String) -> Error,
+) -> Result<Site> {
     let config = model.config();
     if !HookPoint::all(config).contains(&hook) {
         return Err(problem(format!("the SAE reads {hook}, which the model does not have")));

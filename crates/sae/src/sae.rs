@@ -1,8 +1,8 @@
-//! A sparse autoencoder with ReLU activation.
+//! A sparse autoencoder.
 
 use std::ops::Range;
 
-use directrix_kernels::{Encoder, Keep, Matrix, SparseActivations};
+use directrix_kernels::{Backend, Cpu, Encoder, Keep, Matrix, NotFinite, SparseActivations};
 use directrix_model::{BlockHook, HookPoint, Model};
 
 use crate::{Error, Result};
@@ -25,8 +25,46 @@ impl Site {
     }
 }
 
+/// What makes activations of pre-activations `pre = x_in W_enc + b_enc`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Architecture {
+    /// `relu(pre)`: SAELens's `standard`.
+    Relu,
+    /// `relu(pre)` of the `k` largest at each position, 0 for the others: `topk`.
+    TopK {
+        /// Active directions per position, at most.
+        k: usize,
+    },
+    /// `pre` where it exceeds a threshold, else 0: `jumprelu`.
+    JumpRelu {
+        /// One for each direction, not negative.
+        threshold: Vec<f32>,
+    },
+    /// `relu(x_in W_enc exp(r_mag) + b_mag)` where `pre`, whose bias is the gates', is above 0: `gated`.
+    Gated {
+        /// Logarithm of the magnitudes' share of the encoder, `[directions]`.
+        r_mag: Vec<f32>,
+        /// Bias of the magnitudes, `[directions]`.
+        b_mag: Vec<f32>,
+    },
+}
+
+impl Architecture {
+    /// SAELens's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Architecture::Relu => "standard",
+            Architecture::TopK { .. } => "topk",
+            Architecture::JumpRelu { .. } => "jumprelu",
+            Architecture::Gated { .. } => "gated",
+        }
+    }
+}
+
 /// What is stored of an SAE.
+#[derive(Debug, Clone)]
 pub(crate) struct Parameters {
+    pub(crate) architecture: Architecture,
     pub(crate) w_enc: Matrix,
     pub(crate) w_dec: Matrix,
     pub(crate) b_enc: Vec<f32>,
@@ -34,31 +72,27 @@ pub(crate) struct Parameters {
     pub(crate) subtract_b_dec: bool,
 }
 
-/// A sparse autoencoder: `acts = relu((x - b_dec) W_enc + b_enc)`, `recon = acts W_dec + b_dec`.
-///
-/// The architecture `standard` of SAELens; without `apply_b_dec_to_input`, the encoder reads `x` itself.
+/// A sparse autoencoder: `pre = (x - b_dec) W_enc + b_enc`, activations as its [`Architecture`] says, `recon = acts W_dec +
+/// b_dec`. Without `apply_b_dec_to_input`, the encoder reads `x` itself.
 #[derive(Debug, Clone)]
 pub struct Sae {
     name: String,
     site: Site,
-    w_enc: Matrix,
-    w_dec: Matrix,
-    b_enc: Vec<f32>,
-    b_dec: Vec<f32>,
+    parameters: Parameters,
     /// `b_enc - b_dec W_enc`: the input bias folded into the encoder's.
     bias: Vec<f32>,
 }
 
 impl Sae {
     pub(crate) fn new(name: String, site: Site, parameters: Parameters) -> Sae {
-        let Parameters { w_enc, w_dec, b_enc, b_dec, subtract_b_dec } = parameters;
+        let Parameters { w_enc, b_enc, b_dec, subtract_b_dec, .. } = &parameters;
         let mut bias: Vec<f64> = b_enc.iter().map(|&b| b as f64).collect();
-        if subtract_b_dec {
+        if *subtract_b_dec {
             for (&b, row) in b_dec.iter().zip(w_enc.iter_rows()) {
                 bias.iter_mut().zip(row).for_each(|(bias, &w)| *bias -= b as f64 * w as f64);
             }
         }
-        Sae { name, site, bias: bias.into_iter().map(|b| b as f32).collect(), w_enc, w_dec, b_enc, b_dec }
+        Sae { name, site, bias: bias.into_iter().map(|b| b as f32).collect(), parameters }
     }
 
     /// Where it was loaded from.
@@ -76,34 +110,39 @@ impl Sae {
         &self.site
     }
 
+    /// What makes its activations.
+    pub fn architecture(&self) -> &Architecture {
+        &self.parameters.architecture
+    }
+
     /// Number of directions.
     pub fn directions(&self) -> usize {
-        self.w_dec.rows()
+        self.parameters.w_dec.rows()
     }
 
     /// Width of what it reads.
     pub fn d_in(&self) -> usize {
-        self.w_dec.columns()
+        self.parameters.w_dec.columns()
     }
 
     /// Encoder, `[d_in, directions]`.
     pub fn w_enc(&self) -> &Matrix {
-        &self.w_enc
+        &self.parameters.w_enc
     }
 
     /// Decoder, `[directions, d_in]`.
     pub fn w_dec(&self) -> &Matrix {
-        &self.w_dec
+        &self.parameters.w_dec
     }
 
     /// Encoder bias, `[directions]`.
     pub fn b_enc(&self) -> &[f32] {
-        &self.b_enc
+        &self.parameters.b_enc
     }
 
     /// Decoder bias, `[d_in]`.
     pub fn b_dec(&self) -> &[f32] {
-        &self.b_dec
+        &self.parameters.b_dec
     }
 
     /// That `direction` is one of its.
@@ -119,34 +158,72 @@ impl Sae {
     /// # Errors
     /// If a pre-activation is not finite.
     pub fn encode(&self, model: &Model, values: &Matrix) -> Result<SparseActivations> {
-        let encoder = Encoder { weights: self.w_enc.view(), bias: &self.bias, keep: Keep::Positive };
-        let x = values.view().columns_of(self.site.columns.clone());
-        let not_finite = |e: directrix_kernels::NotFinite| Error::NotFinite {
+        self.encode_with(model.backend(), values).map_err(|e| Error::NotFinite {
             sae: self.name.clone(),
             direction: e.direction,
             row: e.row,
-        };
-        model.backend().encode(x, encoder).map_err(not_finite)
+        })
     }
 
-    /// One direction's activation on one row of its hook point, without the others.
+    fn encode_with(&self, backend: &dyn Backend, values: &Matrix) -> Result<SparseActivations, NotFinite> {
+        let Parameters { architecture, w_enc, .. } = &self.parameters;
+        let keep = match architecture {
+            Architecture::Relu | Architecture::Gated { .. } => Keep::Positive,
+            Architecture::TopK { k } => Keep::Largest(*k),
+            Architecture::JumpRelu { threshold } => Keep::Above(threshold),
+        };
+        let x = values.view().columns_of(self.site.columns.clone());
+        let acts = backend.encode(x, Encoder { weights: w_enc.view(), bias: &self.bias, keep })?;
+        Ok(match architecture {
+            Architecture::Gated { r_mag, b_mag } => self.magnitudes(&acts, r_mag, b_mag),
+            _ => acts,
+        })
+    }
+
+    /// The activations of a gated SAE from its open gates' pre-activations.
+    fn magnitudes(&self, gates: &SparseActivations, r_mag: &[f32], b_mag: &[f32]) -> SparseActivations {
+        let mut acts = SparseActivations::default();
+        for position in 0..gates.positions() {
+            let (directions, values) = gates.at(position);
+            let magnitude = |(&direction, &gate): (&u32, &f32)| {
+                let d = direction as usize;
+                (direction, (gate - self.parameters.b_enc[d]) * r_mag[d].exp() + b_mag[d])
+            };
+            acts.push(directions.iter().zip(values).map(magnitude).filter(|(_, act)| *act > 0.0));
+        }
+        acts
+    }
+
+    /// One direction's activation on one row of its hook point, without the others where they do not matter.
     pub fn activation(&self, values: &[f32], direction: u32) -> f32 {
+        let d = direction as usize;
+        let Parameters { architecture, w_enc, b_enc, .. } = &self.parameters;
+        if matches!(architecture, Architecture::TopK { .. }) {
+            let row = Matrix::from_rows(&[values]);
+            return self.encode_with(&Cpu, &row).map_or(f32::NAN, |acts| acts.get(0, direction));
+        }
         let x = &values[self.site.columns.clone()];
-        let column = self.w_enc.iter_rows().map(|row| row[direction as usize]);
-        let pre: f64 = x.iter().zip(column).map(|(&x, w)| x as f64 * w as f64).sum();
-        ((pre + self.bias[direction as usize] as f64) as f32).max(0.0)
+        let column = w_enc.iter_rows().map(|row| row[d]);
+        let product: f64 = x.iter().zip(column).map(|(&x, w)| x as f64 * w as f64).sum();
+        let pre = (product + self.bias[d] as f64) as f32;
+        match architecture {
+            Architecture::JumpRelu { threshold } if pre <= threshold[d] => 0.0,
+            Architecture::Gated { .. } if pre <= 0.0 => 0.0,
+            Architecture::Gated { r_mag, b_mag } => ((pre - b_enc[d]) * r_mag[d].exp() + b_mag[d]).max(0.0),
+            _ => pre.max(0.0),
+        }
     }
 
     /// The reconstruction, `[positions, d_in]`.
     pub fn decode(&self, model: &Model, acts: &SparseActivations) -> Matrix {
-        model.backend().decode(acts, &self.w_dec, &self.b_dec)
+        model.backend().decode(acts, self.w_dec(), self.b_dec())
     }
 
     /// `Σ activation × W_dec[direction]` over some directions, placed in a row of the hook point: what they contribute.
     pub fn contribution(&self, width: usize, active: impl IntoIterator<Item = (u32, f32)>) -> Vec<f32> {
         let mut row = vec![0.0; width];
         for (direction, activation) in active {
-            let decoder = self.w_dec.row(direction as usize);
+            let decoder = self.w_dec().row(direction as usize);
             row[self.site.columns.clone()].iter_mut().zip(decoder).for_each(|(r, w)| *r += activation * w);
         }
         row
@@ -158,7 +235,7 @@ impl Sae {
     /// # Errors
     /// If the site does not write to the residual stream.
     pub fn writes(&self, model: &Model) -> Result<Matrix> {
-        self.to_residual(model, &self.w_dec)
+        self.to_residual(model, self.w_dec())
     }
 
     /// Rows of the site (`[rows, d_in]`) as written to the residual stream (`[rows, d_model]`), biases not included.
@@ -199,7 +276,7 @@ impl Sae {
         self.check_neurons()?;
         let w_in = &model.weights().blocks[self.site.layer()].w_in;
         let mut out = Matrix::zeros(w_in.rows(), self.directions());
-        model.backend().product(w_in.view(), self.w_enc.view(), &mut out, false);
+        model.backend().product(w_in.view(), self.w_enc().view(), &mut out, false);
         Ok(out)
     }
 

@@ -1,0 +1,305 @@
+//! What is to be trained, and how: the options of `directrix train` under their names.
+
+use serde::{Deserialize, Serialize};
+
+use super::objective::{Aux, Objective, Penalty, PenaltyOver};
+use crate::{Error, Result};
+
+/// How one SAE is trained. Names are those of the command's flags and of its TOML file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Recipe {
+    /// The hook point it reads.
+    pub site: String,
+    /// The one head it reads, at hook points that have heads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<usize>,
+    /// Directions per input.
+    pub expansion: f64,
+    /// One of the nine penalties, or `topk`, `batch_topk`, `matryoshka`, `jumprelu`, `gated`.
+    pub objective: String,
+    /// Coefficients of the objective's penalty.
+    pub coefficient: Vec<f64>,
+    /// What a penalty's sums over positions are.
+    pub penalty_over: PenaltyOver,
+    /// Active directions per position of `topk`, `batch_topk` and `matryoshka`.
+    pub k: usize,
+    /// Prefixes of `matryoshka`: numbers of directions, ascending. Empty for 1/16, 1/8, 1/4, 1/2 and all of them.
+    pub widths: Vec<usize>,
+    /// Width of the kernel around the thresholds of `jumprelu`.
+    pub bandwidth: f64,
+    /// First thresholds of `jumprelu`.
+    pub threshold: f64,
+    /// Weight of the auxiliary loss of `topk`, `batch_topk` and `matryoshka`.
+    pub aux_coefficient: f64,
+    /// Dead directions that the auxiliary loss may use per position; 0 for half of `d_in`.
+    pub aux_k: usize,
+    /// Adjust the coefficients so that this many directions are active per position.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_l0: Option<f64>,
+    /// Learning rate.
+    pub learning_rate: f64,
+    /// Adam's.
+    pub betas: [f64; 2],
+    /// Steps over which the learning rate rises from 0.
+    pub warm_up: u64,
+    /// Steps at the end over which the learning rate falls to 0.
+    pub decay: u64,
+    /// Steps over which the coefficients rise from 0.
+    pub coefficient_warm_up: u64,
+    /// A direction is dead that fires at a smaller share of the positions.
+    pub dead_below: f64,
+    /// Steps at which dead directions are resampled.
+    pub resample: Vec<u64>,
+    /// Seed of the first weights and of the resampling.
+    pub seed: u64,
+    /// SAE folder to go on from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+}
+
+impl Default for Recipe {
+    fn default() -> Recipe {
+        Recipe {
+            site: "blocks.0.mlp.hook_post".into(),
+            head: None,
+            expansion: 4.0,
+            objective: "combined_hoyer_sqrt".into(),
+            coefficient: Vec::new(),
+            penalty_over: PenaltyOver::Sum,
+            k: 32,
+            widths: Vec::new(),
+            bandwidth: 0.05,
+            threshold: 0.01,
+            aux_coefficient: 1.0 / 32.0,
+            aux_k: 0,
+            target_l0: None,
+            learning_rate: 3e-4,
+            betas: [0.9, 0.99],
+            warm_up: 200,
+            decay: 0,
+            coefficient_warm_up: 0,
+            dead_below: 1e-5,
+            resample: Vec::new(),
+            seed: 47,
+            from: None,
+        }
+    }
+}
+
+/// What is fed to every SAE of a run, and how the run goes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Feed {
+    /// Positions to train on; the corpus is read again when it ends.
+    pub tokens: u64,
+    /// Positions per step.
+    pub batch: usize,
+    /// Positions per window, BOS included.
+    pub context: usize,
+    /// How documents become windows.
+    pub windows: WindowStyle,
+    /// Positions of shuffled activations held in memory; refilled when half are used.
+    pub buffer: usize,
+    /// Seed of the shuffling.
+    pub shuffle_seed: u64,
+    /// Steps between lines of metrics.
+    pub log_every: u64,
+    /// Steps between evaluations; 0 for none.
+    pub evaluate_every: u64,
+    /// Prompts to evaluate on.
+    pub evaluation_prompts: usize,
+    /// Steps between checkpoints; 0 for none but when stopped.
+    pub checkpoint_every: u64,
+}
+
+impl Default for Feed {
+    fn default() -> Feed {
+        Feed {
+            tokens: 10_000_000,
+            batch: 4096,
+            context: 256,
+            windows: WindowStyle::Documents,
+            buffer: 1 << 17,
+            shuffle_seed: 47,
+            log_every: 50,
+            evaluate_every: 1000,
+            evaluation_prompts: 100,
+            checkpoint_every: 1000,
+        }
+    }
+}
+
+impl Feed {
+    /// Steps of a run.
+    pub fn steps(&self) -> u64 {
+        self.tokens.div_ceil(self.batch as u64).max(1)
+    }
+
+    /// That the numbers make sense together.
+    pub fn check(&self) -> Result<()> {
+        let problem = |name: &str, problem: &str| Err(Error::Recipe { name: name.into(), problem: problem.into() });
+        match self {
+            Feed { tokens: 0, .. } => problem("tokens", "there is nothing to train on; give a number above 0"),
+            Feed { batch: 0, .. } => problem("batch", "give a number above 0"),
+            Feed { context: 0 | 1, .. } => problem("context", "a window needs at least 2 positions"),
+            Feed { log_every: 0, .. } => problem("log-every", "give a number above 0"),
+            feed if feed.buffer < 2 * feed.batch => problem("buffer", "it must hold at least two batches"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How documents become windows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WindowStyle {
+    /// Each document begins a window; what is longer than a window goes on in another, which begins with BOS too.
+    #[default]
+    Documents,
+    /// Documents with their BOS joined and cut into windows of one length, as the origin does.
+    Packed,
+}
+
+impl Recipe {
+    /// The objective for an SAE of these dimensions.
+    ///
+    /// # Errors
+    /// If there is no such objective, its coefficients are not as many as it takes, or a number is out of range.
+    pub fn objective(&self, directions: usize, d_in: usize) -> Result<Objective> {
+        let problem = |name: &str, problem: String| Error::Recipe { name: name.into(), problem };
+        let one = |what: &str| match self.coefficient[..] {
+            [one] => Ok(one),
+            _ => Err(problem("coefficient", format!("`{what}` takes one coefficient, not {}", self.coefficient.len()))),
+        };
+        let k = || match self.k {
+            k if k > 0 && k <= directions => Ok(k),
+            k => Err(problem("k", format!("{k} of {directions} directions cannot be active; give 1 to {directions}"))),
+        };
+        let aux = Aux {
+            coefficient: self.aux_coefficient,
+            k: if self.aux_k == 0 { (d_in / 2).max(1) } else { self.aux_k },
+            dead_after: self.dead_after(),
+        };
+        if let Some(bad) = self.coefficient.iter().find(|c| !(c.is_finite() && **c >= 0.0)) {
+            return Err(problem("coefficient", format!("{bad} is not a number from 0 up")));
+        }
+        match self.objective.as_str() {
+            "topk" => Ok(Objective::TopK { k: k()?, aux }),
+            "batch_topk" => Ok(Objective::BatchTopK { k: k()?, aux }),
+            "matryoshka" => Ok(Objective::Matryoshka { k: k()?, widths: self.prefixes(directions)?, aux }),
+            "jumprelu" if self.bandwidth > 0.0 && self.threshold > 0.0 => {
+                Ok(Objective::JumpRelu { coefficient: one("jumprelu")?, bandwidth: self.bandwidth })
+            }
+            "jumprelu" => Err(problem("bandwidth", "bandwidth and threshold must be above 0".into())),
+            "gated" => Ok(Objective::Gated { coefficient: one("gated")? }),
+            name => {
+                let penalty: Penalty = serde_json::from_value(name.into()).map_err(|_| {
+                    problem(
+                        "objective",
+                        format!(
+                            "there is no `{name}`; choose of l1, sqrt, pure_sqrt, hoyer_square, combined_hoyer_l1, \
+                             combined_hoyer_sqrt, combined_hoyer_pure_sqrt, hoyer_d, hoyer_d_scaled_l1, topk, batch_topk, \
+                             matryoshka, jumprelu, gated"
+                        ),
+                    )
+                })?;
+                let (takes, given) = (penalty.coefficients(), self.coefficient.len());
+                if takes != given {
+                    return Err(problem("coefficient", format!("`{name}` takes {takes} coefficients, not {given}")));
+                }
+                Ok(Objective::Relu { penalty, coefficient: self.coefficient.clone(), over: self.penalty_over })
+            }
+        }
+    }
+
+    fn prefixes(&self, directions: usize) -> Result<Vec<usize>> {
+        if self.widths.is_empty() {
+            let mut widths: Vec<usize> = [16, 8, 4, 2, 1].iter().map(|part| (directions / part).max(1)).collect();
+            widths.dedup();
+            return Ok(widths);
+        }
+        if self.widths.is_sorted_by(|a, b| a < b) && self.widths[0] > 0 && self.widths.ends_with(&[directions]) {
+            return Ok(self.widths.clone());
+        }
+        Err(Error::Recipe {
+            name: "widths".into(),
+            problem: format!("give ascending numbers of directions that end with all {directions}"),
+        })
+    }
+
+    /// Positions after which a silent direction is dead.
+    pub fn dead_after(&self) -> u64 {
+        (1.0 / self.dead_below).ceil() as u64
+    }
+
+    /// That the numbers make sense.
+    pub fn check(&self) -> Result<()> {
+        let problem = |name: &str, problem: &str| Err(Error::Recipe { name: name.into(), problem: problem.into() });
+        let positive = |x: f64| x.is_finite() && x > 0.0;
+        if !positive(self.learning_rate) {
+            return problem("learning-rate", "give a number above 0");
+        }
+        if !self.betas.iter().all(|b| (0.0..1.0).contains(b)) {
+            return problem("betas", "give two numbers from 0 to below 1");
+        }
+        if !positive(self.dead_below) || self.dead_below >= 1.0 {
+            return problem("dead-below", "give a share of the positions between 0 and 1");
+        }
+        if self.target_l0.is_some_and(|target| !positive(target)) {
+            return problem("target-l0", "give a number above 0");
+        }
+        if !positive(self.expansion) {
+            return problem("expansion", "give a number above 0");
+        }
+        Ok(())
+    }
+
+    /// Learning rate of step `step` (from 0) of `steps`.
+    pub fn rate(&self, step: u64, steps: u64) -> f64 {
+        let left = steps - step;
+        let falling = if left <= self.decay { left as f64 / (self.decay + 1) as f64 } else { 1.0 };
+        self.learning_rate * ramp(step, self.warm_up) * falling
+    }
+
+    /// Share of the coefficients that step `step` (from 0) applies.
+    pub fn coefficient_share(&self, step: u64) -> f64 {
+        ramp(step, self.coefficient_warm_up)
+    }
+}
+
+/// From `1 / steps` up to 1 over `steps`.
+fn ramp(step: u64, steps: u64) -> f64 {
+    if step < steps { (step + 1) as f64 / steps as f64 } else { 1.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Feed, Recipe};
+
+    #[test]
+    fn the_learning_rate_rises_stays_and_falls_but_never_to_nothing() {
+        let recipe = Recipe { learning_rate: 1.0, warm_up: 4, decay: 3, ..Recipe::default() };
+        let rates: Vec<f64> = (0..10).map(|step| recipe.rate(step, 10)).collect();
+        assert_eq!(rates, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]);
+    }
+
+    #[test]
+    fn an_objective_takes_its_own_number_of_coefficients() {
+        let with = |objective: &str, coefficient: &[f64]| {
+            let recipe = Recipe { objective: objective.into(), coefficient: coefficient.into(), ..Recipe::default() };
+            recipe.objective(64, 16).map_err(|e| e.to_string())
+        };
+        assert!(with("l1", &[1.0]).is_ok() && with("combined_hoyer_l1", &[1.0, 2.0]).is_ok() && with("topk", &[]).is_ok());
+        assert!(with("combined_hoyer_l1", &[1.0]).unwrap_err().contains("takes 2 coefficients, not 1"));
+        assert!(with("gated", &[]).unwrap_err().contains("one coefficient, not 0"));
+        assert!(with("l1", &[f64::NAN]).unwrap_err().contains("not a number"));
+        assert!(with("l2", &[1.0]).unwrap_err().contains("there is no `l2`"));
+    }
+
+    #[test]
+    fn a_buffer_holds_at_least_two_batches() {
+        assert!(Feed { buffer: 100, batch: 51, ..Feed::default() }.check().is_err());
+        assert!(Feed { buffer: 102, batch: 51, ..Feed::default() }.check().is_ok());
+    }
+}
