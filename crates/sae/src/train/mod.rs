@@ -1,5 +1,7 @@
 //! Training.
 
+mod buffer;
+mod cache;
 mod objective;
 mod recipe;
 mod trainer;

@@ -1,0 +1,242 @@
+//! Shuffled activations: a bounded buffer that batches are drawn from, refilled from the model when half of it is used.
+
+use std::collections::BTreeMap;
+
+use directrix_kernels::Matrix;
+use directrix_model::corpus::Prompts;
+use directrix_model::{Ask, HookPoint, Model, batches};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use super::cache::Cache;
+use super::windows::Windows;
+use crate::{Error, Result};
+
+/// Positions that the model runs on together.
+const RUN: usize = 8192;
+
+/// Where activations come from.
+pub(super) struct Source<'a> {
+    pub(super) model: &'a Model,
+    pub(super) hooks: Vec<HookPoint>,
+    pub(super) windows: Windows<'a>,
+    pub(super) cache: Option<Cache>,
+}
+
+impl Source<'_> {
+    /// The values at each hook point for all positions of some windows, one window after another.
+    fn activations(&mut self, numbers: &[u64], windows: &Prompts) -> Result<Vec<Matrix>> {
+        let Some(cache) = &mut self.cache else { return run(self.model, &self.hooks, windows) };
+        // The corpus is read over and over: the same windows come again.
+        let number = |number: u64| self.windows.per_reading().map_or(number, |per_reading| number % per_reading);
+        let mut parts: Vec<Vec<Matrix>> = Vec::new();
+        let mut i = 0;
+        while i < windows.len() {
+            if number(numbers[i]) < cache.windows() {
+                parts.push(cache.read(number(numbers[i]))?);
+                i += 1;
+                continue;
+            }
+            let first = i;
+            while i < windows.len() && number(numbers[i]) >= cache.windows() {
+                i += 1;
+            }
+            let range = windows.range(first..i);
+            let made = run(self.model, &self.hooks, &range)?;
+            for (window, offsets) in range.offsets().windows(2).enumerate() {
+                let rows: Vec<Matrix> = made.iter().map(|all| all.gather(offsets[0]..offsets[1])).collect();
+                if number(numbers[first + window]) == cache.windows() {
+                    cache.append(&rows)?;
+                }
+            }
+            parts.push(made);
+        }
+        let join = |hook: usize| {
+            let columns = parts[0][hook].columns();
+            let data = parts.iter().flat_map(|part| part[hook].data().iter().copied()).collect();
+            Matrix::new(data, windows.positions(), columns)
+        };
+        Ok((0..self.hooks.len()).map(join).collect())
+    }
+}
+
+fn run(model: &Model, hooks: &[HookPoint], windows: &Prompts) -> Result<Vec<Matrix>> {
+    let run = model.run(windows, &Ask::capture(hooks.iter().copied()), &[])?;
+    Ok(hooks.iter().map(|hook| run.captured(*hook).clone()).collect())
+}
+
+/// A row's origin: a window of the stream and a position in it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Slot {
+    pub(super) window: u64,
+    pub(super) position: u32,
+}
+
+/// A window with rows in the buffer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Live {
+    tokens: Vec<u32>,
+    rows: usize,
+}
+
+/// What a checkpoint keeps of a buffer: where its rows came from. The rows themselves are computed again, as a position's
+/// bits do not depend on what the model runs on beside it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct BufferState {
+    slots: Vec<Slot>,
+    order: Vec<u32>,
+    next: usize,
+    refills: u64,
+    live: BTreeMap<u64, Live>,
+    /// The next row of a window that did not fit whole.
+    pending: Option<Slot>,
+    given: u64,
+}
+
+/// The buffer.
+pub(super) struct Buffer {
+    seed: u64,
+    data: Vec<Matrix>,
+    state: BufferState,
+}
+
+impl Buffer {
+    /// An empty buffer of `capacity` rows for hook points of these widths.
+    pub(super) fn new(capacity: usize, widths: &[usize], seed: u64) -> Buffer {
+        Buffer {
+            seed,
+            data: widths.iter().map(|width| Matrix::zeros(capacity, *width)).collect(),
+            state: BufferState {
+                slots: vec![Slot::default(); capacity],
+                order: Vec::new(),
+                next: 0,
+                refills: 0,
+                live: BTreeMap::new(),
+                pending: None,
+                given: 0,
+            },
+        }
+    }
+
+    /// What a checkpoint keeps.
+    pub(super) fn state(&self) -> &BufferState {
+        &self.state
+    }
+
+    /// Fills the buffer as it was, and brings the source to where it was.
+    pub(super) fn restore(&mut self, state: BufferState, source: &mut Source) -> Result<()> {
+        let capacity = self.state.slots.len();
+        let fits = state.slots.len() == capacity
+            && state.order.len() == capacity
+            && state.next <= capacity
+            && state.order.iter().all(|slot| (*slot as usize) < capacity);
+        if !fits {
+            return Err(Error::Recipe { name: "checkpoint".into(), problem: "its buffer is damaged".into() });
+        }
+        source.windows.skip_to(state.given)?;
+        let mut places: BTreeMap<u64, Vec<(u32, u32)>> = BTreeMap::new();
+        for slot in &state.order[state.next..] {
+            let Slot { window, position } = state.slots[*slot as usize];
+            places.entry(window).or_default().push((position, *slot));
+        }
+        let numbers: Vec<u64> = places.keys().copied().collect();
+        let windows = Prompts::from_rows(numbers.iter().map(|n| state.live.get(n).map_or(&[][..], |live| &live.tokens)));
+        for range in batches(&windows, RUN) {
+            let (numbers, windows) = (&numbers[range.clone()], windows.range(range));
+            let made = source.activations(numbers, &windows)?;
+            for (number, offset) in numbers.iter().zip(windows.offsets()) {
+                for &(position, slot) in &places[number] {
+                    self.put(slot as usize, &made, offset + position as usize);
+                }
+            }
+        }
+        self.state = state;
+        Ok(())
+    }
+
+    /// The next `size` rows at each hook point.
+    ///
+    /// # Errors
+    /// If the corpus or the model fails, or the corpus does not fill the buffer.
+    pub(super) fn batch(&mut self, size: usize, source: &mut Source) -> Result<Vec<Matrix>> {
+        if self.state.order.is_empty() || self.state.next >= self.state.slots.len() / 2 {
+            self.refill(source)?;
+        }
+        let rows = &self.state.order[self.state.next..self.state.next + size];
+        let batch = self.data.iter().map(|data| data.gather(rows.iter().map(|row| *row as usize))).collect();
+        self.state.next += size;
+        Ok(batch)
+    }
+
+    fn put(&mut self, slot: usize, made: &[Matrix], row: usize) {
+        for (data, made) in self.data.iter_mut().zip(made) {
+            data.row_mut(slot).copy_from_slice(made.row(row));
+        }
+    }
+
+    fn refill(&mut self, source: &mut Source) -> Result<()> {
+        let first_fill = self.state.order.is_empty();
+        let capacity = self.state.slots.len();
+        let mut free: Vec<u32> = if first_fill {
+            (0..capacity as u32).collect()
+        } else {
+            self.state.order[..self.state.next].to_vec()
+        };
+        if !first_fill {
+            for slot in &free {
+                let window = self.state.slots[*slot as usize].window;
+                if let Some(live) = self.state.live.get_mut(&window) {
+                    live.rows -= 1;
+                }
+            }
+            let pending = self.state.pending.map(|slot| slot.window);
+            self.state.live.retain(|window, live| live.rows > 0 || Some(*window) == pending);
+        }
+        free.reverse();
+        while !free.is_empty() {
+            let (mut numbers, mut windows, mut starts) = (Vec::new(), Prompts::new(), Vec::new());
+            while windows.positions() < RUN.min(free.len()) {
+                let (number, start) = match self.state.pending.take() {
+                    Some(Slot { window, position }) => (window, position as usize),
+                    None => {
+                        let tokens = source.windows.next()?;
+                        let number = source.windows.given() - 1;
+                        if first_fill && source.windows.per_reading().is_some() {
+                            return Err(Error::SmallCorpus { found: capacity - free.len(), buffer: capacity });
+                        }
+                        self.state.live.insert(number, Live { tokens, rows: 0 });
+                        (number, 0)
+                    }
+                };
+                windows.push(&self.state.live[&number].tokens);
+                numbers.push(number);
+                starts.push(start);
+            }
+            let made = source.activations(&numbers, &windows)?;
+            for (i, number) in numbers.iter().enumerate() {
+                let (from, to) = (windows.offsets()[i], windows.offsets()[i + 1]);
+                for position in starts[i]..to - from {
+                    let slot_of = Slot { window: *number, position: position as u32 };
+                    let Some(slot) = free.pop() else {
+                        self.state.pending.get_or_insert(slot_of);
+                        break;
+                    };
+                    self.put(slot as usize, &made, from + position);
+                    self.state.slots[slot as usize] = slot_of;
+                    if let Some(live) = self.state.live.get_mut(number) {
+                        live.rows += 1;
+                    }
+                }
+            }
+        }
+        self.state.given = source.windows.given();
+        self.state.order = (0..capacity as u32).collect();
+        let seed = self.seed.wrapping_add(self.state.refills.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        self.state.order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+        self.state.refills += 1;
+        self.state.next = 0;
+        Ok(())
+    }
+}
