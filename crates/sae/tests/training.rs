@@ -1,4 +1,4 @@
-//! Training follows PyTorch: 200 steps from the same parameters on the same batches, for every objective.
+//! Training follows PyTorch from the same parameters on the same batches, for every objective.
 
 mod training_case;
 
@@ -13,7 +13,7 @@ fn fixtures() -> PathBuf {
 }
 
 #[test]
-fn losses_follow_pytorch_for_two_hundred_steps() {
+fn losses_follow_pytorch_step_by_step() {
     let mut cases = 0;
     for entry in fixtures().read_dir().unwrap() {
         let folder = entry.unwrap().path();
@@ -24,7 +24,6 @@ fn losses_follow_pytorch_for_two_hundred_steps() {
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
         let expected: Value = serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
         let Case { mut trainer, batches, steps, options } = Case::open(&folder).unwrap();
-        assert_eq!(steps, 200, "{name}");
         let mut worst: (f64, String) = (0.0, String::new());
         for step in 0..steps {
             let report = trainer.step(&Cpu, &batches[step % batches.len()], &options).unwrap();
@@ -32,14 +31,16 @@ fn losses_follow_pytorch_for_two_hundred_steps() {
                 [("loss", report.loss), ("mse", report.mse), ("penalty", report.penalty), ("l0", report.l0)];
             for (key, found) in found {
                 let wanted = expected[key][step].as_f64().unwrap();
-                let error = (found - wanted).abs() / wanted.abs().max(1e-3);
+                // One entry of the batch of 32 may flip at zero.
+                let flip = if key == "l0" { 1.5 / 32.0 } else { 0.0 };
+                let error = ((found - wanted).abs() - flip).max(0.0) / wanted.abs().max(1e-3);
                 if error > worst.0 {
                     worst = (error, format!("{key} at step {step}: {found} against {wanted}"));
                 }
             }
         }
         println!("{name}: largest relative difference {:.1e} ({})", worst.0, worst.1);
-        assert!(worst.0 < 1e-3, "{name}: {}", worst.1);
+        assert!(worst.0 < 1e-4, "{name}: {}", worst.1);
     }
     assert_eq!(cases, 15, "nine penalties, one of them also as a mean, and five other objectives");
 }
