@@ -112,7 +112,7 @@ pub struct Evaluation {
     pub encoder_decoder_cosine: Distribution,
     /// Excess kurtosis (`m₄/m₂² − 3`, moments over the vocabulary) of what each direction writes to the logits by its weights
     /// alone (`W_dec W_U`, through `W_out` or `W_O` where the site is before one), over directions. `None` where the site
-    /// does not write to the residual stream.
+    /// does not write to the residual stream, or no direction writes anything.
     pub logit_kurtosis: Option<Distribution>,
     /// L0 and explained variance by position in the prompt.
     pub by_position: Vec<AtPositions>,
@@ -228,7 +228,7 @@ pub fn evaluate(
         positions += prompts.offsets()[batch.end] - prompts.offsets()[batch.start];
         progress(batch.end, positions as u64);
     }
-    (0..saes.len()).map(|sae| pass.evaluation(sae, options)).collect()
+    Ok((0..saes.len()).map(|sae| pass.evaluation(sae, options)).collect())
 }
 
 /// What the pass gathers of a site, whichever SAEs read it.
@@ -350,7 +350,7 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    fn evaluation(&self, number: usize, options: &EvaluationOptions) -> Result<Evaluation> {
+    fn evaluation(&self, number: usize, options: &EvaluationOptions) -> Evaluation {
         let (sae, of_sae) = (&self.saes[number], &self.of_saes[number]);
         let at = &self.sites[of_sae.site];
         let (zeroed, reconstructed) = (&at.zeroed, &of_sae.reconstructed);
@@ -395,7 +395,7 @@ impl<'a> Pass<'a> {
         });
         let distribution = |of: &dyn Fn(&DirectionEvaluation) -> f64| Distribution::of(by_direction.iter().map(of));
         let logit_kurtosis = distribution(&|d| d.logit_kurtosis);
-        Ok(Evaluation {
+        Evaluation {
             name: sae.short_name().into(),
             hook: at.site.hook,
             head: at.site.head,
@@ -423,7 +423,7 @@ impl<'a> Pass<'a> {
             logit_kurtosis: (logit_kurtosis.n > 0).then_some(logit_kurtosis),
             by_position: by_position.collect(),
             by_direction,
-        })
+        }
     }
 }
 

@@ -23,12 +23,14 @@ mod error;
 mod evaluate;
 mod load;
 mod sae;
+mod save;
 pub mod train;
 
 pub use directrix_model as model;
 
 pub use error::{Error, Result};
 pub use evaluate::{
-    AtPositions, DensityBin, DirectionEvaluation, Distribution, Evaluation, EvaluationOptions, LossRecovered, Ratio, evaluate,
+    AtPositions, DensityBin, DirectionEvaluation, Distribution, Evaluation, EvaluationOptions, LossRecovered, Ratio,
+    evaluate,
 };
 pub use sae::{Architecture, Sae, Site};

@@ -95,6 +95,10 @@ impl Sae {
         Sae { name, site, bias: bias.into_iter().map(|b| b as f32).collect(), parameters }
     }
 
+    pub(crate) fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
     /// Where it was loaded from.
     pub fn name(&self) -> &str {
         &self.name

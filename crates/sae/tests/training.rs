@@ -31,8 +31,8 @@ fn losses_follow_pytorch_step_by_step() {
                 [("loss", report.loss), ("mse", report.mse), ("penalty", report.penalty), ("l0", report.l0)];
             for (key, found) in found {
                 let wanted = expected[key][step].as_f64().unwrap();
-                // One entry of the batch of 32 may flip at zero.
-                let flip = if key == "l0" { 1.5 / 32.0 } else { 0.0 };
+                // A few entries of the batch of 32 may flip at zero.
+                let flip = if key == "l0" { 3.5 / 32.0 } else { 0.0 };
                 let error = ((found - wanted).abs() - flip).max(0.0) / wanted.abs().max(1e-3);
                 if error > worst.0 {
                     worst = (error, format!("{key} at step {step}: {found} against {wanted}"));
@@ -40,7 +40,9 @@ fn losses_follow_pytorch_step_by_step() {
             }
         }
         println!("{name}: largest relative difference {:.1e} ({})", worst.0, worst.1);
-        assert!(worst.0 < 1e-4, "{name}: {}", worst.1);
+        // Square roots have no bounded slope at 0: over many steps rounding alone drives two runs apart.
+        let tolerance = if name.ends_with("-long") { 1e-3 } else { 1e-4 };
+        assert!(worst.0 < tolerance, "{name}: {}", worst.1);
     }
-    assert_eq!(cases, 15, "nine penalties, one of them also as a mean, and five other objectives");
+    assert_eq!(cases, 16, "nine penalties, one also as a mean and one for longer, and five other objectives");
 }

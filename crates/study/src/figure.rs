@@ -56,7 +56,7 @@ pub enum Shape {
         x: Vec<f64>,
         /// Vertical positions.
         y: Vec<f64>,
-        /// What to show on pointing at each; empty for none.
+        /// What to show on pointing at each, and beside each where there are few; empty for none.
         hover: Vec<String>,
     },
     /// A matrix of coloured cells, its first row on top.
@@ -132,7 +132,7 @@ fn no_finite(values: &[f64], shown: usize) -> bool {
     !values.iter().take(shown).any(|v| v.is_finite())
 }
 
-/// Cells of a heat map are labelled with their values up to this many rows and columns.
+/// Cells of a heat map are labelled with their values up to this many rows and columns, points up to this many of them.
 pub(crate) const ANNOTATED: usize = 12;
 
 /// The least and greatest value of a heat map's colour scale.

@@ -120,6 +120,12 @@ impl Figure {
             .marker(Marker::new().size(8).opacity(0.65))
             .hover_template("(%{x:.4~g}, %{y:.4~g})<extra></extra>");
         if !hover.is_empty() {
+            if hover.len() <= ANNOTATED {
+                trace = trace
+                    .mode(Mode::MarkersText)
+                    .text_array(hover.iter().map(|text| escaped(&shortened(&plain(text)))).collect())
+                    .text_position(plotly::common::Position::TopCenter);
+            }
             trace = trace
                 .hover_text_array(hover.iter().map(|text| escaped(&plain(text))).collect())
                 .hover_template("%{hovertext}<br>(%{x:.4~g}, %{y:.4~g})<extra></extra>");

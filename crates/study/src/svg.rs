@@ -84,10 +84,16 @@ impl Figure {
                 let layout = category_layout(&plots, labels);
                 (plots, layout)
             }
-            Shape::Scatter { x, y, .. } => {
-                let points: Vec<(f64, f64)> =
-                    x.iter().copied().zip(y.iter().copied()).filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
-                let dots = ScatterPlot::new().with_data(points).with_color(COLOURS[0]).with_size(4.0);
+            Shape::Scatter { x, y, hover } => {
+                let at: Vec<usize> =
+                    (0..x.len().min(y.len())).filter(|&i| x[i].is_finite() && y[i].is_finite()).collect();
+                let points: Vec<(f64, f64)> = at.iter().map(|&i| (x[i], y[i])).collect();
+                let mut dots = ScatterPlot::new().with_data(points).with_color(COLOURS[0]).with_size(4.0);
+                if at.len() <= ANNOTATED {
+                    let names =
+                        at.iter().map(|&i| hover.get(i).map_or_else(String::new, |text| label(&shortened(text))));
+                    dots = dots.with_labels(names).with_repel_labels();
+                }
                 let plots = vec![Plot::Scatter(dots.with_marker_opacity(0.6))];
                 let layout = sized(Layout::auto_from_plots(&plots));
                 (plots, layout)

@@ -8,6 +8,7 @@ mod attribute;
 mod capture;
 mod circuits;
 mod direction;
+mod evaluate;
 mod failure;
 mod generate;
 mod index;
@@ -42,6 +43,7 @@ Examples:
 enum Command {
     Demo(study::Demo),
     Study(study::Study),
+    Evaluate(evaluate::Evaluate),
     Index(index::Index),
     Direction(direction::Direction),
     Capture(capture::Capture),
@@ -56,6 +58,7 @@ pub(crate) fn main() -> ExitCode {
     failure::exit_code(|| match command {
         Command::Demo(demo) => demo.run(),
         Command::Study(study) => study.run(),
+        Command::Evaluate(evaluate) => evaluate.run(),
         Command::Index(index) => index.run(),
         Command::Direction(direction) => direction.run(),
         Command::Capture(capture) => capture.run(),

@@ -131,7 +131,11 @@ impl Buffer {
         let fits = state.slots.len() == capacity
             && state.order.len() == capacity
             && state.next <= capacity
-            && state.order.iter().all(|slot| (*slot as usize) < capacity);
+            && state.order.iter().all(|slot| (*slot as usize) < capacity)
+            && state.order.iter().skip(state.next).all(|slot| {
+                let Slot { window, position } = state.slots[*slot as usize];
+                state.live.get(&window).is_some_and(|live| (position as usize) < live.tokens.len())
+            });
         if !fits {
             return Err(Error::Recipe { name: "checkpoint".into(), problem: "its buffer is damaged".into() });
         }

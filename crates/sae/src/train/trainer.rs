@@ -8,7 +8,8 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::objective::{Aux, Objective};
-use crate::{Error, Result};
+use crate::sae::Parameters;
+use crate::{Architecture, Error, Result, Sae, Site};
 
 /// Weight of the newest batch in the running threshold of BatchTopK.
 const THRESHOLD_RATE: f32 = 0.01;
@@ -109,12 +110,37 @@ pub struct StepReport {
     pub explained_variance: f64,
 }
 
+impl StepReport {
+    /// Adds another report, for a mean of several.
+    pub(super) fn add(&mut self, other: &StepReport) {
+        self.loss += other.loss;
+        self.mse += other.mse;
+        self.penalty += other.penalty;
+        self.aux += other.aux;
+        self.l0 += other.l0;
+        self.explained_variance += other.explained_variance;
+    }
+
+    /// Every number divided by `count`.
+    pub(super) fn over(&self, count: u64) -> StepReport {
+        let n = count.max(1) as f64;
+        StepReport {
+            loss: self.loss / n,
+            mse: self.mse / n,
+            penalty: self.penalty / n,
+            aux: self.aux / n,
+            l0: self.l0 / n,
+            explained_variance: self.explained_variance / n,
+        }
+    }
+}
+
 /// The batch's entries after the encoder, and what the objective adds to their gradients. All in CSR order.
-struct Encoded {
+pub(super) struct Encoded {
     /// Pre-activations, or for gated SAEs the gates', where one may matter.
-    pre: SparseActivations,
+    pub(super) pre: SparseActivations,
     /// Activations beside them; 0 where the direction does not fire.
-    acts: Vec<f32>,
+    pub(super) acts: Vec<f32>,
 }
 
 /// The auxiliary reconstruction of the residual by dead directions.
@@ -167,6 +193,80 @@ impl Trainer {
             fired: vec![0; directions],
             counted: 0,
         }
+    }
+
+    /// An SAE to go on from; Adam begins anew.
+    ///
+    /// # Errors
+    /// If the SAE's architecture is not the one that the objective trains, or its encoder does not read `x - b_dec`.
+    pub fn from_sae(objective: Objective, sae: &Sae, threshold: f64) -> Result<Trainer> {
+        let parameters = sae.parameters();
+        let fits = matches!(
+            (&objective, &parameters.architecture),
+            (Objective::Relu { .. }, Architecture::Relu)
+                | (Objective::TopK { .. } | Objective::BatchTopK { .. } | Objective::Matryoshka { .. }, _)
+                | (Objective::JumpRelu { .. }, Architecture::Relu | Architecture::JumpRelu { .. })
+                | (Objective::Gated { .. }, Architecture::Gated { .. })
+        );
+        if !fits || (matches!(parameters.architecture, Architecture::Gated { .. }) != matches!(objective, Objective::Gated { .. })) || !parameters.subtract_b_dec {
+            let problem = format!(
+                "`{}` is of architecture `{}`{}, which this objective cannot go on from",
+                sae.name(),
+                parameters.architecture.name(),
+                if parameters.subtract_b_dec { "" } else { " without apply_b_dec_to_input" }
+            );
+            return Err(Error::Recipe { name: "from".into(), problem });
+        }
+        let (w_enc, w_dec) = (parameters.w_enc.transposed(), parameters.w_dec.clone());
+        let (b_enc, b_dec) = (parameters.b_enc.clone(), parameters.b_dec.clone());
+        let mut trainer = Trainer::from_parts(objective, w_enc, w_dec, b_enc, b_dec, threshold);
+        match &parameters.architecture {
+            Architecture::JumpRelu { threshold } if !trainer.log_threshold.value.is_empty() => {
+                trainer.log_threshold = Numbers::new(threshold.iter().map(|t| t.max(1e-6).ln()).collect());
+            }
+            Architecture::Gated { r_mag, b_mag } => {
+                trainer.r_mag = Numbers::new(r_mag.clone());
+                trainer.b_mag = Numbers::new(b_mag.clone());
+            }
+            _ => {}
+        }
+        Ok(trainer)
+    }
+
+    /// The SAE as it is now, to be used or saved.
+    pub fn to_sae(&self, name: &str, site: Site) -> Sae {
+        let architecture = match &self.objective {
+            Objective::Relu { .. } => Architecture::Relu,
+            Objective::TopK { k, .. } => Architecture::TopK { k: *k },
+            Objective::BatchTopK { .. } | Objective::Matryoshka { .. } => {
+                Architecture::JumpRelu { threshold: vec![self.threshold.unwrap_or(0.0); self.directions()] }
+            }
+            Objective::JumpRelu { .. } => {
+                Architecture::JumpRelu { threshold: self.log_threshold.value.iter().map(|t| t.exp()).collect() }
+            }
+            Objective::Gated { .. } => {
+                Architecture::Gated { r_mag: self.r_mag.value.clone(), b_mag: self.b_mag.value.clone() }
+            }
+        };
+        let parameters = Parameters {
+            architecture,
+            w_enc: self.w_enc.value.transposed(),
+            w_dec: self.w_dec.value.clone(),
+            b_enc: self.b_enc.value.clone(),
+            b_dec: self.b_dec.value.clone(),
+            subtract_b_dec: true,
+        };
+        Sae::new(name.to_owned(), site, parameters)
+    }
+
+    /// Directions that have not fired at the last `after` positions.
+    pub fn dead(&self, after: u64) -> usize {
+        self.silent.iter().filter(|silent| **silent >= after).count()
+    }
+
+    /// The share of positions each direction has fired at since the counts were last taken.
+    pub fn densities(&self) -> Vec<f64> {
+        self.fired.iter().map(|fired| *fired as f64 / self.counted.max(1) as f64).collect()
     }
 
     /// What it is trained for.
@@ -302,7 +402,7 @@ impl Trainer {
     }
 
     /// `x - b_dec`.
-    fn centred(&self, batch: &Matrix) -> Matrix {
+    pub(super) fn centred(&self, batch: &Matrix) -> Matrix {
         let mut x = batch.clone();
         let columns = x.columns().max(1);
         x.data_mut()
@@ -311,7 +411,7 @@ impl Trainer {
         x
     }
 
-    fn encode(&mut self, backend: &dyn Backend, x: &Matrix) -> Result<Encoded> {
+    pub(super) fn encode(&mut self, backend: &dyn Backend, x: &Matrix) -> Result<Encoded> {
         let run = |keep: Keep| {
             let encoder = Encoder { weights: self.w_enc.value.view().transposed(), bias: &self.b_enc.value, keep };
             backend.encode(x.view(), encoder).map_err(|e| Error::Diverged {
@@ -374,7 +474,7 @@ impl Trainer {
     }
 
     /// For each group of directions the sum of the errors `x̂ - x` of all prefixes it is in, and for each prefix its `mse`.
-    fn errors(&self, backend: &dyn Backend, x: &Matrix, pattern: &ByDirection, acts: &[f32]) -> (Vec<Matrix>, Vec<f64>) {
+    pub(super) fn errors(&self, backend: &dyn Backend, x: &Matrix, pattern: &ByDirection, acts: &[f32]) -> (Vec<Matrix>, Vec<f64>) {
         let mut error = x.clone();
         error.data_mut().par_iter_mut().for_each(|x| *x = -*x);
         let (mut errors, mut mses): (Vec<Matrix>, Vec<f64>) = (Vec::new(), Vec::new());

@@ -1,0 +1,357 @@
+//! `directrix evaluate`.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+use clap::Args;
+use comfy_table::Table as Shown;
+use directrix::circuits::Table;
+use directrix::corpus::Chunk;
+use directrix::sae::{self, AtPositions, DensityBin, DirectionEvaluation, Evaluation, EvaluationOptions};
+use directrix::study::{Figure, Series, Shape, write_figure, write_table};
+use serde::Serialize;
+use serde_json::json;
+
+use super::inputs::{CorpusArgs, Loaded, ModelArgs, ProcessingArgs, SaeArgs, ThreadArgs, note_cut};
+use super::interrupt::{self, Stopped};
+use super::progress::Progress;
+use super::terminal::{self, stdout, table, thousands};
+
+const EXAMPLES: &str = "\
+Examples:
+  directrix evaluate
+  directrix evaluate --corpus held-out.txt --limit 500 --out out/evaluation
+  directrix evaluate --model pythia-70m --sae saes/layer-3 --sae saes/layer-4 --corpus pile.parquet";
+
+/// Measure how good SAEs are: what they reconstruct, and what the model loses by it.
+///
+/// Runs the model over a corpus, once as it is, and from each SAE's hook point on with the values there replaced by their
+/// reconstruction and by zero. All SAEs are evaluated in the same pass.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Evaluate {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    saes: SaeArgs,
+    #[command(flatten)]
+    corpus: CorpusArgs,
+    /// Call a direction dense that is active at more than this share of positions
+    #[arg(long, value_name = "SHARE", default_value_t = EvaluationOptions::default().dense_above)]
+    dense_above: f64,
+    /// Call a direction rare that is active at less than this share of positions
+    #[arg(long, value_name = "SHARE", default_value_t = EvaluationOptions::default().rare_below)]
+    rare_below: f64,
+    /// Also write tables (CSV, Parquet) and pictures (SVG) to this folder
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Print everything but the single directions as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    threads: ThreadArgs,
+    #[command(flatten)]
+    processing: ProcessingArgs,
+}
+
+impl Evaluate {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        for (flag, share) in [("--dense-above", self.dense_above), ("--rare-below", self.rare_below)] {
+            if !(0.0..=1.0).contains(&share) {
+                bail!("{flag} {share}: give a share of positions, from 0 to 1");
+            }
+        }
+        self.threads.apply()?;
+        let stop = interrupt::flag();
+        let loaded = self.model.load(self.processing.processing())?;
+        let saes = self.saes.load_or_shipped(&loaded)?;
+        let Chunk { prompts, cut } = self.prompts(&loaded)?;
+        let options = EvaluationOptions {
+            dense_above: self.dense_above,
+            rare_below: self.rare_below,
+            ..EvaluationOptions::default()
+        };
+        let mut progress = Progress::new("evaluating", prompts.len());
+        let found = sae::evaluate(&loaded.model, &saes, &prompts, &options, stop, |prompts, positions| {
+            progress.at(prompts, positions);
+        });
+        let evaluations = match found {
+            Err(sae::Error::Stopped) => return Err(Stopped.into()),
+            found => found?,
+        };
+        progress.end();
+        note_cut(cut, loaded.model.config());
+        if let Some(folder) = &self.out {
+            write(folder, &evaluations, &loaded)?;
+        }
+        if self.json { terminal::json(&json!({ "cut": cut, "saes": evaluations })) } else { self.print(&evaluations) }
+    }
+
+    /// The corpus, of which there must be something.
+    fn prompts(&self, loaded: &Loaded) -> anyhow::Result<Chunk> {
+        let corpus = self.corpus.open()?;
+        let mut all = Chunk::default();
+        for chunk in self.corpus.chunks(&corpus, loaded)? {
+            let chunk = chunk?;
+            all.prompts.extend(&chunk.prompts);
+            all.cut += chunk.cut;
+        }
+        if all.prompts.is_empty() {
+            bail!("corpus `{}` holds no prompt; it is empty, or all of its documents are", corpus.name());
+        }
+        Ok(all)
+    }
+
+    fn print(&self, evaluations: &[Evaluation]) -> anyhow::Result<()> {
+        let Some(first) = evaluations.first() else { return Ok(()) };
+        let mut out = stdout();
+        writeln!(
+            out,
+            "{} prompts, {} positions; loss {:.4} nats (mean over the {} predicted tokens)",
+            thousands(first.prompts as u64),
+            thousands(first.positions),
+            first.token_mean.clean,
+            thousands(first.predicted_tokens),
+        )?;
+        let sections = [
+            ("Reconstruction, over positions", reconstruction(evaluations)),
+            ("Predictions with the site replaced at every position", predictions(evaluations)),
+            ("Explained variance from each position up to the next", by_position(evaluations)),
+            (&self.classes(), directions(evaluations)),
+        ];
+        for (caption, shown) in sections {
+            writeln!(out, "\n{caption}\n{}", shown.trim_fmt())?;
+        }
+        Ok(out.flush()?)
+    }
+
+    fn classes(&self) -> String {
+        format!(
+            "Directions: dense at over {} of positions, rare at under {}; the next three are of the rare",
+            self.dense_above, self.rare_below
+        )
+    }
+}
+
+fn reconstruction(evaluations: &[Evaluation]) -> Shown {
+    let header = ["SAE", "hook point", "L0", "MSE", "explained variance", "cosine", "norm ratio"];
+    let mut shown = table(&header, 2);
+    for e in evaluations {
+        shown.add_row([
+            e.name.clone(),
+            e.head.map_or_else(|| e.hook.to_string(), |head| format!("{} {head}", e.hook)),
+            format!("{:.1}", e.l0),
+            format!("{:.4}", e.mse),
+            format!("{:.3}", e.explained_variance),
+            format!("{:.3}", e.cosine),
+            format!("{:.3}", e.norm_ratio),
+        ]);
+    }
+    shown
+}
+
+fn predictions(evaluations: &[Evaluation]) -> Shown {
+    let header = ["SAE", "loss recovered", "by prompt", "loss", "loss zeroed", "KL", "KL zeroed"];
+    let mut shown = table(&header, 1);
+    for e in evaluations {
+        let recovered = |ratio: sae::Ratio| {
+            let interval = ratio.half_width.is_finite().then(|| format!(" ± {:.4}", ratio.half_width));
+            format!("{:.4}{}", ratio.value, interval.unwrap_or_default())
+        };
+        shown.add_row([
+            e.name.clone(),
+            recovered(e.token_mean.recovered),
+            recovered(e.prompt_mean.recovered),
+            format!("{:.4}", e.token_mean.reconstructed),
+            format!("{:.4}", e.token_mean.zeroed),
+            format!("{:.4}", e.kl_reconstructed),
+            format!("{:.4}", e.kl_zeroed),
+        ]);
+    }
+    shown
+}
+
+fn by_position(evaluations: &[Evaluation]) -> Shown {
+    let first = evaluations.iter().flat_map(|e| e.by_position.iter().map(|at| at.first.to_string()));
+    let header: Vec<String> = ["SAE".into()].into_iter().chain(first.take(evaluations[0].by_position.len())).collect();
+    let mut shown = table(&header.iter().map(String::as_str).collect::<Vec<_>>(), 1);
+    for e in evaluations {
+        let explained = e.by_position.iter().map(|at| format!("{:.3}", at.explained_variance));
+        shown.add_row([e.name.clone()].into_iter().chain(explained));
+    }
+    shown
+}
+
+fn directions(evaluations: &[Evaluation]) -> Shown {
+    let header =
+        ["SAE", "directions", "dead", "dense", "rare", "aligned", "shared", "one token", "enc·dec", "kurtosis"];
+    let mut shown = table(&header, 1);
+    for e in evaluations {
+        let counts =
+            [e.directions, e.dead, e.dense, e.rare, e.rare_aligned, e.rare_shared_prompts, e.rare_single_token]
+                .map(|n| thousands(n as u64));
+        let weights = [
+            format!("{:.3}", e.encoder_decoder_cosine.mean),
+            e.logit_kurtosis.map_or_else(String::new, |kurtosis| format!("{:.2}", kurtosis.mean)),
+        ];
+        shown.add_row([e.name.clone()].into_iter().chain(counts).chain(weights));
+    }
+    shown
+}
+
+/// A row with the SAE it is of.
+#[derive(Serialize)]
+struct Of<'a, R> {
+    sae: &'a str,
+    #[serde(flatten)]
+    row: R,
+}
+
+/// The single numbers of an evaluation, in one row.
+#[derive(Serialize)]
+struct Summary {
+    hook: String,
+    head: Option<usize>,
+    directions: usize,
+    prompts: usize,
+    positions: u64,
+    predicted_tokens: u64,
+    l0: f64,
+    mse: f64,
+    explained_variance: f64,
+    cosine: f64,
+    norm_ratio: f64,
+    loss_clean: f64,
+    loss_reconstructed: f64,
+    loss_zeroed: f64,
+    loss_recovered: f64,
+    loss_recovered_half_width: f64,
+    loss_clean_prompt_mean: f64,
+    loss_reconstructed_prompt_mean: f64,
+    loss_zeroed_prompt_mean: f64,
+    loss_recovered_prompt_mean: f64,
+    loss_recovered_prompt_mean_half_width: f64,
+    kl_reconstructed: f64,
+    kl_zeroed: f64,
+    dead: usize,
+    dense: usize,
+    rare: usize,
+    rare_aligned: usize,
+    rare_shared_prompts: usize,
+    rare_single_token: usize,
+    encoder_decoder_cosine_mean: f64,
+    logit_kurtosis_mean: Option<f64>,
+}
+
+impl Summary {
+    fn of(e: &Evaluation) -> Summary {
+        Summary {
+            hook: e.hook.to_string(),
+            head: e.head,
+            directions: e.directions,
+            prompts: e.prompts,
+            positions: e.positions,
+            predicted_tokens: e.predicted_tokens,
+            l0: e.l0,
+            mse: e.mse,
+            explained_variance: e.explained_variance,
+            cosine: e.cosine,
+            norm_ratio: e.norm_ratio,
+            loss_clean: e.token_mean.clean,
+            loss_reconstructed: e.token_mean.reconstructed,
+            loss_zeroed: e.token_mean.zeroed,
+            loss_recovered: e.token_mean.recovered.value,
+            loss_recovered_half_width: e.token_mean.recovered.half_width,
+            loss_clean_prompt_mean: e.prompt_mean.clean,
+            loss_reconstructed_prompt_mean: e.prompt_mean.reconstructed,
+            loss_zeroed_prompt_mean: e.prompt_mean.zeroed,
+            loss_recovered_prompt_mean: e.prompt_mean.recovered.value,
+            loss_recovered_prompt_mean_half_width: e.prompt_mean.recovered.half_width,
+            kl_reconstructed: e.kl_reconstructed,
+            kl_zeroed: e.kl_zeroed,
+            dead: e.dead,
+            dense: e.dense,
+            rare: e.rare,
+            rare_aligned: e.rare_aligned,
+            rare_shared_prompts: e.rare_shared_prompts,
+            rare_single_token: e.rare_single_token,
+            encoder_decoder_cosine_mean: e.encoder_decoder_cosine.mean,
+            logit_kurtosis_mean: e.logit_kurtosis.map(|kurtosis| kurtosis.mean),
+        }
+    }
+}
+
+/// A direction, its token as text.
+#[derive(Serialize)]
+struct Direction {
+    #[serde(flatten)]
+    found: DirectionEvaluation,
+    top_token_text: String,
+}
+
+/// Writes tables, each over all SAEs, and pictures.
+fn write(folder: &Path, evaluations: &[Evaluation], loaded: &Loaded) -> anyhow::Result<()> {
+    let summary = rows(evaluations, |e| [Summary::of(e)]);
+    let caption =
+        "One row per SAE; losses and KL in nats, means over predicted tokens or, where so named, over prompts.";
+    write_table(folder, &Table::from_rows("summary", caption, &summary))?;
+    let direction = |found: &DirectionEvaluation| Direction {
+        found: *found,
+        top_token_text: found.top_token.map_or_else(String::new, |token| loaded.token(token)),
+    };
+    let directions = rows(evaluations, |e| e.by_direction.iter().map(direction).collect::<Vec<_>>());
+    let caption = "One row per SAE and direction; densities are shares of positions.";
+    write_table(folder, &Table::from_rows("directions", caption, &directions))?;
+    let positions: Vec<Of<'_, AtPositions>> = rows(evaluations, |e| e.by_position.clone());
+    let caption = "One row per SAE and interval of positions in the prompt; means over its positions.";
+    write_table(folder, &Table::from_rows("positions", caption, &positions))?;
+    let densities: Vec<Of<'_, DensityBin>> = rows(evaluations, |e| e.densities.clone());
+    let caption = "Number of directions by the logarithm (base 10) of their density, the dead left out.";
+    write_table(folder, &Table::from_rows("densities", caption, &densities))?;
+    write_figure(folder, &front(evaluations))?;
+    Ok(write_figure(folder, &positions_figure(evaluations))?)
+}
+
+/// The rows of every evaluation, each with its SAE.
+fn rows<R, I: IntoIterator<Item = R>>(evaluations: &[Evaluation], of: impl Fn(&Evaluation) -> I) -> Vec<Of<'_, R>> {
+    evaluations.iter().flat_map(|e| of(e).into_iter().map(|row| Of { sae: e.name.as_str(), row })).collect()
+}
+
+fn front(evaluations: &[Evaluation]) -> Figure {
+    Figure {
+        name: "front".into(),
+        title: "Sparsity and loss recovered".into(),
+        x: "active directions per position (L0)".into(),
+        y: "loss recovered".into(),
+        caption: "One point per SAE: L0, mean over positions, and (zeroed − reconstructed) / (zeroed − clean) of the losses' means over predicted tokens.".into(),
+        shape: Shape::Scatter {
+            x: evaluations.iter().map(|e| e.l0).collect(),
+            y: evaluations.iter().map(|e| e.token_mean.recovered.value).collect(),
+            hover: evaluations.iter().map(|e| e.name.clone()).collect(),
+        },
+    }
+}
+
+fn positions_figure(evaluations: &[Evaluation]) -> Figure {
+    let label = |at: &AtPositions| match (at.first, at.last) {
+        (first, last) if first == last => first.to_string(),
+        (first, last) => format!("{first}–{last}"),
+    };
+    let series = |e: &Evaluation| Series {
+        name: e.name.clone(),
+        values: e.by_position.iter().map(|at| at.explained_variance).collect(),
+    };
+    Figure {
+        name: "positions".into(),
+        title: "Explained variance by position".into(),
+        x: "position in the prompt".into(),
+        y: "explained variance".into(),
+        caption: "1 − Σ‖x − x̂‖² / Σ‖x − mean‖² over the positions of each interval, the mean over all positions."
+            .into(),
+        shape: Shape::Lines {
+            labels: evaluations.first().map(|e| e.by_position.iter().map(label).collect()).unwrap_or_default(),
+            series: evaluations.iter().map(series).collect(),
+        },
+    }
+}
