@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Mutex;
 
-use directrix::{index, study};
+use directrix::{index, sae, study};
 
 use super::interrupt::Stopped;
 use super::terminal::remark;
@@ -69,6 +69,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 fn is_stopped(error: &anyhow::Error) -> bool {
     error.is::<Stopped>()
+        || matches!(error.downcast_ref(), Some(sae::Error::Stopped))
         || matches!(error.downcast_ref(), Some(index::Error::Stopped { .. }))
         || matches!(
             error.downcast_ref(),

@@ -12,7 +12,8 @@ use directrix::sae::Sae;
 
 use super::terminal::{note, thousands};
 
-const SHIPPED_MODEL: &str = "tinystories-2l";
+pub(crate) const SHIPPED_MODEL: &str = "tinystories-2l";
+pub(crate) const SHIPPED_CORPUS: &str = "tinystories-2l/stories.txt";
 const SHIPPED_SAES: [&str; 2] = ["tinystories-2l/sae-l0", "tinystories-2l/sae-l1"];
 const CHUNK_PROMPTS: usize = 256;
 
@@ -54,7 +55,7 @@ pub(crate) struct SaeArgs {
 #[derive(Args)]
 pub(crate) struct CorpusArgs {
     /// Corpus: a .txt, .jsonl or .parquet file, or the shipped one
-    #[arg(long, value_name = "FILE", default_value = "tinystories-2l/stories.txt")]
+    #[arg(long, value_name = "FILE", default_value = SHIPPED_CORPUS)]
     corpus: String,
     #[command(flatten)]
     documents: DocumentArgs,
@@ -118,6 +119,11 @@ pub(crate) struct Loaded {
 }
 
 impl ModelArgs {
+    /// The model of this name.
+    pub(crate) fn named(model: &str) -> ModelArgs {
+        ModelArgs { model: model.into() }
+    }
+
     pub(crate) fn load(&self, processing: Processing) -> anyhow::Result<Loaded> {
         let folder = Folder::find(&self.model)?;
         let model = Model::load(&folder, processing)?;

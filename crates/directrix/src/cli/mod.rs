@@ -19,6 +19,7 @@ mod results;
 mod study;
 mod tensor_file;
 mod terminal;
+mod train;
 
 use std::process::ExitCode;
 
@@ -43,6 +44,7 @@ Examples:
 enum Command {
     Demo(study::Demo),
     Study(study::Study),
+    Train(Box<train::Train>),
     Evaluate(evaluate::Evaluate),
     Index(index::Index),
     Direction(direction::Direction),
@@ -58,6 +60,7 @@ pub(crate) fn main() -> ExitCode {
     failure::exit_code(|| match command {
         Command::Demo(demo) => demo.run(),
         Command::Study(study) => study.run(),
+        Command::Train(train) => train.run(),
         Command::Evaluate(evaluate) => evaluate.run(),
         Command::Index(index) => index.run(),
         Command::Direction(direction) => direction.run(),

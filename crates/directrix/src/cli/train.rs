@@ -1,0 +1,497 @@
+//! `directrix train`.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use directrix::corpus::{self, Chunk, Corpus, Prompts, Tokenising};
+use directrix::model::Processing;
+use directrix::sae::{self, train};
+use directrix::sae::train::{Event, Feed, Metrics, Recipe, Run};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use toml::{Table, Value};
+
+use super::inputs::{BosArgs, Loaded, ModelArgs, ProcessingArgs, SHIPPED_CORPUS, SHIPPED_MODEL, ThreadArgs, source};
+use super::interrupt;
+use super::progress::Progress;
+use super::terminal::{self, note, remark, stdout, table, thousands};
+
+const EXAMPLES: &str = "\
+Examples:
+  directrix train --tokens 2M
+  directrix train --corpus stories.txt --site blocks.1.mlp.hook_post --objective combined_hoyer_sqrt \\
+      --coefficient 1e-4,1.5e-4 --tokens 50M --out saes/l1
+  directrix train --config train.toml --sweep 'objective=topk;batch_topk' --sweep 'k=16;32' --out saes/sweep";
+
+/// Train sparse autoencoders.
+///
+/// Runs the model over a corpus, up to the site, and trains one SAE or, with --sweep, several on the same activations. Leaves
+/// folders that SAELens and every other command read, with metrics.jsonl and TensorBoard events beside. A run that was stopped
+/// or killed goes on from its last checkpoint when the same command is run again, and gives the same bits as one that was
+/// not. Every option can also stand in a TOML file under its name.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Train {
+    /// TOML file with options under their names; flags go before it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Values of one option to train an SAE with each, as NAME=VALUE;VALUE; several sweeps are combined
+    #[arg(long, value_name = "NAME=VALUES")]
+    sweep: Vec<String>,
+    #[command(flatten)]
+    given: Given,
+    #[command(flatten)]
+    recipe: RecipeArgs,
+    #[command(flatten)]
+    feed: FeedArgs,
+    #[command(flatten)]
+    bos: BosArgs,
+    #[command(flatten)]
+    threads: ThreadArgs,
+    /// Print the summary as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    processing: ProcessingArgs,
+}
+
+/// What is read and written.
+#[derive(Args, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct Given {
+    /// Model: a Hugging Face folder, or the shipped one [default: tinystories-2l]
+    #[arg(long, value_name = "FOLDER")]
+    model: Option<String>,
+    /// Corpus: a .txt, .jsonl or .parquet file [default: the shipped stories]
+    #[arg(long, value_name = "FILE")]
+    corpus: Option<String>,
+    /// Column that holds the text or the token ids [default: text, or else tokens]
+    #[arg(long, value_name = "NAME")]
+    column: Option<String>,
+    /// Corpus to evaluate on [default: the beginning of the corpus]
+    #[arg(long, value_name = "FILE")]
+    evaluation_corpus: Option<String>,
+    /// Keep activations in this folder, and use those that are there: the model then runs over the corpus once
+    #[arg(long, value_name = "FOLDER")]
+    cache: Option<PathBuf>,
+    /// Folder of the SAE, or with --sweep of the SAEs' folders [default: out/sae]
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Args, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "SAE")]
+struct RecipeArgs {
+    /// Hook point it reads [default: blocks.0.mlp.hook_post]
+    #[arg(long, value_name = "HOOK")]
+    site: Option<String>,
+    /// The one head it reads, at hook points that have heads
+    #[arg(long, value_name = "N")]
+    head: Option<usize>,
+    /// Directions per input [default: 4]
+    #[arg(long, value_name = "N")]
+    expansion: Option<f64>,
+    /// l1, sqrt, pure_sqrt, hoyer_square, combined_hoyer_l1, combined_hoyer_sqrt, combined_hoyer_pure_sqrt, hoyer_d,
+    /// hoyer_d_scaled_l1, topk, batch_topk, matryoshka, jumprelu or gated [default: combined_hoyer_sqrt]
+    #[arg(long, value_name = "NAME")]
+    objective: Option<String>,
+    /// Coefficients of the objective's penalty, as many as it takes
+    #[arg(long, value_name = "C,…", value_delimiter = ',')]
+    coefficient: Option<Vec<f64>>,
+    /// Whether a penalty is a sum over the batch, as in the origin, or a mean over it: sum or mean [default: sum]
+    #[arg(long, value_name = "HOW")]
+    penalty_over: Option<String>,
+    /// Active directions per position, of topk, batch_topk and matryoshka [default: 32]
+    #[arg(long, value_name = "N")]
+    k: Option<usize>,
+    /// Prefixes of matryoshka in directions, the last all of them [default: 1/16, 1/8, 1/4, 1/2 and all]
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    widths: Option<Vec<usize>>,
+    /// Width of the kernel around the thresholds of jumprelu [default: 0.05]
+    #[arg(long, value_name = "X")]
+    bandwidth: Option<f64>,
+    /// First thresholds of jumprelu [default: 0.01]
+    #[arg(long, value_name = "X")]
+    threshold: Option<f64>,
+    /// Weight of the auxiliary loss for dead directions of topk, batch_topk and matryoshka [default: 1/32]
+    #[arg(long, value_name = "X")]
+    aux_coefficient: Option<f64>,
+    /// Dead directions the auxiliary loss may use per position [default: half the inputs]
+    #[arg(long, value_name = "N")]
+    aux_k: Option<usize>,
+    /// Adjust the coefficients until so many directions are active per position
+    #[arg(long, value_name = "L0")]
+    target_l0: Option<f64>,
+    /// Learning rate [default: 0.0003]
+    #[arg(long, value_name = "X")]
+    learning_rate: Option<f64>,
+    /// Adam's betas [default: 0.9,0.99]
+    #[arg(long, value_name = "B,B", value_delimiter = ',')]
+    betas: Option<Vec<f64>>,
+    /// Steps over which the learning rate rises [default: 200]
+    #[arg(long, value_name = "STEPS")]
+    warm_up: Option<u64>,
+    /// Steps at the end over which the learning rate falls to 0 [default: 0]
+    #[arg(long, value_name = "STEPS")]
+    decay: Option<u64>,
+    /// Steps over which the coefficients rise [default: 0]
+    #[arg(long, value_name = "STEPS")]
+    coefficient_warm_up: Option<u64>,
+    /// A direction is dead that fires at a smaller share of the positions [default: 0.00001]
+    #[arg(long, value_name = "SHARE")]
+    dead_below: Option<f64>,
+    /// Steps at which dead directions are resampled [default: none]
+    #[arg(long, value_name = "STEP,…", value_delimiter = ',')]
+    resample: Option<Vec<u64>>,
+    /// Seed of the first weights [default: 47]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// SAE to go on from instead of random weights
+    #[arg(long, value_name = "FOLDER")]
+    from: Option<String>,
+}
+
+#[derive(Args, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Run")]
+struct FeedArgs {
+    /// Positions to train on, as 500k or 50M; the corpus is read again when it ends [default: 10M]
+    #[arg(long, value_name = "N", value_parser = count)]
+    tokens: Option<u64>,
+    /// Positions per step [default: 4096]
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Positions per window, BOS included; cover what will be studied [default: 256, or the model's context if shorter]
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+    /// documents: each begins a window; packed: documents joined and cut, as in the origin [default: documents]
+    #[arg(long, value_name = "HOW")]
+    windows: Option<String>,
+    /// Positions of shuffled activations in memory, as 128k [default: 131072]
+    #[arg(long, value_name = "N", value_parser = count)]
+    buffer: Option<u64>,
+    /// Seed of the shuffling [default: 47]
+    #[arg(long, value_name = "N")]
+    shuffle_seed: Option<u64>,
+    /// Steps between lines of metrics [default: 50]
+    #[arg(long, value_name = "STEPS")]
+    log_every: Option<u64>,
+    /// Steps between evaluations; 0 for none [default: 1000]
+    #[arg(long, value_name = "STEPS")]
+    evaluate_every: Option<u64>,
+    /// Prompts to evaluate on [default: 100]
+    #[arg(long, value_name = "N")]
+    evaluation_prompts: Option<usize>,
+    /// Steps between checkpoints; 0 for none but when stopped [default: 1000]
+    #[arg(long, value_name = "STEPS")]
+    checkpoint_every: Option<u64>,
+}
+
+/// A count, as `500000`, `500k` or `50M`.
+fn count(text: &str) -> Result<u64, String> {
+    let (digits, factor) = match text.strip_suffix(['k', 'K', 'M', 'B']) {
+        Some(digits) if text.ends_with('M') => (digits, 1e6),
+        Some(digits) if text.ends_with('B') => (digits, 1e9),
+        Some(digits) => (digits, 1e3),
+        None => (text, 1.0),
+    };
+    let number: f64 = digits.parse().map_err(|_| format!("`{text}` is not a number; give one like 500k or 50M"))?;
+    if number.is_finite() && number >= 0.0 && number * factor < 1e18 {
+        Ok((number * factor).round() as u64)
+    } else {
+        Err(format!("`{text}` is out of range"))
+    }
+}
+
+/// Options as meant: flags before the file, the file before defaults.
+struct Options {
+    given: Given,
+    feed: Feed,
+    recipes: Vec<(String, Recipe)>,
+}
+
+impl Train {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        self.threads.apply()?;
+        let stop = interrupt::flag();
+        let mut options = self.options()?;
+        let given = &options.given;
+        let model = given.model.as_deref().unwrap_or(SHIPPED_MODEL);
+        let loaded = ModelArgs::named(model).load(self.processing.processing())?;
+        options.feed.context = options.feed.context.min(loaded.model.config().n_ctx);
+        let out = given.out.clone().unwrap_or_else(|| "out/sae".into());
+        if train::is_complete(&out, &options.recipes) {
+            note(&format!("`{}` holds trained SAEs already; nothing was done", out.display()));
+            return Ok(());
+        }
+        check_folder(&out)?;
+        let bos = self.bos.token(&loaded)?;
+        let tokenising = Tokenising {
+            bos,
+            max_len: usize::MAX,
+            vocab_size: loaded.model.config().d_vocab,
+            chunk_prompts: 256,
+        };
+        let corpus = Corpus::open(given.corpus.as_deref().unwrap_or(SHIPPED_CORPUS), given.column.as_deref())?;
+        let evaluation = evaluation_prompts(given, &options.feed, &corpus, &loaded, tokenising)?;
+        let documents = || -> corpus::Result<Box<dyn Iterator<Item = corpus::Result<Chunk>>>> {
+            let documents = corpus.documents()?;
+            Ok(Box::new(corpus::prompts(corpus.name(), documents, loaded.tokenizer.as_ref(), tokenising)))
+        };
+        let Processing { fold_ln, center_writing_weights, center_unembed, fold_value_biases } = loaded.model.processing();
+        let identity = json!({
+            "model": model,
+            "model_hash": source(&loaded.folder.to_string())?.hash,
+            "processing": [fold_ln, center_writing_weights, center_unembed, fold_value_biases],
+            "corpus_hash": corpus.hash()?,
+            "bos": bos,
+            "evaluation": given.evaluation_corpus,
+        });
+        let mut shown = Shown::new(options.feed.steps() as usize, options.recipes.len());
+        let run = Run {
+            model: &loaded.model,
+            documents: &documents,
+            bos,
+            evaluation: &evaluation,
+            feed: &options.feed,
+            recipes: &options.recipes,
+            cache: given.cache.as_deref(),
+            out: &out,
+            identity: &identity,
+        };
+        train::run(&run, stop, |event| shown.event(event)).map_err(|error| match error {
+            stopped @ sae::Error::Stopped => {
+                anyhow::Error::from(stopped).context("stopped; run the same command again to go on")
+            }
+            error => error.into(),
+        })?;
+        let Shown { progress, latest, .. } = shown;
+        progress.end();
+        if self.json {
+            let latest = latest.iter().map(|(name, (_, metrics))| (out.join(name), metrics));
+            return terminal::json(
+                &latest.map(|(folder, metrics)| json!({ "sae": folder, "metrics": metrics })).collect::<Vec<_>>(),
+            );
+        }
+        print(&out, &latest)
+    }
+
+    fn options(&self) -> anyhow::Result<Options> {
+        let mut all = match &self.config {
+            Some(file) => {
+                let text = std::fs::read_to_string(file).with_context(|| format!("cannot read `{}`", file.display()))?;
+                text.parse::<Table>().with_context(|| format!("`{}` is not TOML", file.display()))?
+            }
+            None => Table::new(),
+        };
+        let mut sweep = match all.remove("sweep") {
+            Some(Value::Table(sweep)) => sweep,
+            Some(_) => bail!("sweep: give a table of option names with a list of values for each"),
+            None => Table::new(),
+        };
+        for part in [Table::try_from(&self.given)?, Table::try_from(&self.recipe)?, Table::try_from(&self.feed)?] {
+            all.extend(part);
+        }
+        if let Some(Value::String(tokens)) = all.get("tokens") {
+            let tokens = count(tokens).map_err(|e| anyhow::anyhow!("tokens: {e}"))?;
+            all.insert("tokens".into(), Value::Integer(tokens as i64));
+        }
+        for text in &self.sweep {
+            let (name, values) = text.split_once('=').with_context(|| format!("--sweep {text}: give NAME=VALUE;VALUE"))?;
+            sweep.insert(name.into(), Value::Array(values.split(';').map(|value| parse(name, value)).collect()));
+        }
+        let (feed_names, given_names) = (names(&Feed::default())?, GIVEN);
+        let (mut given, mut feed, mut recipe) = (Table::new(), Table::new(), Table::new());
+        for (name, value) in all {
+            let part = match name.as_str() {
+                known if given_names.contains(&known) => &mut given,
+                known if feed_names.iter().any(|name| name == known) => &mut feed,
+                _ => &mut recipe,
+            };
+            part.insert(name, value);
+        }
+        if let Some(name) = sweep.keys().find(|name| given_names.contains(&name.as_str()) || feed_names.contains(name)) {
+            bail!("sweep: `{name}` is shared by all SAEs of a run; sweep an option of the SAE");
+        }
+        let mut recipes = Vec::new();
+        for (name, values) in combinations(&sweep)? {
+            let mut recipe = recipe.clone();
+            recipe.extend(values);
+            recipes.push((name, Recipe::deserialize(Value::Table(recipe)).map_err(bad_option)?));
+        }
+        let mut unique: Vec<_> = recipes.iter().map(|(name, _)| name).collect();
+        unique.sort_unstable();
+        if unique.windows(2).any(|pair| pair[0] == pair[1]) {
+            bail!("sweep: two of its SAEs would have the same folder; give each value once");
+        }
+        Ok(Options {
+            given: Given::deserialize(Value::Table(given)).map_err(bad_option)?,
+            feed: Feed::deserialize(Value::Table(feed)).map_err(bad_option)?,
+            recipes,
+        })
+    }
+}
+
+/// Names of the options in [`Given`].
+const GIVEN: [&str; 6] = ["model", "corpus", "column", "evaluation-corpus", "cache", "out"];
+
+fn names(of: &impl Serialize) -> anyhow::Result<Vec<String>> {
+    Ok(Table::try_from(of)?.keys().cloned().collect())
+}
+
+fn bad_option(error: toml::de::Error) -> anyhow::Error {
+    anyhow::anyhow!("options: {}", error.message())
+}
+
+/// A swept option's value as typed in a flag: a list for options that are lists, else a number or a name.
+fn parse(name: &str, text: &str) -> Value {
+    let text = text.trim();
+    let list = matches!(name, "coefficient" | "widths" | "betas" | "resample");
+    let toml = if list { format!("x = [{text}]") } else { format!("x = {text}") };
+    let parsed = toml.parse::<Table>().ok().and_then(|mut table| table.remove("x"));
+    parsed.unwrap_or_else(|| Value::String(text.into()))
+}
+
+/// Every combination of the swept values, with a folder name that tells them apart.
+fn combinations(sweep: &Table) -> anyhow::Result<Vec<(String, Table)>> {
+    let mut all = vec![(String::new(), Table::new())];
+    for (option, values) in sweep {
+        let Some(values) = values.as_array().filter(|values| !values.is_empty()) else {
+            bail!("sweep: give a list of values for `{option}`");
+        };
+        let with = |(name, table): &(String, Table), value: &Value| {
+            let text: String = value.to_string().chars().filter(|c| !matches!(c, '[' | ']' | '"' | ' ')).collect();
+            let text: String = text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
+            let part = format!("{option}-{text}");
+            let name = if name.is_empty() { part } else { format!("{name}_{part}") };
+            let mut table = table.clone();
+            table.insert(option.clone(), value.clone());
+            (name, table)
+        };
+        all = all.iter().flat_map(|one| values.iter().map(move |value| with(one, value))).collect();
+    }
+    Ok(all)
+}
+
+/// That the folder is new, empty, or of a training run.
+fn check_folder(out: &Path) -> anyhow::Result<()> {
+    if out.exists() && !out.is_dir() {
+        bail!("`{}` is a file; name a folder with --out", out.display());
+    }
+    if out.join("cfg.json").is_file() && !out.join("checkpoint.safetensors").is_file() {
+        bail!("`{}` holds an SAE already; name another --out", out.display());
+    }
+    Ok(())
+}
+
+fn evaluation_prompts(
+    given: &Given,
+    feed: &Feed,
+    corpus: &Corpus,
+    loaded: &Loaded,
+    tokenising: Tokenising,
+) -> anyhow::Result<Prompts> {
+    let tokenising = Tokenising { max_len: feed.context, ..tokenising };
+    let other = given.evaluation_corpus.as_ref().map(|name| Corpus::open(name, given.column.as_deref())).transpose()?;
+    let corpus = other.as_ref().unwrap_or(corpus);
+    let documents = corpus.documents()?.take(feed.evaluation_prompts);
+    let mut prompts = Prompts::new();
+    if feed.evaluation_prompts > 0 && feed.evaluate_every > 0 {
+        for chunk in corpus::prompts(corpus.name(), documents, loaded.tokenizer.as_ref(), tokenising) {
+            prompts.extend(&chunk?.prompts);
+        }
+    }
+    Ok(prompts)
+}
+
+/// What is shown of a run as it goes, and its latest numbers.
+struct Shown {
+    progress: Progress,
+    one: bool,
+    latest: Latest,
+}
+
+/// Directions and latest numbers of each SAE.
+type Latest = BTreeMap<String, (usize, Metrics)>;
+
+impl Shown {
+    fn new(steps: usize, saes: usize) -> Shown {
+        Shown { progress: Progress::of("training", "steps", steps), one: saes == 1, latest: Latest::new() }
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Step { step, tokens, .. } => {
+                let detail = self.detail();
+                self.progress.at_with(step as usize, tokens, &detail);
+            }
+            Event::Metrics { name, directions, metrics } => {
+                self.latest.insert(name.to_owned(), (directions, metrics.clone()));
+            }
+            Event::Alarm { name, message } if name.is_empty() => remark(&format!("alarm: {message}")),
+            Event::Alarm { name, message } => remark(&format!("alarm: {name}: {message}")),
+            Event::Resumed { step } => note(&format!("going on after step {}", thousands(step))),
+            Event::CheckpointFailed { error } => {
+                remark(&format!("alarm: no checkpoint was written, the last one stays: {error}"));
+            }
+        }
+    }
+
+    /// Loss, L0 and dead directions of the SAE, or their ranges over several.
+    fn detail(&self) -> String {
+        let range = |of: &dyn Fn(&Metrics) -> f64, digits: usize| {
+            let values = self.latest.values().map(|(_, metrics)| of(metrics));
+            let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), x| (l.min(x), h.max(x)));
+            if self.one { format!("{low:.digits$}") } else { format!("{low:.digits$} to {high:.digits$}") }
+        };
+        if self.latest.is_empty() {
+            return String::new();
+        }
+        let [loss, l0] = [range(&|m| m.mean.loss, 3), range(&|m| m.mean.l0, 1)];
+        format!("loss {loss}, L0 {l0}, dead {}", range(&|m| m.dead as f64, 0))
+    }
+}
+
+fn print(out: &Path, latest: &Latest) -> anyhow::Result<()> {
+    let mut saes = table(&["SAE", "directions", "dead", "L0", "explained variance", "loss recovered"], 1);
+    for (name, (directions, metrics)) in latest {
+        let or_batch = |evaluated: Option<f64>, batch: f64, digits: usize| format!("{:.digits$}", evaluated.unwrap_or(batch));
+        saes.add_row([
+            out.join(name).display().to_string().trim_end_matches('/').to_owned(),
+            thousands(*directions as u64),
+            thousands(metrics.dead as u64),
+            or_batch(metrics.evaluation_l0, metrics.mean.l0, 1),
+            or_batch(metrics.evaluation_explained_variance, metrics.mean.explained_variance, 3),
+            metrics.loss_recovered.map_or_else(String::new, |recovered| format!("{recovered:.3}")),
+        ]);
+    }
+    let mut stdout = stdout();
+    writeln!(stdout, "{}", saes.trim_fmt())?;
+    Ok(stdout.flush()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{combinations, count, parse};
+
+    #[test]
+    fn counts_may_be_short() {
+        assert_eq!([count("500k"), count("1.5M"), count("2B"), count("7")], [Ok(500_000), Ok(1_500_000), Ok(2_000_000_000), Ok(7)]);
+        assert!(count("many").is_err() && count("-1").is_err() && count("nan").is_err());
+    }
+
+    #[test]
+    fn a_sweep_is_every_combination_each_with_a_folder() {
+        let sweep = [("coefficient", "1e-4,2e-4;0.5"), ("objective", "topk;l1")]
+            .map(|(name, values)| (name.to_owned(), toml::Value::Array(values.split(';').map(|v| parse(name, v)).collect())));
+        let all = combinations(&sweep.into_iter().collect()).unwrap();
+        let names: Vec<&str> = all.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names.len(), 4);
+        assert_eq!(names[0], "coefficient-0.0001-0.0002_objective-topk");
+        assert_eq!(all[3].1["coefficient"].as_array().unwrap()[0].as_float(), Some(0.5));
+    }
+}
