@@ -7,12 +7,12 @@ use rayon::prelude::*;
 use crate::activation::activate;
 use crate::attention::attention;
 use crate::encode::encode;
-use crate::{gradient, norm};
 use crate::product::product;
 use crate::{
     Activation, Adam, AttentionRows, AttentionShape, ByDirection, EditScores, Encoder, Matrix, NotFinite, Outer,
     SparseActivations, View,
 };
+use crate::{gradient, norm};
 
 /// Where the arithmetic is done. Every operation is by rows: a row's result does not depend on the other rows.
 pub trait Backend: Send + Sync {

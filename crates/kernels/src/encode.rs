@@ -131,12 +131,7 @@ fn keep_above_each(pre: &[f32], least: &[f32], first: usize, kept: &mut Vec<(u32
 }
 
 #[inline(always)]
-fn scan(
-    pre: &[f32],
-    threshold: impl Fn(usize) -> f32,
-    first: usize,
-    kept: &mut Vec<(u32, f32)>,
-) -> Result<(), usize> {
+fn scan(pre: &[f32], threshold: impl Fn(usize) -> f32, first: usize, kept: &mut Vec<(u32, f32)>) -> Result<(), usize> {
     for (i, chunk) in pre.chunks(16).enumerate() {
         let above = |(j, x): (usize, &f32)| *x > threshold(i * 16 + j) || x.is_nan();
         if chunk.iter().enumerate().filter(|x| above(*x)).count() == 0 {

@@ -74,7 +74,11 @@ fn adam(adam: Adam, weights: &mut [f32], first: &mut [f32], second: &mut [f32], 
 }
 
 /// Tiles of `directions`, each with whether it is dense in any of the patterns.
-fn tiles(terms: &[(&ByDirection, Range<usize>)], directions: Range<usize>, positions: usize) -> Vec<(Range<usize>, bool)> {
+fn tiles(
+    terms: &[(&ByDirection, Range<usize>)],
+    directions: Range<usize>,
+    positions: usize,
+) -> Vec<(Range<usize>, bool)> {
     let starts = directions.clone().step_by(TILE);
     let tile = |start: usize| {
         let tile = start..(start + TILE).min(directions.end);

@@ -96,13 +96,7 @@ impl Matrix {
 
     /// The whole matrix, borrowed.
     pub fn view(&self) -> View<'_> {
-        View {
-            data: &self.data,
-            rows: self.rows,
-            columns: self.columns,
-            row_stride: self.columns,
-            column_stride: 1,
-        }
+        View { data: &self.data, rows: self.rows, columns: self.columns, row_stride: self.columns, column_stride: 1 }
     }
 
     /// A copy of the rows at `indices`, in that order.

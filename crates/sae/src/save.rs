@@ -22,11 +22,7 @@ impl Sae {
     /// # Errors
     /// If a file cannot be written.
     pub fn save(&self, folder: &Path, metadata: &Value, density: Option<&[f64]>) -> Result<()> {
-        std::fs::create_dir_all(folder).map_err(|source| Error::Io {
-            doing: "write",
-            path: folder.into(),
-            source,
-        })?;
+        std::fs::create_dir_all(folder).map_err(|source| Error::Io { doing: "write", path: folder.into(), source })?;
         let Parameters { architecture, w_enc, w_dec, b_enc, b_dec, subtract_b_dec } = self.parameters();
         let vector = |values| tensor(values, &[self.directions()]);
         let mut tensors = vec![
@@ -52,7 +48,9 @@ impl Sae {
                 config["rescale_acts_by_decoder_norm"] = json!(false);
             }
             Architecture::JumpRelu { threshold } => tensors.push(("threshold", vector(threshold))),
-            Architecture::Gated { r_mag, b_mag } => tensors.extend([("r_mag", vector(r_mag)), ("b_mag", vector(b_mag))]),
+            Architecture::Gated { r_mag, b_mag } => {
+                tensors.extend([("r_mag", vector(r_mag)), ("b_mag", vector(b_mag))])
+            }
         }
         config["metadata"] = json!({ "sae_lens_version": SAE_LENS_VERSION, "hook_name": self.site().hook.to_string() });
         if let Some(head) = self.site().head {

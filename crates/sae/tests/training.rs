@@ -27,8 +27,7 @@ fn losses_follow_pytorch_step_by_step() {
         let mut worst: (f64, String) = (0.0, String::new());
         for step in 0..steps {
             let report = trainer.step(&Cpu, &batches[step % batches.len()], &options).unwrap();
-            let found =
-                [("loss", report.loss), ("mse", report.mse), ("penalty", report.penalty), ("l0", report.l0)];
+            let found = [("loss", report.loss), ("mse", report.mse), ("penalty", report.penalty), ("l0", report.l0)];
             for (key, found) in found {
                 let wanted = expected[key][step].as_f64().unwrap();
                 // A few entries of the batch of 32 may flip at zero.

@@ -8,8 +8,8 @@ use anyhow::{Context, bail};
 use clap::Args;
 use directrix::corpus::{self, Chunk, Corpus, Prompts, Tokenising};
 use directrix::model::Processing;
-use directrix::sae::{self, train};
 use directrix::sae::train::{Event, Feed, Metrics, Recipe, Run};
+use directrix::sae::{self, train};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use toml::{Table, Value};
@@ -230,19 +230,16 @@ impl Train {
         }
         check_folder(&out)?;
         let bos = self.bos.token(&loaded)?;
-        let tokenising = Tokenising {
-            bos,
-            max_len: usize::MAX,
-            vocab_size: loaded.model.config().d_vocab,
-            chunk_prompts: 256,
-        };
+        let tokenising =
+            Tokenising { bos, max_len: usize::MAX, vocab_size: loaded.model.config().d_vocab, chunk_prompts: 256 };
         let corpus = Corpus::open(given.corpus.as_deref().unwrap_or(SHIPPED_CORPUS), given.column.as_deref())?;
         let evaluation = evaluation_prompts(given, &options.feed, &corpus, &loaded, tokenising)?;
         let documents = || -> corpus::Result<Box<dyn Iterator<Item = corpus::Result<Chunk>>>> {
             let documents = corpus.documents()?;
             Ok(Box::new(corpus::prompts(corpus.name(), documents, loaded.tokenizer.as_ref(), tokenising)))
         };
-        let Processing { fold_ln, center_writing_weights, center_unembed, fold_value_biases } = loaded.model.processing();
+        let Processing { fold_ln, center_writing_weights, center_unembed, fold_value_biases } =
+            loaded.model.processing();
         let identity = json!({
             "model": model,
             "model_hash": source(&loaded.folder.to_string())?.hash,
@@ -283,7 +280,8 @@ impl Train {
     fn options(&self) -> anyhow::Result<Options> {
         let mut all = match &self.config {
             Some(file) => {
-                let text = std::fs::read_to_string(file).with_context(|| format!("cannot read `{}`", file.display()))?;
+                let text =
+                    std::fs::read_to_string(file).with_context(|| format!("cannot read `{}`", file.display()))?;
                 text.parse::<Table>().with_context(|| format!("`{}` is not TOML", file.display()))?
             }
             None => Table::new(),
@@ -301,7 +299,8 @@ impl Train {
             all.insert("tokens".into(), Value::Integer(tokens as i64));
         }
         for text in &self.sweep {
-            let (name, values) = text.split_once('=').with_context(|| format!("--sweep {text}: give NAME=VALUE;VALUE"))?;
+            let (name, values) =
+                text.split_once('=').with_context(|| format!("--sweep {text}: give NAME=VALUE;VALUE"))?;
             sweep.insert(name.into(), Value::Array(values.split(';').map(|value| parse(name, value)).collect()));
         }
         let (feed_names, given_names) = (names(&Feed::default())?, GIVEN);
@@ -314,7 +313,8 @@ impl Train {
             };
             part.insert(name, value);
         }
-        if let Some(name) = sweep.keys().find(|name| given_names.contains(&name.as_str()) || feed_names.contains(name)) {
+        if let Some(name) = sweep.keys().find(|name| given_names.contains(&name.as_str()) || feed_names.contains(name))
+        {
             bail!("sweep: `{name}` is shared by all SAEs of a run; sweep an option of the SAE");
         }
         let mut recipes = Vec::new();
@@ -365,7 +365,8 @@ fn combinations(sweep: &Table) -> anyhow::Result<Vec<(String, Table)>> {
         };
         let with = |(name, table): &(String, Table), value: &Value| {
             let text: String = value.to_string().chars().filter(|c| !matches!(c, '[' | ']' | '"' | ' ')).collect();
-            let text: String = text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
+            let text: String =
+                text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
             let part = format!("{option}-{text}");
             let name = if name.is_empty() { part } else { format!("{name}_{part}") };
             let mut table = table.clone();
@@ -459,7 +460,8 @@ impl Shown {
 fn print(out: &Path, latest: &Latest) -> anyhow::Result<()> {
     let mut saes = table(&["SAE", "directions", "dead", "L0", "explained variance", "loss recovered"], 1);
     for (name, (directions, metrics)) in latest {
-        let or_batch = |evaluated: Option<f64>, batch: f64, digits: usize| format!("{:.digits$}", evaluated.unwrap_or(batch));
+        let or_batch =
+            |evaluated: Option<f64>, batch: f64, digits: usize| format!("{:.digits$}", evaluated.unwrap_or(batch));
         saes.add_row([
             out.join(name).display().to_string().trim_end_matches('/').to_owned(),
             thousands(*directions as u64),
@@ -480,14 +482,18 @@ mod tests {
 
     #[test]
     fn counts_may_be_short() {
-        assert_eq!([count("500k"), count("1.5M"), count("2B"), count("7")], [Ok(500_000), Ok(1_500_000), Ok(2_000_000_000), Ok(7)]);
+        assert_eq!(
+            [count("500k"), count("1.5M"), count("2B"), count("7")],
+            [Ok(500_000), Ok(1_500_000), Ok(2_000_000_000), Ok(7)]
+        );
         assert!(count("many").is_err() && count("-1").is_err() && count("nan").is_err());
     }
 
     #[test]
     fn a_sweep_is_every_combination_each_with_a_folder() {
-        let sweep = [("coefficient", "1e-4,2e-4;0.5"), ("objective", "topk;l1")]
-            .map(|(name, values)| (name.to_owned(), toml::Value::Array(values.split(';').map(|v| parse(name, v)).collect())));
+        let sweep = [("coefficient", "1e-4,2e-4;0.5"), ("objective", "topk;l1")].map(|(name, values)| {
+            (name.to_owned(), toml::Value::Array(values.split(';').map(|v| parse(name, v)).collect()))
+        });
         let all = combinations(&sweep.into_iter().collect()).unwrap();
         let names: Vec<&str> = all.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names.len(), 4);

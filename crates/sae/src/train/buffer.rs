@@ -146,7 +146,8 @@ impl Buffer {
             places.entry(window).or_default().push((position, *slot));
         }
         let numbers: Vec<u64> = places.keys().copied().collect();
-        let windows = Prompts::from_rows(numbers.iter().map(|n| state.live.get(n).map_or(&[][..], |live| &live.tokens)));
+        let windows =
+            Prompts::from_rows(numbers.iter().map(|n| state.live.get(n).map_or(&[][..], |live| &live.tokens)));
         for range in batches(&windows, RUN) {
             let (numbers, windows) = (&numbers[range.clone()], windows.range(range));
             let made = source.activations(numbers, &windows)?;
@@ -183,11 +184,8 @@ impl Buffer {
     fn refill(&mut self, source: &mut Source) -> Result<()> {
         let first_fill = self.state.order.is_empty();
         let capacity = self.state.slots.len();
-        let mut free: Vec<u32> = if first_fill {
-            (0..capacity as u32).collect()
-        } else {
-            self.state.order[..self.state.next].to_vec()
-        };
+        let mut free: Vec<u32> =
+            if first_fill { (0..capacity as u32).collect() } else { self.state.order[..self.state.next].to_vec() };
         if !first_fill {
             for slot in &free {
                 let window = self.state.slots[*slot as usize].window;

@@ -49,7 +49,8 @@ impl Cache {
         for ((_, width), name) in hooks.iter().zip(&names) {
             stored.push(Stored::open(folder.join(format!("{name}.f32")), *width)?);
         }
-        let mut cache = Cache { hooks: stored, lengths: Stored::open(folder.join("lengths.u32"), 1)?, offsets: vec![0] };
+        let mut cache =
+            Cache { hooks: stored, lengths: Stored::open(folder.join("lengths.u32"), 1)?, offsets: vec![0] };
         let lengths = cache.lengths.read(0, cache.lengths.rows()?)?;
         // An interrupted run may have left rows of some hook points and not of others.
         let mut whole = u64::MAX;
@@ -137,7 +138,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let hooks = [("blocks.0.mlp.hook_post".parse().unwrap(), 2), ("blocks.0.hook_resid_post".parse().unwrap(), 1)];
         let identity = json!({ "model": "a" });
-        let window = |x: f32, rows: usize| vec![Matrix::new(vec![x; rows * 2], rows, 2), Matrix::new(vec![-x; rows], rows, 1)];
+        let window =
+            |x: f32, rows: usize| vec![Matrix::new(vec![x; rows * 2], rows, 2), Matrix::new(vec![-x; rows], rows, 1)];
         let mut cache = Cache::open(folder.path(), &hooks, &identity).unwrap();
         cache.append(&window(1.0, 3)).unwrap();
         cache.append(&window(2.0, 5)).unwrap();

@@ -58,14 +58,17 @@ pub(super) fn remove(out: &Path) -> Result<()> {
 }
 
 /// Writes a checkpoint beside the last one and renames it into place.
-pub(super) fn write(out: &Path, identity: &Value, step: u64, members: &mut [Member], buffer: &BufferState) -> Result<()> {
+pub(super) fn write(
+    out: &Path,
+    identity: &Value,
+    step: u64,
+    members: &mut [Member],
+    buffer: &BufferState,
+) -> Result<()> {
     let path = out.join(FILE);
     let to_error = |e: String| Error::Stored { path: path.clone(), problem: format!("cannot be written: {e}") };
-    let counts = |trainer: &Trainer| Counts {
-        steps: trainer.steps,
-        counted: trainer.counted,
-        threshold: trainer.threshold,
-    };
+    let counts =
+        |trainer: &Trainer| Counts { steps: trainer.steps, counted: trainer.counted, threshold: trainer.threshold };
     let state = State {
         identity: identity.clone(),
         step,
@@ -125,7 +128,8 @@ fn numbers(trainer: &Trainer) -> [(&'static str, &Numbers); 5] {
 fn shapes(trainer: &Trainer) -> Vec<usize> {
     let rows = [&trainer.w_enc, &trainer.w_dec].map(|rows| [&rows.value, &rows.moments[0], &rows.moments[1]]);
     let rows = rows.into_iter().flatten().flat_map(|matrix| [matrix.rows(), matrix.columns()]);
-    let numbers = numbers(trainer).into_iter().flat_map(|(_, n)| [n.value.len(), n.moments[0].len(), n.moments[1].len()]);
+    let numbers =
+        numbers(trainer).into_iter().flat_map(|(_, n)| [n.value.len(), n.moments[0].len(), n.moments[1].len()]);
     rows.chain(numbers).chain([trainer.silent.len(), trainer.fired.len()]).collect()
 }
 

@@ -39,10 +39,8 @@ impl Log {
 
     /// Writes a line of metrics; returns the files' lengths.
     pub(super) fn write(&mut self, metrics: &Metrics) -> Result<[u64; 2]> {
-        let line = serde_json::to_string(metrics).map_err(|e| Error::Stored {
-            path: self.metrics.path.clone(),
-            problem: e.to_string(),
-        })?;
+        let line = serde_json::to_string(metrics)
+            .map_err(|e| Error::Stored { path: self.metrics.path.clone(), problem: e.to_string() })?;
         self.metrics.append(|out| writeln!(out, "{line}"))?;
         let mean = &metrics.mean;
         let mut scalars = vec![

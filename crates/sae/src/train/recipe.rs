@@ -290,7 +290,9 @@ mod tests {
             let recipe = Recipe { objective: objective.into(), coefficient: coefficient.into(), ..Recipe::default() };
             recipe.objective(64, 16).map_err(|e| e.to_string())
         };
-        assert!(with("l1", &[1.0]).is_ok() && with("combined_hoyer_l1", &[1.0, 2.0]).is_ok() && with("topk", &[]).is_ok());
+        assert!(
+            with("l1", &[1.0]).is_ok() && with("combined_hoyer_l1", &[1.0, 2.0]).is_ok() && with("topk", &[]).is_ok()
+        );
         assert!(with("combined_hoyer_l1", &[1.0]).unwrap_err().contains("takes 2 coefficients, not 1"));
         assert!(with("gated", &[]).unwrap_err().contains("one coefficient, not 0"));
         assert!(with("l1", &[f64::NAN]).unwrap_err().contains("not a number"));

@@ -2,8 +2,8 @@
 
 use directrix_kernels::{Backend, Matrix};
 use rand::SeedableRng;
-use rand::distr::weighted::WeightedIndex;
 use rand::distr::Distribution;
+use rand::distr::weighted::WeightedIndex;
 use rand_chacha::ChaCha8Rng;
 
 use super::trainer::{Encoded, Numbers, Rows, Trainer};

@@ -176,7 +176,8 @@ pub fn run(run: &Run, stop: &AtomicBool, mut on: impl FnMut(Event)) -> Result<()
         for (number, ((name, recipe), site)) in run.recipes.iter().zip(sites).enumerate() {
             let directions = directions(recipe, &site)?;
             let objective = recipe.objective(directions, site.columns.len())?;
-            let begun = Trainer::new(objective, directions, vec![0.0; site.columns.len()], recipe.threshold, recipe.seed);
+            let begun =
+                Trainer::new(objective, directions, vec![0.0; site.columns.len()], recipe.threshold, recipe.seed);
             let (trainer, state) = checkpoint.member(number, &begun)?;
             let log = Log::open(&run.out.join(name), state.logged)?;
             members.push(Member { name: name.clone(), recipe: recipe.clone(), site, trainer, state, log });
@@ -202,7 +203,8 @@ pub fn run(run: &Run, stop: &AtomicBool, mut on: impl FnMut(Event)) -> Result<()
             member.step(run.model, &rows, step, steps)?;
             if step.is_multiple_of(run.feed.log_every) || step == steps {
                 let metrics = member.metrics(run, step, steps)?;
-                for message in member.state.alarms.check(&metrics, member.trainer.directions(), member.recipe.target_l0) {
+                for message in member.state.alarms.check(&metrics, member.trainer.directions(), member.recipe.target_l0)
+                {
                     on(Event::Alarm { name: &member.name, message });
                 }
                 on(Event::Metrics { name: &member.name, directions: member.trainer.directions(), metrics: &metrics });
@@ -230,8 +232,7 @@ pub fn run(run: &Run, stop: &AtomicBool, mut on: impl FnMut(Event)) -> Result<()
 
 /// Whether every SAE of a run is in its folder already.
 pub fn is_complete(out: &Path, recipes: &[(String, Recipe)]) -> bool {
-    recipes.iter().all(|(name, _)| out.join(name).join(crate::load::CONFIG).is_file())
-        && !checkpoint::exists(out)
+    recipes.iter().all(|(name, _)| out.join(name).join(crate::load::CONFIG).is_file()) && !checkpoint::exists(out)
 }
 
 fn open_source<'a>(run: &Run<'a>, hooks: &[HookPoint], widths: &[usize]) -> Result<Source<'a>> {

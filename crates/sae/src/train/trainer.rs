@@ -208,7 +208,11 @@ impl Trainer {
                 | (Objective::JumpRelu { .. }, Architecture::Relu | Architecture::JumpRelu { .. })
                 | (Objective::Gated { .. }, Architecture::Gated { .. })
         );
-        if !fits || (matches!(parameters.architecture, Architecture::Gated { .. }) != matches!(objective, Objective::Gated { .. })) || !parameters.subtract_b_dec {
+        if !fits
+            || (matches!(parameters.architecture, Architecture::Gated { .. })
+                != matches!(objective, Objective::Gated { .. }))
+            || !parameters.subtract_b_dec
+        {
             let problem = format!(
                 "`{}` is of architecture `{}`{}, which this objective cannot go on from",
                 sae.name(),
@@ -474,7 +478,13 @@ impl Trainer {
     }
 
     /// For each group of directions the sum of the errors `x̂ - x` of all prefixes it is in, and for each prefix its `mse`.
-    pub(super) fn errors(&self, backend: &dyn Backend, x: &Matrix, pattern: &ByDirection, acts: &[f32]) -> (Vec<Matrix>, Vec<f64>) {
+    pub(super) fn errors(
+        &self,
+        backend: &dyn Backend,
+        x: &Matrix,
+        pattern: &ByDirection,
+        acts: &[f32],
+    ) -> (Vec<Matrix>, Vec<f64>) {
         let mut error = x.clone();
         error.data_mut().par_iter_mut().for_each(|x| *x = -*x);
         let (mut errors, mut mses): (Vec<Matrix>, Vec<f64>) = (Vec::new(), Vec::new());

@@ -27,7 +27,12 @@ pub struct Windows<'a> {
 
 impl<'a> Windows<'a> {
     /// The stream from its beginning.
-    pub fn new(documents: &'a Documents<'a>, style: WindowStyle, context: usize, bos: Option<u32>) -> Result<Windows<'a>> {
+    pub fn new(
+        documents: &'a Documents<'a>,
+        style: WindowStyle,
+        context: usize,
+        bos: Option<u32>,
+    ) -> Result<Windows<'a>> {
         let chunks = documents()?;
         Ok(Windows {
             documents,

@@ -22,7 +22,8 @@ impl Case {
     pub(crate) fn open(folder: &Path) -> Result<Case> {
         let case: Value = serde_json::from_slice(&std::fs::read(folder.join("case.json"))?)?;
         let number = |key: &str| case[key].as_f64().ok_or(format!("case.json: no {key}"));
-        let numbers = |key: &str| case[key].as_array().into_iter().flatten().filter_map(Value::as_f64).collect::<Vec<_>>();
+        let numbers =
+            |key: &str| case[key].as_array().into_iter().flatten().filter_map(Value::as_f64).collect::<Vec<_>>();
         let init = Tensors::open(&Folder::find(&folder.display().to_string())?, Some("init.safetensors"))?;
         let shape = init.shape("W_dec")?;
         let (directions, d_in) = (shape[0], shape[1]);

@@ -1,0 +1,231 @@
+//! `directrix train` as a user runs it: what it leaves, that stopping changes nothing, and bad input.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Folder, directrix, done, failed, fixture, json, run, text};
+
+/// Flags of a short run on the first tiny model: about a hundred steps.
+const SHORT: &[&str] = &[
+    "--tokens=6400",
+    "--batch=64",
+    "--buffer=512",
+    "--context=16",
+    "--log-every=10",
+    "--evaluate-every=40",
+    "--evaluation-prompts=5",
+    "--checkpoint-every=7",
+    "--learning-rate=1e-3",
+];
+const ORIGIN: &[&str] = &["--objective=combined_hoyer_sqrt", "--coefficient=1e-4,1.5e-4", "--resample=30,60"];
+
+/// A training command on a tiny model and a corpus of ready ids.
+fn train<'a>(model: &'a str, corpus: &'a str, out: &'a str, flags: &[&'a [&'a str]]) -> Vec<&'a str> {
+    let first = ["train", "--model", model, "--corpus", corpus, "--out", out];
+    first.into_iter().chain(SHORT.iter().copied()).chain(flags.concat()).collect()
+}
+
+fn start(args: &[&str]) -> Child {
+    directrix().args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Waits for a new checkpoint; false if the run has ended.
+fn next_checkpoint(child: &mut Child, out: &str) -> bool {
+    let file = Path::new(out).join("checkpoint.safetensors");
+    let modified = |file: &Path| fs::metadata(file).and_then(|about| about.modified()).ok();
+    let before = modified(&file);
+    let begun = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if modified(&file).is_some_and(|now| Some(now) != before) {
+            return true;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "no checkpoint in a minute");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    false
+}
+
+fn bytes(out: &str) -> [Vec<u8>; 3] {
+    ["sae_weights.safetensors", "sparsity.safetensors", "metrics.jsonl"]
+        .map(|name| fs::read(Path::new(out).join(name)).unwrap())
+}
+
+#[test]
+fn a_run_leaves_an_sae_that_other_commands_read() {
+    let folder = Folder::new();
+    let (model, corpus, out) = (fixture("neo-tiny"), folder.ids("ids.jsonl", 60, 64), folder.at("made/sae"));
+    for objective in ["topk", "batch_topk", "matryoshka", "jumprelu", "gated", "l1"] {
+        let out = format!("{out}-{objective}");
+        let flags = ["--objective", objective, "--k=8", "--coefficient=0.01"];
+        let shown = done(&train(&model, &corpus, &out, &[&flags]));
+        assert!(shown.contains("explained variance") && shown.contains(&out), "{shown}");
+        let evaluated = json(&["evaluate", "--model", &model, "--sae", &out, "--corpus", &corpus]);
+        let l0 = evaluated["saes"][0]["l0"].as_f64().unwrap();
+        assert!(l0 > 1.0, "{objective}: {l0}");
+        assert!(objective != "topk" || l0 <= 8.0, "{l0}");
+        let names: Vec<String> =
+            fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        for name in ["cfg.json", "sparsity.safetensors", "metrics.jsonl", "events.out.tfevents.directrix", "train.toml"]
+        {
+            assert!(names.iter().any(|found| found == name), "{name} is not in {names:?}");
+        }
+        assert_eq!(names.len(), 6, "{names:?}");
+        let metrics = fs::read_to_string(Path::new(&out).join("metrics.jsonl")).unwrap();
+        assert_eq!(metrics.lines().count(), 10);
+    }
+    // What a run leaves is enough to run it again.
+    let again = folder.at("again");
+    let config = format!("{out}-l1/train.toml");
+    done(&["train", "--model", &model, "--corpus", &corpus, "--config", &config, "--out", &again]);
+    assert_eq!(bytes(&again)[0], bytes(&format!("{out}-l1"))[0]);
+}
+
+#[test]
+fn a_run_that_is_killed_twice_gives_the_bits_of_one_that_is_not() {
+    let folder = Folder::new();
+    let (model, corpus) = (fixture("gpt2-tiny"), folder.ids("ids.jsonl", 60, 64));
+    let (whole, killed) = (folder.at("whole"), folder.at("killed"));
+    for objective in [ORIGIN, &["--objective=batch_topk", "--k=8", "--dead-below=0.005"]] {
+        for out in [&whole, &killed] {
+            let _ = fs::remove_dir_all(out);
+        }
+        done(&train(&model, &corpus, &whole, &[objective]));
+        let args = train(&model, &corpus, &killed, &[objective]);
+        let mut kills = 0;
+        for _ in 0..2 {
+            let mut child = start(&args);
+            if next_checkpoint(&mut child, &killed) && child.kill().is_ok() {
+                kills += 1;
+            }
+            child.wait().unwrap();
+        }
+        assert_eq!(kills, 2, "the run ended before it was killed");
+        let output = run(&args);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("going on after step"), "{}", text(&output.stderr));
+        assert!(bytes(&whole) == bytes(&killed), "the bits differ");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_a_checkpoint_and_a_remark() {
+    let folder = Folder::new();
+    let (model, corpus, out) = (fixture("gpt2-tiny"), folder.ids("ids.jsonl", 60, 64), folder.at("out"));
+    let mut args = train(&model, &corpus, &out, &[ORIGIN]);
+    args.extend(["--tokens=64000000"]);
+    let mut child = directrix().args(&args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    assert!(next_checkpoint(&mut child, &out));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("run the same command again"), "{}", text(&output.stderr));
+    assert!(Path::new(&out).join("checkpoint.safetensors").is_file());
+}
+
+#[test]
+fn neither_a_cache_nor_company_nor_threads_change_an_sae() {
+    let folder = Folder::new();
+    let (model, corpus) = (fixture("neo-tiny"), folder.ids("ids.jsonl", 60, 64));
+    let plain = folder.at("plain");
+    done(&train(&model, &corpus, &plain, &[ORIGIN]));
+    let cache = folder.at("cache");
+    for (name, flags) in
+        [("first", &["--cache", &cache][..]), ("second", &["--cache", &cache]), ("threads", &["--threads", "1"])]
+    {
+        let out = folder.at(name);
+        done(&train(&model, &corpus, &out, &[ORIGIN, flags]));
+        assert!(bytes(&plain) == bytes(&out), "{name} differs");
+    }
+    let swept = folder.at("swept");
+    done(&train(
+        &model,
+        &corpus,
+        &swept,
+        &[ORIGIN, &["--sweep", "site=blocks.1.mlp.hook_post;blocks.0.mlp.hook_post"]],
+    ));
+    assert!(bytes(&plain) == bytes(&format!("{swept}/site-blocks.0.mlp.hook-post")), "in company it differs");
+}
+
+#[test]
+fn a_finished_run_is_not_begun_again_and_other_saes_are_kept() {
+    let folder = Folder::new();
+    let (model, corpus, out) = (fixture("neo-tiny"), folder.ids("ids.jsonl", 60, 64), folder.at("out"));
+    let args = train(&model, &corpus, &out, &[ORIGIN]);
+    done(&args);
+    let before = bytes(&out);
+    let output = run(&args);
+    assert!(output.status.success() && text(&output.stderr).contains("nothing was done"));
+    assert!(before == bytes(&out));
+}
+
+#[test]
+fn bad_options_are_refused_before_anything_is_written() {
+    let folder = Folder::new();
+    let (model, corpus, out) = (fixture("neo-tiny"), folder.ids("ids.jsonl", 60, 64), folder.at("out"));
+    for (flags, expected) in [
+        (&["--site=blocks.7.mlp.hook_post", "--coefficient=1,1"][..], "blocks.7.mlp.hook_post"),
+        (&["--site=blocks.0.attn.hook_pattern", "--coefficient=1,1"], "hook_pattern"),
+        (&["--site=blocks.0.attn.hook_z", "--head=9", "--coefficient=1,1"], "head 9"),
+        (&["--coefficient=1"], "takes 2 coefficients, not 1"),
+        (&["--objective=l2"], "there is no `l2`"),
+        (&["--objective=topk", "--k=0"], "k: 0 of"),
+        (&["--objective=matryoshka", "--widths=9,8"], "widths"),
+        (&["--objective=topk", "--buffer=100"], "two batches"),
+        (&["--objective=topk", "--buffer=100k"], "do not fill a buffer of 100000"),
+        (&["--objective=topk", "--context=1"], "context"),
+        (&["--objective=topk", "--expansion=0"], "expansion"),
+        (&["--objective=topk", "--learning-rate=-1"], "learning-rate"),
+        (&["--objective=topk", "--betas=0.9"], "betas"),
+        (&["--objective=topk", "--windows=rows"], "windows"),
+        (&["--objective=topk", "--sweep=k"], "NAME=VALUE"),
+        (&["--objective=topk", "--sweep=batch=1;2"], "shared by all"),
+        (&["--objective=topk", "--sweep=k=8;8"], "same folder"),
+        (&["--objective=topk", "--from=no/such/sae"], "no/such/sae"),
+        (&["--objective=topk", "--config=no-such.toml"], "no-such.toml"),
+    ] {
+        let message = failed(1, &train(&model, &corpus, &out, &[flags]));
+        assert!(message.contains(expected), "{flags:?}: {message}");
+        let left = fs::read_dir(&out).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "{flags:?} left something");
+    }
+    let config = folder.write("bad.toml", "objective = 'topk'\nlerning-rate = 1\n");
+    let message = failed(1, &train(&model, &corpus, &out, &[&["--config", &config]]));
+    assert!(message.contains("lerning-rate"), "{message}");
+    failed(2, &["train", "--tokens", "many"]);
+}
+
+#[test]
+fn a_checkpoint_of_another_run_or_a_damaged_one_is_refused_and_kept() {
+    let folder = Folder::new();
+    let (model, corpus, out) = (fixture("neo-tiny"), folder.ids("ids.jsonl", 60, 64), folder.at("out"));
+    let args = train(&model, &corpus, &out, &[ORIGIN]);
+    let mut child = start(&args);
+    assert!(next_checkpoint(&mut child, &out));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let file = Path::new(&out).join("checkpoint.safetensors");
+    let whole = fs::read(&file).unwrap();
+    let message = failed(1, &train(&model, &corpus, &out, &[ORIGIN, &["--seed=48"]]));
+    assert!(message.contains("seed` was 47 and is 48"), "{message}");
+    for damaged in [whole[..whole.len() / 2].to_vec(), Vec::new(), b"nonsense".to_vec()] {
+        fs::write(&file, &damaged).unwrap();
+        let message = failed(1, &args);
+        assert!(message.contains("damaged"), "{message}");
+        assert_eq!(fs::read(&file).unwrap(), damaged);
+    }
+}
+
+#[test]
+fn numbers_that_are_not_finite_stop_the_run_and_keep_the_last_checkpoint() {
+    let folder = Folder::new();
+    let (model, corpus, out) = (fixture("neo-tiny"), folder.ids("ids.jsonl", 60, 64), folder.at("out"));
+    let flags = ["--objective=topk", "--learning-rate=1e38", "--warm-up=60", "--checkpoint-every=1"];
+    let message = failed(1, &train(&model, &corpus, &out, &[&flags]));
+    assert!(message.contains("is not finite") && message.contains("step "), "{message}");
+    assert!(Path::new(&out).join("checkpoint.safetensors").is_file(), "{message}");
+}
