@@ -229,3 +229,22 @@ fn numbers_that_are_not_finite_stop_the_run_and_keep_the_last_checkpoint() {
     assert!(message.contains("is not finite") && message.contains("step "), "{message}");
     assert!(Path::new(&out).join("checkpoint.safetensors").is_file(), "{message}");
 }
+
+#[cfg(unix)]
+#[test]
+fn a_disk_without_room_is_said_at_the_checkpoint_and_fails_at_the_end() {
+    let folder = Folder::new();
+    let (model, corpus, out) = (fixture("neo-tiny"), folder.ids("ids.jsonl", 60, 64), folder.at("out"));
+    // A limit on the size of files stands for a full disk: writes fail in the same way.
+    let output = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_directrix")])
+        .args(train(&model, &corpus, &out, &[ORIGIN]))
+        .output()
+        .unwrap();
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("alarm: no checkpoint was written, the last one stays"), "{message}");
+    assert!(message.lines().last().unwrap().contains("check that the disk has room"), "{message}");
+    let names: Vec<_> = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!names.iter().any(|name| name == "cfg.json" || name.to_string_lossy().contains("partial")), "{names:?}");
+}

@@ -96,7 +96,7 @@ pub enum Error {
         buffer: usize,
     },
     /// A file of a training run could not be read or written.
-    #[error("cannot {doing} `{}`: {source}", path.display())]
+    #[error("cannot {doing} `{}`: {source}{}", path.display(), advice(doing))]
     Io {
         /// `read` or `write`.
         doing: &'static str,
@@ -113,4 +113,8 @@ pub enum Error {
         /// What is wrong with it, and what to do.
         problem: String,
     },
+}
+
+fn advice(doing: &str) -> &'static str {
+    if doing == "write" { "; check that the disk has room and the folder can be written to" } else { "" }
 }

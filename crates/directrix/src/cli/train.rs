@@ -33,7 +33,7 @@ Examples:
 /// or killed goes on from its last checkpoint when the same command is run again, and gives the same bits as one that was
 /// not. Every option can also stand in a TOML file under its name.
 #[derive(Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, args_override_self = true)]
 pub(crate) struct Train {
     /// TOML file with options under their names; flags go before it
     #[arg(long, value_name = "FILE")]
@@ -344,7 +344,7 @@ fn names(of: &impl Serialize) -> anyhow::Result<Vec<String>> {
 }
 
 fn bad_option(error: toml::de::Error) -> anyhow::Error {
-    anyhow::anyhow!("options: {}", error.message())
+    anyhow::anyhow!("options: {}", error.to_string().trim().replace('\n', " "))
 }
 
 /// A swept option's value as typed in a flag: a list for options that are lists, else a number or a name.

@@ -102,7 +102,10 @@ pub(super) fn write(
     let partial = path.with_extension("partial");
     let metadata = HashMap::from([(STATE.to_owned(), state)]);
     let written = safetensors::serialize_to_file(tensors, Some(metadata), &partial)
-        .map_err(|e| to_error(e.to_string()))
+        .map_err(|e| match e {
+            safetensors::SafeTensorError::IoError(e) => io("write", &path)(e),
+            e => to_error(e.to_string()),
+        })
         .and_then(|()| std::fs::rename(&partial, &path).map_err(io("write", &path)));
     if written.is_err() {
         // The half-written file is of no use; that it cannot be removed adds nothing to the error.
