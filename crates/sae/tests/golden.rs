@@ -57,3 +57,44 @@ fn an_sae_of_another_model_is_refused() {
     let error = Sae::load(&folder("gpt2-tiny/sae-l2"), &model("neo-tiny")).unwrap_err().to_string();
     assert!(error.contains("blocks.2.mlp.hook_post, which the model does not have"), "{error}");
 }
+
+/// Every inference architecture gives SAELens's activations and reconstruction (`bench/peers/sae_architectures.py`), and
+/// what is saved is what was loaded.
+#[test]
+fn architectures_agree_with_saelens_and_survive_saving() {
+    let model = model("neo-tiny");
+    let json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(path("neo-tiny/expected.json")).unwrap()).unwrap();
+    let first: Vec<u32> = serde_json::from_value(json["prompts"][0].clone()).unwrap();
+    let prompts = Prompts::from_rows([first]);
+    let disk = tempfile::tempdir().unwrap();
+    for name in ["topk", "topk-rescaled", "jumprelu", "gated"] {
+        let fixture = format!("{}/tests/fixtures/architectures/{name}", env!("CARGO_MANIFEST_DIR"));
+        let fixture = Folder::find(&fixture).unwrap();
+        let sae = Sae::load(&fixture, &model).unwrap();
+        let run = model.run(&prompts, &Ask::capture([sae.site().hook]), &[]).unwrap();
+        let values = run.captured(sae.site().hook);
+        let acts = sae.encode(&model, values).unwrap();
+        let recon = sae.decode(&model, &acts);
+        let expected = Tensors::open(&fixture, Some("expected.safetensors")).unwrap();
+        let dense = acts.to_dense(sae.directions());
+        for (key, found, columns) in [("acts", &dense[..], sae.directions()), ("recon", recon.data(), sae.d_in())] {
+            let wanted = expected.get(key, &[prompts.positions(), columns]).unwrap();
+            let worst = wanted.iter().zip(found).map(|(e, f)| (e - f).abs() / e.abs().max(1.0)).fold(0.0, f32::max);
+            println!("{name} {key}: largest Δ {worst:.1e}");
+            assert!(worst <= 1e-4, "{name} {key}: {worst}");
+        }
+        for (position, row) in values.iter_rows().enumerate() {
+            for direction in 0..sae.directions() as u32 {
+                let one = sae.activation(row, direction);
+                assert!((one - acts.get(position, direction)).abs() < 1e-4, "{name}: direction {direction}");
+            }
+        }
+
+        let saved = disk.path().join(name);
+        sae.save(&saved, &serde_json::Value::Null, None).unwrap();
+        let again = Sae::load(&Folder::find(saved.to_str().unwrap()).unwrap(), &model).unwrap();
+        assert_eq!(again.architecture(), sae.architecture());
+        assert_eq!(again.encode(&model, values).unwrap(), acts);
+    }
+}
