@@ -65,6 +65,9 @@ pub trait Backend: Send + Sync {
     /// Divides every row by its length; rows of zeros stay.
     fn normalise_rows(&self, w: &mut Matrix);
 
+    /// `Σ weight × row`.
+    fn weighted_sum(&self, rows: &Matrix, weights: &[f32]) -> Vec<f32>;
+
     /// `x w + bias`.
     fn affine(&self, x: &Matrix, w: &Matrix, bias: &[f32]) -> Matrix {
         let mut out = Matrix::repeat(bias, x.rows());
@@ -151,6 +154,10 @@ impl Backend for Cpu {
 
     fn normalise_rows(&self, w: &mut Matrix) {
         gradient::normalise_rows(w);
+    }
+
+    fn weighted_sum(&self, rows: &Matrix, weights: &[f32]) -> Vec<f32> {
+        gradient::weighted_sum(rows, weights)
     }
 
     fn decode(&self, acts: &SparseActivations, w: &Matrix, bias: &[f32]) -> Matrix {

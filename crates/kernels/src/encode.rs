@@ -38,12 +38,12 @@ pub struct NotFinite {
 }
 
 /// Rows of a task: many when there are many, so that weights are packed less often.
-const ROWS: std::ops::RangeInclusive<usize> = 128..=512;
-const COLUMNS: usize = 1024;
+const ROWS: std::ops::RangeInclusive<usize> = 128..=2048;
+const COLUMNS: usize = 512;
 
 /// The kept pre-activations of every row.
 pub(crate) fn encode(x: View, encoder: Encoder) -> Result<SparseActivations, NotFinite> {
-    let size = x.rows().div_ceil(4 * rayon::current_num_threads()).clamp(*ROWS.start(), *ROWS.end());
+    let size = x.rows().div_ceil(rayon::current_num_threads()).clamp(*ROWS.start(), *ROWS.end());
     let blocks: Vec<_> = (0..x.rows()).step_by(size).map(|start| start..(start + size).min(x.rows())).collect();
     let encoded: Vec<SparseActivations> = blocks
         .into_par_iter()

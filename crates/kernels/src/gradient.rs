@@ -10,7 +10,7 @@ use std::ops::Range;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use crate::lanes::sum_of_squares;
+use crate::lanes::{add_scaled, sum_of_squares};
 use crate::product::product;
 use crate::{ByDirection, Matrix};
 
@@ -92,12 +92,12 @@ fn tiles(
     starts.map(tile).collect()
 }
 
-/// Columns in blocks whose widths the functions below are compiled for.
-fn blocks(columns: usize) -> Vec<(usize, usize)> {
+/// Columns in blocks of at most `widest`, whose widths the functions below are compiled for.
+fn blocks(columns: usize, widest: usize) -> Vec<(usize, usize)> {
     let mut blocks = Vec::new();
     let mut start = 0;
     while start < columns {
-        let width = [64, 16, 1].into_iter().find(|width| columns - start >= *width).unwrap_or(1);
+        let width = [128, 64, 16, 1].into_iter().find(|width| *width <= widest && columns - start >= *width).unwrap_or(1);
         blocks.push((start, width));
         start += width;
     }
@@ -108,7 +108,8 @@ fn blocks(columns: usize) -> Vec<(usize, usize)> {
 macro_rules! by_width {
     ($width:expr, $f:ident($($argument:expr),* $(,)?)) => {
         match $width {
-            64 => $f::<64>($($argument),*),
+            128 => $f::<128>($($argument),*),
+        64 => $f::<64>($($argument),*),
             16 => $f::<16>($($argument),*),
             _ => $f::<1>($($argument),*),
         }
@@ -174,7 +175,7 @@ pub(crate) fn sparse_product(
     let sparse: Vec<usize> = tiles.into_iter().filter(|(_, dense)| !dense).flat_map(|(tile, _)| tile).collect();
     let columns = out.columns();
     let out = Shared::new(out);
-    blocks(columns).into_par_iter().for_each(|(column, width)| {
+    blocks(columns, 64).into_par_iter().for_each(|(column, width)| {
         for &direction in &sparse {
             let entries = pattern.indptr()[direction]..pattern.indptr()[direction + 1];
             let (positions, values) = (&pattern.positions()[entries.clone()], &values[entries]);
@@ -209,7 +210,7 @@ pub(crate) fn sampled_product(pattern: &ByDirection, directions: Range<usize>, r
             }
         }
     }
-    let blocks = blocks(rows.columns());
+    let blocks = blocks(rows.columns(), 128);
     // As many chunks as threads: each passes over all rows once. A dot is summed block after block, whatever the chunk.
     let chunk = tiles.len().div_ceil(rayon::current_num_threads()).max(1);
     let mut parts = Vec::new();
@@ -278,7 +279,7 @@ pub(crate) fn descend(w: &mut Matrix, moments: [&mut Matrix; 2], terms: &[Outer]
     }
     let sparse: Vec<usize> = tiles.into_iter().filter(|(_, dense)| !dense).flat_map(|(tile, _)| tile).collect();
     let weights = [Shared::new(w), Shared::new(first), Shared::new(second)];
-    blocks(columns).into_par_iter().for_each(|(column, width)| {
+    blocks(columns, 64).into_par_iter().for_each(|(column, width)| {
         for &direction in &sparse {
             let shrink = along.map_or(0.0, |along| along[direction]);
             by_width!(width, descend_block(&weights, column, direction, terms, shrink, adam));
@@ -332,6 +333,30 @@ fn descend_block<const N: usize>(
         v[i] = (v[i] * b2) + (1.0 - b2) * g * g;
         w[i] -= adam.step * m[i] / v[i].sqrt().mul_add(adam.scale, adam.eps);
     }
+}
+
+/// `Σ weight × row`. Summed in parts of so many rows, whatever the threads.
+pub(crate) fn weighted_sum(rows: &Matrix, weights: &[f32]) -> Vec<f32> {
+    const PART: usize = 256;
+    let columns = rows.columns();
+    let parts: Vec<Vec<f32>> = rows
+        .data()
+        .par_chunks(PART * columns.max(1))
+        .zip(weights.par_chunks(PART))
+        .map(|(rows, weights)| sum_rows(rows, weights, columns))
+        .collect();
+    let mut total = vec![0.0; columns];
+    parts.iter().for_each(|part| total.iter_mut().zip(part).for_each(|(t, p)| *t += p));
+    total
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+fn sum_rows(rows: &[f32], weights: &[f32], columns: usize) -> Vec<f32> {
+    let mut sum = vec![0.0; columns];
+    for (row, &weight) in rows.chunks_exact(columns).zip(weights) {
+        add_scaled(&mut sum, weight, row);
+    }
+    sum
 }
 
 /// Divides every row by its length; rows of zeros stay.

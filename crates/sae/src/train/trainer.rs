@@ -587,13 +587,9 @@ impl Trainer {
 
     /// `b_dec` is added to the reconstruction and taken from the input.
     fn decoder_bias_gradient(&self, backend: &dyn Backend, error: &Matrix, scale: f32, pre: &[f32]) -> Vec<f32> {
-        let mut gradient = Matrix::zeros(1, self.d_in());
-        let ones = Matrix::repeat(&vec![scale; error.rows()], 1);
-        backend.product(ones.view(), error.view(), &mut gradient, false);
-        let through: Vec<f32> = pre.iter().map(|g| -g).collect();
-        let through = Matrix::new(through, 1, self.directions());
-        backend.product(through.view(), self.w_enc.value.view(), &mut gradient, true);
-        gradient.into_data()
+        let added = backend.weighted_sum(error, &vec![scale; error.rows()]);
+        let taken = backend.weighted_sum(&self.w_enc.value, pre);
+        added.iter().zip(taken).map(|(added, taken)| added - taken).collect()
     }
 
     fn count(&mut self, pattern: &ByDirection, acts: &[f32], positions: usize) {
