@@ -58,11 +58,13 @@ pub(crate) fn encode(x: View, encoder: Encoder) -> Result<SparseActivations, Not
 fn encode_block(x: View, encoder: Encoder) -> Result<SparseActivations, NotFinite> {
     let directions = encoder.weights.columns();
     let mut kept: Vec<Kept> = vec![Kept::default(); x.rows()];
-    let mut start = 0;
+    let (mut start, mut buffer) = (0, Vec::new());
     while start < directions {
         // A last tile of at most 64 columns would be summed in another order by the product: join it to its neighbour.
         let end = if directions - start <= COLUMNS + 64 { directions } else { start + COLUMNS };
-        let mut pre = Matrix::repeat(&encoder.bias[start..end], x.rows());
+        buffer.clear();
+        (0..x.rows()).for_each(|_| buffer.extend_from_slice(&encoder.bias[start..end]));
+        let mut pre = Matrix::new(buffer, x.rows(), end - start);
         product(x, encoder.weights.columns_of(start..end), &mut pre, true);
         for (row, kept) in kept.iter_mut().enumerate() {
             let pre = pre.row(row);
@@ -73,7 +75,7 @@ fn encode_block(x: View, encoder: Encoder) -> Result<SparseActivations, NotFinit
             };
             scanned.map_err(|direction| NotFinite { row, direction })?;
         }
-        start = end;
+        (start, buffer) = (end, pre.into_data());
     }
     let mut sparse = SparseActivations::default();
     for mut kept in kept {

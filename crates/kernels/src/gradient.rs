@@ -97,7 +97,8 @@ fn blocks(columns: usize, widest: usize) -> Vec<(usize, usize)> {
     let mut blocks = Vec::new();
     let mut start = 0;
     while start < columns {
-        let width = [128, 64, 16, 1].into_iter().find(|width| *width <= widest && columns - start >= *width).unwrap_or(1);
+        let width =
+            [128, 64, 16, 1].into_iter().find(|width| *width <= widest && columns - start >= *width).unwrap_or(1);
         blocks.push((start, width));
         start += width;
     }
@@ -152,8 +153,9 @@ fn densify(pattern: &ByDirection, values: &[f32], tile: &Range<usize>, positions
     let mut dense = Matrix::zeros(positions, tile.len());
     let columns = tile.len();
     for (column, direction) in tile.clone().enumerate() {
-        for entry in pattern.indptr()[direction]..pattern.indptr()[direction + 1] {
-            dense.data_mut()[pattern.positions()[entry] as usize * columns + column] = values[entry];
+        let entries = pattern.range(direction);
+        for (position, value) in pattern.positions()[entries.clone()].iter().zip(&values[entries]) {
+            dense.data_mut()[*position as usize * columns + column] = *value;
         }
     }
     dense
@@ -177,7 +179,7 @@ pub(crate) fn sparse_product(
     let out = Shared::new(out);
     blocks(columns, 64).into_par_iter().for_each(|(column, width)| {
         for &direction in &sparse {
-            let entries = pattern.indptr()[direction]..pattern.indptr()[direction + 1];
+            let entries = pattern.range(direction);
             let (positions, values) = (&pattern.positions()[entries.clone()], &values[entries]);
             by_width!(width, scatter(&out, column, w.row(direction), positions, values));
         }
@@ -205,7 +207,7 @@ pub(crate) fn sampled_product(pattern: &ByDirection, directions: Range<usize>, r
         let mut all = Matrix::zeros(rows.rows(), tile.len());
         product(rows.view(), w.view().rows_of(tile.clone()).transposed(), &mut all, false);
         for (column, direction) in tile.clone().enumerate() {
-            for entry in pattern.indptr()[direction]..pattern.indptr()[direction + 1] {
+            for entry in pattern.range(direction) {
                 dots[entry - first] = all.row(pattern.positions()[entry] as usize)[column];
             }
         }
@@ -225,7 +227,7 @@ pub(crate) fn sampled_product(pattern: &ByDirection, directions: Range<usize>, r
         let first = pattern.indptr()[tiles[0].0.start];
         for &(column, width) in &blocks {
             for direction in tiles.iter().filter(|(_, dense)| !dense).flat_map(|(tile, _)| tile.clone()) {
-                let entries = pattern.indptr()[direction]..pattern.indptr()[direction + 1];
+                let entries = pattern.range(direction);
                 let positions = &pattern.positions()[entries.clone()];
                 let dots = &mut dots[entries.start - first..entries.end - first];
                 by_width!(width, add_dots(rows, column, w.row(direction), positions, dots));
@@ -316,7 +318,7 @@ fn descend_block<const N: usize>(
 ) {
     let mut gradient = [0.0_f32; N];
     for term in terms.iter().filter(|term| term.directions.contains(&direction)) {
-        let entries = term.pattern.indptr()[direction]..term.pattern.indptr()[direction + 1];
+        let entries = term.pattern.range(direction);
         for (&position, &value) in term.pattern.positions()[entries.clone()].iter().zip(&term.values[entries]) {
             let Some(row) = term.rows.row(position as usize)[column..].first_chunk::<N>() else { return };
             for i in 0..N {

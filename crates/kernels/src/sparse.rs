@@ -34,14 +34,14 @@ impl ByDirection {
         &self.indptr
     }
 
+    /// The entries of a direction.
+    pub fn range(&self, direction: usize) -> std::ops::Range<usize> {
+        self.indptr[direction]..self.indptr[direction + 1]
+    }
+
     /// The position of every entry; ascending within a direction.
     pub fn positions(&self) -> &[u32] {
         &self.positions
-    }
-
-    /// The number that every entry has in [`SparseActivations`].
-    pub fn entries(&self) -> &[u32] {
-        &self.entries
     }
 
     /// Values beside the entries of [`SparseActivations`], in the order of this.

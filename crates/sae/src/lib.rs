@@ -1,9 +1,14 @@
-//! Sparse autoencoders.
+//! Sparse autoencoders: used, trained, evaluated, read and written.
 //!
 //! An [`Sae`] reads a model's activations at one [site](Site), and gives, per position, the few directions that are
 //! active there ([`Sae::encode`]); from these it builds the activations again ([`Sae::decode`]). A *direction* is one of
-//! its units: an encoder column, a decoder row and a bias. SAEs are loaded from SAELens folders (`cfg.json` and
-//! `sae_weights.safetensors`), and checked against the model they are for.
+//! its units: an encoder column, a decoder row and a bias; its [`Architecture`] says what makes it fire. SAEs are folders of
+//! SAELens's form (`cfg.json` and `sae_weights.safetensors`): [`Sae::load`] checks one against the model it is for,
+//! [`Sae::save`] writes one.
+//!
+//! [`train`] makes them: a [`train::Recipe`] names site and objective, [`train::run`] streams a corpus through the model and
+//! leaves folders. [`evaluate()`] says how good they are: what they reconstruct, what the model loses by it, and what their
+//! directions are like.
 //!
 //! ```
 //! use directrix_corpus::{Folder, Prompts};

@@ -49,7 +49,7 @@ impl Sae {
             }
             Architecture::JumpRelu { threshold } => tensors.push(("threshold", vector(threshold))),
             Architecture::Gated { r_mag, b_mag } => {
-                tensors.extend([("r_mag", vector(r_mag)), ("b_mag", vector(b_mag))])
+                tensors.extend([("r_mag", vector(r_mag)), ("b_mag", vector(b_mag))]);
             }
         }
         config["metadata"] = json!({ "sae_lens_version": SAE_LENS_VERSION, "hook_name": self.site().hook.to_string() });

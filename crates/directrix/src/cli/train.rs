@@ -433,7 +433,7 @@ impl Shown {
             Event::Metrics { name, directions, metrics } => {
                 self.latest.insert(name.to_owned(), (directions, metrics.clone()));
             }
-            Event::Alarm { name, message } if name.is_empty() => remark(&format!("alarm: {message}")),
+            Event::Alarm { name: "", message } => remark(&format!("alarm: {message}")),
             Event::Alarm { name, message } => remark(&format!("alarm: {name}: {message}")),
             Event::Resumed { step } => note(&format!("going on after step {}", thousands(step))),
             Event::CheckpointFailed { error } => {

@@ -200,17 +200,16 @@ impl Buffer {
         while !free.is_empty() {
             let (mut numbers, mut windows, mut starts) = (Vec::new(), Prompts::new(), Vec::new());
             while windows.positions() < RUN.min(free.len()) {
-                let (number, start) = match self.state.pending.take() {
-                    Some(Slot { window, position }) => (window, position as usize),
-                    None => {
-                        let tokens = source.windows.next()?;
-                        let number = source.windows.given() - 1;
-                        if first_fill && source.windows.per_reading().is_some() {
-                            return Err(Error::SmallCorpus { found: capacity - free.len(), buffer: capacity });
-                        }
-                        self.state.live.insert(number, Live { tokens, rows: 0 });
-                        (number, 0)
+                let (number, start) = if let Some(Slot { window, position }) = self.state.pending.take() {
+                    (window, position as usize)
+                } else {
+                    let tokens = source.windows.advance()?;
+                    let number = source.windows.given() - 1;
+                    if first_fill && source.windows.per_reading().is_some() {
+                        return Err(Error::SmallCorpus { found: capacity - free.len(), buffer: capacity });
                     }
+                    self.state.live.insert(number, Live { tokens, rows: 0 });
+                    (number, 0)
                 };
                 windows.push(&self.state.live[&number].tokens);
                 numbers.push(number);

@@ -32,7 +32,7 @@ impl Log {
             events: Appended::open(folder.join(EVENTS), lengths[1])?,
         };
         if log.events.length == 0 {
-            log.events.append(|out| tensorboard::begin(out))?;
+            log.events.append(tensorboard::begin)?;
         }
         Ok(log)
     }

@@ -473,7 +473,7 @@ impl Trainer {
                 let starts = std::iter::once(0).chain(widths.iter().copied());
                 starts.zip(widths).map(|(start, &end)| start..end).collect()
             }
-            _ => vec![0..self.directions()],
+            _ => std::iter::once(0..self.directions()).collect(),
         }
     }
 
@@ -546,7 +546,7 @@ impl Trainer {
         for (direction, total) in gradient.iter_mut().enumerate() {
             let threshold = self.log_threshold.value[direction].exp();
             let mut sum = 0.0_f64;
-            for i in pattern.indptr()[direction]..pattern.indptr()[direction + 1] {
+            for i in pattern.range(direction) {
                 if ((pre[i] - threshold).abs() as f64) < 0.5 * bandwidth {
                     sum -= (threshold * act_gradient[i]) as f64 + weight;
                 }
@@ -573,7 +573,7 @@ impl Trainer {
         let (mut r_mag, mut b_mag, mut b_gate) = (zeros.clone(), zeros.clone(), zeros);
         for direction in 0..self.directions() {
             let scale = self.r_mag.value[direction].exp();
-            for i in pattern.indptr()[direction]..pattern.indptr()[direction + 1] {
+            for i in pattern.range(direction) {
                 let magnitude = if acts[i] > 0.0 { act_gradient[i] } else { 0.0 };
                 let gate = gate_gradient(i);
                 r_mag[direction] += magnitude * (gates[i] - self.b_enc.value[direction]) * scale;
@@ -594,7 +594,7 @@ impl Trainer {
 
     fn count(&mut self, pattern: &ByDirection, acts: &[f32], positions: usize) {
         for direction in 0..self.directions() {
-            let entries = pattern.indptr()[direction]..pattern.indptr()[direction + 1];
+            let entries = pattern.range(direction);
             let fired = acts[entries].iter().filter(|a| **a > 0.0).count() as u64;
             self.fired[direction] += fired;
             self.silent[direction] = if fired > 0 { 0 } else { self.silent[direction] + positions as u64 };
@@ -616,7 +616,7 @@ struct NumberGradients {
 /// Adds up a value of each entry by direction.
 fn add_by_direction(pattern: &ByDirection, totals: &mut [f32], value: impl Fn(usize) -> f32) {
     for (direction, total) in totals.iter_mut().enumerate() {
-        let entries = pattern.indptr()[direction]..pattern.indptr()[direction + 1];
+        let entries = pattern.range(direction);
         *total += entries.map(|i| value(i) as f64).sum::<f64>() as f32;
     }
 }

@@ -61,7 +61,7 @@ impl<'a> Windows<'a> {
     ///
     /// # Errors
     /// If a document cannot be read, or the corpus has no window at all.
-    pub fn next(&mut self) -> Result<Vec<u32>> {
+    pub fn advance(&mut self) -> Result<Vec<u32>> {
         loop {
             if let Some(window) = self.ready.pop_front() {
                 self.given += 1;
@@ -82,7 +82,7 @@ impl<'a> Windows<'a> {
     /// Passes over windows, to go on where a run was stopped.
     pub fn skip_to(&mut self, number: u64) -> Result<()> {
         while self.given < number {
-            self.next()?;
+            self.advance()?;
         }
         Ok(())
     }
@@ -119,7 +119,7 @@ mod tests {
             Ok(Box::new(chunks.into_iter()) as Box<dyn Iterator<Item = _>>)
         };
         let mut stream = Windows::new(&documents, style, 4, Some(0)).unwrap();
-        (0..count).map(|_| stream.next().unwrap()).collect()
+        (0..count).map(|_| stream.advance().unwrap()).collect()
     }
 
     #[test]
@@ -137,6 +137,6 @@ mod tests {
     #[test]
     fn a_corpus_without_a_whole_window_is_an_error() {
         let documents = || Ok(Box::new(std::iter::empty()) as Box<dyn Iterator<Item = _>>);
-        assert!(Windows::new(&documents, WindowStyle::Packed, 4, None).unwrap().next().is_err());
+        assert!(Windows::new(&documents, WindowStyle::Packed, 4, None).unwrap().advance().is_err());
     }
 }
