@@ -33,8 +33,8 @@ pub struct Numbers {
 impl Rows {
     /// A parameter that Adam has not moved yet.
     pub fn new(value: Matrix) -> Rows {
-        let zeros = Matrix::zeros(value.rows(), value.columns());
-        Rows { value, moments: [zeros.clone(), zeros] }
+        let moments = [0, 1].map(|_| Matrix::zeros(value.rows(), value.columns()));
+        Rows { value, moments }
     }
 }
 
