@@ -51,7 +51,8 @@ def main():
     parser.add_argument("--k", type=int, default=50)
     parser.add_argument("--lr", type=float, default=1e-5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--tolerance", type=float, default=1e-3, help="relative, between our losses and PyTorch's")
+    parser.add_argument("--tolerance", type=float, default=1e-3, help="relative, between our losses and PyTorch's; five "
+                        "times that where a square root is penalised, as its slope at 0 makes rounding matter")
     parser.add_argument("--objectives", nargs="+", default=["combined_hoyer_sqrt", "topk"], choices=OBJECTIVES)
     parser.add_argument("--who", nargs="+", default=["torch", "SAELens", "ours"], choices=["torch", "SAELens", "ours"])
     parser.add_argument("--toy", action="store_true", help="small sizes, every objective, agreement only")
@@ -84,8 +85,9 @@ def main():
     if {"torch", "ours"} <= set(args.who):
         for objective in args.objectives:
             worst = max(map(disagreement, runs[objective, "ours"], runs[objective, "torch"]))
-            failed |= not worst < args.tolerance
-            print(f"{objective}: losses within {worst:.1e} of PyTorch's{'' if worst < args.tolerance else ': TOO FAR'}")
+            agreed = worst < args.tolerance * (5 if "sqrt" in objective else 1)
+            failed |= not agreed
+            print(f"{objective}: losses within {worst:.1e} of PyTorch's{'' if agreed else ': TOO FAR'}")
     if not args.toy:
         rate = median(rates)
         floor = 2 * args.batch * args.d_in * args.d_sae / rate
