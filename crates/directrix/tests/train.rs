@@ -160,7 +160,29 @@ fn a_finished_run_is_not_begun_again_and_other_saes_are_kept() {
     let before = bytes(&out);
     let output = run(&args);
     assert!(output.status.success() && text(&output.stderr).contains("nothing was done"));
+    let message = failed(1, &train(&model, &corpus, &out, &[ORIGIN, &["--seed=48"]]));
+    assert!(message.contains("other options"), "{message}");
     assert!(before == bytes(&out));
+}
+
+#[test]
+fn training_goes_on_from_an_sae_and_reaches_a_target() {
+    let folder = Folder::new();
+    let (model, corpus, first, second) =
+        (fixture("neo-tiny"), folder.ids("ids.jsonl", 60, 64), folder.at("first"), folder.at("second"));
+    let l1 = ["--objective=l1", "--penalty-over=mean", "--coefficient=0.1", "--target-l0=20", "--tokens=128k"];
+    done(&train(&model, &corpus, &first, &[&l1, &["--expansion=2", "--checkpoint-every=0"]]));
+    let l0 = |out: &str| {
+        let found = json(&["evaluate", "--model", &model, "--sae", out, "--corpus", &corpus]);
+        found["saes"][0]["l0"].as_f64().unwrap()
+    };
+    assert!((15.0..26.0).contains(&l0(&first)), "{}", l0(&first));
+    // Without learning, what is gone on from stays.
+    let still = ["--objective=l1", "--coefficient=0.003", "--learning-rate=1e-30", "--expansion=2", "--from", &first];
+    done(&train(&model, &corpus, &second, &[&still]));
+    assert!((l0(&first) - l0(&second)).abs() < 1e-3);
+    let message = failed(1, &train(&model, &corpus, &folder.at("third"), &[&still, &["--objective=gated"]]));
+    assert!(message.contains("cannot go on from"), "{message}");
 }
 
 #[test]

@@ -224,11 +224,11 @@ impl Train {
         let loaded = ModelArgs::named(model).load(self.processing.processing())?;
         options.feed.context = options.feed.context.min(loaded.model.config().n_ctx);
         let out = given.out.clone().unwrap_or_else(|| "out/sae".into());
-        if train::is_complete(&out, &options.recipes) {
+        check_folder(&out)?;
+        if train::is_complete(&out, &options.feed, &options.recipes)? {
             note(&format!("`{}` holds trained SAEs already; nothing was done", out.display()));
             return Ok(());
         }
-        check_folder(&out)?;
         let bos = self.bos.token(&loaded)?;
         let tokenising =
             Tokenising { bos, max_len: usize::MAX, vocab_size: loaded.model.config().d_vocab, chunk_prompts: 256 };
@@ -378,13 +378,9 @@ fn combinations(sweep: &Table) -> anyhow::Result<Vec<(String, Table)>> {
     Ok(all)
 }
 
-/// That the folder is new, empty, or of a training run.
 fn check_folder(out: &Path) -> anyhow::Result<()> {
     if out.exists() && !out.is_dir() {
         bail!("`{}` is a file; name a folder with --out", out.display());
-    }
-    if out.join("cfg.json").is_file() && !out.join("checkpoint.safetensors").is_file() {
-        bail!("`{}` holds an SAE already; name another --out", out.display());
     }
     Ok(())
 }

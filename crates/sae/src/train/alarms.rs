@@ -8,16 +8,15 @@ use super::session::Metrics;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Alarms {
     best_mse: Option<f64>,
-    last_scale: Option<f64>,
     dead: usize,
     rising: bool,
-    off_target: bool,
+    missed: bool,
     silent: bool,
 }
 
 impl Alarms {
-    /// What is wrong now and was not said before.
-    pub(super) fn check(&mut self, metrics: &Metrics, directions: usize, target_l0: Option<f64>) -> Vec<String> {
+    /// What is wrong now and was not said before. `limit` is the target of L0 where the coefficients' factor is at its limit.
+    pub(super) fn check(&mut self, metrics: &Metrics, directions: usize, limit: Option<f64>) -> Vec<String> {
         let mut said = Vec::new();
         if metrics.dead > directions / 10 && metrics.dead >= self.dead + directions / 10 {
             said.push(format!(
@@ -39,20 +38,15 @@ impl Alarms {
             said.push(format!("hardly any direction is active (L0 {l0:.2}); lower the coefficient"));
         }
         self.silent = silent;
-        if let Some(target) = target_l0 {
-            let scale = metrics.coefficient_scale;
-            let held = self.last_scale == Some(scale);
-            let off_target = held && !(0.8..1.25).contains(&(metrics.mean.l0 / target));
-            if off_target && !self.off_target {
-                said.push(format!(
-                    "the coefficients' factor stays at {scale:.3e} while L0 is {:.1} and its target {target}; choose other \
-                     coefficients",
-                    metrics.mean.l0
-                ));
-            }
-            self.off_target = off_target;
-            self.last_scale = Some(scale);
+        let missed = limit.filter(|target| !(0.8..1.25).contains(&(metrics.mean.l0 / target)));
+        if let Some(target) = missed.filter(|_| !self.missed) {
+            said.push(format!(
+                "the coefficients' factor is at its limit ({:.3e}) while L0 is {:.1} and its target {target}; choose other \
+                 coefficients",
+                metrics.coefficient_scale, metrics.mean.l0
+            ));
         }
+        self.missed = missed.is_some();
         said
     }
 }

@@ -18,13 +18,15 @@ use super::log::Log;
 use super::recipe::{Feed, Recipe};
 use super::trainer::{StepOptions, StepReport, Trainer};
 use super::windows::{Documents, Windows};
-use crate::load::site;
+use crate::load::{CONFIG, site};
 use crate::{Error, EvaluationOptions, Result, Sae, Site, evaluate};
 
-/// How fast the coefficients follow when L0 is off its target, per step and factor of e.
-const TARGET_RATE: f64 = 0.004;
+/// The file with an SAE's options.
+const OPTIONS: &str = "train.toml";
+/// How fast the coefficients follow while L0 is off its target, per step and factor of e.
+const TARGET_RATE: f64 = 0.005;
 /// Weight of the newest step in the running L0 that the target is compared with.
-const L0_RATE: f64 = 0.02;
+const L0_RATE: f64 = 0.05;
 /// The coefficients' factor stays between its inverse and this.
 const SCALE_LIMIT: f64 = 1e3;
 
@@ -131,8 +133,10 @@ pub(super) struct Member {
 /// What a checkpoint keeps of an SAE beside its parameters.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct MemberState {
-    /// Factor on the coefficients.
+    /// Integral part of the factor on the coefficients.
     pub(super) scale: f64,
+    /// The factor at the last step.
+    pub(super) applied: f64,
     /// Running L0.
     pub(super) l0: Option<f64>,
     /// Sums of the reports since the last line of metrics, and how many.
@@ -203,8 +207,9 @@ pub fn run(run: &Run, stop: &AtomicBool, mut on: impl FnMut(Event)) -> Result<()
             member.step(run.model, &rows, step, steps)?;
             if step.is_multiple_of(run.feed.log_every) || step == steps {
                 let metrics = member.metrics(run, step, steps)?;
-                for message in member.state.alarms.check(&metrics, member.trainer.directions(), member.recipe.target_l0)
-                {
+                let limits = [SCALE_LIMIT, 1.0 / SCALE_LIMIT];
+                let limit = member.recipe.target_l0.filter(|_| limits.contains(&member.state.scale));
+                for message in member.state.alarms.check(&metrics, member.trainer.directions(), limit) {
                     on(Event::Alarm { name: &member.name, message });
                 }
                 on(Event::Metrics { name: &member.name, directions: member.trainer.directions(), metrics: &metrics });
@@ -231,8 +236,31 @@ pub fn run(run: &Run, stop: &AtomicBool, mut on: impl FnMut(Event)) -> Result<()
 }
 
 /// Whether every SAE of a run is in its folder already.
-pub fn is_complete(out: &Path, recipes: &[(String, Recipe)]) -> bool {
-    recipes.iter().all(|(name, _)| out.join(name).join(crate::load::CONFIG).is_file()) && !checkpoint::exists(out)
+///
+/// # Errors
+/// If a folder holds an SAE that was not trained so.
+pub fn is_complete(out: &Path, feed: &Feed, recipes: &[(String, Recipe)]) -> Result<bool> {
+    if checkpoint::exists(out) {
+        return Ok(false);
+    }
+    let mut complete = true;
+    for (name, recipe) in recipes {
+        let folder = out.join(name);
+        let there = folder.join(CONFIG).is_file();
+        if there && std::fs::read_to_string(folder.join(OPTIONS)).ok() != Some(options(feed, recipe)?) {
+            let problem = "it holds an SAE that was trained with other options; name another --out".into();
+            return Err(Error::Stored { path: folder, problem });
+        }
+        complete &= there;
+    }
+    Ok(complete)
+}
+
+/// The options an SAE was trained with, as the TOML file beside it.
+fn options(feed: &Feed, recipe: &Recipe) -> Result<String> {
+    let parts = [json!(recipe), json!(feed)];
+    let merged: BTreeMap<&String, &Value> = parts.iter().filter_map(Value::as_object).flatten().collect();
+    toml::to_string(&merged).map_err(|e| Error::Stored { path: OPTIONS.into(), problem: e.to_string() })
 }
 
 fn open_source<'a>(run: &Run<'a>, hooks: &[HookPoint], widths: &[usize]) -> Result<Source<'a>> {
@@ -311,11 +339,16 @@ impl Member {
     fn step(&mut self, model: &Model, rows: &Matrix, step: u64, steps: u64) -> Result<()> {
         let recipe = &self.recipe;
         let state = &mut self.state;
+        let target = recipe.target_l0.filter(|_| self.trainer.objective().has_coefficient());
+        // A proportional part answers at once, the integral in `scale` removes what it leaves.
+        let off = target.zip(state.l0).map_or(0.0, |(target, l0)| (l0.max(1e-3) / target).ln().clamp(-2.0, 2.0));
+        state.scale = (state.scale * (TARGET_RATE * off).exp()).clamp(1.0 / SCALE_LIMIT, SCALE_LIMIT);
+        state.applied = state.scale * off.exp();
         let options = StepOptions {
             rate: recipe.rate(step - 1, steps),
             betas: recipe.betas,
             eps: 1e-8,
-            coefficient_scale: state.scale * recipe.coefficient_share(step - 1),
+            coefficient_scale: state.applied * recipe.coefficient_share(step - 1),
         };
         let report = self.trainer.step(model.backend(), rows, &options).map_err(|e| match e {
             Error::Diverged { step, what } if !self.name.is_empty() => {
@@ -325,12 +358,7 @@ impl Member {
         })?;
         state.sums.add(&report);
         state.count += 1;
-        let l0 = state.l0.map_or(report.l0, |l0| l0 + L0_RATE * (report.l0 - l0));
-        state.l0 = Some(l0);
-        if let Some(target) = recipe.target_l0.filter(|_| self.trainer.objective().has_coefficient()) {
-            let off = (l0.max(1e-3) / target).ln().clamp(-1.0, 1.0);
-            state.scale = (state.scale * (TARGET_RATE * off).exp()).clamp(1.0 / SCALE_LIMIT, SCALE_LIMIT);
-        }
+        state.l0 = Some(state.l0.map_or(report.l0, |l0| l0 + L0_RATE * (report.l0 - l0)));
         if recipe.resample.contains(&step) {
             state.resampled += self.trainer.resample(model.backend(), rows, recipe.dead_below, recipe.seed ^ step)?;
         }
@@ -345,7 +373,7 @@ impl Member {
             mean: state.sums.over(state.count),
             dead: self.trainer.dead(self.recipe.dead_after()),
             learning_rate: self.recipe.rate(step - 1, steps),
-            coefficient_scale: state.scale * self.recipe.coefficient_share(step - 1),
+            coefficient_scale: state.applied * self.recipe.coefficient_share(step - 1),
             resampled: state.resampled,
             loss_recovered: None,
             evaluation_l0: None,
@@ -386,15 +414,8 @@ impl Member {
             "objective": self.recipe.objective,
         });
         let sae = self.trainer.to_sae(&self.name, self.site.clone());
-        let merged: BTreeMap<String, Value> = [json!(self.recipe), json!(run.feed)]
-            .iter()
-            .flat_map(|part| part.as_object().into_iter().flatten())
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect();
-        let text = toml::to_string(&merged)
-            .map_err(|e| Error::Stored { path: folder.join("train.toml"), problem: e.to_string() })?;
         std::fs::create_dir_all(&folder).map_err(super::cache::io("write", &folder))?;
-        super::write_beside(&folder.join("train.toml"), text.as_bytes())?;
+        super::write_beside(&folder.join(OPTIONS), options(run.feed, &self.recipe)?.as_bytes())?;
         sae.save(&folder, &metadata, Some(&self.trainer.densities()))
     }
 }

@@ -201,18 +201,14 @@ impl Trainer {
     /// If the SAE's architecture is not the one that the objective trains, or its encoder does not read `x - b_dec`.
     pub fn from_sae(objective: Objective, sae: &Sae, threshold: f64) -> Result<Trainer> {
         let parameters = sae.parameters();
-        let fits = matches!(
-            (&objective, &parameters.architecture),
-            (Objective::Relu { .. }, Architecture::Relu)
-                | (Objective::TopK { .. } | Objective::BatchTopK { .. } | Objective::Matryoshka { .. }, _)
-                | (Objective::JumpRelu { .. }, Architecture::Relu | Architecture::JumpRelu { .. })
-                | (Objective::Gated { .. }, Architecture::Gated { .. })
-        );
-        if !fits
-            || (matches!(parameters.architecture, Architecture::Gated { .. })
-                != matches!(objective, Objective::Gated { .. }))
-            || !parameters.subtract_b_dec
-        {
+        let fits = match (&objective, &parameters.architecture) {
+            (Objective::Gated { .. }, architecture) => matches!(architecture, Architecture::Gated { .. }),
+            (_, Architecture::Gated { .. }) => false,
+            (Objective::Relu { .. }, architecture) => *architecture == Architecture::Relu,
+            (Objective::JumpRelu { .. }, architecture) => !matches!(architecture, Architecture::TopK { .. }),
+            _ => true,
+        };
+        if !fits || !parameters.subtract_b_dec {
             let problem = format!(
                 "`{}` is of architecture `{}`{}, which this objective cannot go on from",
                 sae.name(),
