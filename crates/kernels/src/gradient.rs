@@ -61,15 +61,20 @@ impl Adam {
         let [first, second] = moments;
         adam(*self, weights, first, second, gradient);
     }
+
+    #[inline(always)]
+    fn move_one(&self, w: &mut f32, m: &mut f32, v: &mut f32, g: f32) {
+        let [b1, b2] = self.betas;
+        *m = (g - *m).mul_add(1.0 - b1, *m);
+        *v = (*v * b2) + (1.0 - b2) * g * g;
+        *w -= self.step * *m / v.sqrt().mul_add(self.scale, self.eps);
+    }
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 fn adam(adam: Adam, weights: &mut [f32], first: &mut [f32], second: &mut [f32], gradient: &[f32]) {
-    let [b1, b2] = adam.betas;
     for (((w, m), v), &g) in weights.iter_mut().zip(first).zip(second).zip(gradient) {
-        *m = (g - *m).mul_add(1.0 - b1, *m);
-        *v = (*v * b2) + (1.0 - b2) * g * g;
-        *w -= adam.step * *m / v.sqrt().mul_add(adam.scale, adam.eps);
+        adam.move_one(w, m, v, g);
     }
 }
 
@@ -328,12 +333,9 @@ fn descend_block<const N: usize>(
     }
     // SAFETY: a task has these columns for itself.
     let [w, m, v] = unsafe { [0, 1, 2].map(|i| weights[i].block::<N>(direction, column)) };
-    let [b1, b2] = adam.betas;
     for i in 0..N {
         let g = gradient[i] - shrink * w[i];
-        m[i] = (g - m[i]).mul_add(1.0 - b1, m[i]);
-        v[i] = (v[i] * b2) + (1.0 - b2) * g * g;
-        w[i] -= adam.step * m[i] / v[i].sqrt().mul_add(adam.scale, adam.eps);
+        adam.move_one(&mut w[i], &mut m[i], &mut v[i], g);
     }
 }
 

@@ -31,7 +31,7 @@ Examples:
 /// Runs the model over a corpus, up to the site, and trains one SAE or, with --sweep, several on the same activations. Leaves
 /// folders that SAELens and every other command read, with metrics.jsonl and TensorBoard events beside. A run that was stopped
 /// or killed goes on from its last checkpoint when the same command is run again, and gives the same bits as one that was
-/// not. Every option can also stand in a TOML file under its name.
+/// not. What is read and written and every option of the SAE and the run can also stand in a TOML file, under its name.
 #[derive(Args)]
 #[command(after_help = EXAMPLES, args_override_self = true)]
 pub(crate) struct Train {

@@ -339,8 +339,7 @@ impl Trainer {
                 let weight = coefficient * scale / positions as f64;
                 let gates = pattern.arrange(pre.values());
                 report.penalty = weight * gates.iter().map(|g| *g as f64).sum::<f64>();
-                let mut error = x.clone();
-                error.data_mut().iter_mut().for_each(|x| *x = -*x);
+                let mut error = negated(&x);
                 let all = 0..self.directions();
                 backend.sparse_product(&pattern, &gates, all.clone(), &self.w_dec.value, &mut error);
                 report.aux += mean_square(&error);
@@ -481,8 +480,7 @@ impl Trainer {
         pattern: &ByDirection,
         acts: &[f32],
     ) -> (Vec<Matrix>, Vec<f64>) {
-        let mut error = x.clone();
-        error.data_mut().par_iter_mut().for_each(|x| *x = -*x);
+        let mut error = negated(x);
         let (mut errors, mut mses): (Vec<Matrix>, Vec<f64>) = (Vec::new(), Vec::new());
         for group in self.groups() {
             if !errors.is_empty() {
@@ -638,6 +636,12 @@ fn largest(candidates: &SparseActivations, wanted: usize) -> SparseActivations {
         kept.push(entries.filter(|(i, _)| keep[first + i]).map(|(_, entry)| entry));
     }
     kept
+}
+
+fn negated(x: &Matrix) -> Matrix {
+    let mut negated = x.clone();
+    negated.data_mut().par_iter_mut().for_each(|x| *x = -*x);
+    negated
 }
 
 /// `Σ row²`, mean over rows.
