@@ -46,5 +46,5 @@ pub use error::{Error, Result};
 pub use folder::Folder;
 pub use prompts::Prompts;
 pub use source::{Corpus, Document};
-pub use tokenise::{Chunk, Tokenising, load, prompts};
+pub use tokenise::{Chunk, Tokenising, join, load, prompts};
 pub use tokenizer::Tokenizer;

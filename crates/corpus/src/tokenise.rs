@@ -71,8 +71,16 @@ where
 /// # Errors
 /// Those of [`Corpus::documents`] and [`prompts`].
 pub fn load(corpus: &Corpus, tokenizer: Option<&Tokenizer>, options: Tokenising) -> Result<Chunk> {
+    join(prompts(corpus.name(), corpus.documents()?, tokenizer, options))
+}
+
+/// Chunks as one, held in memory.
+///
+/// # Errors
+/// The first error among them.
+pub fn join(chunks: impl IntoIterator<Item = Result<Chunk>>) -> Result<Chunk> {
     let mut all = Chunk::default();
-    for chunk in prompts(corpus.name(), corpus.documents()?, tokenizer, options) {
+    for chunk in chunks {
         let chunk = chunk?;
         all.prompts.extend(&chunk.prompts);
         all.cut += chunk.cut;

@@ -91,12 +91,7 @@ impl Evaluate {
     /// The corpus, of which there must be something.
     fn prompts(&self, loaded: &Loaded) -> anyhow::Result<Chunk> {
         let corpus = self.corpus.open()?;
-        let mut all = Chunk::default();
-        for chunk in self.corpus.chunks(&corpus, loaded)? {
-            let chunk = chunk?;
-            all.prompts.extend(&chunk.prompts);
-            all.cut += chunk.cut;
-        }
+        let all = directrix::corpus::join(self.corpus.chunks(&corpus, loaded)?)?;
         if all.prompts.is_empty() {
             bail!("corpus `{}` holds no prompt; it is empty, or all of its documents are", corpus.name());
         }

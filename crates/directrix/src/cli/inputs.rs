@@ -286,13 +286,7 @@ impl PromptArgs {
         let name = self.source.prompts.as_deref().unwrap_or("--text");
         let documents = self.documents()?.take(self.documents.most());
         let tokenising = loaded.tokenising(&self.bos)?;
-        let mut all = Chunk::default();
-        for chunk in corpus::prompts(name, documents, loaded.tokenizer.as_ref(), tokenising) {
-            let chunk = chunk?;
-            all.prompts.extend(&chunk.prompts);
-            all.cut += chunk.cut;
-        }
-        Ok(all)
+        Ok(corpus::join(corpus::prompts(name, documents, loaded.tokenizer.as_ref(), tokenising))?)
     }
 
     /// The prompts, of which there must be one; says if some were cut.

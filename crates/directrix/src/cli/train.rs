@@ -396,13 +396,10 @@ fn evaluation_prompts(
     let other = given.evaluation_corpus.as_ref().map(|name| Corpus::open(name, given.column.as_deref())).transpose()?;
     let corpus = other.as_ref().unwrap_or(corpus);
     let documents = corpus.documents()?.take(feed.evaluation_prompts);
-    let mut prompts = Prompts::new();
-    if feed.evaluation_prompts > 0 && feed.evaluate_every > 0 {
-        for chunk in corpus::prompts(corpus.name(), documents, loaded.tokenizer.as_ref(), tokenising) {
-            prompts.extend(&chunk?.prompts);
-        }
+    if feed.evaluation_prompts == 0 || feed.evaluate_every == 0 {
+        return Ok(Prompts::new());
     }
-    Ok(prompts)
+    Ok(corpus::join(corpus::prompts(corpus.name(), documents, loaded.tokenizer.as_ref(), tokenising))?.prompts)
 }
 
 /// What is shown of a run as it goes, and its latest numbers.
@@ -422,7 +419,7 @@ impl Shown {
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Step { step, tokens, .. } => {
+            Event::Step { step, tokens } => {
                 let detail = self.detail();
                 self.progress.at_with(step as usize, tokens, &detail);
             }

@@ -58,13 +58,7 @@ pub(super) fn remove(out: &Path) -> Result<()> {
 }
 
 /// Writes a checkpoint beside the last one and renames it into place.
-pub(super) fn write(
-    out: &Path,
-    identity: &Value,
-    step: u64,
-    members: &mut [Member],
-    buffer: &BufferState,
-) -> Result<()> {
+pub(super) fn write(out: &Path, identity: &Value, step: u64, members: &[Member], buffer: &BufferState) -> Result<()> {
     let path = out.join(FILE);
     let to_error = |e: String| Error::Stored { path: path.clone(), problem: format!("cannot be written: {e}") };
     let counts =

@@ -87,8 +87,6 @@ pub enum Event<'a> {
     Step {
         /// Its number, from 1.
         step: u64,
-        /// Steps of the run.
-        steps: u64,
         /// Positions trained on so far.
         tokens: u64,
     },
@@ -180,8 +178,10 @@ pub fn run(run: &Run, stop: &AtomicBool, mut on: impl FnMut(Event)) -> Result<()
         for (number, ((name, recipe), site)) in run.recipes.iter().zip(sites).enumerate() {
             let directions = directions(recipe, &site)?;
             let objective = recipe.objective(directions, site.columns.len())?;
-            let begun =
-                Trainer::new(objective, directions, vec![0.0; site.columns.len()], recipe.threshold, recipe.seed);
+            let d_in = site.columns.len();
+            let [w_enc, w_dec] = [0, 1].map(|_| Matrix::zeros(directions, d_in));
+            let (b_enc, b_dec) = (vec![0.0; directions], vec![0.0; d_in]);
+            let begun = Trainer::from_parts(objective, w_enc, w_dec, b_enc, b_dec, recipe.threshold);
             let (trainer, state) = checkpoint.member(number, &begun)?;
             let log = Log::open(&run.out.join(name), state.logged)?;
             members.push(Member { name: name.clone(), recipe: recipe.clone(), site, trainer, state, log });
@@ -215,11 +215,11 @@ pub fn run(run: &Run, stop: &AtomicBool, mut on: impl FnMut(Event)) -> Result<()
                 on(Event::Metrics { name: &member.name, directions: member.trainer.directions(), metrics: &metrics });
             }
         }
-        on(Event::Step { step, steps, tokens: step * run.feed.batch as u64 });
+        on(Event::Step { step, tokens: step * run.feed.batch as u64 });
         let stopped = stop.load(Ordering::Relaxed);
         let due = run.feed.checkpoint_every > 0 && step.is_multiple_of(run.feed.checkpoint_every);
         if step < steps && (stopped || due) {
-            let written = checkpoint::write(run.out, &identity, step, &mut members, buffer.state());
+            let written = checkpoint::write(run.out, &identity, step, &members, buffer.state());
             match written {
                 Err(error) if !stopped => on(Event::CheckpointFailed { error: &error }),
                 written => written?,
@@ -289,10 +289,7 @@ fn open_source<'a>(run: &Run<'a>, hooks: &[HookPoint], widths: &[usize]) -> Resu
 }
 
 fn site_of(recipe: &Recipe, model: &Model) -> Result<Site> {
-    let problem = |problem: String| Error::Recipe {
-        name: "site".into(),
-        problem: problem.replace("the SAE reads ", "").replace(", which the model", ": the model"),
-    };
+    let problem = |problem: String| Error::Recipe { name: "site".into(), problem };
     site(recipe.site.parse()?, recipe.head, model, problem)
 }
 
