@@ -5,6 +5,7 @@
 
 mod ablate;
 mod attribute;
+mod bench;
 mod capture;
 mod circuits;
 mod direction;
@@ -53,6 +54,7 @@ enum Command {
     Attribute(attribute::Attribute),
     Circuits(circuits::Circuits),
     Generate(generate::Generate),
+    Bench(bench::Bench),
 }
 
 pub(crate) fn main() -> ExitCode {
@@ -69,5 +71,6 @@ pub(crate) fn main() -> ExitCode {
         Command::Attribute(attribute) => attribute.run(),
         Command::Circuits(circuits) => circuits.run(),
         Command::Generate(generate) => generate.run(),
+        Command::Bench(bench) => bench.run(),
     })
 }

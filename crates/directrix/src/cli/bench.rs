@@ -1,0 +1,161 @@
+//! `directrix bench`.
+
+mod inputs;
+mod tasks;
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use self::inputs::{Inputs, Loaded, Sizes};
+use self::tasks::{Done, Task};
+use super::inputs::ThreadArgs;
+use super::terminal::{self, note, remark, stdout, table, thousands};
+
+const EXAMPLES: &str = "\
+Examples:
+  directrix bench
+  directrix bench --task index --task joint --threads 2
+  directrix bench --sizes toy --inputs out/bench-toy
+  directrix bench --sizes origin,directions=4096 --inputs out/bench-4096 --task index";
+
+/// Time what an interpretability notebook waits for, on this machine.
+///
+/// Makes a GPT-Neo model and two SAEs of random weights in the sizes of the original notebook (2 layers, d_model 1024, d_mlp
+/// 4096, 16,384 directions of which about 50 fire at a position), and times each task on them. The floor is the time that the
+/// arithmetic no way of doing the task avoids would take at the rate of one f32 matrix product, measured first. The inputs
+/// take 1.4 GB on disk.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Bench {
+    /// Task to time; give it once for each [default: all]
+    #[arg(long, value_name = "TASK", value_enum)]
+    task: Vec<Task>,
+    /// Sizes: `origin` or `toy`; then, after commas, what differs: directions=N, layers=N, stories=N, prompts=N
+    #[arg(long, value_name = "SIZES", default_value = "origin")]
+    sizes: Sizes,
+    /// Folder of the inputs; they are made if it holds none
+    #[arg(long, value_name = "FOLDER", default_value = "out/bench")]
+    inputs: PathBuf,
+    /// Seed of the inputs
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Make the inputs and time nothing
+    #[arg(long, conflicts_with = "task")]
+    only_inputs: bool,
+    /// Also write what each task found to this folder, as TASK.safetensors
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    threads: ThreadArgs,
+    /// Print the times as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// One task's time.
+struct Timed {
+    task: Task,
+    units: usize,
+    seconds: f64,
+    flop: f64,
+    /// The most memory that the process has held so far, in bytes.
+    peak: Option<u64>,
+}
+
+impl Bench {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        self.threads.apply()?;
+        if !self.inputs.join("inputs.json").exists() {
+            remark(&format!("making inputs in `{}`", self.inputs.display()));
+        }
+        let inputs = Inputs::find(&self.inputs, self.sizes, self.seed)?;
+        if self.only_inputs {
+            return Ok(());
+        }
+        remark("loading the model and the SAEs");
+        let loaded = inputs.load()?;
+        let mut tasks = if self.task.is_empty() { Task::ALL.to_vec() } else { self.task.clone() };
+        // The rate comes first: the other tasks' floors need it.
+        tasks.sort_by_key(|task| *task != Task::Product);
+        let mut timed = Vec::new();
+        for task in tasks {
+            remark(&format!("timing {}", task.name()));
+            timed.push(self.time(task, &inputs, &loaded)?);
+        }
+        if self.json { print_json(&timed) } else { self.print(&timed) }
+    }
+
+    fn time(&self, task: Task, inputs: &Inputs, loaded: &Loaded) -> anyhow::Result<Timed> {
+        let scratch = inputs.folder().join(format!("scratch-{}", std::process::id()));
+        let run = || -> anyhow::Result<(Done, f64)> {
+            let start = Instant::now();
+            let done = task.run(inputs, loaded, &scratch)?;
+            Ok((done, start.elapsed().as_secs_f64()))
+        };
+        let (mut done, mut seconds) = run()?;
+        // One product is short: the fastest of several is the machine's rate.
+        for _ in 0..if task == Task::Product { 4 } else { 0 } {
+            let again = run()?;
+            (done, seconds) = (again.0, seconds.min(again.1));
+        }
+        if let Some(folder) = &self.out {
+            fs::create_dir_all(folder)?;
+            let outputs: Vec<_> = done.outputs.iter().map(|(n, s, x)| (n.as_str(), s.as_slice(), x.as_slice())).collect();
+            inputs::write(&folder.join(format!("{}.safetensors", task.name())), &outputs)?;
+        }
+        Ok(Timed { task, units: done.units, seconds, flop: task.flop(inputs, done.units), peak: peak_memory() })
+    }
+
+    fn print(&self, timed: &[Timed]) -> anyhow::Result<()> {
+        let rate = timed.iter().find(|t| t.task == Task::Product).map(|t| t.flop / t.seconds);
+        let header = ["task", "per", "units", "ms per unit", "floor, ms", "share of floor", "GFLOP/s", "peak, MB"];
+        let mut rows = table(&header, 2);
+        for Timed { task, units, seconds, flop, peak } in timed {
+            let floor = rate.map(|rate| flop / rate);
+            let milliseconds = |s: f64| format!("{:.3}", s * 1e3 / *units as f64);
+            rows.add_row([
+                task.name(),
+                task.unit().to_owned(),
+                thousands(*units as u64),
+                milliseconds(*seconds),
+                floor.map_or_else(String::new, milliseconds),
+                floor.map_or_else(String::new, |floor| format!("{:.2}", floor / seconds)),
+                format!("{:.0}", flop / seconds / 1e9),
+                peak.map_or_else(String::new, |bytes| thousands(bytes / 1_000_000)),
+            ]);
+        }
+        let mut out = stdout();
+        writeln!(out, "{}", rows.trim_fmt())?;
+        out.flush()?;
+        if rate.is_none() {
+            note("floors need the task `product`");
+        }
+        Ok(())
+    }
+}
+
+fn print_json(timed: &[Timed]) -> anyhow::Result<()> {
+    let row = |t: &Timed| -> Value {
+        json!({
+            "task": t.task.name(),
+            "unit": t.task.unit(),
+            "units": t.units,
+            "seconds": t.seconds,
+            "flop": t.flop,
+            "peak_bytes": t.peak,
+        })
+    };
+    terminal::json(&timed.iter().map(row).collect::<Vec<_>>())
+}
+
+/// The most memory that this process has held, where the system says so.
+fn peak_memory() -> Option<u64> {
+    let status = fs::read_to_string(Path::new("/proc/self/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
+}

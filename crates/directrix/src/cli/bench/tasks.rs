@@ -1,0 +1,362 @@
+//! The tasks: what each does, what it gives, and the arithmetic that it cannot avoid.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::ensure;
+use clap::ValueEnum;
+use directrix::circuits::{self, Change, CooccurrenceOptions, Inactive, PromptEffect, Trial};
+use directrix::corpus::{Chunk, Prompts};
+use directrix::index::{self, Identity, Options, Source};
+use directrix::kernels::{Backend, Cpu, Matrix};
+
+use super::inputs::{Inputs, Loaded, Sizes};
+
+/// Something an interpretability researcher waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Task {
+    /// One f32 product of the encoder's shapes, for the rate
+    Product,
+    /// Maxima of every direction of both SAEs over stories
+    Index,
+    /// The same with token counts, histograms and top examples
+    Tables,
+    /// Each of 16 directions of the last SAE ablated before the answer
+    AblateLast,
+    /// The same for the first SAE
+    AblateFirst,
+    /// Each of 4 directions of the first SAE ablated at every position
+    AblateEverywhere,
+    /// Five directions of the last SAE ablated together; log-probability, logit and rank of the answer
+    Joint,
+    /// Every active direction of the first SAE ablated at every position, for the strongest of the last
+    Cooccurrence,
+    /// Who writes the answer's logit
+    LogitAttribution,
+    /// Who drives a direction of the last SAE
+    FeatureAttribution,
+    /// Five losses of the answer: unchanged, mean, zero, directions ablated, reconstruction
+    LossRecovered,
+    /// The pairs of directions with the highest cosine
+    Cosine,
+}
+
+/// One result: name, shape, numbers.
+pub(super) type Output = (String, Vec<usize>, Vec<f32>);
+
+/// What a task did.
+pub(super) struct Done {
+    pub(super) units: usize,
+    pub(super) outputs: Vec<Output>,
+}
+
+/// Single directions of the ablation tables, and of the one at every position.
+const SINGLE: usize = 16;
+const EVERYWHERE: usize = 4;
+const COSINE_PAIRS: usize = 10;
+/// Rows of the product that the rate is measured on.
+const PRODUCT_ROWS: usize = 2048;
+
+impl Task {
+    pub(super) const ALL: [Task; 12] = [
+        Task::Product,
+        Task::Index,
+        Task::Tables,
+        Task::AblateLast,
+        Task::AblateFirst,
+        Task::AblateEverywhere,
+        Task::Joint,
+        Task::Cooccurrence,
+        Task::LogitAttribution,
+        Task::FeatureAttribution,
+        Task::LossRecovered,
+        Task::Cosine,
+    ];
+
+    pub(super) fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    /// What seconds are given per.
+    pub(super) fn unit(self) -> &'static str {
+        match self {
+            Task::Product => "product",
+            Task::Index | Task::Tables => "token",
+            Task::AblateLast | Task::AblateFirst | Task::AblateEverywhere => "prompt and direction",
+            Task::Cooccurrence => "position and direction",
+            Task::Joint | Task::LogitAttribution | Task::FeatureAttribution | Task::LossRecovered => "prompt",
+            Task::Cosine => "scan",
+        }
+    }
+
+    /// How many stories, prompts or (co-occurrence in the notebook) pairs each tool takes: few where it is slow.
+    pub(super) fn units(self, sizes: &Sizes) -> BTreeMap<String, usize> {
+        let (stories, prompts) = (sizes.stories, sizes.prompts);
+        let [notebook, batched, directrix] = match self {
+            Task::Product | Task::Cosine => [1, 1, 1],
+            Task::Index => [4, stories, stories],
+            Task::Tables => [2, stories, stories],
+            Task::AblateLast | Task::AblateFirst => [1, 20, prompts],
+            Task::AblateEverywhere => [1, 2, 10],
+            Task::Joint | Task::LogitAttribution | Task::FeatureAttribution => [8, 64, prompts],
+            Task::Cooccurrence => [16, 1, 8],
+            Task::LossRecovered => [4, 32, prompts],
+        };
+        let most = if matches!(self, Task::Index | Task::Tables) { stories } else { prompts.max(16) };
+        let of = |(tool, n): (&str, usize)| (tool.to_owned(), n.min(most));
+        [("notebook", notebook), ("batched", batched), ("directrix", directrix)].into_iter().map(of).collect()
+    }
+
+    /// Does the task; `scratch` is a folder that does not exist.
+    pub(super) fn run(self, inputs: &Inputs, loaded: &Loaded, scratch: &Path) -> anyhow::Result<Done> {
+        let units = inputs.units(self);
+        let of = |rows: &[Vec<u32>]| Prompts::from_rows(&rows[..units.min(rows.len())]);
+        let (stories, prompts) = (of(&inputs.stories), of(&inputs.prompts));
+        match self {
+            Task::Product => Ok(product(&inputs.sizes)),
+            Task::Index => index(inputs, loaded, &stories, scratch, false),
+            Task::Tables => index(inputs, loaded, &stories, scratch, true),
+            Task::AblateLast => single(inputs, loaded, 1, &prompts),
+            Task::AblateFirst => single(inputs, loaded, 0, &prompts),
+            Task::AblateEverywhere => everywhere(inputs, loaded, &prompts),
+            Task::Joint => joint(inputs, loaded, &prompts),
+            Task::Cooccurrence => cooccurrence(inputs, loaded, &prompts),
+            Task::LogitAttribution => logit_attribution(loaded, &prompts),
+            Task::FeatureAttribution => feature_attribution(inputs, loaded, &prompts),
+            Task::LossRecovered => loss_recovered(inputs, loaded, &prompts),
+            Task::Cosine => cosine(loaded),
+        }
+    }
+
+    /// The arithmetic that no way of doing `units` of the task avoids, in floating-point operations: two for each
+    /// multiply-add. Attention's own products, LayerNorm, sparse decoding and other things below a hundredth of the rest
+    /// are left out.
+    pub(super) fn flop(self, inputs: &Inputs, units: usize) -> f64 {
+        let (work, units) = (Work::of(&inputs.sizes), units as f64);
+        let prompts = |directions: usize| units / directions as f64;
+        match self {
+            Task::Product => units * work.product,
+            Task::Index | Task::Tables => units * work.index(),
+            Task::AblateLast => prompts(SINGLE) * (work.answer() + work.unembed) + units * work.unembed,
+            Task::AblateFirst => {
+                prompts(SINGLE) * (work.answer() + work.unembed) + units * (work.later() + work.unembed)
+            }
+            Task::AblateEverywhere => {
+                let unchanged = prompts(EVERYWHERE) * (work.layers * work.layer + work.unembed);
+                work.before * (unchanged + units * (work.later() + work.unembed))
+            }
+            Task::Joint => units * (work.answer() + 2.0 * work.unembed),
+            Task::Cooccurrence => {
+                let prompts = inputs.units(self).min(inputs.prompts.len());
+                let positions = prompts * inputs.sizes.prompt;
+                positions as f64 * work.index() + units * (work.later() - work.mlp_out)
+            }
+            Task::LogitAttribution | Task::FeatureAttribution => units * (work.answer() + work.layers * work.heads),
+            Task::LossRecovered => units * (work.answer() + work.encode + 5.0 * work.unembed),
+            Task::Cosine => units * work.cosine,
+        }
+    }
+}
+
+/// Floating-point operations of the parts.
+struct Work {
+    /// The product that the rate is measured on.
+    product: f64,
+    layers: f64,
+    /// A block at one position: queries, keys, values and output of attention; in and out of the MLP.
+    layer: f64,
+    /// Its keys and values alone.
+    keys: f64,
+    /// Its MLP's way out.
+    mlp_out: f64,
+    /// What every head writes at a position.
+    heads: f64,
+    unembed: f64,
+    /// All directions of an SAE at one position.
+    encode: f64,
+    /// Positions of a prompt before the answer: what comes after them changes nothing.
+    before: f64,
+    cosine: f64,
+}
+
+impl Work {
+    fn of(sizes: &Sizes) -> Work {
+        let Sizes { d_model, d_mlp, vocabulary, directions, prompt, layers, .. } = *sizes;
+        let [d, m, v, n] = [d_model, d_mlp, vocabulary, directions].map(|x| x as f64);
+        Work {
+            product: 2.0 * PRODUCT_ROWS as f64 * m * n,
+            layers: layers as f64,
+            layer: 8.0 * d * d + 4.0 * d * m,
+            keys: 4.0 * d * d,
+            mlp_out: 2.0 * d * m,
+            heads: 2.0 * d * d,
+            unembed: 2.0 * d * v,
+            encode: 2.0 * m * n,
+            before: prompt as f64 - 1.0,
+            cosine: 4.0 * n * m * d + 2.0 * n * n * d,
+        }
+    }
+
+    /// The blocks behind the first, at a position.
+    fn later(&self) -> f64 {
+        (self.layers - 1.0) * self.layer
+    }
+
+    /// A position up to the last block's neurons and both SAEs.
+    fn index(&self) -> f64 {
+        self.layers * self.layer - self.mlp_out + 2.0 * self.encode
+    }
+
+    /// A prompt up to what the unembedding reads at its last position but one: of the last block, the other positions
+    /// need only keys and values.
+    fn answer(&self) -> f64 {
+        self.before * (self.later() + self.keys) + self.layer - self.keys
+    }
+}
+
+fn product(sizes: &Sizes) -> Done {
+    let numbers = |n: usize| (0..n).map(|i| (i % 613) as f32 / 613.0 - 0.5).collect::<Vec<_>>();
+    let shape = [PRODUCT_ROWS, sizes.d_mlp, sizes.directions];
+    let a = Matrix::new(numbers(shape[0] * shape[1]), shape[0], shape[1]);
+    let b = Matrix::new(numbers(shape[1] * shape[2]), shape[1], shape[2]);
+    let mut out = Matrix::zeros(shape[0], shape[2]);
+    Cpu.product(a.view(), b.view(), &mut out, false);
+    Done { units: 1, outputs: Vec::new() }
+}
+
+fn index(inputs: &Inputs, loaded: &Loaded, stories: &Prompts, folder: &Path, tables: bool) -> anyhow::Result<Done> {
+    let source = |name: &str| Source { name: name.into(), hash: name.into() };
+    let identity = Identity {
+        model: source("model"),
+        processing: loaded.model.processing(),
+        saes: vec![source("sae-0"), source("sae-1")],
+        corpus: source("stories"),
+        bos: true,
+        limit: None,
+        options: Options { count_above: inputs.tables.share, skip_first: inputs.tables.first_position, skip_last: true },
+    };
+    let chunk = Ok(Chunk { prompts: stories.clone(), cut: 0 });
+    let stop = AtomicBool::new(false);
+    let index =
+        index::build(&loaded.model, &loaded.saes, std::iter::once(chunk), &identity, folder, &stop, |_| {})?;
+    let mut outputs = Vec::new();
+    for (i, sae) in index.saes().iter().enumerate() {
+        let directions = 0..sae.directions();
+        let maximum: Vec<f32> = sae.maxima().to_vec();
+        outputs.push((format!("maximum.{i}"), vec![directions.len()], maximum));
+        if !tables {
+            continue;
+        }
+        let mut by_token = vec![0.0; inputs.sizes.vocabulary];
+        let by_direction: Vec<f32> = directions
+            .clone()
+            .map(|d| {
+                let counts = sae.token_counts(d);
+                counts.iter().for_each(|(token, count)| by_token[*token as usize] += *count as f32);
+                counts.iter().map(|(_, count)| *count as f32).sum()
+            })
+            .collect();
+        let bins: Vec<f32> = directions.clone().flat_map(|d| sae.histogram(d)).map(|n| *n as f32).collect();
+        let k = inputs.tables.top;
+        let top = |d: usize| {
+            let examples = sae.top_examples(&index, d, k).into_iter().map(|example| example.activation);
+            examples.chain(std::iter::repeat(0.0)).take(k).collect::<Vec<_>>()
+        };
+        let top: Vec<f32> = directions.clone().flat_map(top).collect();
+        ensure!(bins.len() == directions.len() * inputs.tables.bins, "the histograms have other bins");
+        outputs.extend([
+            (format!("count_by_direction.{i}"), vec![directions.len()], by_direction),
+            (format!("count_by_token.{i}"), vec![by_token.len()], by_token),
+            (format!("histogram.{i}"), vec![directions.len(), inputs.tables.bins], bins),
+            (format!("top.{i}"), vec![directions.len(), k], top),
+        ]);
+    }
+    std::fs::remove_dir_all(folder)?;
+    Ok(Done { units: stories.positions(), outputs })
+}
+
+/// The prediction of the answer, one position before it.
+fn answer(prompts: &Prompts, prompt: usize, change: Change) -> Trial {
+    let tokens = prompts.get(prompt);
+    Trial { prompt, position: tokens.len() - 2, token: tokens[tokens.len() - 1], change }
+}
+
+fn single(inputs: &Inputs, loaded: &Loaded, sae: usize, prompts: &Prompts) -> anyhow::Result<Done> {
+    let directions = &inputs.directions[..SINGLE];
+    let trials: Vec<Trial> = (0..prompts.len())
+        .flat_map(|prompt| directions.iter().map(move |d| answer(prompts, prompt, Change::Ablate(vec![*d]))))
+        .collect();
+    let effects = circuits::effects(&loaded.model, &loaded.saes[sae], prompts, &trials)?;
+    let losses = effects.iter().flat_map(|e| [-e.before.log_prob as f32, -e.after.log_prob as f32]).collect();
+    let shape = vec![prompts.len(), SINGLE, 2];
+    Ok(Done { units: trials.len(), outputs: vec![("losses".into(), shape, losses)] })
+}
+
+fn everywhere(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Done> {
+    let directions = &inputs.directions[..EVERYWHERE];
+    let trials: Vec<(usize, Vec<u32>)> =
+        (0..prompts.len()).flat_map(|prompt| directions.iter().map(move |d| (prompt, vec![*d]))).collect();
+    let losses = circuits::ablate_everywhere(&loaded.model, &loaded.saes[0], prompts, &trials)?;
+    let losses = losses.into_iter().flat_map(|(before, after)| [before as f32, after as f32]).collect();
+    let shape = vec![prompts.len(), EVERYWHERE, 2];
+    Ok(Done { units: trials.len(), outputs: vec![("losses".into(), shape, losses)] })
+}
+
+fn joint(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Done> {
+    let change = Change::Ablate(inputs.joint.clone());
+    let effects = PromptEffect::of(&loaded.model, &loaded.saes[1], prompts, &change)?;
+    let row = |e: &PromptEffect| {
+        let [rank, changed] = [e.rank, e.rank_changed].map(|rank| rank as f32);
+        [e.log_prob as f32, e.logit, rank, e.log_prob_changed as f32, e.logit_changed, changed]
+    };
+    let ranks = effects.iter().flat_map(row).collect();
+    Ok(Done { units: prompts.len(), outputs: vec![("ranks".into(), vec![prompts.len(), 2, 3], ranks)] })
+}
+
+fn cooccurrence(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Done> {
+    let [first, second] = &loaded.saes;
+    let options = CooccurrenceOptions { first_position: inputs.tables.first_position, above: inputs.above };
+    let found = circuits::cooccurrence(&loaded.model, first, second, prompts, options)?;
+    let row = |r: &circuits::Cooccurrence| {
+        let [prompt, position, first, second] = [r.prompt, r.position, r.first, r.second].map(|n| n as f32);
+        [prompt, position, first, second, r.ablated, r.activation]
+    };
+    let rows = found.iter().flat_map(row).collect();
+    Ok(Done { units: found.len(), outputs: vec![("rows".into(), vec![found.len(), 6], rows)] })
+}
+
+fn logit_attribution(loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Done> {
+    Ok(attributed(&circuits::logit_attribution(&loaded.model, prompts)?, prompts))
+}
+
+fn feature_attribution(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Done> {
+    let positions: Vec<usize> = prompts.iter().map(|prompt| prompt.len() - 2).collect();
+    let ([_, sae], direction) = (&loaded.saes, inputs.directions[0]);
+    let rows =
+        circuits::feature_attribution(&loaded.model, sae, direction, prompts, &positions, Inactive::Zero)?;
+    Ok(attributed(&rows, prompts))
+}
+
+fn attributed(rows: &[circuits::Component], prompts: &Prompts) -> Done {
+    let means: Vec<f32> = rows.iter().map(|row| row.mean as f32).collect();
+    Done { units: prompts.len(), outputs: vec![("components".into(), vec![means.len()], means)] }
+}
+
+fn loss_recovered(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Done> {
+    let [_, sae] = &loaded.saes;
+    let found = circuits::loss_recovered(&loaded.model, sae, prompts, &inputs.joint, &loaded.site_mean)?;
+    let kinds = [&found.original, &found.mean, &found.zero, &found.directions, &found.sae];
+    let losses = (0..prompts.len()).flat_map(|prompt| kinds.map(|losses| losses[prompt] as f32)).collect();
+    let shape = vec![prompts.len(), kinds.len()];
+    Ok(Done { units: prompts.len(), outputs: vec![("losses".into(), shape, losses)] })
+}
+
+fn cosine(loaded: &Loaded) -> anyhow::Result<Done> {
+    let [first, second] = &loaded.saes;
+    let found = circuits::cosine_pairs(&loaded.model, first, second, COSINE_PAIRS, false)?;
+    let values = found.iter().map(|pair| pair.cosine).collect();
+    let pairs = found.iter().flat_map(|pair| [pair.first as f32, pair.second as f32]).collect();
+    let outputs = vec![("values".into(), vec![found.len()], values), ("pairs".into(), vec![found.len(), 2], pairs)];
+    Ok(Done { units: 1, outputs })
+}
