@@ -7,10 +7,11 @@ use rayon::prelude::*;
 use crate::activation::activate;
 use crate::attention::attention;
 use crate::encode::encode;
+use crate::predict::predict;
 use crate::product::product;
 use crate::{
     Activation, Adam, AttentionRows, AttentionShape, ByDirection, EditScores, Encoder, Matrix, NotFinite, Outer,
-    SparseActivations, View,
+    Predicted, SparseActivations, View,
 };
 use crate::{gradient, norm};
 
@@ -38,6 +39,9 @@ pub trait Backend: Send + Sync {
 
     /// `ln Σ e^x` of every row.
     fn log_sum_exp(&self, rows: &Matrix) -> Vec<f64>;
+
+    /// Predictions of `targets`, (row, token) in the order of the rows, from logits `x w + bias`; `w` is `[d, vocabulary]`.
+    fn predict(&self, x: View, w: View, bias: &[f32], targets: &[(usize, u32)]) -> Vec<Predicted>;
 
     /// `x w + bias`, kept as the encoder says.
     fn encode(&self, x: View, encoder: Encoder) -> Result<SparseActivations, NotFinite>;
@@ -127,6 +131,10 @@ impl Backend for Cpu {
 
     fn log_sum_exp(&self, rows: &Matrix) -> Vec<f64> {
         (0..rows.rows()).into_par_iter().map(|i| norm::log_sum_exp(rows.row(i))).collect()
+    }
+
+    fn predict(&self, x: View, w: View, bias: &[f32], targets: &[(usize, u32)]) -> Vec<Predicted> {
+        predict(x, w, bias, targets)
     }
 
     fn encode(&self, x: View, encoder: Encoder) -> Result<SparseActivations, NotFinite> {

@@ -25,6 +25,7 @@ mod gradient;
 mod lanes;
 mod matrix;
 mod norm;
+mod predict;
 mod product;
 mod sparse;
 
@@ -34,4 +35,5 @@ pub use backend::{Backend, Cpu};
 pub use encode::{Encoder, Keep, NotFinite};
 pub use gradient::{Adam, Outer};
 pub use matrix::{Matrix, View};
+pub use predict::Predicted;
 pub use sparse::{ByDirection, SparseActivations};

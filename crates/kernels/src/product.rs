@@ -13,11 +13,17 @@ struct Destination(*mut f32);
 unsafe impl Send for Destination {}
 unsafe impl Sync for Destination {}
 
-/// `out = a b`, or `out += a b` when `accumulate`.
+/// `out = a b`, or `out += a b` when `accumulate`, on all threads.
+pub(crate) fn product(a: View, b: View, out: &mut Matrix, accumulate: bool) {
+    let threads = if a.rows() * b.columns() * a.columns() < PARALLEL { 1 } else { rayon::current_num_threads() };
+    product_on(threads, a, b, out, accumulate);
+}
+
+/// The same on so many threads, with the same bits: on one, inside a task that runs beside others.
 ///
 /// `gemm` splits the inner dimension by its size alone as long as there are at least two rows and the blocks it is given
 /// keep to one of its two size classes; `block_rows` and the doubled single row see to that.
-pub(crate) fn product(a: View, b: View, out: &mut Matrix, accumulate: bool) {
+pub(crate) fn product_on(threads: usize, a: View, b: View, out: &mut Matrix, accumulate: bool) {
     let (m, k, n) = (a.rows(), a.columns(), b.columns());
     assert_eq!(k, b.rows(), "inner dimensions differ");
     assert_eq!((m, n), (out.rows(), out.columns()), "the output has another shape");
@@ -31,11 +37,10 @@ pub(crate) fn product(a: View, b: View, out: &mut Matrix, accumulate: bool) {
         let row: Vec<f32> = (0..k).map(|j| a.at(0, j)).collect();
         let twice = Matrix::from_rows(&[&row, &row]);
         let mut rows = Matrix::from_rows(&[out.row(0), out.row(0)]);
-        product(twice.view(), b, &mut rows, accumulate);
+        product_on(threads, twice.view(), b, &mut rows, accumulate);
         out.row_mut(0).copy_from_slice(rows.row(0));
         return;
     }
-    let threads = if m * n * k < PARALLEL { 1 } else { rayon::current_num_threads() };
     // gemm treats blocks of at most 64 × 64 apart, so narrow products keep to such blocks and wide ones never form them.
     let (block_rows, block_columns) = if n <= 64 {
         (62, n)

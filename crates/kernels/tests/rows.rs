@@ -58,6 +58,25 @@ proptest! {
     }
 
     #[test]
+    fn predictions_are_those_of_all_logits_whatever_the_batch(rows in 1..70_usize, tokens in 2..1300_usize, seed: u64) {
+        let (x, w) = (noise(rows, 17, seed), noise(17, tokens, seed ^ 1));
+        let bias = noise(1, tokens, seed ^ 2).into_data();
+        let targets: Vec<(usize, u32)> = (0..2 * rows).map(|i| (i / 2, (seed as usize / 7 + 31 * i) as u32 % tokens as u32)).collect();
+        let found = Cpu.predict(x.view(), w.view(), &bias, &targets);
+        let logits = Cpu.affine(&x, &w, &bias);
+        for (predicted, &(row, token)) in found.iter().zip(&targets) {
+            let own = logits.row(row);
+            prop_assert_eq!(predicted.logit, own[token as usize]);
+            prop_assert_eq!(predicted.rank, own.iter().filter(|x| **x > predicted.logit).count());
+            let exact = own.iter().map(|&x| (x as f64).exp()).sum::<f64>().ln();
+            prop_assert!((predicted.log_sum_exp - exact).abs() < 1e-6 * exact.abs().max(1.0));
+        }
+        let alone = rows / 2;
+        let one = Cpu.predict(x.view().rows_of(alone..alone + 1), w.view(), &bias, &[(0, targets[2 * alone].1)]);
+        prop_assert_eq!(one[0], found[2 * alone]);
+    }
+
+    #[test]
     fn attention_with_a_prefix_has_the_bits_of_attention_from_the_start(len in 1..40_usize, cut in 0..40_usize, window in prop::option::of(1..12_usize), seed: u64) {
         let shape = AttentionShape { heads: 3, d_head: 5, window, scale: 0.7 };
         let [q, k, v] = [1, 2, 3].map(|s| noise(len, 15, seed ^ s));

@@ -5,8 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use directrix_corpus::{Folder, Prompts};
-use directrix_kernels::{Backend, Cpu, Matrix};
-use rayon::prelude::*;
+use directrix_kernels::{Backend, Cpu, Matrix, Predicted};
 
 use crate::convert::convert;
 use crate::pass::{Edits, Kept, KeyValues, Part, Pass, Passed, Spot, Stage};
@@ -373,37 +372,25 @@ impl Model {
         self.backend.affine(normalized, &self.weights.w_u, &self.weights.b_u)
     }
 
-    /// Predictions of `targets`, block by block: the logits of all spots never exist at once.
+    /// Predictions of `targets` at `spots`, whose rows are `normalized`.
     fn predict(&self, normalized: &Matrix, spots: &[Spot], targets: &[Target]) -> Result<Vec<Prediction>> {
-        const ROWS: usize = 64;
         let mut by_spot: Vec<(usize, usize)> = targets
             .iter()
             .enumerate()
             .map(|(i, t)| (spots.binary_search(&(t.prompt, t.position)).expect("every target has its spot"), i))
             .collect();
         by_spot.sort_unstable();
+        let wanted: Vec<(usize, u32)> = by_spot.iter().map(|&(spot, target)| (spot, targets[target].token)).collect();
+        let (w_u, b_u) = (self.weights.w_u.view(), &self.weights.b_u);
+        let found = self.backend.predict(normalized.view(), w_u, b_u, &wanted);
         let mut predictions = vec![Prediction { logit: 0.0, log_prob: 0.0, rank: 0 }; targets.len()];
-        for block in by_spot.chunk_by(|a, b| a.0 / ROWS == b.0 / ROWS) {
-            let first = block[0].0 / ROWS * ROWS;
-            let rows: Vec<usize> = (first..(first + ROWS).min(spots.len())).collect();
-            let logits = self.unembed(&normalized.gather(rows.into_iter()));
-            let sums = self.backend.log_sum_exp(&logits);
-            let found: Vec<Prediction> = block
-                .par_iter()
-                .map(|&(spot, target)| {
-                    let (row, token) = (logits.row(spot - first), targets[target].token as usize);
-                    let logit = row[token];
-                    let rank = row.iter().map(|&other| usize::from(other > logit)).sum();
-                    Prediction { logit, log_prob: logit as f64 - sums[spot - first], rank }
-                })
-                .collect();
-            for (&(spot, target), prediction) in block.iter().zip(found) {
-                if !prediction.log_prob.is_finite() {
-                    let (prompt, position) = spots[spot];
-                    return Err(Error::NotFinite { hook: HookPoint::UnembedOut.to_string(), prompt, position });
-                }
-                predictions[target] = prediction;
+        for (&(spot, target), Predicted { logit, log_sum_exp, rank }) in by_spot.iter().zip(found) {
+            let log_prob = logit as f64 - log_sum_exp;
+            if !log_prob.is_finite() {
+                let (prompt, position) = spots[spot];
+                return Err(Error::NotFinite { hook: HookPoint::UnembedOut.to_string(), prompt, position });
             }
+            predictions[target] = Prediction { logit, log_prob, rank };
         }
         Ok(predictions)
     }
