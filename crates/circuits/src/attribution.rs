@@ -77,7 +77,7 @@ pub fn logit_attribution(model: &Model, prompts: &Prompts) -> Result<Vec<Compone
     let mut gathered = Gathered::default();
     for batch in batches(prompts, BATCH) {
         let part = prompts.range(batch);
-        let decomposition = model.decompose(&part, &Positions::FromEnd(2), Reader::Unembed)?;
+        let (decomposition, _) = model.decompose(&part, &Positions::FromEnd(2), Reader::Unembed, Ask::nothing())?;
         let answers: Vec<Vec<f32>> = part.iter().map(|p| unembedding(model, p[p.len() - 1])).collect();
         gathered.add(&decomposition, part.len(), |component, row| dot(component.row(row), &answers[row]));
     }
@@ -136,7 +136,7 @@ pub fn mean_decomposition(model: &Model, sae: &Sae, prompts: &Prompts) -> Result
     let mut mean: Vec<Vec<f64>> = Vec::new();
     for batch in batches(prompts, BATCH / 4) {
         let part = prompts.range(batch);
-        let decomposition = model.decompose(&part, &Positions::All, Reader::Mlp(layer))?;
+        let (decomposition, _) = model.decompose(&part, &Positions::All, Reader::Mlp(layer), Ask::nothing())?;
         mean.resize(decomposition.components.len(), vec![0.0; model.config().d_model]);
         for (mean, component) in mean.iter_mut().zip(&decomposition.components) {
             for bounds in part.offsets().windows(2) {
@@ -171,7 +171,7 @@ pub fn feature_attribution(
     sae.check_neurons()?;
     let layer = sae.site().layer();
     let hook = HookPoint::Block(layer, BlockHook::MlpPost);
-    let encoder: Vec<f32> = sae.w_enc().iter_rows().map(|row| row[direction as usize]).collect();
+    let encoder = sae.encoder().row(direction as usize);
     let w_in = &model.weights().blocks[layer].w_in;
     let mut gathered = Gathered::default();
     for batch in batches(prompts, BATCH) {
@@ -179,24 +179,23 @@ pub fn feature_attribution(
         let part =
             Prompts::from_rows(batch.clone().map(|i| &prompts.get(i)[..prompts.get(i).len().min(positions[i] + 1)]));
         let at = Positions::Each(positions[batch].iter().map(|p| vec![*p]).collect());
-        let neurons = model.run(&part, &Ask::nothing().with_capture(hook, at.clone()), &[])?;
-        let decomposition = model.decompose(&part, &at, Reader::Mlp(layer))?;
+        let ask = Ask::nothing().with_capture(hook, at.clone());
+        let (decomposition, run) = model.decompose(&part, &at, Reader::Mlp(layer), ask)?;
         // Per prompt: the encoder column on active neurons, pulled back through W_in to the residual stream.
         let active: Vec<Vec<bool>> =
-            neurons.captured(hook).iter_rows().map(|row| row.iter().map(|x| *x > 0.0).collect()).collect();
-        let pulled: Vec<Vec<f32>> = active
-            .iter()
-            .map(|active| {
-                let masked: Vec<f32> = encoder.iter().zip(active).map(|(e, on)| if *on { *e } else { 0.0 }).collect();
-                w_in.iter_rows().map(|row| dot(row, &masked) as f32).collect()
-            })
-            .collect();
-        gathered.add(&decomposition, part.len(), |component, row| dot(component.row(row), &pulled[row]));
+            run.captured(hook).iter_rows().map(|row| row.iter().map(|x| *x > 0.0).collect()).collect();
+        let masked = |active: &Vec<bool>| -> Vec<f32> {
+            encoder.iter().zip(active).map(|(e, on)| if *on { *e } else { 0.0 }).collect()
+        };
+        let masked = Matrix::from_rows(&active.iter().map(masked).collect::<Vec<_>>());
+        let mut pulled = Matrix::zeros(part.len(), w_in.rows());
+        model.backend().product(masked.view(), w_in.view().transposed(), &mut pulled, false);
+        gathered.add(&decomposition, part.len(), |component, row| dot(component.row(row), pulled.row(row)));
         if let Inactive::Mean(mean) = inactive {
             for (component, values) in gathered.values.iter_mut().enumerate() {
                 let first = values.len() - part.len();
                 for (value, active) in values[first..].iter_mut().zip(&active) {
-                    let terms = mean.row(component).iter().zip(&encoder).zip(active);
+                    let terms = mean.row(component).iter().zip(encoder).zip(active);
                     *value += terms.filter(|(_, on)| !**on).map(|((&m, &e), _)| m as f64 * e as f64).sum::<f64>();
                 }
             }

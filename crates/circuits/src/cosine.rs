@@ -3,11 +3,10 @@
 use std::cmp::Ordering;
 
 use directrix_index::corpus::Prompts;
-use directrix_index::model::kernels::Matrix;
+use directrix_index::model::kernels::{Encoder, Keep};
 use directrix_index::model::{HookPoint, Model};
 use directrix_index::sae::Sae;
 use directrix_index::{Example, Index, SaeIndex};
-use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::cooccurrence::{ActivationTrial, activation_effects};
@@ -24,8 +23,10 @@ pub struct CosinePair {
     pub cosine: f32,
 }
 
-/// First-SAE directions whose cosines are held at a time.
-const ROWS: usize = 256;
+/// First-SAE directions scanned at a time.
+const ROWS: usize = 4096;
+/// The first block: all of its cosines are held, until it is known which are high.
+const FIRST_ROWS: usize = 16;
 
 /// The `k` pairs with the highest cosine, over all pairs; highest first.
 ///
@@ -33,7 +34,7 @@ const ROWS: usize = 256;
 /// SAEs that has no meaning, and drops half of the pairs.
 ///
 /// # Errors
-/// If the first SAE does not write to the residual stream or the second does not read neurons.
+/// If the first SAE does not write to the residual stream, the second does not read neurons, or a cosine is not finite.
 pub fn cosine_pairs(
     model: &Model,
     first: &Sae,
@@ -41,52 +42,43 @@ pub fn cosine_pairs(
     k: usize,
     lower_triangle: bool,
 ) -> Result<Vec<CosinePair>> {
-    let mut writes = first.writes(model)?;
-    let mut reads = second.reads(model)?.transposed();
-    normalise_rows(&mut writes);
-    normalise_rows(&mut reads);
-    let reads = reads.transposed();
+    let (mut writes, mut reads) = (first.writes(model)?, second.reads(model)?);
+    model.backend().normalise_rows(&mut writes);
+    model.backend().normalise_rows(&mut reads);
+    let no_bias = vec![0.0; reads.rows()];
     let mut top: Vec<CosinePair> = Vec::new();
-    for start in (0..writes.rows()).step_by(ROWS) {
-        let rows = start..(start + ROWS).min(writes.rows());
-        let mut cosines = Matrix::zeros(rows.len(), reads.columns());
-        model.backend().product(writes.view().rows_of(rows), reads.view(), &mut cosines, false);
-        // Only what can still be among the best is kept from a block.
+    let mut start = 0;
+    while start < writes.rows() && k > 0 {
+        // Only what can still be among the best is kept of a block.
         let floor = if top.len() < k { f32::NEG_INFINITY } else { top[k - 1].cosine };
-        let mut found: Vec<CosinePair> = (0..cosines.rows())
-            .into_par_iter()
-            .flat_map_iter(|row| {
-                let first = start + row;
-                let seen = if lower_triangle { first + 1 } else { usize::MAX };
-                let pairs = cosines.row(row).iter().take(seen).enumerate().filter(|(_, c)| **c >= floor);
-                best(pairs.map(|(second, &cosine)| CosinePair { first, second, cosine }).collect(), k)
-            })
-            .collect();
-        found.append(&mut top);
-        top = best(found, k);
+        let rows = start..(start + if top.len() < k { FIRST_ROWS } else { ROWS }).min(writes.rows());
+        let thresholds = vec![floor; reads.rows()];
+        let scan = Encoder { weights: reads.view().transposed(), bias: &no_bias, keep: Keep::Above(&thresholds) };
+        let high = model
+            .backend()
+            .encode(writes.view().rows_of(rows.clone()), scan)
+            .map_err(|e| Error::NotFinite { first: start + e.row, second: e.direction })?;
+        for (row, first) in rows.clone().enumerate() {
+            let (seconds, cosines) = high.at(row);
+            let pairs = seconds.iter().zip(cosines).map(|(second, &cosine)| (*second as usize, cosine));
+            let pairs = pairs.filter(|(second, _)| !lower_triangle || *second <= first);
+            top.extend(pairs.map(|(second, cosine)| CosinePair { first, second, cosine }));
+        }
+        keep_best(&mut top, k);
+        start = rows.end;
     }
     Ok(top)
 }
 
-fn best(mut pairs: Vec<CosinePair>, k: usize) -> Vec<CosinePair> {
+fn keep_best(pairs: &mut Vec<CosinePair>, k: usize) {
     let order = |a: &CosinePair, b: &CosinePair| -> Ordering {
         b.cosine.total_cmp(&a.cosine).then((a.first, a.second).cmp(&(b.first, b.second)))
     };
-    if pairs.len() > k && k > 0 {
+    if pairs.len() > k {
         pairs.select_nth_unstable_by(k - 1, order);
+        pairs.truncate(k);
     }
-    pairs.truncate(k);
     pairs.sort_unstable_by(order);
-    pairs
-}
-
-fn normalise_rows(m: &mut Matrix) {
-    for i in 0..m.rows() {
-        let row = m.row_mut(i);
-        // As torch.nn.functional.normalize: rows shorter than 1e-12 are divided by that.
-        let norm = row.iter().map(|&x| (x as f64).powi(2)).sum::<f64>().sqrt().max(1e-12);
-        row.iter_mut().for_each(|x| *x = (*x as f64 / norm) as f32);
-    }
 }
 
 /// What ablating either direction of a pair does where the first is most active.

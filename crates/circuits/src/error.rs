@@ -44,6 +44,16 @@ pub enum Error {
         /// The prompt.
         prompt: usize,
     },
+    /// A cosine that is not finite.
+    #[error(
+        "the cosine of direction {first} of the first SAE and direction {second} of the second is not finite; the weights are too large for single precision"
+    )]
+    NotFinite {
+        /// Direction of the first SAE.
+        first: usize,
+        /// Direction of the second SAE.
+        second: usize,
+    },
     /// Two SAEs in the wrong order.
     #[error(
         "{first} (layer {first_layer}) must come before {second} (layer {second_layer}) in the model; give the earlier SAE first"

@@ -53,23 +53,27 @@ pub(crate) fn attention(
     v: &Matrix,
     edit: Option<&EditScores>,
 ) -> Matrix {
-    let width = shape.heads * shape.d_head;
-    let tasks: Vec<(usize, usize)> = (0..parts.len()).flat_map(|p| (0..shape.heads).map(move |h| (p, h))).collect();
+    let same_before =
+        |a: &AttentionRows, b: &AttentionRows| !a.keys_before.is_empty() && std::ptr::eq(a.keys_before, b.keys_before);
+    let tasks: Vec<(&[AttentionRows], usize)> =
+        parts.chunk_by(same_before).flat_map(|group| (0..shape.heads).map(move |head| (group, head))).collect();
     let blocks: Vec<Vec<f32>> =
-        tasks.par_iter().map(|&(part, head)| one_head(shape, &parts[part], head, q, k, v, edit)).collect();
-    let mut z = Matrix::zeros(q.rows(), width);
-    for ((part, head), block) in tasks.into_iter().zip(blocks) {
-        for (i, row) in block.chunks_exact(shape.d_head).enumerate() {
-            z.row_mut(parts[part].first + i)[head * shape.d_head..][..shape.d_head].copy_from_slice(row);
+        tasks.par_iter().map(|&(group, head)| one_head(shape, group, head, q, k, v, edit)).collect();
+    let mut z = Matrix::zeros(q.rows(), shape.heads * shape.d_head);
+    for ((group, head), block) in tasks.into_iter().zip(blocks) {
+        let rows = group.iter().flat_map(|part| part.first..part.first + part.len);
+        for (row, values) in rows.zip(block.chunks_exact(shape.d_head)) {
+            z.row_mut(row)[head * shape.d_head..][..shape.d_head].copy_from_slice(values);
         }
     }
     z
 }
 
+/// One head of parts that have the same keys and values before them, which are laid out once for all of them.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 fn one_head(
     shape: AttentionShape,
-    part: &AttentionRows,
+    group: &[AttentionRows],
     head: usize,
     q: &Matrix,
     k: &Matrix,
@@ -77,46 +81,94 @@ fn one_head(
     edit: Option<&EditScores>,
 ) -> Vec<f32> {
     let (d, width) = (shape.d_head, shape.heads * shape.d_head);
-    let start = part.keys_before.len() / width;
-    let keys = start + part.len;
     let of_head = head * d..(head + 1) * d;
-    let key_rows = part.keys_before.chunks_exact(width).chain((0..part.len).map(|i| k.row(part.first + i)));
-    let value_rows = part.values_before.chunks_exact(width).chain((0..part.len).map(|i| v.row(part.first + i)));
-    let mut keys_t = vec![0.0; d * keys];
-    for (t, row) in key_rows.enumerate() {
-        for (j, &x) in row[of_head.clone()].iter().enumerate() {
-            keys_t[j * keys + t] = x;
-        }
+    let Some(before) = group.first() else { return Vec::new() };
+    let start = before.keys_before.len() / width;
+    let keys = start + group.iter().map(|part| part.len).max().unwrap_or(0);
+    let mut laid_out = HeadRows { keys: vec![0.0; d * keys], values: vec![0.0; keys * d], positions: keys };
+    let rows = before.keys_before.chunks_exact(width).zip(before.values_before.chunks_exact(width));
+    for (t, (key, value)) in rows.enumerate() {
+        laid_out.set(t, &key[of_head.clone()], &value[of_head.clone()]);
     }
-    let mut values = Vec::with_capacity(keys * d);
-    value_rows.for_each(|row| values.extend_from_slice(&row[of_head.clone()]));
-
-    let mut z = vec![0.0; part.len * d];
+    let mut z = vec![0.0; group.iter().map(|part| part.len).sum::<usize>() * d];
     let mut scores = vec![0.0; keys];
-    for (i, z) in z.chunks_exact_mut(d).enumerate() {
-        let row = part.first + i;
-        let end = start + i + 1;
-        let mut low = shape.window.map_or(0, |window| end.saturating_sub(window));
-        scores[low..end].fill(0.0);
-        for (j, &x) in q.row(row)[of_head.clone()].iter().enumerate() {
-            add_scaled(&mut scores[low..end], x * shape.scale, &keys_t[j * keys + low..j * keys + end]);
+    let mut query = vec![0.0; d];
+    let mut z_rows = z.chunks_exact_mut(d);
+    for part in group {
+        for i in 0..part.len {
+            let [key, value] = [k, v].map(|m| &m.row(part.first + i)[of_head.clone()]);
+            laid_out.set(start + i, key, value);
         }
-        if let Some(edit) = edit {
-            scores[..low].fill(f32::NEG_INFINITY);
-            edit(AttentionStage::Scores, row, head, &mut scores[..end]);
-            low = scores[..end].iter().take(low).position(|&s| s > f32::NEG_INFINITY).unwrap_or(low);
-        }
-        softmax(&mut scores[low..end]);
-        if let Some(edit) = edit {
-            scores[..low].fill(0.0);
-            edit(AttentionStage::Pattern, row, head, &mut scores[..end]);
-            low = scores[..end].iter().take(low).position(|&s| s != 0.0).unwrap_or(low);
-        }
-        for (t, &weight) in scores[low..end].iter().enumerate() {
-            add_scaled(z, weight, &values[(low + t) * d..(low + t + 1) * d]);
+        for (i, z) in z_rows.by_ref().take(part.len).enumerate() {
+            let (row, end) = (part.first + i, start + i + 1);
+            let mut low = shape.window.map_or(0, |window| end.saturating_sub(window));
+            query.iter_mut().zip(&q.row(row)[of_head.clone()]).for_each(|(scaled, x)| *scaled = x * shape.scale);
+            scores[low..end].fill(0.0);
+            combine(&mut scores[low..end], &query, &laid_out.keys[low..], keys);
+            if let Some(edit) = edit {
+                scores[..low].fill(f32::NEG_INFINITY);
+                edit(AttentionStage::Scores, row, head, &mut scores[..end]);
+                low = scores[..end].iter().take(low).position(|&s| s > f32::NEG_INFINITY).unwrap_or(low);
+            }
+            softmax(&mut scores[low..end]);
+            if let Some(edit) = edit {
+                scores[..low].fill(0.0);
+                edit(AttentionStage::Pattern, row, head, &mut scores[..end]);
+                low = scores[..end].iter().take(low).position(|&s| s != 0.0).unwrap_or(low);
+            }
+            combine(z, &scores[low..end], &laid_out.values[low * d..], d);
         }
     }
     z
+}
+
+/// Keys and values of one head.
+struct HeadRows {
+    /// `[d_head, positions]`, so that a query's scores are sums of rows.
+    keys: Vec<f32>,
+    /// `[positions, d_head]`.
+    values: Vec<f32>,
+    positions: usize,
+}
+
+impl HeadRows {
+    #[inline(always)]
+    fn set(&mut self, position: usize, key: &[f32], value: &[f32]) {
+        for (j, &x) in key.iter().enumerate() {
+            self.keys[j * self.positions + position] = x;
+        }
+        self.values[position * value.len()..][..value.len()].copy_from_slice(value);
+    }
+}
+
+/// `out += Σ weights[i] rows[i]`, rows beginning `stride` apart; each number is summed in their order.
+#[inline(always)]
+fn combine(out: &mut [f32], weights: &[f32], rows: &[f32], stride: usize) {
+    let (wide, rest) = out.as_chunks_mut::<64>();
+    let mut column = 0;
+    for out in wide {
+        combine_chunk(out, weights, &rows[column..], stride);
+        column += 64;
+    }
+    let (narrow, rest) = rest.as_chunks_mut::<16>();
+    for out in narrow {
+        combine_chunk(out, weights, &rows[column..], stride);
+        column += 16;
+    }
+    if !rest.is_empty() {
+        for (i, &weight) in weights.iter().enumerate() {
+            add_scaled(rest, weight, &rows[i * stride + column..]);
+        }
+    }
+}
+
+#[inline(always)]
+fn combine_chunk<const N: usize>(out: &mut [f32; N], weights: &[f32], rows: &[f32], stride: usize) {
+    let mut sums = *out;
+    for (i, &weight) in weights.iter().enumerate() {
+        add_scaled(&mut sums, weight, &rows[i * stride..i * stride + N]);
+    }
+    *out = sums;
 }
 
 #[inline(always)]

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 /// A row-major matrix that owns its numbers.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Matrix {
@@ -120,12 +122,20 @@ impl Matrix {
 
     /// The transpose, copied.
     pub fn transposed(&self) -> Matrix {
+        // Squares that fit in the nearest cache, so that neither side is touched a number at a time.
+        const SIDE: usize = 32;
         let mut out = Matrix::zeros(self.columns, self.rows);
-        for (i, row) in self.iter_rows().enumerate() {
-            for (j, &x) in row.iter().enumerate() {
-                out.data[j * self.rows + i] = x;
+        let (rows, columns) = (self.rows.max(1), self.columns);
+        out.data.par_chunks_mut(rows * SIDE).enumerate().for_each(|(block, out)| {
+            for first in (0..self.rows).step_by(SIDE) {
+                for i in first..(first + SIDE).min(self.rows) {
+                    let row = &self.data[i * columns..(i + 1) * columns];
+                    for (j, &x) in row[block * SIDE..].iter().take(SIDE).enumerate() {
+                        out[j * rows + i] = x;
+                    }
+                }
             }
-        }
+        });
         out
     }
 
@@ -193,6 +203,12 @@ impl<'a> View<'a> {
 
     pub(crate) fn as_ptr(&self) -> *const f32 {
         self.data.as_ptr()
+    }
+
+    /// A copy, row after row.
+    pub(crate) fn to_matrix(self) -> Matrix {
+        let row = |i: usize| (0..self.columns).map(move |j| self.at(i, j));
+        Matrix { data: (0..self.rows).flat_map(row).collect(), rows: self.rows, columns: self.columns }
     }
 
     /// The number at row `i` and column `j`.

@@ -40,7 +40,8 @@ pub(crate) fn predict(x: View, w: View, bias: &[f32], targets: &[(usize, u32)]) 
     let of_block = |rows: &Range<usize>| -> Vec<Predicted> {
         let first = targets.partition_point(|target| target.0 < rows.start);
         let end = targets.partition_point(|target| target.0 < rows.end);
-        let own: Vec<(usize, u32)> = targets[first..end].iter().map(|(row, token)| (row - rows.start, *token)).collect();
+        let own: Vec<(usize, u32)> =
+            targets[first..end].iter().map(|(row, token)| (row - rows.start, *token)).collect();
         let x = x.rows_of(rows.clone());
         let logits = logits_of(x, w, bias, &own);
         let of_tiles = |tiles: &[Range<usize>]| tiles_of_block(x, w, bias, tiles, &own, &logits);

@@ -8,6 +8,9 @@ use crate::{Matrix, View};
 /// Work (multiply-adds) below which a product stays on one thread.
 const PARALLEL: usize = 1 << 18;
 
+/// Numbers of an output that `gemm` may treat as a product of few rows and columns.
+const SMALLEST: usize = 256;
+
 struct Destination(*mut f32);
 // SAFETY: tasks write disjoint blocks of the destination.
 unsafe impl Send for Destination {}
@@ -54,6 +57,10 @@ pub(crate) fn product_on(threads: usize, a: View, b: View, out: &mut Matrix, acc
     let destination = Destination(out.data_mut().as_mut_ptr());
     let task = |(rows, columns): (&std::ops::Range<usize>, &std::ops::Range<usize>)| {
         let (a, b) = (a.rows_of(rows.clone()), b.columns_of(columns.clone()));
+        // gemm sums the smallest products in another order when the columns of `b` lie together, so there they must not.
+        let small = a.rows() * b.columns() <= SMALLEST && b.strides().0 == 1;
+        let by_rows = small.then(|| b.to_matrix());
+        let b = by_rows.as_ref().map_or(b, Matrix::view);
         let destination = &destination;
         let ((a_row, a_column), (b_row, b_column)) = (a.strides(), b.strides());
         // SAFETY: the views were checked when made, and the blocks of the destination do not overlap.

@@ -17,9 +17,12 @@ fn noise(rows: usize, columns: usize, seed: u64) -> Matrix {
     Matrix::new(data, rows, columns)
 }
 
-fn product(a: &Matrix, b: &Matrix) -> Matrix {
+/// `a b`, where `b` may be stored by columns.
+fn product(a: &Matrix, b: &Matrix, by_columns: bool) -> Matrix {
     let mut out = Matrix::zeros(a.rows(), b.columns());
-    Cpu.product(a.view(), b.view(), &mut out, false);
+    let stored = b.transposed();
+    let b = if by_columns { stored.view().transposed() } else { b.view() };
+    Cpu.product(a.view(), b, &mut out, false);
     out
 }
 
@@ -31,15 +34,15 @@ fn sizes() -> impl Strategy<Value = (usize, usize, usize)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(192))]
 
     #[test]
-    fn a_product_row_has_the_same_bits_alone_and_in_a_batch((m, k, n) in sizes(), seed: u64, pick in 0..200_usize, take in 1..80_usize) {
+    fn a_product_row_has_the_same_bits_alone_and_in_a_batch((m, k, n) in sizes(), by_columns: bool, seed: u64, pick in 0..200_usize, take in 1..80_usize) {
         let (a, b) = (noise(m, k, seed), noise(k, n, seed ^ 7));
-        let whole = product(&a, &b);
+        let whole = product(&a, &b, by_columns);
         let start = pick % m;
         let take = take.min(m - start);
-        let part = product(&a.gather(start..start + take), &b);
+        let part = product(&a.gather(start..start + take), &b, by_columns);
         for i in 0..take {
             prop_assert_eq!(part.row(i), whole.row(start + i));
         }

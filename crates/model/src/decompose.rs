@@ -3,7 +3,7 @@
 use directrix_corpus::Prompts;
 use directrix_kernels::Matrix;
 
-use crate::run::{Ask, Model};
+use crate::run::{Ask, Model, Run};
 use crate::{BlockHook, HookPoint, Positions, Result};
 
 /// What reads the residual stream that is decomposed.
@@ -29,11 +29,18 @@ pub struct Decomposition {
 }
 
 impl Model {
-    /// Decomposes what `reader` reads at `positions` of every prompt; rows prompt after prompt.
+    /// Decomposes what `reader` reads at `positions` of every prompt; rows prompt after prompt. The run it took gives what
+    /// else is asked for.
     ///
     /// # Errors
     /// As [`Model::run`].
-    pub fn decompose(&self, prompts: &Prompts, positions: &Positions, reader: Reader) -> Result<Decomposition> {
+    pub fn decompose(
+        &self,
+        prompts: &Prompts,
+        positions: &Positions,
+        reader: Reader,
+        ask: Ask,
+    ) -> Result<(Decomposition, Run)> {
         let config = self.config();
         let (heads_of, mlps_of) = match reader {
             Reader::Unembed => (config.n_layers, config.n_layers),
@@ -51,7 +58,7 @@ impl Model {
             hooks.push(HookPoint::PosEmbed);
         }
         hooks.extend((0..heads_of).map(z).chain((0..mlps_of).map(mlp_out)).chain([scale]));
-        let ask = hooks.iter().fold(Ask::nothing(), |ask, hook| ask.with_capture(*hook, positions.clone()));
+        let ask = hooks.iter().fold(ask, |ask, hook| ask.with_capture(*hook, positions.clone()));
         let run = self.run(prompts, &ask, &[])?;
 
         let (mut labels, mut components) = (Vec::new(), Vec::new());
@@ -78,7 +85,7 @@ impl Model {
         labels.push("bias".into());
         components.push(bias);
         components.iter_mut().for_each(|component| apply_scale(component, scales));
-        Ok(Decomposition { labels, components })
+        Ok((Decomposition { labels, components }, run))
     }
 }
 

@@ -51,7 +51,8 @@ impl Sae {
             return Err(Error::Width { file, hook: hook.into(), expected: site.columns.len(), found: d_in });
         }
         let tensors = Tensors::open(folder, Some(WEIGHTS))?;
-        let (mut w_enc, mut w_dec) = (tensors.matrix("W_enc", d_in, d_sae)?, tensors.matrix("W_dec", d_sae, d_in)?);
+        let mut encoder = tensors.matrix("W_enc", d_in, d_sae)?.transposed();
+        let mut w_dec = tensors.matrix("W_dec", d_sae, d_in)?;
         let numbers = |name: &str| tensors.get(name, &[d_sae]);
         let (architecture, bias) = match text("architecture", "standard").as_str() {
             "topk" => (Architecture::TopK { k: size("k")? }, "b_enc"),
@@ -65,14 +66,14 @@ impl Sae {
         };
         let mut b_enc = numbers(bias)?;
         if json.get("rescale_acts_by_decoder_norm").and_then(Value::as_bool).unwrap_or(false) {
-            scale_by_decoder(&mut w_enc, &mut b_enc, &mut w_dec);
+            scale_by_decoder(&mut encoder, &mut b_enc, &mut w_dec);
         }
         Ok(Sae::new(
             folder.to_string(),
             site,
             Parameters {
                 architecture,
-                w_enc,
+                encoder,
                 w_dec,
                 b_enc,
                 b_dec: tensors.get("b_dec", &[d_in])?,
@@ -83,11 +84,11 @@ impl Sae {
 }
 
 /// Multiplies pre-activations by their decoder row's length and divides the row by it: `rescale_acts_by_decoder_norm`.
-fn scale_by_decoder(w_enc: &mut Matrix, b_enc: &mut [f32], w_dec: &mut Matrix) {
+fn scale_by_decoder(encoder: &mut Matrix, b_enc: &mut [f32], w_dec: &mut Matrix) {
     let length = |row: &[f32]| row.iter().map(|w| (*w as f64).powi(2)).sum::<f64>().sqrt() as f32;
     let lengths: Vec<f32> = w_dec.iter_rows().map(length).collect();
-    for row in 0..w_enc.rows() {
-        w_enc.row_mut(row).iter_mut().zip(&lengths).for_each(|(w, length)| *w *= length);
+    for (direction, length) in lengths.iter().enumerate() {
+        encoder.row_mut(direction).iter_mut().for_each(|w| *w *= length);
     }
     b_enc.iter_mut().zip(&lengths).for_each(|(b, length)| *b *= length);
     for (direction, length) in lengths.iter().enumerate().filter(|(_, length)| **length > 0.0) {

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use directrix_kernels::{Backend, Cpu, Encoder, Keep, Matrix, NotFinite, SparseActivations};
 use directrix_model::{BlockHook, HookPoint, Model};
+use rayon::prelude::*;
 
 use crate::{Error, Result};
 
@@ -65,7 +66,8 @@ impl Architecture {
 #[derive(Debug, Clone)]
 pub(crate) struct Parameters {
     pub(crate) architecture: Architecture,
-    pub(crate) w_enc: Matrix,
+    /// One row per direction: the transpose of SAELens's `W_enc`.
+    pub(crate) encoder: Matrix,
     pub(crate) w_dec: Matrix,
     pub(crate) b_enc: Vec<f32>,
     pub(crate) b_dec: Vec<f32>,
@@ -85,14 +87,15 @@ pub struct Sae {
 
 impl Sae {
     pub(crate) fn new(name: String, site: Site, parameters: Parameters) -> Sae {
-        let Parameters { w_enc, b_enc, b_dec, subtract_b_dec, .. } = &parameters;
-        let mut bias: Vec<f64> = b_enc.iter().map(|&b| b as f64).collect();
-        if *subtract_b_dec {
-            for (&b, row) in b_dec.iter().zip(w_enc.iter_rows()) {
-                bias.iter_mut().zip(row).for_each(|(bias, &w)| *bias -= b as f64 * w as f64);
-            }
-        }
-        Sae { name, site, bias: bias.into_iter().map(|b| b as f32).collect(), parameters }
+        let Parameters { encoder, b_enc, b_dec, subtract_b_dec, .. } = &parameters;
+        let of_input = |row: &[f32]| b_dec.iter().zip(row).map(|(&b, &w)| b as f64 * w as f64).sum::<f64>();
+        let bias = if *subtract_b_dec {
+            let folded = |(direction, b): (usize, &f32)| (*b as f64 - of_input(encoder.row(direction))) as f32;
+            b_enc.par_iter().enumerate().map(folded).collect()
+        } else {
+            b_enc.clone()
+        };
+        Sae { name, site, bias, parameters }
     }
 
     pub(crate) fn parameters(&self) -> &Parameters {
@@ -129,9 +132,9 @@ impl Sae {
         self.parameters.w_dec.columns()
     }
 
-    /// Encoder, `[d_in, directions]`.
-    pub fn w_enc(&self) -> &Matrix {
-        &self.parameters.w_enc
+    /// Encoder, `[directions, d_in]`: the transpose of SAELens's `W_enc`, so that what a direction reads lies together.
+    pub fn encoder(&self) -> &Matrix {
+        &self.parameters.encoder
     }
 
     /// Decoder, `[directions, d_in]`.
@@ -170,14 +173,14 @@ impl Sae {
     }
 
     fn encode_with(&self, backend: &dyn Backend, values: &Matrix) -> Result<SparseActivations, NotFinite> {
-        let Parameters { architecture, w_enc, .. } = &self.parameters;
+        let Parameters { architecture, encoder, .. } = &self.parameters;
         let keep = match architecture {
             Architecture::Relu | Architecture::Gated { .. } => Keep::Positive,
             Architecture::TopK { k } => Keep::Largest(*k),
             Architecture::JumpRelu { threshold } => Keep::Above(threshold),
         };
         let x = values.view().columns_of(self.site.columns.clone());
-        let acts = backend.encode(x, Encoder { weights: w_enc.view(), bias: &self.bias, keep })?;
+        let acts = backend.encode(x, Encoder { weights: encoder.view().transposed(), bias: &self.bias, keep })?;
         Ok(match architecture {
             Architecture::Gated { r_mag, b_mag } => self.magnitudes(&acts, r_mag, b_mag),
             _ => acts,
@@ -201,14 +204,13 @@ impl Sae {
     /// One direction's activation on one row of its hook point, without the others where they do not matter.
     pub fn activation(&self, values: &[f32], direction: u32) -> f32 {
         let d = direction as usize;
-        let Parameters { architecture, w_enc, b_enc, .. } = &self.parameters;
+        let Parameters { architecture, encoder, b_enc, .. } = &self.parameters;
         if matches!(architecture, Architecture::TopK { .. }) {
             let row = Matrix::from_rows(&[values]);
             return self.encode_with(&Cpu, &row).map_or(f32::NAN, |acts| acts.get(0, direction));
         }
         let x = &values[self.site.columns.clone()];
-        let column = w_enc.iter_rows().map(|row| row[d]);
-        let product: f64 = x.iter().zip(column).map(|(&x, w)| x as f64 * w as f64).sum();
+        let product: f64 = x.iter().zip(encoder.row(d)).map(|(&x, &w)| x as f64 * w as f64).sum();
         let pre = (product + self.bias[d] as f64) as f32;
         match architecture {
             Architecture::JumpRelu { threshold } if pre <= threshold[d] => 0.0,
@@ -272,15 +274,15 @@ impl Sae {
         }
     }
 
-    /// What each direction reads from the MLP's input per unit: `W_in W_enc`, `[d_model, directions]`.
+    /// What each direction reads from the MLP's input per unit: the transpose of `W_in W_enc`, `[directions, d_model]`.
     ///
     /// # Errors
     /// If the SAE does not read neurons (`mlp.hook_post`).
     pub fn reads(&self, model: &Model) -> Result<Matrix> {
         self.check_neurons()?;
         let w_in = &model.weights().blocks[self.site.layer()].w_in;
-        let mut out = Matrix::zeros(w_in.rows(), self.directions());
-        model.backend().product(w_in.view(), self.w_enc().view(), &mut out, false);
+        let mut out = Matrix::zeros(self.directions(), w_in.rows());
+        model.backend().product(self.encoder().view(), w_in.view().transposed(), &mut out, false);
         Ok(out)
     }
 

@@ -23,10 +23,11 @@ impl Sae {
     /// If a file cannot be written.
     pub fn save(&self, folder: &Path, metadata: &Value, density: Option<&[f64]>) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(|source| Error::Io { doing: "write", path: folder.into(), source })?;
-        let Parameters { architecture, w_enc, w_dec, b_enc, b_dec, subtract_b_dec } = self.parameters();
+        let Parameters { architecture, encoder, w_dec, b_enc, b_dec, subtract_b_dec } = self.parameters();
+        let w_enc = encoder.transposed();
         let vector = |values| tensor(values, &[self.directions()]);
         let mut tensors = vec![
-            ("W_enc", matrix(w_enc)),
+            ("W_enc", matrix(&w_enc)),
             ("W_dec", matrix(w_dec)),
             ("b_dec", tensor(b_dec, &[self.d_in()])),
             (if matches!(architecture, Architecture::Gated { .. }) { "b_gate" } else { "b_enc" }, vector(b_enc)),

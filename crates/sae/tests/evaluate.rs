@@ -132,7 +132,7 @@ fn dense(sae: &Sae, x: &[f64], encoded: &[u32]) -> (Vec<f64>, Vec<f64>) {
     let mut acts = Vec::new();
     for (direction, bias) in b_enc.into_iter().enumerate() {
         let pre: f64 =
-            (0..sae.d_in()).map(|i| (x[i] - b_dec[i]) * sae.w_enc().row(i)[direction] as f64).sum::<f64>() + bias;
+            (0..sae.d_in()).map(|i| (x[i] - b_dec[i]) * sae.encoder().row(direction)[i] as f64).sum::<f64>() + bias;
         // Pre-activations that are zero but for rounding, as the fixtures have at BOS, count as the encoder has them.
         let active = if pre.abs() < 1e-4 { encoded.contains(&(direction as u32)) } else { pre > 0.0 };
         let activation = if active { pre.abs() } else { 0.0 };
@@ -239,8 +239,7 @@ fn every_number_agrees_with_a_straightforward_computation() {
 
         let count = |direction: usize| places.iter().filter(|p| p.2[direction] > 0.0).count();
         let is_rare = |direction: usize| count(direction) > 0 && (count(direction) as f64) < options.rare_below * n;
-        let column =
-            |direction: usize| (0..sae.d_in()).map(|i| sae.w_enc().row(i)[direction] as f64).collect::<Vec<f64>>();
+        let column = |direction: usize| sae.encoder().row(direction).iter().map(|w| *w as f64).collect::<Vec<f64>>();
         let normalised = |direction: usize| {
             let column = column(direction);
             column.iter().map(|x| x / length(&column)).collect::<Vec<f64>>()

@@ -105,7 +105,8 @@ impl Bench {
         }
         if let Some(folder) = &self.out {
             fs::create_dir_all(folder)?;
-            let outputs: Vec<_> = done.outputs.iter().map(|(n, s, x)| (n.as_str(), s.as_slice(), x.as_slice())).collect();
+            let outputs: Vec<_> =
+                done.outputs.iter().map(|(n, s, x)| (n.as_str(), s.as_slice(), x.as_slice())).collect();
             inputs::write(&folder.join(format!("{}.safetensors", task.name())), &outputs)?;
         }
         Ok(Timed { task, units: done.units, seconds, flop: task.flop(inputs, done.units), peak: peak_memory() })

@@ -109,14 +109,13 @@ impl Firing {
         positions: u64,
         options: &EvaluationOptions,
     ) -> Vec<DirectionEvaluation> {
-        let encoder = sae.w_enc().transposed();
         let kurtosis = logit_kurtosis(model, sae);
         let density = |direction: usize| self.counts[direction] as f64 / positions as f64;
         let is_rare = |direction: &usize| self.counts[*direction] > 0 && density(*direction) < options.rare_below;
         let rare: Vec<usize> = (0..sae.directions()).filter(is_rare).collect();
         let mut cosines = vec![f64::NAN; sae.directions()];
         let mut shared = cosines.clone();
-        for (&direction, cosine) in rare.iter().zip(cosines_with_others(&encoder, &rare)) {
+        for (&direction, cosine) in rare.iter().zip(cosines_with_others(sae.encoder(), &rare)) {
             cosines[direction] = cosine;
         }
         for (&direction, share) in rare.iter().zip(self.shared_prompts(&rare)) {
@@ -129,7 +128,7 @@ impl Firing {
             DirectionEvaluation {
                 direction,
                 density: density(direction),
-                encoder_decoder_cosine: cosine(encoder.row(direction), sae.w_dec().row(direction)),
+                encoder_decoder_cosine: cosine(sae.encoder().row(direction), sae.w_dec().row(direction)),
                 logit_kurtosis: kurtosis.as_ref().map_or(f64::NAN, |kurtosis| kurtosis[direction]),
                 top_token: top.map(|(token, _)| token),
                 top_token_share,

@@ -217,7 +217,7 @@ impl Trainer {
             );
             return Err(Error::Recipe { name: "from".into(), problem });
         }
-        let (w_enc, w_dec) = (parameters.w_enc.transposed(), parameters.w_dec.clone());
+        let (w_enc, w_dec) = (parameters.encoder.clone(), parameters.w_dec.clone());
         let (b_enc, b_dec) = (parameters.b_enc.clone(), parameters.b_dec.clone());
         let mut trainer = Trainer::from_parts(objective, w_enc, w_dec, b_enc, b_dec, threshold);
         match &parameters.architecture {
@@ -250,7 +250,7 @@ impl Trainer {
         };
         let parameters = Parameters {
             architecture,
-            w_enc: self.w_enc.value.transposed(),
+            encoder: self.w_enc.value.clone(),
             w_dec: self.w_dec.value.clone(),
             b_enc: self.b_enc.value.clone(),
             b_dec: self.b_dec.value.clone(),

@@ -209,9 +209,7 @@ fn make(folder: &Path, sizes: Sizes, seed: u64) -> anyhow::Result<()> {
     let model = load_model(folder)?;
     let layers = [0, sizes.layers - 1];
     let sites = sample(&model, layers, &Prompts::from_rows(&stories), &Prompts::from_rows(&prompts))?;
-    let mut made = |i: usize| {
-        make_sae(&folder.join(format!("sae-{i}")), layers[i], sizes, &sites[i], &mut random)
-    };
+    let mut made = |i: usize| make_sae(&folder.join(format!("sae-{i}")), layers[i], sizes, &sites[i], &mut random);
     let (above, _) = (made(0)?, made(1)?);
     let mean: Vec<f32> = column_means(&sites[1]);
     write(&folder.join("site_mean.safetensors"), &[("mean", &[mean.len()], &mean)])?;
@@ -305,7 +303,12 @@ fn make_model(folder: &Path, sizes: Sizes, random: &mut ChaCha8Rng) -> anyhow::R
 }
 
 /// The neurons of two blocks at some positions of prompts and stories.
-fn sample(model: &Model, layers: [usize; SAES], stories: &Prompts, prompts: &Prompts) -> anyhow::Result<[Matrix; SAES]> {
+fn sample(
+    model: &Model,
+    layers: [usize; SAES],
+    stories: &Prompts,
+    prompts: &Prompts,
+) -> anyhow::Result<[Matrix; SAES]> {
     let hooks = layers.map(|layer| HookPoint::Block(layer, BlockHook::MlpPost));
     let mut rows: [Vec<f32>; SAES] = Default::default();
     let mut positions = 0;
@@ -325,13 +328,7 @@ fn sample(model: &Model, layers: [usize; SAES], stories: &Prompts, prompts: &Pro
 
 /// A SAELens folder of an SAE with unit columns and rows, whose biases make `l0` directions fire at a position on average.
 /// Returns an activation that nine tenths of those in the sample exceed.
-fn make_sae(
-    folder: &Path,
-    layer: usize,
-    sizes: Sizes,
-    site: &Matrix,
-    random: &mut ChaCha8Rng,
-) -> anyhow::Result<f32> {
+fn make_sae(folder: &Path, layer: usize, sizes: Sizes, site: &Matrix, random: &mut ChaCha8Rng) -> anyhow::Result<f32> {
     let Sizes { d_mlp, directions, l0, .. } = sizes;
     fs::create_dir_all(folder)?;
     let config = json!({

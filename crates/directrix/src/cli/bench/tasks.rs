@@ -234,12 +234,15 @@ fn index(inputs: &Inputs, loaded: &Loaded, stories: &Prompts, folder: &Path, tab
         corpus: source("stories"),
         bos: true,
         limit: None,
-        options: Options { count_above: inputs.tables.share, skip_first: inputs.tables.first_position, skip_last: true },
+        options: Options {
+            count_above: inputs.tables.share,
+            skip_first: inputs.tables.first_position,
+            skip_last: true,
+        },
     };
     let chunk = Ok(Chunk { prompts: stories.clone(), cut: 0 });
     let stop = AtomicBool::new(false);
-    let index =
-        index::build(&loaded.model, &loaded.saes, std::iter::once(chunk), &identity, folder, &stop, |_| {})?;
+    let index = index::build(&loaded.model, &loaded.saes, std::iter::once(chunk), &identity, folder, &stop, |_| {})?;
     let mut outputs = Vec::new();
     for (i, sae) in index.saes().iter().enumerate() {
         let directions = 0..sae.directions();
@@ -333,8 +336,7 @@ fn logit_attribution(loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Done>
 fn feature_attribution(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Done> {
     let positions: Vec<usize> = prompts.iter().map(|prompt| prompt.len() - 2).collect();
     let ([_, sae], direction) = (&loaded.saes, inputs.directions[0]);
-    let rows =
-        circuits::feature_attribution(&loaded.model, sae, direction, prompts, &positions, Inactive::Zero)?;
+    let rows = circuits::feature_attribution(&loaded.model, sae, direction, prompts, &positions, Inactive::Zero)?;
     Ok(attributed(&rows, prompts))
 }
 

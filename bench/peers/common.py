@@ -1,0 +1,113 @@
+"""What the workflow peers share: inputs, timing, output. Needs `pip install torch transformers transformer-lens safetensors`."""
+import argparse
+import json
+import re
+import resource
+import time
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+class Sae:
+    """acts = relu((x - b_dec) W_enc + b_enc); reconstruction = acts W_dec + b_dec."""
+
+    def __init__(self, folder: Path):
+        tensors = load_file(folder / "sae_weights.safetensors")
+        self.W_enc, self.W_dec, self.b_enc, self.b_dec = (tensors[k].float() for k in ("W_enc", "W_dec", "b_enc", "b_dec"))
+        self.layer = int(re.search(r"blocks\.(\d+)\.mlp\.hook_post", (folder / "cfg.json").read_text())[1])
+        self.hook = f"blocks.{self.layer}.mlp.hook_post"
+        self.directions = self.W_enc.shape[1]
+
+    def encode(self, x: Tensor) -> Tensor:
+        return torch.relu((x - self.b_dec) @ self.W_enc + self.b_enc)
+
+    def encode_some(self, x: Tensor, directions) -> Tensor:
+        return torch.relu((x - self.b_dec) @ self.W_enc[:, directions] + self.b_enc[directions])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As in the notebook: always decodes."""
+        acts = self.encode(x)
+        return acts, acts @ self.W_dec + self.b_dec
+
+
+def load_model(folder: Path):
+    """A local Hugging Face GPT-Neo as a HookedTransformer, processed as `from_pretrained` does by default."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens.pretrained.weight_conversions.neo import convert_neo_weights
+    from transformers import AutoModelForCausalLM
+
+    source = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    hf = source.config
+    cfg = HookedTransformerConfig(
+        d_model=hf.hidden_size, d_head=hf.hidden_size // hf.num_heads, n_heads=hf.num_heads,
+        d_mlp=hf.intermediate_size or 4 * hf.hidden_size, n_layers=hf.num_layers, n_ctx=hf.max_position_embeddings,
+        eps=hf.layer_norm_epsilon, d_vocab=hf.vocab_size, attn_types=hf.attention_layers, act_fn=hf.activation_function,
+        use_attn_scale=False, use_local_attn=True, window_size=hf.window_size, normalization_type="LN", device="cpu")
+    model = HookedTransformer(cfg)
+    model.load_and_process_state_dict(convert_neo_weights(source, cfg), fold_ln=True, center_writing_weights=True,
+                                      center_unembed=True, fold_value_biases=True)
+    return model.eval()
+
+
+class Inputs:
+    """One task's inputs: `stories` and `prompts` (1-D token tensors) are cut to the units this peer is to do."""
+
+    def __init__(self, folder: Path, task: str, peer: str, read_sae=Sae):
+        spec = json.loads((folder / "inputs.json").read_text())
+        self.folder, self.read_sae = folder, read_sae
+        self.units = spec["units"].get(task, {}).get(peer, 1)
+        self.stories = [torch.tensor(ids) for ids in spec["stories"][:self.units]]
+        self.prompts = [torch.tensor(ids) for ids in spec["prompts"][:self.units]]
+        self.directions, self.joint, self.above, self.tables = (spec[k] for k in ("directions", "joint", "above", "tables"))
+
+    @cached_property
+    def model(self):
+        return load_model(self.folder / "model")
+
+    @cached_property
+    def saes(self) -> list[Sae]:
+        return [self.read_sae(self.folder / f"sae-{i}") for i in (0, 1)]
+
+    @cached_property
+    def site_mean(self) -> Tensor:
+        return load_file(self.folder / "site_mean.safetensors")["mean"]
+
+    def load(self):
+        """Everything a task reads, and a first pass, so that neither is timed."""
+        self.model(self.prompts[0][None, :8])
+        self.saes, self.site_mean
+
+
+def peak_bytes() -> int:
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def parser(doc: str, tasks: dict) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("inputs", type=Path)
+    parser.add_argument("task", choices=tasks)
+    parser.add_argument("out", help="OUT.safetensors and OUT.json are written")
+    parser.add_argument("--threads", type=int, default=2)
+    return parser
+
+
+def run(tasks: dict, peer: str, args: argparse.Namespace, read_sae=Sae, **options):
+    """Runs a task: a function from inputs to its tensors and further facts (among them "units", if not those asked for)."""
+    torch.set_num_threads(args.threads)
+    torch.set_grad_enabled(False)
+    inputs = Inputs(args.inputs, args.task, peer, read_sae)
+    if args.task != "product":
+        inputs.load()
+    start = time.perf_counter()
+    tensors, facts = tasks[args.task](inputs, **options)
+    seconds = time.perf_counter() - start
+    facts = {"task": args.task, "units": inputs.units, "seconds": seconds} | facts | {"peak_bytes": peak_bytes()}
+    save_file({name: tensor.float().contiguous() for name, tensor in tensors.items()}, f"{args.out}.safetensors")
+    Path(f"{args.out}.json").write_text(json.dumps(facts) + "\n")

@@ -1,0 +1,186 @@
+"""The workflow as a notebook does it: TransformerLens, one prompt at a time; full cache, full logits, SAEs always decode.
+
+    python notebook.py INPUTS TASK OUT [--threads N]
+"""
+import torch
+import torch.nn.functional as F
+
+import common
+
+
+def acts_of(model, sae, tokens):
+    _, cache = model.run_with_cache(tokens, names_filter=sae.hook)
+    acts, _ = sae.forward(cache[sae.hook][0])
+    return acts
+
+
+# ---- corpus ----
+
+def max_activations(model, sae, stories):
+    """Maximum per story and direction, last positions left out."""
+    return torch.stack([acts_of(model, sae, s[None])[:-1].max(0).values for s in stories])
+
+
+def index(x):
+    tensors = {f"maximum.{i}": max_activations(x.model, sae, x.stories).max(0).values for i, sae in enumerate(x.saes)}
+    return tensors, {"tokens": sum(map(len, x.stories))}
+
+
+def histogram_of(acts, maximum, bins):
+    """Counts of positive activations in `bins` equal parts of 0 to the maximum: [directions, bins]."""
+    position, d = torch.where(acts > 0)
+    values = acts[position, d]
+    part = torch.where(maximum[d] > 0, values / maximum[d] * bins, bins).long().clamp(max=bins - 1)
+    return torch.bincount(d * bins + part, minlength=acts.shape[1] * bins).view(-1, bins)
+
+
+def tables(x):
+    t, tensors = x.tables, {}
+    for i, sae in enumerate(x.saes):
+        per_story = max_activations(x.model, sae, x.stories)
+        maximum = per_story.max(0).values
+        threshold = t["share"] * maximum
+        counts = torch.zeros(sae.directions, x.model.cfg.d_vocab, dtype=torch.int32)
+        histogram = torch.zeros(sae.directions, t["bins"], dtype=torch.long)
+        for story in x.stories:
+            acts = acts_of(x.model, sae, story[None])
+            histogram += histogram_of(acts, maximum, t["bins"])
+            for pos in range(t["first_position"], len(story)):
+                on = torch.argwhere(acts[pos] > threshold).flatten()
+                counts[on, story[pos]] += 1
+        top = per_story.topk(min(t["top"], len(per_story)), dim=0).values.T
+        tensors |= {f"maximum.{i}": maximum, f"histogram.{i}": histogram, f"top.{i}": F.pad(top, (0, t["top"] - top.shape[1])),
+                    f"count_by_direction.{i}": counts.sum(1, dtype=torch.int32),
+                    f"count_by_token.{i}": counts.sum(0, dtype=torch.int32)}
+        del counts
+    return tensors, {"tokens": sum(map(len, x.stories))}
+
+
+# ---- ablations ----
+
+def ablation_hook(sae, directions, pos=None):
+    def hook(value, hook):
+        removed = sae.encode_some(value[0], directions) @ sae.W_dec[directions]
+        if pos is None:
+            value[:, :] -= removed
+        else:
+            value[:, pos] -= removed[pos]
+        return value
+    return [(sae.hook, hook)]
+
+
+def ablation_loss(model, sae, tokens, directions, pos=None):
+    """Loss before and after: of the token after position `pos`, or the mean over the prompt."""
+    def loss():
+        losses = model(tokens, return_type="loss", loss_per_token=True)[0]
+        return losses.mean().item() if pos is None else losses[pos].item()
+    before = loss()
+    with model.hooks(ablation_hook(sae, directions, pos)):
+        return before, loss()
+
+
+def ablate(x, sae, directions, everywhere=False):
+    losses = [[ablation_loss(x.model, sae, p[None], [d], None if everywhere else len(p) - 2) for d in directions]
+              for p in x.prompts]
+    return {"losses": torch.tensor(losses)}, {}
+
+
+def token_rank(model, sae, tokens, directions, answer, pos=-2):
+    def measure():
+        logits = model(tokens)[0, pos]
+        return logits.log_softmax(-1)[answer].item(), logits[answer].item(), int((logits > logits[answer]).sum())
+    before = measure()
+    with model.hooks(ablation_hook(sae, directions, pos)):
+        return before, measure()
+
+
+def joint(x):
+    return {"ranks": torch.tensor([token_rank(x.model, x.saes[1], p[None], x.joint, p[-1]) for p in x.prompts])}, {}
+
+
+def loss_recovered(x):
+    model, sae = x.model, x.saes[1]
+
+    def put(f):
+        def hook(value, hook):
+            value[0, -2] = f(value[0, -2])
+            return value
+        return [(sae.hook, hook)]
+    kinds = [[], put(lambda v: x.site_mean), put(lambda v: 0 * v), ablation_hook(sae, x.joint, -2),
+             put(lambda v: sae.forward(v)[1])]
+    losses = []
+    for hooks in kinds:
+        with model.hooks(hooks):
+            losses.append([model(p[None], return_type="loss", loss_per_token=True)[0, -1].item() for p in x.prompts])
+    return {"losses": torch.tensor(losses).T}, {}
+
+
+def cooccurrence(x):
+    """Its units are pairs: it stops after as many."""
+    model, (s0, s1) = x.model, x.saes
+    rows = []
+    for n, p in enumerate(x.prompts):
+        acts1, acts0 = acts_of(model, s1, p[None]), acts_of(model, s0, p[None])
+        for pos in range(10, len(p)):
+            second = acts1[pos].topk(10).indices[0].item()
+            base = acts1[pos, second].item()
+            for first in torch.argwhere(acts0[pos] > x.above).flatten().tolist() if base > 0 else []:
+                if len(rows) == x.units:
+                    return {"rows": torch.tensor(rows)}, {}
+                with model.hooks(ablation_hook(s0, [first], pos)):
+                    ablated = acts_of(model, s1, p[None])[pos, second].item()
+                rows.append((n, pos, first, second, ablated, base))
+    return {"rows": torch.tensor(rows)}, {"units": len(rows)}
+
+
+# ---- attribution and weights ----
+
+def logit_attribution(x):
+    """Of every component to the last token of each prompt."""
+    out = []
+    for p in x.prompts:
+        answers, context = p[None, 1:], p[None, :-1]
+        direction = x.model.tokens_to_residual_directions(answers)[0, -1]
+        _, cache = x.model.run_with_cache(context)
+        parts = cache.get_full_resid_decomposition(layer=-1, pos_slice=-1, expand_neurons=False)
+        out.append(cache.apply_ln_to_stack(parts, layer=-1, pos_slice=-1).squeeze(1) @ direction)
+    return {"components": torch.stack(out).mean(0)}, {}
+
+
+def feature_attribution(x):
+    """Of every component to one direction, through the neurons active at the position before the last."""
+    model, sae, direction = x.model, x.saes[1], x.directions[0]
+    out = []
+    for p in x.prompts:
+        _, cache = model.run_with_cache(p[None])
+        parts = cache.get_full_resid_decomposition(sae.layer, mlp_input=True, apply_ln=True, expand_neurons=False, pos_slice=-2)
+        neurons = parts.squeeze(1) @ model.W_in[sae.layer]
+        neurons[:, torch.argwhere(cache[sae.hook][0, -2] <= 0).flatten()] = 0
+        out.append(neurons @ sae.W_enc[:, direction])
+    return {"components": torch.stack(out).mean(0)}, {}
+
+
+def cosine(x, k=10):
+    model, (s0, s1) = x.model, x.saes
+    written = F.normalize(s0.W_dec @ model.W_out[s0.layer], dim=-1)
+    c = written @ F.normalize(model.W_in[s1.layer] @ s1.W_enc, dim=0)
+    values, at = c.flatten().topk(k)
+    return {"values": values, "pairs": torch.stack([at // c.shape[1], at % c.shape[1]], 1)}, {}
+
+
+TASKS = {
+    "index": index,
+    "tables": tables,
+    "ablate-last": lambda x: ablate(x, x.saes[1], x.directions),
+    "ablate-first": lambda x: ablate(x, x.saes[0], x.directions),
+    "ablate-everywhere": lambda x: ablate(x, x.saes[0], x.directions[:4], everywhere=True),
+    "joint": joint,
+    "cooccurrence": cooccurrence,
+    "logit-attribution": logit_attribution,
+    "feature-attribution": feature_attribution,
+    "loss-recovered": loss_recovered,
+    "cosine": cosine,
+}
+
+if __name__ == "__main__":
+    common.run(TASKS, "notebook", common.parser(__doc__, TASKS).parse_args())
