@@ -53,7 +53,7 @@ pub fn cosine_pairs(
         let floor = if top.len() < k { f32::NEG_INFINITY } else { top[k - 1].cosine };
         let rows = start..(start + if top.len() < k { FIRST_ROWS } else { ROWS }).min(writes.rows());
         let thresholds = vec![floor; reads.rows()];
-        let scan = Encoder { weights: reads.view().transposed(), bias: &no_bias, keep: Keep::Above(&thresholds) };
+        let scan = Encoder { weights: reads.view().transposed(), bias: &no_bias, keep: Keep::Above(&thresholds), screen: None };
         let high = model
             .backend()
             .encode(writes.view().rows_of(rows.clone()), scan)

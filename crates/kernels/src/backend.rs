@@ -11,7 +11,7 @@ use crate::predict::predict;
 use crate::product::product;
 use crate::{
     Activation, Adam, AttentionRows, AttentionShape, ByDirection, EditScores, Encoder, Matrix, NotFinite, Outer,
-    Predicted, SparseActivations, View,
+    Predicted, Screen, SparseActivations, View,
 };
 use crate::{gradient, norm};
 
@@ -45,6 +45,10 @@ pub trait Backend: Send + Sync {
 
     /// `x w + bias`, kept as the encoder says.
     fn encode(&self, x: View, encoder: Encoder) -> Result<SparseActivations, NotFinite>;
+
+    /// What [`encode`](Self::encode) can screen with, for the encoder weights whose transpose `[directions, d_in]` this is;
+    /// none where it would be no faster for it.
+    fn screen(&self, weights: &Matrix) -> Option<Screen>;
 
     /// `bias + acts w`, one row per position; `w` is `[directions, d_in]`.
     fn decode(&self, acts: &SparseActivations, w: &Matrix, bias: &[f32]) -> Matrix;
@@ -139,6 +143,10 @@ impl Backend for Cpu {
 
     fn encode(&self, x: View, encoder: Encoder) -> Result<SparseActivations, NotFinite> {
         encode(x, encoder)
+    }
+
+    fn screen(&self, weights: &Matrix) -> Option<Screen> {
+        Screen::new(weights)
     }
 
     fn sparse_product(

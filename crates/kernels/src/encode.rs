@@ -4,7 +4,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use crate::product::product;
-use crate::{Matrix, SparseActivations, View};
+use crate::{Matrix, Screen, SparseActivations, View};
 
 /// What an encoder needs: `pre = x w + bias`, and which pre-activations are kept.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +15,9 @@ pub struct Encoder<'a> {
     pub bias: &'a [f32],
     /// Which pre-activations are kept, as they are.
     pub keep: Keep<'a>,
+    /// Finds the kept pre-activations without computing the others. It must be made of these very weights, which are then
+    /// the transpose of a matrix, while the input is none.
+    pub screen: Option<&'a Screen>,
 }
 
 /// Which pre-activations are kept.
@@ -43,6 +46,9 @@ const COLUMNS: usize = 512;
 
 /// The kept pre-activations of every row.
 pub(crate) fn encode(x: View, encoder: Encoder) -> Result<SparseActivations, NotFinite> {
+    if let Some(screen) = encoder.screen {
+        return screen.encode(x, encoder);
+    }
     let size = x.rows().div_ceil(rayon::current_num_threads()).clamp(*ROWS.start(), *ROWS.end());
     let blocks: Vec<_> = (0..x.rows()).step_by(size).map(|start| start..(start + size).min(x.rows())).collect();
     let encoded: Vec<SparseActivations> = blocks
@@ -77,21 +83,26 @@ fn encode_block(x: View, encoder: Encoder) -> Result<SparseActivations, NotFinit
         }
         (start, buffer) = (end, pre.into_data());
     }
+    Ok(sparse(kept, encoder.keep))
+}
+
+/// What is kept of all rows in the end.
+pub(crate) fn sparse(kept: Vec<Kept>, keep: Keep) -> SparseActivations {
     let mut sparse = SparseActivations::default();
     for mut kept in kept {
-        if let Keep::Largest(k) = encoder.keep {
+        if let Keep::Largest(k) = keep {
             kept.reduce(k);
             kept.entries.sort_unstable_by_key(|(direction, _)| *direction);
         }
         sparse.push(kept.entries);
     }
-    Ok(sparse)
+    sparse
 }
 
 /// What is kept of one row so far.
 #[derive(Clone, Default)]
-struct Kept {
-    entries: Vec<(u32, f32)>,
+pub(crate) struct Kept {
+    pub(crate) entries: Vec<(u32, f32)>,
     /// Nothing at or below it can be among the `k` largest.
     least: f32,
 }

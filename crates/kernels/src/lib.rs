@@ -27,6 +27,7 @@ mod matrix;
 mod norm;
 mod predict;
 mod product;
+mod screen;
 mod sparse;
 
 pub use activation::Activation;
@@ -36,4 +37,5 @@ pub use encode::{Encoder, Keep, NotFinite};
 pub use gradient::{Adam, Outer};
 pub use matrix::{Matrix, View};
 pub use predict::Predicted;
+pub use screen::{Instructions, Screen};
 pub use sparse::{ByDirection, SparseActivations};

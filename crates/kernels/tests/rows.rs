@@ -54,7 +54,7 @@ proptest! {
     fn encoding_keeps_exactly_the_positive_pre_activations(m in 1..300_usize, n in prop::sample::select(vec![1, 64, 1000, 1025, 1088, 1089, 2100]), seed: u64) {
         let (x, w) = (noise(m, 24, seed), noise(24, n, seed ^ 1));
         let bias: Vec<f32> = noise(1, n, seed ^ 2).into_data().iter().map(|b| b - 2.0).collect();
-        let sparse = Cpu.encode(x.view(), Encoder { weights: w.view(), bias: &bias, keep: Keep::Positive }).unwrap();
+        let sparse = Cpu.encode(x.view(), Encoder { weights: w.view(), bias: &bias, keep: Keep::Positive, screen: None }).unwrap();
         let mut dense = Cpu.affine(&x, &w, &bias);
         Cpu.activate(directrix_kernels::Activation::Relu, &mut dense);
         prop_assert_eq!(sparse.to_dense(n), dense.data());
@@ -99,7 +99,7 @@ fn a_pre_activation_that_is_not_a_number_is_reported() {
     x.row_mut(150)[3] = f32::NAN;
     let w = noise(8, 40, 2);
     let error =
-        Cpu.encode(x.view(), Encoder { weights: w.view(), bias: &[0.0; 40], keep: Keep::Positive }).unwrap_err();
+        Cpu.encode(x.view(), Encoder { weights: w.view(), bias: &[0.0; 40], keep: Keep::Positive, screen: None }).unwrap_err();
     assert_eq!((error.row, error.direction), (150, 0));
 }
 

@@ -92,7 +92,7 @@ proptest! {
         let (x, w) = (matrix(seed, positions, d_in), matrix(seed ^ 1, directions, d_in));
         let (bias, thresholds) = (numbers(seed ^ 2, directions), numbers(seed ^ 3, directions));
         let encode = |keep| {
-            Cpu.encode(x.view(), Encoder { weights: w.view().transposed(), bias: &bias, keep }).unwrap()
+            Cpu.encode(x.view(), Encoder { weights: w.view().transposed(), bias: &bias, keep, screen: None }).unwrap()
         };
         let none = vec![-1e9; directions];
         let all = encode(Keep::Above(&none));

@@ -1,8 +1,9 @@
 //! A sparse autoencoder.
 
 use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
-use directrix_kernels::{Backend, Cpu, Encoder, Keep, Matrix, NotFinite, SparseActivations};
+use directrix_kernels::{Backend, Cpu, Encoder, Keep, Matrix, NotFinite, Screen, SparseActivations};
 use directrix_model::{BlockHook, HookPoint, Model};
 use rayon::prelude::*;
 
@@ -83,6 +84,8 @@ pub struct Sae {
     parameters: Parameters,
     /// `b_enc - b_dec W_enc`: the input bias folded into the encoder's.
     bias: Vec<f32>,
+    /// Made of the encoder when it is first used.
+    screen: Arc<OnceLock<Option<Screen>>>,
 }
 
 impl Sae {
@@ -95,7 +98,7 @@ impl Sae {
         } else {
             b_enc.clone()
         };
-        Sae { name, site, bias, parameters }
+        Sae { name, site, bias, parameters, screen: Arc::default() }
     }
 
     pub(crate) fn parameters(&self) -> &Parameters {
@@ -180,7 +183,9 @@ impl Sae {
             Architecture::JumpRelu { threshold } => Keep::Above(threshold),
         };
         let x = values.view().columns_of(self.site.columns.clone());
-        let acts = backend.encode(x, Encoder { weights: encoder.view().transposed(), bias: &self.bias, keep })?;
+        let screen = self.screen.get_or_init(|| backend.screen(encoder)).as_ref();
+        let weights = encoder.view().transposed();
+        let acts = backend.encode(x, Encoder { weights, bias: &self.bias, keep, screen })?;
         Ok(match architecture {
             Architecture::Gated { r_mag, b_mag } => self.magnitudes(&acts, r_mag, b_mag),
             _ => acts,
