@@ -46,6 +46,7 @@ pub fn cosine_pairs(
     model.backend().normalise_rows(&mut writes);
     model.backend().normalise_rows(&mut reads);
     let no_bias = vec![0.0; reads.rows()];
+    let screen = model.backend().screen(&reads);
     let mut top: Vec<CosinePair> = Vec::new();
     let mut start = 0;
     while start < writes.rows() && k > 0 {
@@ -53,7 +54,8 @@ pub fn cosine_pairs(
         let floor = if top.len() < k { f32::NEG_INFINITY } else { top[k - 1].cosine };
         let rows = start..(start + if top.len() < k { FIRST_ROWS } else { ROWS }).min(writes.rows());
         let thresholds = vec![floor; reads.rows()];
-        let scan = Encoder { weights: reads.view().transposed(), bias: &no_bias, keep: Keep::Above(&thresholds), screen: None };
+        let keep = Keep::Above(&thresholds);
+        let scan = Encoder { weights: reads.view().transposed(), bias: &no_bias, keep, screen: screen.as_ref() };
         let high = model
             .backend()
             .encode(writes.view().rows_of(rows.clone()), scan)
