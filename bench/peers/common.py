@@ -1,4 +1,4 @@
-"""What the workflow peers share: inputs, timing, output. Needs `pip install torch transformers transformer-lens safetensors`."""
+"""What the workflow peers share: inputs, timing, output."""
 import argparse
 import json
 import re

@@ -98,8 +98,9 @@ fn a_pre_activation_that_is_not_a_number_is_reported() {
     let mut x = noise(200, 8, 1);
     x.row_mut(150)[3] = f32::NAN;
     let w = noise(8, 40, 2);
-    let error =
-        Cpu.encode(x.view(), Encoder { weights: w.view(), bias: &[0.0; 40], keep: Keep::Positive, screen: None }).unwrap_err();
+    let error = Cpu
+        .encode(x.view(), Encoder { weights: w.view(), bias: &[0.0; 40], keep: Keep::Positive, screen: None })
+        .unwrap_err();
     assert_eq!((error.row, error.direction), (150, 0));
 }
 

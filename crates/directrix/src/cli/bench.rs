@@ -114,7 +114,7 @@ impl Bench {
 
     fn print(&self, timed: &[Timed]) -> anyhow::Result<()> {
         let rate = timed.iter().find(|t| t.task == Task::Product).map(|t| t.flop / t.seconds);
-        let header = ["task", "per", "units", "ms per unit", "floor, ms", "share of floor", "GFLOP/s", "peak, MB"];
+        let header = ["task", "unit", "units", "ms each", "floor, ms", "of floor", "GFLOP/s", "peak, MB"];
         let mut rows = table(&header, 2);
         for Timed { task, units, seconds, flop, peak } in timed {
             let floor = rate.map(|rate| flop / rate);
@@ -132,6 +132,10 @@ impl Bench {
         }
         let mut out = stdout();
         writeln!(out, "{}", rows.trim_fmt())?;
+        writeln!(
+            out,
+            "\nFloor: the arithmetic that cannot be avoided at the rate of `product`; of floor: its share of the time."
+        )?;
         out.flush()?;
         if rate.is_none() {
             note("floors need the task `product`");

@@ -412,7 +412,8 @@ impl Trainer {
 
     pub(super) fn encode(&mut self, backend: &dyn Backend, x: &Matrix) -> Result<Encoded> {
         let run = |keep: Keep| {
-            let encoder = Encoder { weights: self.w_enc.value.view().transposed(), bias: &self.b_enc.value, keep, screen: None };
+            let encoder =
+                Encoder { weights: self.w_enc.value.view().transposed(), bias: &self.b_enc.value, keep, screen: None };
             backend.encode(x.view(), encoder).map_err(|e| Error::Diverged {
                 step: self.steps + 1,
                 what: format!("the pre-activation of direction {}", e.direction),
@@ -505,7 +506,8 @@ impl Trainer {
         }
         let weights = self.w_enc.value.gather(dead.iter().copied());
         let bias: Vec<f32> = dead.iter().map(|d| self.b_enc.value[*d]).collect();
-        let encoder = Encoder { weights: weights.view().transposed(), bias: &bias, keep: Keep::Largest(aux.k), screen: None };
+        let encoder =
+            Encoder { weights: weights.view().transposed(), bias: &bias, keep: Keep::Largest(aux.k), screen: None };
         let pre = backend.encode(x.view(), encoder).map_err(|e| Error::Diverged {
             step: self.steps + 1,
             what: format!("the pre-activation of direction {}", dead[e.direction]),

@@ -159,14 +159,28 @@ impl Inputs {
             make(folder, sizes, seed).with_context(|| format!("cannot make inputs in `{}`", folder.display()))?;
         }
         let bytes = fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        let inputs: Inputs = serde_json::from_slice(&bytes)
-            .with_context(|| format!("`{}` is not what this version makes; remove the folder", path.display()))?;
+        let unknown = || format!("`{}` is not what this version makes; remove the folder", path.display());
+        let inputs: Inputs = serde_json::from_slice(&bytes).with_context(unknown)?;
+        anyhow::ensure!(inputs.are_whole(), unknown());
         anyhow::ensure!(
             (inputs.sizes, inputs.seed) == (sizes, seed),
             "`{}` holds inputs of other sizes or another seed; remove the folder, or name another with --inputs",
             folder.display()
         );
         Ok(Inputs { folder: folder.into(), ..inputs })
+    }
+
+    /// Whether everything that a task takes is there and within the sizes.
+    fn are_whole(&self) -> bool {
+        let Inputs { sizes, stories, prompts, directions, joint, .. } = self;
+        let within = |directions: &[u32]| directions.iter().all(|d| (*d as usize) < sizes.directions);
+        [sizes.stories, sizes.prompts] == [stories.len(), prompts.len()]
+            && stories.iter().all(|story| !story.is_empty())
+            && prompts.iter().all(|prompt| prompt.len() == sizes.prompt && prompt.len() > 2)
+            && directions.len() == ALWAYS
+            && within(directions)
+            && within(joint)
+            && Task::ALL.iter().all(|task| self.units.get(&task.name()) == Some(&task.units(sizes)))
     }
 
     pub(super) fn load(&self) -> anyhow::Result<Loaded> {

@@ -83,8 +83,8 @@ impl Task {
         match self {
             Task::Product => "product",
             Task::Index | Task::Tables => "token",
-            Task::AblateLast | Task::AblateFirst | Task::AblateEverywhere => "prompt and direction",
-            Task::Cooccurrence => "position and direction",
+            Task::AblateLast | Task::AblateFirst | Task::AblateEverywhere => "prompt × direction",
+            Task::Cooccurrence => "position × direction",
             Task::Joint | Task::LogitAttribution | Task::FeatureAttribution | Task::LossRecovered => "prompt",
             Task::Cosine => "scan",
         }

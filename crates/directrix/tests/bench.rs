@@ -1,0 +1,72 @@
+//! `directrix bench` as a user runs it.
+
+mod common;
+
+use std::fs;
+
+use common::{Folder, done, failed, json};
+
+#[test]
+fn every_task_is_timed_on_inputs_that_are_made_once() {
+    let folder = Folder::new();
+    let (inputs, out) = (folder.at("inputs"), folder.at("out"));
+    let args = ["bench", "--sizes", "toy", "--inputs", &inputs, "--out", &out];
+    let shown = done(&args);
+    assert!(shown.lines().all(|line| line.chars().count() <= 110), "{shown}");
+    let made = fs::read(folder.path().join("inputs/inputs.json")).unwrap();
+
+    let timed = json(&args);
+    let timed = timed.as_array().unwrap();
+    for row in timed {
+        let task = row["task"].as_str().unwrap();
+        assert!(shown.contains(task), "{task} is not in {shown}");
+        assert!(row["seconds"].as_f64().unwrap() > 0.0 && row["units"].as_u64().unwrap() > 0, "{row}");
+        assert!(row["flop"].as_f64().unwrap() > 0.0, "{row}");
+        assert!(folder.path().join(format!("out/{task}.safetensors")).is_file(), "{task}");
+    }
+    assert_eq!(timed.len(), 12);
+    assert_eq!(fs::read(folder.path().join("inputs/inputs.json")).unwrap(), made);
+    let left: Vec<_> = fs::read_dir(folder.path().join("inputs")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 5, "{left:?}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_inputs_and_results_on_any_number_of_threads() {
+    let folder = Folder::new();
+    let files = ["inputs.json", "model/model.safetensors", "sae-1/sae_weights.safetensors"];
+    let [one, two] = ["1", "3"].map(|threads| {
+        let (inputs, out) = (folder.at(&format!("in-{threads}")), folder.at(&format!("out-{threads}")));
+        let task = ["--task", "cooccurrence", "--task", "tables"];
+        let args = ["bench", "--sizes", "toy", "--inputs", &inputs, "--out", &out, "--threads", threads];
+        done(&[&args[..], &task].concat());
+        let results = ["cooccurrence", "tables"].map(|task| format!("out-{threads}/{task}.safetensors"));
+        let all = files.iter().map(|file| format!("in-{threads}/{file}")).chain(results);
+        all.map(|file| fs::read(folder.path().join(file)).unwrap()).collect::<Vec<_>>()
+    });
+    assert!(one == two);
+}
+
+#[test]
+fn wrong_sizes_and_foreign_inputs_are_refused() {
+    let folder = Folder::new();
+    let inputs = folder.at("inputs");
+    for (sizes, said) in [
+        ("huge", "begin with `origin` or `toy`"),
+        ("toy,width=3", "`width` is none of"),
+        ("toy,layers=1", "at least 2"),
+        ("toy,layers", "NAME=NUMBER"),
+    ] {
+        let message = failed(2, &["bench", "--sizes", sizes, "--inputs", &inputs]);
+        assert!(message.contains(said), "{message}");
+    }
+    done(&["bench", "--sizes", "toy", "--inputs", &inputs, "--only-inputs"]);
+    let other = failed(1, &["bench", "--sizes", "toy,stories=3", "--inputs", &inputs]);
+    assert!(other.contains("other sizes or another seed"), "{other}");
+    let file = folder.path().join("inputs/inputs.json");
+    let whole = fs::read_to_string(&file).unwrap();
+    for damaged in [&whole[..whole.len() / 2], &whole.replace("\"directions\":[0,", "\"directions\":[99999,"), "{}"] {
+        fs::write(&file, damaged).unwrap();
+        let message = failed(1, &["bench", "--sizes", "toy", "--inputs", &inputs]);
+        assert!(message.contains("remove the folder"), "{message}");
+    }
+}
