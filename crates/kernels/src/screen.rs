@@ -97,7 +97,8 @@ struct Sums {
     /// Of whole integers, or of the high bytes.
     high: [[i32; WIDTH]; HEIGHT],
     /// Of high with low bytes and of low with high bytes.
-    cross: Option<[[i32; WIDTH]; HEIGHT]>,
+    cross: [[i32; WIDTH]; HEIGHT],
+    bytes: bool,
 }
 
 /// What is asked of the pre-activations, for each direction of the panels.
@@ -247,14 +248,22 @@ impl Screen {
     fn screen(&self, blocks: &[Block], panels: &[Line], mut first: usize, demands: &Demands) -> Vec<Candidates> {
         let mut rows: Vec<Candidates> = blocks.iter().flat_map(|b| &b.bounds).map(|_| Candidates::default()).collect();
         let multiplier = integer::Multiplier::new(self.instructions);
+        let mut sums = Sums::new(self.instructions);
+        let (mut tm, mut ts, mut n) = (0u64, 0u64, 0u64);
         let near = (NEAR / size_of::<Line>() / self.depth).max(1);
         for panels in panels.chunks(near * self.depth) {
             let mut rest = &mut rows[..];
             for block in blocks {
                 let (these, after) = rest.split_at_mut(block.bounds.len());
                 for (i, panel) in panels.chunks_exact(self.depth).enumerate() {
-                    let sums = multiplier.multiply(block, panel);
+                    let t0 = unsafe { std::arch::x86_64::_rdtsc() };
+                    multiplier.multiply(block, panel, &mut sums);
+                    let t1 = unsafe { std::arch::x86_64::_rdtsc() };
                     sift(&sums, &block.bounds, &self.bounds, demands, first + i * WIDTH, these);
+                    let t2 = unsafe { std::arch::x86_64::_rdtsc() };
+                    tm += t1 - t0;
+                    ts += t2 - t1;
+                    n += 1;
                 }
                 if let Some(k) = demands.largest {
                     let full = these.iter_mut().filter(|row| row.found.len() >= row.patience.max(2 * k));
@@ -264,6 +273,7 @@ impl Screen {
             }
             first += panels.len() / self.depth * WIDTH;
         }
+        eprintln!("multiply {} sift {} n {}", tm / n.max(1), ts / n.max(1), n);
         rows
     }
 }
@@ -347,7 +357,10 @@ impl Candidates {
 }
 
 impl Sums {
-    const ZERO: [[i32; WIDTH]; HEIGHT] = [[0; WIDTH]; HEIGHT];
+    fn new(instructions: Instructions) -> Sums {
+        let zero = [[0; WIDTH]; HEIGHT];
+        Sums { high: zero, cross: zero, bytes: instructions == Instructions::Amx }
+    }
 
     #[inline(always)]
     fn row(&self, row: usize) -> [f32; WIDTH] {
@@ -355,8 +368,8 @@ impl Sums {
         for (product, &high) in products.iter_mut().zip(&self.high[row]) {
             *product = high as f32;
         }
-        if let Some(cross) = &self.cross {
-            for (product, &cross) in products.iter_mut().zip(&cross[row]) {
+        if self.bytes {
+            for (product, &cross) in products.iter_mut().zip(&self.cross[row]) {
                 *product = 256.0 * product.mul_add(256.0, cross as f32);
             }
         }
@@ -535,12 +548,6 @@ fn to_words(q: &[i16], instructions: Instructions, words: &mut [u32]) {
     }
 }
 
-/// All words, line after line.
-fn words_of(lines: &mut [Line]) -> &mut [u32] {
-    // SAFETY: a line is sixteen words and nothing else.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LANES) }
-}
-
 /// The panel of some directions, in words: `[depth / 2][two tiles][16]` of pairs, or of bytes
 /// `[depth / 64][two tiles][high, low][16][16]`.
 fn pack_panel(weights: &Matrix, first: usize, instructions: Instructions, lines: &mut [Line]) -> [Quantised; WIDTH] {
@@ -586,11 +593,10 @@ impl Block {
                     lines[(step * 2 + half) * 16 + row] = Line(*words);
                 }
             } else {
-                words_of(&mut lines)[row..]
-                    .iter_mut()
-                    .step_by(height)
-                    .zip(&row_words)
-                    .for_each(|(to, word)| *to = *word);
+                for (pair, word) in row_words.iter().enumerate() {
+                    let place = pair * height + row;
+                    lines[place / LANES].0[place % LANES] = *word;
+                }
             }
         }
         Block { height, lines, bounds }
@@ -668,9 +674,7 @@ mod integer {
             Multiplier
         }
 
-        pub(super) fn multiply(&self, _: &Block, _: &[Line]) -> Sums {
-            unreachable!("there is no screen here")
-        }
+        pub(super) fn multiply(&self, _: &Block, _: &[Line], _: &mut Sums) {}
     }
 
     pub(super) fn available(_: Instructions) -> bool {
@@ -706,7 +710,8 @@ mod integer {
         static ALLOWED: OnceLock<bool> = OnceLock::new();
         *ALLOWED.get_or_init(|| {
             const TILES_AND_BYTES: u32 = 0b11 << 24;
-            // SAFETY: leaf 7 exists wherever AVX2 does.
+            // SAFETY: leaf 7 exists wherever AVX2 does. Newer compilers know that it needs no care.
+            #[allow(unused_unsafe)]
             let leaf = if is_x86_feature_detected!("avx2") { unsafe { __cpuid_count(7, 0) }.edx } else { 0 };
             leaf & TILES_AND_BYTES == TILES_AND_BYTES && request_tiles()
         })
@@ -752,18 +757,14 @@ mod integer {
         }
 
         /// The products of a block with a panel.
-        pub(super) fn multiply(&self, block: &Block, panel: &[Line]) -> Sums {
+        pub(super) fn multiply(&self, block: &Block, panel: &[Line], sums: &mut Sums) {
             assert!(block.lines.len() * 2 * LANES == block.height * panel.len() && panel.len().is_multiple_of(STEP));
             let (a, b, pairs) = (block.lines.as_ptr().cast::<i32>(), panel.as_ptr(), panel.len() / 2);
-            let mut sums = Sums { high: Sums::ZERO, cross: None };
-            let high = sums.high.as_mut_ptr();
+            let (high, cross) = (sums.high.as_mut_ptr(), sums.cross.as_mut_ptr());
             // SAFETY: the instructions are there, and by the assertion and the layouts so are the numbers.
             unsafe {
                 match (self.instructions, block.height) {
-                    (Instructions::Amx, HEIGHT) => {
-                        let cross = sums.cross.insert(Sums::ZERO).as_mut_ptr();
-                        multiply_bytes(a, b, panel.len() / STEP, high, cross);
-                    }
+                    (Instructions::Amx, HEIGHT) => multiply_bytes(a, b, panel.len() / STEP, high, cross),
                     (Instructions::Vnni, 12) => multiply_vnni::<12>(a, b, pairs, high),
                     (Instructions::Vnni, 4) => multiply_vnni::<4>(a, b, pairs, high),
                     (Instructions::Avx2, 12) => multiply_avx2::<12, 6>(a, b, pairs, high),
@@ -771,11 +772,10 @@ mod integer {
                     (instructions, height) => unreachable!("{instructions:?} with {height} rows"),
                 }
             }
-            sums
         }
     }
 
-    /// `sums[ROWS][WIDTH] += a[pairs][ROWS] b[pairs][WIDTH]`.
+    /// `sums[ROWS][WIDTH] = a[pairs][ROWS] b[pairs][WIDTH]`.
     #[target_feature(enable = "avx512f,avx512vnni")]
     unsafe fn multiply_vnni<const ROWS: usize>(a: *const i32, b: *const Line, pairs: usize, sums: *mut [i32; WIDTH]) {
         let mut lanes = [[_mm512_setzero_si512(); 2]; ROWS];
@@ -825,7 +825,8 @@ mod integer {
                         let sums = sums.add(first + i).cast::<__m256i>().add(2 * tile);
                         for (j, lanes) in lanes.iter().enumerate() {
                             let sums = sums.add(j);
-                            _mm256_storeu_si256(sums, _mm256_add_epi32(_mm256_loadu_si256(sums), *lanes));
+                            let before = if start == 0 { _mm256_setzero_si256() } else { _mm256_loadu_si256(sums) };
+                            _mm256_storeu_si256(sums, _mm256_add_epi32(before, *lanes));
                         }
                     }
                 }
