@@ -38,12 +38,11 @@ pub fn log_prob_boosts(model: &Model, sae: &Sae, direction: u32, prompts: &Promp
         let cases: Vec<Case> = positions
             .iter()
             .enumerate()
-            .map(|(prompt, &position)| Case {
-                prompt,
-                until: position,
-                interventions: bench.intervention(prompt, position, &change).into_iter().collect(),
+            .map(|(prompt, &position)| {
+                let interventions = bench.intervention(prompt, position, &change)?.into_iter().collect();
+                Ok(Case { prompt, until: position, interventions })
             })
-            .collect();
+            .collect::<Result<_>>()?;
         let ask = |_| Ask::nothing().with_logits(Positions::FromEnd(1));
         bench.resume(&cases, ask, |_, run| add_log_probs(model, run.logits(), &mut off))?;
     }

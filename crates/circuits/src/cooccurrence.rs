@@ -144,7 +144,7 @@ pub(crate) fn activation_effects(
             let activation = second.activation(before.row(row), looked_at);
             found[trial] = (activation, activation);
             let change = Change::Ablate(vec![direction]);
-            let interventions: Vec<Intervention> = bench.intervention(prompt, position, &change).into_iter().collect();
+            let interventions: Vec<Intervention> = bench.intervention(prompt, position, &change)?.into_iter().collect();
             if !interventions.is_empty() {
                 cases.push(Case { prompt, until: position, interventions });
                 changed.push(trial);

@@ -1,5 +1,6 @@
 //! What changing an SAE's site does to the model's predictions.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -75,7 +76,8 @@ pub(crate) struct Bench<'a> {
     positions: Vec<Vec<usize>>,
     first_rows: Vec<usize>,
     values: Matrix,
-    acts: SparseActivations,
+    /// The activations at all of these positions, when a change first needs more than those of its own directions.
+    acts: OnceCell<SparseActivations>,
 }
 
 impl<'a> Bench<'a> {
@@ -103,8 +105,7 @@ impl<'a> Bench<'a> {
         let each = Positions::Each(positions.clone());
         let run = model.run(&prompts, &ask.with_capture(hook, each.clone()).resumable(hook, each), &[])?;
         let values = run.captured(hook).clone();
-        let acts = sae.encode(model, &values)?;
-        Ok(Bench { model, sae, prompts, run, positions, first_rows, values, acts })
+        Ok(Bench { model, sae, prompts, run, positions, first_rows, values, acts: OnceCell::new() })
     }
 
     fn row(&self, prompt: usize, position: usize) -> usize {
@@ -112,13 +113,27 @@ impl<'a> Bench<'a> {
         self.first_rows[prompt] + at
     }
 
-    /// The intervention that makes `change`; `None` if there is nothing to change.
-    pub(crate) fn intervention(&self, prompt: usize, position: usize, change: &Change) -> Option<Intervention> {
-        let row = self.row(prompt, position);
-        let active = || {
-            let (directions, values) = self.acts.at(row);
-            directions.iter().copied().zip(values.iter().copied())
+    /// The active directions of a row, and how strongly.
+    fn active(&self, row: usize) -> Result<impl Iterator<Item = (u32, f32)>> {
+        let acts = match self.acts.get() {
+            Some(acts) => acts,
+            None => {
+                let acts = self.sae.encode(self.model, &self.values)?;
+                self.acts.get_or_init(|| acts)
+            }
         };
+        let (directions, values) = acts.at(row);
+        Ok(directions.iter().copied().zip(values.iter().copied()))
+    }
+
+    /// The intervention that makes `change`; `None` if there is nothing to change.
+    pub(crate) fn intervention(
+        &self,
+        prompt: usize,
+        position: usize,
+        change: &Change,
+    ) -> Result<Option<Intervention>> {
+        let row = self.row(prompt, position);
         let columns = self.sae.site().columns.clone();
         let replaced = |site: &[f32]| {
             let mut whole = self.values.row(row).to_vec();
@@ -126,24 +141,36 @@ impl<'a> Bench<'a> {
             Kind::Set(whole.into())
         };
         let kind = match change {
-            Change::None => return None,
+            Change::None => return Ok(None),
             Change::Ablate(directions) => {
-                let ablated: Vec<(u32, f32)> = active().filter(|(d, _)| directions.contains(d)).collect();
+                let values = self.values.row(row);
+                let mut directions = directions.clone();
+                directions.sort_unstable();
+                directions.dedup();
+                if let Some(&last) = directions.last() {
+                    self.sae.check(last as usize)?;
+                }
+                let of = |&direction: &u32| (direction, self.sae.activation(values, direction));
+                let ablated: Vec<(u32, f32)> = if self.sae.activates_by_itself() {
+                    directions.iter().map(of).filter(|(_, activation)| *activation > 0.0).collect()
+                } else {
+                    self.active(row)?.filter(|(d, _)| directions.binary_search(d).is_ok()).collect()
+                };
                 if ablated.is_empty() {
-                    return None;
+                    return Ok(None);
                 }
                 let minus = ablated.into_iter().map(|(direction, value)| (direction, -value));
                 Kind::Add(self.sae.contribution(self.values.columns(), minus).into())
             }
             Change::Reconstruct { without } => {
                 let mut kept = SparseActivations::default();
-                kept.push(active().filter(|(d, _)| !without.contains(d)));
+                kept.push(self.active(row)?.filter(|(d, _)| !without.contains(d)));
                 replaced(self.sae.decode(self.model, &kept).row(0))
             }
             Change::Zero => replaced(&vec![0.0; columns.len()]),
             Change::Replace(site) => replaced(site),
         };
-        Some(Intervention::new(self.sae.site().hook, Positions::At(vec![position]), kind))
+        Ok(Some(Intervention::new(self.sae.site().hook, Positions::At(vec![position]), kind)))
     }
 
     /// Resumes `cases` in groups, asking for what `ask` says of a group; calls `seen` with each group and its run.
@@ -217,7 +244,7 @@ pub fn effects(model: &Model, sae: &Sae, prompts: &Prompts, trials: &[Trial]) ->
         for (&(trial, prompt), &before) in own.iter().zip(bench.run.predictions()) {
             effects[trial] = Some(Effect { before, after: before });
             let Trial { position, change, .. } = &trials[trial];
-            if let Some(intervention) = bench.intervention(prompt, *position, change) {
+            if let Some(intervention) = bench.intervention(prompt, *position, change)? {
                 cases.push(Case { prompt, until: *position, interventions: vec![intervention] });
                 changed.push(trial);
             }
@@ -267,8 +294,8 @@ pub fn ablate_everywhere(
             let change = Change::Ablate(trials[trial].1.clone());
             // The last position predicts nothing, so a change there shows nowhere.
             let last = prompts.get(prompt).len().saturating_sub(1);
-            let interventions: Vec<Intervention> =
-                (0..last).filter_map(|position| bench.intervention(prompt, position, &change)).collect();
+            let of = |position| bench.intervention(prompt, position, &change).transpose();
+            let interventions: Vec<Intervention> = (0..last).filter_map(of).collect::<Result<_>>()?;
             let first = interventions.iter().filter_map(|i| match &i.positions {
                 Positions::At(at) => at.first().copied(),
                 _ => None,

@@ -206,11 +206,16 @@ impl Sae {
         acts
     }
 
+    /// Whether a direction's activation depends on its own pre-activation alone: not for TopK.
+    pub fn activates_by_itself(&self) -> bool {
+        !matches!(self.parameters.architecture, Architecture::TopK { .. })
+    }
+
     /// One direction's activation on one row of its hook point, without the others where they do not matter.
     pub fn activation(&self, values: &[f32], direction: u32) -> f32 {
         let d = direction as usize;
         let Parameters { architecture, encoder, b_enc, .. } = &self.parameters;
-        if matches!(architecture, Architecture::TopK { .. }) {
+        if !self.activates_by_itself() {
             let row = Matrix::from_rows(&[values]);
             return self.encode_with(&Cpu, &row).map_or(f32::NAN, |acts| acts.get(0, direction));
         }

@@ -99,7 +99,9 @@ impl Task {
             Task::Tables => [2, stories, stories],
             Task::AblateLast | Task::AblateFirst => [1, 20, prompts],
             Task::AblateEverywhere => [1, 2, 10],
-            Task::Joint | Task::LogitAttribution | Task::FeatureAttribution => [8, 64, prompts],
+            Task::Joint => [8, 64, prompts],
+            // Means over prompts: all tools take the same ones.
+            Task::LogitAttribution | Task::FeatureAttribution => [48, 48, 48],
             Task::Cooccurrence => [16, 1, 8],
             Task::LossRecovered => [4, 32, prompts],
         };
