@@ -127,12 +127,7 @@ impl<'a> Bench<'a> {
     }
 
     /// The intervention that makes `change`; `None` if there is nothing to change.
-    pub(crate) fn intervention(
-        &self,
-        prompt: usize,
-        position: usize,
-        change: &Change,
-    ) -> Result<Option<Intervention>> {
+    pub(crate) fn intervention(&self, prompt: usize, position: usize, change: &Change) -> Result<Option<Intervention>> {
         let row = self.row(prompt, position);
         let columns = self.sae.site().columns.clone();
         let replaced = |site: &[f32]| {

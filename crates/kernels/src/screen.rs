@@ -1,22 +1,23 @@
-//! Certified screening: an encoder's few large pre-activations found in integers, and computed in `f32`.
+//! Certified screening: an encoder's few large pre-activations, found in integers and computed in `f32`.
 //!
-//! A row `x` and a direction `d` are rounded to integers, `x ≈ q_x / m_x` and `w_d ≈ q_d / m_d`, where the products
-//! `q_x · q_d` are exact and two to ten times as fast as in `f32`. How far such a product is from the truth is bounded. In
-//! units of `1 / (m_x m_d)`, with the residuals `e = m_x x - q_x` and `r = m_d w_d - q_d`, Cauchy and Schwarz give
+//! A row `x` and a direction `w` are rounded to integers, `m x = q + e` and `n w = p + r`, whose products are exact and much
+//! faster than those of `f32`. By Cauchy and Schwarz they cannot be far from the truth:
 //!
 //! ```text
-//! |m_x x · m_d w_d - q_x · q_d|  =  |q_x · r + e · m_d w_d|  ≤  ‖q_x‖ ‖r‖ + ‖e‖ (‖q_d‖ + ‖r‖).
+//! |m x · n w - q · p|  =  |q · r + e · n w|  ≤  ‖q‖ ‖r‖ + ‖e‖ (‖p‖ + ‖r‖).
 //! ```
 //!
-//! AMX multiplies bytes: `q = 256 h + l`, and `l_x · l_d` is left out, which adds `‖l_x‖ ‖l_d‖`. The `f32` dot product itself
-//! is at most `γ ‖x‖ ‖w_d‖` from the truth, `γ = n u / (1 - n u)` for `n` roundings in a row and `u = 2⁻²⁴` (Higham 2002,
-//! section 3.1); the handful of roundings in evaluating all this are `64 u` of the same. Where the upper bound on a
-//! pre-activation passes what is asked of it, and only there, [`dot`] computes it. So the values are those of [`dot`], and none
-//! is missing, whichever instructions screened.
+//! Where bytes are multiplied, `q = 256 h + l`, and the products of two low bytes are left out, which adds `‖l‖ ‖l′‖`.
+//! [`dot`] is at most `γ ‖x‖ ‖w‖` from the truth, `γ = k u / (1 - k u)` for `k` roundings in a row and `u = 2⁻²⁴` (Higham
+//! 2002, section 3.1). Evaluating a bound takes some thirty roundings of at most `u ‖x‖ ‖w‖` each, for which `64 u` are added.
 //!
-//! The bounds hold for rows and directions whose largest number lies within [`TAME`] (or is zero): no product underflows
-//! or overflows there. All pre-activations of other rows and directions are computed.
+//! Where the upper end passes what is asked of a pre-activation, and only there, it is computed, by [`dot`]. So what is kept
+//! does not depend on the instructions that screened, and is all that would be kept if every pre-activation were computed.
+//! In rows and directions whose largest number is beyond [`TAME`] products might underflow or overflow: there nothing is
+//! known, and everything is computed.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 use std::ops::{Range, RangeInclusive};
 use std::{array, fmt};
 
@@ -55,23 +56,22 @@ pub enum Instructions {
 #[repr(C, align(64))]
 struct Line([u32; LANES]);
 
-/// One vector in integers: lengths of the parts it is made of, rounded up, in units of `scale`.
+/// A vector's lengths in units of `scale`, rounded up: of its integers, of what is left, and of the low bytes where their
+/// products are left out.
 #[derive(Clone, Copy)]
 struct Quantised {
-    /// `1 / m`.
     scale: f32,
     whole: f32,
     residual: f32,
-    /// Of the low bytes, where their products are left out.
     low: f32,
 }
 
-/// What every direction brings to the bounds; as many as the panels have, those beyond the last being zero.
+/// What every direction of the panels brings to the bounds.
 #[derive(Default)]
 struct DirectionBounds {
     scale: Vec<f32>,
     residual: Vec<f32>,
-    /// `‖q_d‖ + ‖r‖`, and the length of the low bytes.
+    /// At least the whole vector's.
     length: Vec<f32>,
     low: Vec<f32>,
 }
@@ -95,15 +95,15 @@ struct Block {
 /// The products of a block's rows with the directions of a panel.
 struct Sums {
     /// Of whole integers, or of the high bytes.
-    high: [[i32; WIDTH]; HEIGHT],
+    high: [[Line; 2]; HEIGHT],
     /// Of high with low bytes and of low with high bytes.
-    cross: [[i32; WIDTH]; HEIGHT],
+    cross: [[Line; 2]; HEIGHT],
     bytes: bool,
 }
 
-/// What is asked of the pre-activations, for each direction of the panels.
+/// What is asked of the pre-activations of every direction of the panels.
 struct Demands {
-    /// The bias with room for the rounding of its addition, upwards and downwards.
+    /// The bias, moved up and down by more than the rounding of its addition.
     above: Vec<f32>,
     below: Vec<f32>,
     threshold: Vec<f32>,
@@ -137,22 +137,22 @@ const HEIGHT: usize = 16;
 const NEAR: usize = 1 << 20;
 /// Inner dimensions are padded to whole steps of the AMX tiles.
 const STEP: usize = 64;
-/// Rows whose candidates are computed together: so often are the `f32` weights read.
+/// Rows that are encoded together: once for so many the `f32` weights are read.
 const ROWS: usize = 2048;
 /// Candidates a thread computes at a time.
 const ENTRIES: usize = 256;
-/// The largest number of a vector that is screened.
+/// Between what a vector's largest number lies if the vector is screened: `2⁻⁴⁰` and `2⁴⁰`.
 const TAME: RangeInclusive<f32> = 9.094_947e-13..=1.099_511_6e12;
 /// Half a unit in the last place of 1.
 const U: f32 = f32::EPSILON / 2.0;
 
 impl Screen {
-    /// Screens for weights `[directions, d_in]`, one direction a row; none where this machine has no fast integer products.
+    /// A screen for weights `[directions, d_in]`; none where this machine has no fast integer products.
     pub fn new(weights: &Matrix) -> Option<Screen> {
         [Instructions::Amx, Instructions::Vnni, Instructions::Avx2].into_iter().find_map(|i| Screen::with(weights, i))
     }
 
-    /// The same with given instructions; none where this machine lacks them, or `d_in` is so large that they may overflow.
+    /// The same by given instructions; none where this machine lacks them, or sums over `d_in` could overflow.
     pub fn with(weights: &Matrix, instructions: Instructions) -> Option<Screen> {
         if weights.columns() == 0 || weights.columns() > instructions.longest() || !integer::available(instructions) {
             return None;
@@ -160,7 +160,7 @@ impl Screen {
         let depth = weights.columns().next_multiple_of(STEP);
         let mut panels = vec![Line([0; LANES]); weights.rows().div_ceil(WIDTH) * depth];
         let quantised: Vec<_> = panels
-            .par_chunks_exact_mut(depth.max(1))
+            .par_chunks_exact_mut(depth)
             .enumerate()
             .map(|(panel, lines)| pack_panel(weights, panel * WIDTH, instructions, lines))
             .collect();
@@ -174,7 +174,7 @@ impl Screen {
         Some(Screen { instructions, d_in: weights.columns(), directions: weights.rows(), depth, panels, bounds })
     }
 
-    /// The kept pre-activations of every row, for an encoder whose weights are the transpose of those this was made of.
+    /// The kept pre-activations of every row, by an encoder whose weights are the transpose of those this was made of.
     pub(crate) fn encode(&self, x: View, encoder: Encoder) -> Result<SparseActivations, NotFinite> {
         let weights = encoder.weights.transposed();
         assert_eq!((weights.rows(), weights.columns()), (self.directions, self.d_in), "a screen of other weights");
@@ -191,15 +191,10 @@ impl Screen {
     }
 
     fn encode_rows(&self, x: View, encoder: Encoder, demands: &Demands) -> Result<SparseActivations, NotFinite> {
-        let blocks: Vec<Block> = self
-            .instructions
-            .blocks(x.rows())
-            .into_par_iter()
-            .map(|rows| Block::new(x.rows_of(rows.start..rows.end.min(x.rows())), rows.len(), self.instructions))
-            .collect();
+        let blocks = self.blocks(x);
         let wild = blocks.iter().flat_map(|block| &block.bounds).enumerate().filter(|(_, row)| row.wild());
         if let Some(error) = wild.map(|(row, _)| row).find_map(|row| broken_row(x, row, encoder)) {
-            // An earlier row may overflow.
+            // In an earlier row something may overflow.
             self.encode_rows(x.rows_of(0..error.row), encoder, demands)?;
             return Err(error);
         }
@@ -223,6 +218,13 @@ impl Screen {
             }
         }
         error.map_or_else(|| Ok(sparse(kept, encoder.keep)), Err)
+    }
+
+    fn blocks(&self, x: View) -> Vec<Block> {
+        let block = |rows: Range<usize>| {
+            Block::new(x.rows_of(rows.start..rows.end.min(x.rows())), rows.len(), self.instructions)
+        };
+        self.instructions.blocks(x.rows()).into_par_iter().map(block).collect()
     }
 
     /// The candidates of every row.
@@ -249,21 +251,14 @@ impl Screen {
         let mut rows: Vec<Candidates> = blocks.iter().flat_map(|b| &b.bounds).map(|_| Candidates::default()).collect();
         let multiplier = integer::Multiplier::new(self.instructions);
         let mut sums = Sums::new(self.instructions);
-        let (mut tm, mut ts, mut n) = (0u64, 0u64, 0u64);
         let near = (NEAR / size_of::<Line>() / self.depth).max(1);
         for panels in panels.chunks(near * self.depth) {
             let mut rest = &mut rows[..];
             for block in blocks {
                 let (these, after) = rest.split_at_mut(block.bounds.len());
                 for (i, panel) in panels.chunks_exact(self.depth).enumerate() {
-                    let t0 = unsafe { std::arch::x86_64::_rdtsc() };
                     multiplier.multiply(block, panel, &mut sums);
-                    let t1 = unsafe { std::arch::x86_64::_rdtsc() };
                     sift(&sums, &block.bounds, &self.bounds, demands, first + i * WIDTH, these);
-                    let t2 = unsafe { std::arch::x86_64::_rdtsc() };
-                    tm += t1 - t0;
-                    ts += t2 - t1;
-                    n += 1;
                 }
                 if let Some(k) = demands.largest {
                     let full = these.iter_mut().filter(|row| row.found.len() >= row.patience.max(2 * k));
@@ -273,7 +268,6 @@ impl Screen {
             }
             first += panels.len() / self.depth * WIDTH;
         }
-        eprintln!("multiply {} sift {} n {}", tm / n.max(1), ts / n.max(1), n);
         rows
     }
 }
@@ -285,12 +279,12 @@ impl fmt::Debug for Screen {
 }
 
 impl Instructions {
-    /// The largest inner dimension: that of bytes keeps the sums below `2³¹`, that of 16 bits the rounding of norms small.
+    /// The largest inner dimension: up to it sums over bytes stay below `2³¹`, and lengths are rounded by less than 1 %.
     fn longest(self) -> usize {
         if self == Instructions::Amx { 1 << 15 } else { 1 << 20 }
     }
 
-    /// What a vector is multiplied by. Of 16 bits whole lengths stay below `√2³¹`, and with them all sums below `2³¹`.
+    /// What a vector is multiplied by. Lengths over 16 bits stay below `√2³¹`, so sums of products stay below `2³¹`.
     fn multiplier(self, length: usize, norm: f32, largest: f32) -> f32 {
         match self {
             Instructions::Amx => 32_638.0 / largest,
@@ -298,9 +292,9 @@ impl Instructions {
         }
     }
 
-    /// Rows that are multiplied at once.
+    /// Rows that are multiplied at once; the last may go beyond the end.
     fn blocks(self, rows: usize) -> Vec<Range<usize>> {
-        let mut blocks: Vec<Range<usize>> = Vec::new();
+        let mut blocks = Vec::new();
         let mut start = 0;
         while start < rows {
             let tall = match self {
@@ -358,20 +352,17 @@ impl Candidates {
 
 impl Sums {
     fn new(instructions: Instructions) -> Sums {
-        let zero = [[0; WIDTH]; HEIGHT];
+        let zero = [[Line([0; LANES]); 2]; HEIGHT];
         Sums { high: zero, cross: zero, bytes: instructions == Instructions::Amx }
     }
 
     #[inline(always)]
     fn row(&self, row: usize) -> [f32; WIDTH] {
         let mut products = [0.0; WIDTH];
-        for (product, &high) in products.iter_mut().zip(&self.high[row]) {
-            *product = high as f32;
-        }
-        if self.bytes {
-            for (product, &cross) in products.iter_mut().zip(&self.cross[row]) {
-                *product = 256.0 * product.mul_add(256.0, cross as f32);
-            }
+        for (i, product) in products.iter_mut().enumerate() {
+            let number = |sums: &[[Line; 2]; HEIGHT]| sums[row][i / LANES].0[i % LANES].cast_signed() as f32;
+            let high = number(&self.high);
+            *product = if self.bytes { 256.0 * high.mul_add(256.0, number(&self.cross)) } else { high };
         }
         products
     }
@@ -403,16 +394,18 @@ fn dots(x: View, w: View, pattern: &ByDirection, first: usize, out: &mut [f32]) 
             direction += 1;
         }
         let row = |entry: usize| x.row(pattern.positions()[entry] as usize);
-        *out = dot(row(entry), w.row(direction), row((entry + 1).min(pattern.active() - 1)));
+        let next = row((entry + 1).min(pattern.active() - 1));
+        *out = dot(row(entry), w.row(direction), next);
     }
 }
 
-/// NaN, or infinite and not below everything.
+/// Neither finite nor below everything.
 fn broken(pre: f32) -> bool {
     !pre.is_finite() && pre != f32::NEG_INFINITY
 }
 
-/// The one order in which a pre-activation is summed: term `i` goes to sum `i mod 64`, then halves are added.
+/// `x · w` in the one order of all screens: term `i` goes to sum `i mod 64`, then halves of the sums are added. Meanwhile
+/// `next`, which comes after `x`, is brought nearer.
 #[inline(always)]
 fn dot(x: &[f32], w: &[f32], next: &[f32]) -> f32 {
     let ((x, x_rest), (w, w_rest)) = (x.as_chunks::<64>(), w.as_chunks::<64>());
@@ -442,11 +435,12 @@ fn dot(x: &[f32], w: &[f32], next: &[f32]) -> f32 {
 #[inline(always)]
 fn prefetch(numbers: &[f32; 64]) {
     #[cfg(target_arch = "x86_64")]
-    for line in numbers.chunks_exact(16) {
-        use std::arch::x86_64::*;
-        // SAFETY: nothing is read.
+    for line in numbers.as_chunks::<LANES>().0 {
+        // SAFETY: every x86-64 has this instruction, which changes nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = numbers;
 }
 
 #[inline(always)]
@@ -459,7 +453,7 @@ fn add_products(mut sums: [[f32; LANES]; 4], x: &[f32; 64], w: &[f32; 64]) -> [[
     sums
 }
 
-/// How far [`dot`] and the evaluation of the bounds may stray, as a share of the two vectors' lengths.
+/// How far [`dot`] and the evaluation of a bound may stray, as a share of the product of the lengths.
 fn rounding(d_in: usize) -> f32 {
     (1.1 * (d_in.div_ceil(64) + 6) as f32 + 64.0) * U
 }
@@ -474,7 +468,7 @@ impl Quantised {
     }
 }
 
-/// `x` in integers, zeros after it. The sums of squares are rounded by less than the hundredth added to the lengths.
+/// `x` in integers, with zeros after it. Lengths are rounded by less than the hundredth that is added to them.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 fn quantise(x: &[f32], instructions: Instructions, q: &mut [i16]) -> Quantised {
     let (norm, largest) = (sum_of_squares(x).sqrt(), largest(x));
@@ -646,7 +640,7 @@ fn sift(
             let high = high.mul_add(row.scale * scale[j], above[j]);
             let least = if threshold[j] > bar { threshold[j] } else { bar };
             // Where a bound is not a number, nothing is known.
-            passes |= u32::from(!(high <= least)) << j;
+            passes |= u32::from(high > least || high.is_nan()) << j;
         }
         passes &= u32::MAX >> WIDTH.saturating_sub(demands.directions - first);
         while passes != 0 {
@@ -687,14 +681,14 @@ mod integer {
 mod integer {
     use std::arch::asm;
     use std::arch::x86_64::{
-        __cpuid_count, __m256i, __m512i, _mm256_add_epi32, _mm256_load_si256, _mm256_loadu_si256, _mm256_madd_epi16,
-        _mm256_set1_epi32, _mm256_setzero_si256, _mm256_storeu_si256, _mm512_dpwssd_epi32, _mm512_load_si512,
-        _mm512_set1_epi32, _mm512_setzero_si512, _mm512_storeu_si512,
+        __cpuid_count, __m256i, __m512i, _mm256_add_epi32, _mm256_load_si256, _mm256_madd_epi16, _mm256_set1_epi32,
+        _mm256_setzero_si256, _mm256_store_si256, _mm512_dpwssd_epi32, _mm512_load_si512, _mm512_set1_epi32,
+        _mm512_setzero_si512, _mm512_store_si512,
     };
     use std::marker::PhantomData;
     use std::sync::OnceLock;
 
-    use super::{Block, HEIGHT, Instructions, LANES, Line, STEP, Sums, WIDTH};
+    use super::{Block, HEIGHT, Instructions, LANES, Line, STEP, Sums};
 
     pub(super) fn available(instructions: Instructions) -> bool {
         let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
@@ -710,10 +704,10 @@ mod integer {
         static ALLOWED: OnceLock<bool> = OnceLock::new();
         *ALLOWED.get_or_init(|| {
             const TILES_AND_BYTES: u32 = 0b11 << 24;
-            // SAFETY: leaf 7 exists wherever AVX2 does. Newer compilers know that it needs no care.
+            // SAFETY: leaf 7 exists wherever AVX2 does.
             #[allow(unused_unsafe)]
-            let leaf = if is_x86_feature_detected!("avx2") { unsafe { __cpuid_count(7, 0) }.edx } else { 0 };
-            leaf & TILES_AND_BYTES == TILES_AND_BYTES && request_tiles()
+            let features = if is_x86_feature_detected!("avx2") { unsafe { __cpuid_count(7, 0) }.edx } else { 0 };
+            features & TILES_AND_BYTES == TILES_AND_BYTES && request_tiles()
         })
     }
 
@@ -777,7 +771,7 @@ mod integer {
 
     /// `sums[ROWS][WIDTH] = a[pairs][ROWS] b[pairs][WIDTH]`.
     #[target_feature(enable = "avx512f,avx512vnni")]
-    unsafe fn multiply_vnni<const ROWS: usize>(a: *const i32, b: *const Line, pairs: usize, sums: *mut [i32; WIDTH]) {
+    unsafe fn multiply_vnni<const ROWS: usize>(a: *const i32, b: *const Line, pairs: usize, sums: *mut [Line; 2]) {
         let mut lanes = [[_mm512_setzero_si512(); 2]; ROWS];
         // SAFETY: as many numbers are there as the shapes say.
         unsafe {
@@ -792,8 +786,8 @@ mod integer {
             }
             for (i, lanes) in lanes.iter().enumerate() {
                 let sums = sums.add(i).cast::<__m512i>();
-                _mm512_storeu_si512(sums, lanes[0]);
-                _mm512_storeu_si512(sums.add(1), lanes[1]);
+                _mm512_store_si512(sums, lanes[0]);
+                _mm512_store_si512(sums.add(1), lanes[1]);
             }
         }
     }
@@ -804,7 +798,7 @@ mod integer {
         a: *const i32,
         b: *const Line,
         pairs: usize,
-        sums: *mut [i32; WIDTH],
+        sums: *mut [Line; 2],
     ) {
         const PIECE: usize = 192;
         for start in (0..pairs).step_by(PIECE) {
@@ -825,8 +819,8 @@ mod integer {
                         let sums = sums.add(first + i).cast::<__m256i>().add(2 * tile);
                         for (j, lanes) in lanes.iter().enumerate() {
                             let sums = sums.add(j);
-                            let before = if start == 0 { _mm256_setzero_si256() } else { _mm256_loadu_si256(sums) };
-                            _mm256_storeu_si256(sums, _mm256_add_epi32(before, *lanes));
+                            let before = if start == 0 { _mm256_setzero_si256() } else { _mm256_load_si256(sums) };
+                            _mm256_store_si256(sums, _mm256_add_epi32(before, *lanes));
                         }
                     }
                 }
@@ -866,13 +860,7 @@ mod integer {
 
     /// `high = h h` and `cross = h l + l h`, each `[16][WIDTH]`, over steps of 64 columns: `a[steps][h, l]` and
     /// `b[steps][two tiles][h, l]`.
-    unsafe fn multiply_bytes(
-        a: *const i32,
-        b: *const Line,
-        steps: usize,
-        high: *mut [i32; WIDTH],
-        cross: *mut [i32; WIDTH],
-    ) {
+    unsafe fn multiply_bytes(a: *const i32, b: *const Line, steps: usize, high: *mut [Line; 2], cross: *mut [Line; 2]) {
         // SAFETY: the tiles are configured, and as many numbers are there as the shapes say.
         unsafe {
             asm!(
@@ -906,12 +894,53 @@ mod integer {
                 steps = inout(reg) steps => _,
                 high = in(reg) high,
                 cross = in(reg) cross,
-                row = in(reg) size_of::<[i32; WIDTH]>(),
+                row = in(reg) size_of::<[Line; 2]>(),
                 line = in(reg) size_of::<Line>(),
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack),
             );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(rows: usize, columns: usize, mut state: u64) -> Matrix {
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        };
+        Matrix::new((0..rows * columns).map(|_| next()).collect(), rows, columns)
+    }
+
+    #[test]
+    fn ends_enclose_the_pre_activation_and_few_others_become_candidates() {
+        let (x, w) = (noise(100, 1000, 1), noise(700, 1000, 2));
+        let (bias, lowest) = (vec![-20.0; 700], vec![f32::NEG_INFINITY; 700]);
+        for instructions in [Instructions::Amx, Instructions::Vnni, Instructions::Avx2] {
+            let Some(screen) = Screen::with(&w, instructions) else { continue };
+            let candidates = |keep| {
+                let encoder = Encoder { weights: w.view().transposed(), bias: &bias, keep, screen: None };
+                let demands = Demands::new(encoder, screen.bounds.scale.len());
+                screen.candidates(&screen.blocks(x.view()), &demands)
+            };
+            let count = |keep| candidates(keep).iter().map(|row| row.found.len()).sum::<usize>();
+            let mut kept = 0;
+            for (row, all) in candidates(Keep::Above(&lowest)).iter().enumerate() {
+                assert_eq!(all.found.len(), 700);
+                for c in &all.found {
+                    let pre = dot(x.row(row), w.row(c.direction as usize), x.row(row)) - 20.0;
+                    assert!(c.low <= pre && pre <= c.high && c.high - c.low < 0.8, "{} {pre} {}", c.low, c.high);
+                    kept += usize::from(pre > 0.0);
+                }
+            }
+            let positive = count(Keep::Positive);
+            assert!(kept > 500 && kept <= positive && positive < kept + kept / 10, "{positive} for {kept}");
+            let largest = count(Keep::Largest(5));
+            assert!((500..550).contains(&largest), "{largest} for 500");
         }
     }
 }

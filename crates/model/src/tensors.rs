@@ -2,21 +2,31 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use directrix_corpus::Folder;
 use directrix_kernels::Matrix;
+use memmap2::Mmap;
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::{Error, Result};
 
 /// The tensors of a folder's safetensors files.
 ///
-/// Files are read whole; nothing is converted until it is asked for, and the header is checked by the safetensors crate
-/// before anything is allocated.
+/// Files stay on disk until a tensor is asked for, so that they are never in memory beside what is made of them; the header is
+/// checked by the safetensors crate before anything is allocated.
 pub struct Tensors {
     folder: String,
-    files: Vec<(String, Cow<'static, [u8]>)>,
+    files: Vec<(String, File)>,
     file_of: BTreeMap<String, usize>,
+}
+
+enum File {
+    /// Part of the program, or of a kind that cannot be mapped.
+    Read(Cow<'static, [u8]>),
+    OnDisk(PathBuf),
 }
 
 impl Tensors {
@@ -37,20 +47,32 @@ impl Tensors {
         }
         let mut tensors = Tensors { folder: folder.to_string(), files: Vec::new(), file_of: BTreeMap::new() };
         for name in names {
-            let (path, bytes) = (folder.describe(&name), folder.read(&name)?);
-            let parsed = SafeTensors::deserialize(&bytes)
-                .map_err(|e| Error::TensorFile { file: path.clone(), problem: e.to_string() })?;
-            for tensor in parsed.names() {
-                tensors.file_of.insert(tensor.to_owned(), tensors.files.len());
-            }
-            tensors.files.push((path, bytes));
+            let path = folder.describe(&name);
+            let mut found = |bytes: &[u8]| -> Result<()> {
+                let parsed = SafeTensors::deserialize(bytes)
+                    .map_err(|e| Error::TensorFile { file: path.clone(), problem: e.to_string() })?;
+                let number = tensors.files.len();
+                tensors.file_of.extend(parsed.names().into_iter().map(|tensor| (tensor.to_owned(), number)));
+                Ok(())
+            };
+            let on_disk = match folder {
+                Folder::Disk(folder) => Some(folder.join(&name)),
+                Folder::Shipped(_) => None,
+            };
+            let file = match on_disk.and_then(|path: PathBuf| Some((map(&path).ok()?, path))) {
+                Some((mapped, path)) => {
+                    found(&mapped)?;
+                    File::OnDisk(path)
+                }
+                None => {
+                    let bytes = folder.read(&name)?;
+                    found(&bytes)?;
+                    File::Read(bytes)
+                }
+            };
+            tensors.files.push((path, file));
         }
         Ok(tensors)
-    }
-
-    /// The files' bytes, for hashing.
-    pub fn bytes(&self) -> impl Iterator<Item = &[u8]> {
-        self.files.iter().map(|(_, bytes)| bytes.as_ref())
     }
 
     /// All names, ascending.
@@ -70,11 +92,11 @@ impl Tensors {
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let (file, found, values) = self.raw(name)?;
         if found != shape {
-            return Err(Error::Shape { file: file.into(), name: name.into(), expected: shape.into(), found });
+            return Err(Error::Shape { file, name: name.into(), expected: shape.into(), found });
         }
         if let Some(element) = values.iter().position(|x| !x.is_finite()) {
             let value = values[element];
-            return Err(Error::WeightNotFinite { file: file.into(), name: name.into(), element, value });
+            return Err(Error::WeightNotFinite { file, name: name.into(), element, value });
         }
         Ok(values)
     }
@@ -86,33 +108,69 @@ impl Tensors {
 
     /// The shape of tensor `name`.
     pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
-        Ok(self.view(name)?.1.shape().to_vec())
+        self.view(name, |_, view, _| Ok(view.shape().to_vec()))
     }
 
-    fn view(&self, name: &str) -> Result<(&str, safetensors::tensor::TensorView<'_>)> {
+    /// What `f` makes of tensor `name`, given its file and what lets go of bytes that have been read.
+    fn view<T>(&self, name: &str, f: impl FnOnce(&str, TensorView, &dyn Fn(&[u8])) -> Result<T>) -> Result<T> {
         let missing = || Error::MissingTensor {
             folder: self.folder.clone(),
             name: name.into(),
             found: self.names().take(6).collect::<Vec<_>>().join(", "),
         };
-        let (path, bytes) = &self.files[*self.file_of.get(name).ok_or_else(missing)?];
-        let parsed = SafeTensors::deserialize(bytes)
-            .map_err(|e| Error::TensorFile { file: path.clone(), problem: e.to_string() })?;
-        parsed.tensor(name).map(|view| (path.as_str(), view)).map_err(|_| missing())
+        let (path, file) = &self.files[*self.file_of.get(name).ok_or_else(missing)?];
+        let problem = |problem: String| Error::TensorFile { file: path.clone(), problem };
+        let mapped = match file {
+            File::Read(_) => None,
+            File::OnDisk(on_disk) => Some(map(on_disk).map_err(|e| problem(e.to_string()))?),
+        };
+        let bytes = match (file, &mapped) {
+            (File::Read(bytes), _) => bytes.as_ref(),
+            (File::OnDisk(_), mapped) => mapped.as_deref().unwrap_or_default(),
+        };
+        let parsed = SafeTensors::deserialize(bytes).map_err(|e| problem(e.to_string()))?;
+        f(path, parsed.tensor(name).map_err(|_| missing())?, &|read| {
+            if let Some(mapped) = &mapped {
+                let_go(mapped, read);
+            }
+        })
     }
 
     /// (file, shape, values) without checks of the values.
-    pub(crate) fn raw(&self, name: &str) -> Result<(&str, Vec<usize>, Vec<f32>)> {
-        let (file, view) = self.view(name)?;
-        let bytes = view.data();
-        let values = match view.dtype() {
-            Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            Dtype::F16 => bytes.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
-            Dtype::BF16 => bytes.as_chunks::<2>().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
-            other => {
-                return Err(Error::Dtype { file: file.into(), name: name.into(), found: format!("{other:?}") });
+    pub(crate) fn raw(&self, name: &str) -> Result<(String, Vec<usize>, Vec<f32>)> {
+        self.view(name, |file, view, let_go| {
+            const PIECE: usize = 1 << 24;
+            let mut values: Vec<f32> = Vec::with_capacity(view.shape().iter().product());
+            for bytes in view.data().chunks(PIECE) {
+                let halves = bytes.as_chunks::<2>().0.iter();
+                match view.dtype() {
+                    Dtype::F32 => values.extend(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b))),
+                    Dtype::F16 => values.extend(halves.map(|b| half::f16::from_le_bytes(*b).to_f32())),
+                    Dtype::BF16 => values.extend(halves.map(|b| half::bf16::from_le_bytes(*b).to_f32())),
+                    other => {
+                        return Err(Error::Dtype { file: file.into(), name: name.into(), found: format!("{other:?}") });
+                    }
+                }
+                let_go(bytes);
             }
-        };
-        Ok((file, view.shape().to_vec(), values))
+            Ok((file.to_owned(), view.shape().to_vec(), values))
+        })
     }
+}
+
+/// Gives the memory of part of a map back; where that cannot be, it goes with the map.
+fn let_go(mapped: &Mmap, part: &[u8]) {
+    #[cfg(unix)]
+    {
+        let offset = part.as_ptr() as usize - mapped.as_ptr() as usize;
+        // SAFETY: the map is of a file and unchanged, so what is read again is the same.
+        drop(unsafe { mapped.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, part.len()) });
+    }
+    #[cfg(not(unix))]
+    let _ = (mapped, part);
+}
+
+fn map(path: &Path) -> io::Result<Mmap> {
+    // SAFETY: the map is read once and dropped; a file that another program cuts short meanwhile stops this one.
+    unsafe { Mmap::map(&fs::File::open(path)?) }
 }

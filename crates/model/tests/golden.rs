@@ -39,11 +39,11 @@ fn difference(expected: &[f32], found: &[f32]) -> f64 {
 
 /// Every tensor of the fixtures under `prefix`, by the name after it.
 fn expected(fixture: &Fixture, prefix: &str) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    let file = fixture.folder.read("expected.safetensors").unwrap();
     let of = |name: &str| {
         let shape = fixture.expected.shape(name).unwrap();
         // Attention scores hold -inf, which `get` refuses.
-        let bytes = fixture.expected.bytes().next().unwrap();
-        let parsed = safetensors::SafeTensors::deserialize(bytes).unwrap();
+        let parsed = safetensors::SafeTensors::deserialize(&file).unwrap();
         let values = parsed.tensor(name).unwrap().data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
         (name[prefix.len()..].to_owned(), shape, values)
     };
