@@ -100,8 +100,8 @@ impl Task {
             Task::AblateLast | Task::AblateFirst => [1, 20, prompts],
             Task::AblateEverywhere => [1, 2, 10],
             Task::Joint => [8, 64, prompts],
-            // Means over prompts: all tools take the same ones.
-            Task::LogitAttribution | Task::FeatureAttribution => [48, 48, 48],
+            // Means over prompts, which can be compared only over the same ones.
+            Task::LogitAttribution | Task::FeatureAttribution => [8, prompts, prompts],
             Task::Cooccurrence => [16, 1, 8],
             Task::LossRecovered => [4, 32, prompts],
         };
