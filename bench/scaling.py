@@ -9,7 +9,6 @@ own, and draws the seconds and the peak memory of the index pass, and what every
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -21,9 +20,9 @@ import matplotlib.pyplot as plt
 BINARY = Path(__file__).resolve().parent.parent / "target/release/directrix"
 THREADS = os.cpu_count()
 POINTS = {
-    "stories": [8, 16, 32, 64, 128],
-    "directions": [4096, 8192, 16384, 32768],
-    "layers": [2, 4, 6, 8],
+    "stories": [8, 32, 64, 128],
+    "directions": [4096, 8192, 16384],
+    "layers": [2, 4, 6],
 }
 
 
@@ -40,17 +39,16 @@ def bench(work, tasks, threads=THREADS, repeats=1, **changed):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/scaling.svg"))
-    parser.add_argument("--work", type=Path, help="folder for inputs, which take 1 to 3 GB at a time")
+    parser.add_argument("--work", type=Path, help="folder for inputs, kept; 15 GB [default: a temporary one]")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="directrix-scaling-", dir=args.work) as work:
-        work, found = Path(work), {}
+    with tempfile.TemporaryDirectory(prefix="directrix-scaling-") as temporary:
+        work, found = args.work or Path(temporary), {}
         for name, points in POINTS.items():
             found[name] = []
             for n in points:
                 [row] = bench(work, ["index"], repeats=2, **{name: n})
                 found[name].append((n, row))
                 print(name, n, row, flush=True)
-                shutil.rmtree(work / f"origin,{name}={n}")
         found["threads"] = [(n, bench(work, ["index"], threads=n, repeats=2)[0]) for n in range(1, THREADS + 1)]
         tasks = bench(work, ["product", "index", "ablate-last", "ablate-first", "ablate-everywhere", "joint", "cooccurrence",
                              "logit-attribution", "feature-attribution", "loss-recovered", "cosine"])
