@@ -115,12 +115,11 @@ impl<'a> Bench<'a> {
 
     /// The active directions of a row, and how strongly.
     fn active(&self, row: usize) -> Result<impl Iterator<Item = (u32, f32)>> {
-        let acts = match self.acts.get() {
-            Some(acts) => acts,
-            None => {
-                let acts = self.sae.encode(self.model, &self.values)?;
-                self.acts.get_or_init(|| acts)
-            }
+        let acts = if let Some(acts) = self.acts.get() {
+            acts
+        } else {
+            let acts = self.sae.encode(self.model, &self.values)?;
+            self.acts.get_or_init(|| acts)
         };
         let (directions, values) = acts.at(row);
         Ok(directions.iter().copied().zip(values.iter().copied()))

@@ -14,6 +14,7 @@ struct Fixture {
     layers: [usize; 2],
     prompts: Prompts,
     expected: Tensors,
+    expected_file: Vec<u8>,
 }
 
 fn fixture(name: &str) -> Fixture {
@@ -27,7 +28,8 @@ fn fixture(name: &str) -> Fixture {
     let sae = |l: usize| Sae::load(&Folder::find(&format!("{path}/sae-l{l}")).unwrap(), &model).unwrap();
     let saes = layers.map(sae).to_vec();
     let expected = Tensors::open(&folder, Some("expected.safetensors")).unwrap();
-    Fixture { model, saes, layers, prompts: Prompts::from_rows(rows), expected }
+    let expected_file = std::fs::read(format!("{path}/expected.safetensors")).unwrap();
+    Fixture { model, saes, layers, prompts: Prompts::from_rows(rows), expected, expected_file }
 }
 
 fn identity(corpus: &str) -> Identity {
@@ -54,9 +56,8 @@ fn index(fixture: &Fixture, prompts: &Prompts, folder: &Path) -> Index {
 }
 
 /// The integers of an `i32` tensor.
-fn integers(expected: &Tensors, name: &str) -> Vec<i32> {
-    let bytes = expected.bytes().next().unwrap();
-    let parsed = safetensors::SafeTensors::deserialize(bytes).unwrap();
+fn integers(expected: &[u8], name: &str) -> Vec<i32> {
+    let parsed = safetensors::SafeTensors::deserialize(expected).unwrap();
     parsed.tensor(name).unwrap().data().as_chunks().0.iter().map(|b| i32::from_le_bytes(*b)).collect()
 }
 
@@ -70,8 +71,8 @@ fn maxima_positions_and_token_counts_agree_with_the_reference() {
             let sae = index.sae(number);
             let (n, d) = (index.prompts(), sae.directions());
             let maxima = fixture.expected.get(&format!("l{layer}.max_activations"), &[n, d]).unwrap();
-            let positions = integers(&fixture.expected, &format!("l{layer}.max_positions"));
-            let counts = integers(&fixture.expected, &format!("l{layer}.token_counts"));
+            let positions = integers(&fixture.expected_file, &format!("l{layer}.max_positions"));
+            let counts = integers(&fixture.expected_file, &format!("l{layer}.token_counts"));
             let vocabulary = counts.len() / d;
             let mut worst = 0.0_f32;
             for direction in 0..d {

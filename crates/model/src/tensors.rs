@@ -59,16 +59,13 @@ impl Tensors {
                 Folder::Disk(folder) => Some(folder.join(&name)),
                 Folder::Shipped(_) => None,
             };
-            let file = match on_disk.and_then(|path: PathBuf| Some((map(&path).ok()?, path))) {
-                Some((mapped, path)) => {
-                    found(&mapped)?;
-                    File::OnDisk(path)
-                }
-                None => {
-                    let bytes = folder.read(&name)?;
-                    found(&bytes)?;
-                    File::Read(bytes)
-                }
+            let file = if let Some((mapped, path)) = on_disk.and_then(|path: PathBuf| Some((map(&path).ok()?, path))) {
+                found(&mapped)?;
+                File::OnDisk(path)
+            } else {
+                let bytes = folder.read(&name)?;
+                found(&bytes)?;
+                File::Read(bytes)
             };
             tensors.files.push((path, file));
         }
