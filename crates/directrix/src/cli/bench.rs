@@ -87,7 +87,7 @@ impl Bench {
             remark(&format!("timing {}", task.name()));
             timed.push(self.time(task, &inputs, &loaded)?);
         }
-        if self.json { print_json(&timed) } else { self.print(&timed) }
+        if self.json { print_json(&timed) } else { print(&timed) }
     }
 
     fn time(&self, task: Task, inputs: &Inputs, loaded: &Loaded) -> anyhow::Result<Timed> {
@@ -111,37 +111,37 @@ impl Bench {
         }
         Ok(Timed { task, units: done.units, seconds, flop: task.flop(inputs, done.units), peak: peak_memory() })
     }
+}
 
-    fn print(&self, timed: &[Timed]) -> anyhow::Result<()> {
-        let rate = timed.iter().find(|t| t.task == Task::Product).map(|t| t.flop / t.seconds);
-        let header = ["task", "unit", "units", "ms each", "floor, ms", "of floor", "GFLOP/s", "peak, MB"];
-        let mut rows = table(&header, 2);
-        for Timed { task, units, seconds, flop, peak } in timed {
-            let floor = rate.map(|rate| flop / rate);
-            let milliseconds = |s: f64| format!("{:.3}", s * 1e3 / *units as f64);
-            rows.add_row([
-                task.name(),
-                task.unit().to_owned(),
-                thousands(*units as u64),
-                milliseconds(*seconds),
-                floor.map_or_else(String::new, milliseconds),
-                floor.map_or_else(String::new, |floor| format!("{:.2}", floor / seconds)),
-                format!("{:.0}", flop / seconds / 1e9),
-                peak.map_or_else(String::new, |bytes| thousands(bytes / 1_000_000)),
-            ]);
-        }
-        let mut out = stdout();
-        writeln!(out, "{}", rows.trim_fmt())?;
-        writeln!(
-            out,
-            "\nFloor: the arithmetic that cannot be avoided at the rate of `product`; of floor: its share of the time."
-        )?;
-        out.flush()?;
-        if rate.is_none() {
-            note("floors need the task `product`");
-        }
-        Ok(())
+fn print(timed: &[Timed]) -> anyhow::Result<()> {
+    let rate = timed.iter().find(|t| t.task == Task::Product).map(|t| t.flop / t.seconds);
+    let header = ["task", "unit", "units", "ms each", "floor, ms", "of floor", "GFLOP/s", "peak, MB"];
+    let mut rows = table(&header, 2);
+    for Timed { task, units, seconds, flop, peak } in timed {
+        let floor = rate.map(|rate| flop / rate);
+        let milliseconds = |s: f64| format!("{:.3}", s * 1e3 / *units as f64);
+        rows.add_row([
+            task.name(),
+            task.unit().to_owned(),
+            thousands(*units as u64),
+            milliseconds(*seconds),
+            floor.map_or_else(String::new, milliseconds),
+            floor.map_or_else(String::new, |floor| format!("{:.2}", floor / seconds)),
+            format!("{:.0}", flop / seconds / 1e9),
+            peak.map_or_else(String::new, |bytes| thousands(bytes / 1_000_000)),
+        ]);
     }
+    let mut out = stdout();
+    writeln!(out, "{}", rows.trim_fmt())?;
+    writeln!(
+        out,
+        "\nFloor: the arithmetic that cannot be avoided at the rate of `product`; of floor: its share of the time."
+    )?;
+    out.flush()?;
+    if rate.is_none() {
+        note("floors need the task `product`");
+    }
+    Ok(())
 }
 
 fn print_json(timed: &[Timed]) -> anyhow::Result<()> {

@@ -31,6 +31,8 @@ const SAES: usize = 2;
 const SAMPLE: usize = 4096;
 /// Directions that are active nearly everywhere, so that ablating them does something.
 const ALWAYS: usize = 16;
+/// The model's context.
+const CONTEXT: usize = 512;
 /// Numbers drawn from one seed.
 const DRAWN: usize = 1 << 16;
 
@@ -250,7 +252,7 @@ fn make(folder: &Path, sizes: Sizes, seed: u64) -> anyhow::Result<()> {
 fn lengths(stories: usize) -> anyhow::Result<Vec<usize>> {
     let tokenizer = Tokenizer::from_folder(&Folder::find(SHIPPED_MODEL)?)?;
     let tokenising =
-        Tokenising { bos: tokenizer.bos(), max_len: 512, vocab_size: usize::MAX, chunk_prompts: stories.max(1) };
+        Tokenising { bos: tokenizer.bos(), max_len: CONTEXT, vocab_size: usize::MAX, chunk_prompts: stories.max(1) };
     let documents = Corpus::open(SHIPPED_CORPUS, None)?.documents()?.take(stories);
     let chunk = corpus::join(corpus::prompts(SHIPPED_CORPUS, documents, Some(&tokenizer), tokenising))?;
     Ok(chunk.prompts.iter().map(<[u32]>::len).collect())
@@ -276,7 +278,6 @@ fn normal(n: usize, std: f32, random: &mut ChaCha8Rng) -> Vec<f32> {
 /// A Hugging Face folder of a GPT-Neo model.
 fn make_model(folder: &Path, sizes: Sizes, random: &mut ChaCha8Rng) -> anyhow::Result<()> {
     let Sizes { d_model: d, d_mlp, heads, vocabulary, layers, .. } = sizes;
-    const CONTEXT: usize = 512;
     fs::create_dir_all(folder)?;
     let config = json!({
         "architectures": ["GPTNeoForCausalLM"], "model_type": "gpt_neo", "activation_function": "gelu_new",
