@@ -1,6 +1,6 @@
-"""Cost against tokens, directions, layers and threads, drawn: docs/scaling.svg.
+"""Cost against tokens, directions, layers and threads, drawn.
 
-    python bench/scaling.py [--out docs/scaling.svg] [--work FOLDER]
+    python bench/scaling.py [--out out/scaling.svg] [--work FOLDER]
 
 Runs `directrix bench` in the original notebook's sizes with one of them changed at a time, every point in a process of its
 own, and draws the seconds and the peak memory of the index pass, and what every task reaches of the machine's f32 rate. Needs
@@ -38,7 +38,7 @@ def bench(work, tasks, threads=THREADS, repeats=1, **changed):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("docs/scaling.svg"))
+    parser.add_argument("--out", type=Path, default=Path("out/scaling.svg"))
     parser.add_argument("--work", type=Path, help="folder for inputs, kept; 15 GB [default: a temporary one]")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="directrix-scaling-") as temporary:
@@ -52,6 +52,7 @@ def main():
         found["threads"] = [(n, bench(work, ["index"], threads=n, repeats=2)[0]) for n in range(1, THREADS + 1)]
         tasks = bench(work, ["product", "index", "ablate-last", "ablate-first", "ablate-everywhere", "joint", "cooccurrence",
                              "logit-attribution", "feature-attribution", "loss-recovered", "cosine"])
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     draw(found, tasks, args.out)
 
 
