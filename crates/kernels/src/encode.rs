@@ -3,7 +3,7 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use crate::product::product;
+use crate::product::{NARROW, product, split};
 use crate::{Matrix, Screen, SparseActivations, View};
 
 /// What an encoder needs: `pre = x w + bias`, and which pre-activations are kept.
@@ -64,24 +64,23 @@ pub(crate) fn encode(x: View, encoder: Encoder) -> Result<SparseActivations, Not
 fn encode_block(x: View, encoder: Encoder) -> Result<SparseActivations, NotFinite> {
     let directions = encoder.weights.columns();
     let mut kept: Vec<Kept> = vec![Kept::default(); x.rows()];
-    let (mut start, mut buffer) = (0, Vec::new());
-    while start < directions {
-        // A last tile of at most 64 columns would be summed in another order by the product: join it to its neighbour.
-        let end = if directions - start <= COLUMNS + 64 { directions } else { start + COLUMNS };
+    let mut buffer = Vec::new();
+    for tile in split(directions, COLUMNS, NARROW + 1) {
+        let start = tile.start;
         buffer.clear();
-        (0..x.rows()).for_each(|_| buffer.extend_from_slice(&encoder.bias[start..end]));
-        let mut pre = Matrix::new(buffer, x.rows(), end - start);
-        product(x, encoder.weights.columns_of(start..end), &mut pre, true);
+        (0..x.rows()).for_each(|_| buffer.extend_from_slice(&encoder.bias[tile.clone()]));
+        let mut pre = Matrix::new(buffer, x.rows(), tile.len());
+        product(x, encoder.weights.columns_of(tile.clone()), &mut pre, true);
         for (row, kept) in kept.iter_mut().enumerate() {
             let pre = pre.row(row);
             let scanned = match encoder.keep {
                 Keep::Positive => keep_above(pre, 0.0, start, &mut kept.entries),
-                Keep::Above(thresholds) => keep_above_each(pre, &thresholds[start..end], start, &mut kept.entries),
+                Keep::Above(thresholds) => keep_above_each(pre, &thresholds[tile.clone()], start, &mut kept.entries),
                 Keep::Largest(k) => kept.largest(pre, k, start),
             };
             scanned.map_err(|direction| NotFinite { row, direction })?;
         }
-        (start, buffer) = (end, pre.into_data());
+        buffer = pre.into_data();
     }
     Ok(sparse(kept, encoder.keep))
 }

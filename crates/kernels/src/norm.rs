@@ -21,8 +21,14 @@ pub(crate) fn layer_norm(row: &mut [f32], eps: f32) -> f32 {
 }
 
 /// `ln Σ e^x`, accumulated in double precision.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 pub(crate) fn log_sum_exp(row: &[f32]) -> f64 {
+    let (top, sum) = exp_sum(row);
+    top as f64 + sum.ln()
+}
+
+/// The highest number of `row`, and `Σ e^(x − highest)` in double precision.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+pub(crate) fn exp_sum(row: &[f32]) -> (f32, f64) {
     let top = maximum(row);
     let mut lanes = [0.0_f64; 16];
     let (chunks, rest) = row.as_chunks::<16>();
@@ -34,7 +40,7 @@ pub(crate) fn log_sum_exp(row: &[f32]) -> f64 {
     for (lane, &x) in lanes.iter_mut().zip(rest) {
         *lane += exp(x - top) as f64;
     }
-    top as f64 + lanes.into_iter().sum::<f64>().ln()
+    (top, lanes.into_iter().sum())
 }
 
 /// `bias + Σ value × w[direction]`: `row` holds the bias already.

@@ -5,8 +5,8 @@ use std::ops::Range;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use crate::lanes::{exp, maximum};
-use crate::product::product_on;
+use crate::norm::exp_sum;
+use crate::product::{NARROW, product_on, split};
 use crate::{Matrix, View};
 
 /// How a token is predicted at a row.
@@ -24,8 +24,6 @@ pub struct Predicted {
 const ROWS: usize = 256;
 /// Tokens whose logits are held for each row.
 const COLUMNS: usize = 512;
-/// Products of at most so many columns are summed in another order.
-const NARROW: usize = 64;
 
 /// What a tile of logits adds to one row: the highest logit, and `Σ e^(logit − highest)`.
 type Part = (f32, f64);
@@ -35,7 +33,7 @@ pub(crate) fn predict(x: View, w: View, bias: &[f32], targets: &[(usize, u32)]) 
     let threads = rayon::current_num_threads();
     let size = x.rows().div_ceil(threads).clamp(1, ROWS);
     let blocks: Vec<Range<usize>> = (0..x.rows()).step_by(size).map(|row| row..(row + size).min(x.rows())).collect();
-    let tiles = tiles(w.columns());
+    let tiles = split(w.columns(), COLUMNS, NARROW + 1);
     let shared = threads.div_ceil(blocks.len().max(1));
     let of_block = |rows: &Range<usize>| -> Vec<Predicted> {
         let first = targets.partition_point(|target| target.0 < rows.start);
@@ -57,18 +55,6 @@ pub(crate) fn predict(x: View, w: View, bias: &[f32], targets: &[(usize, u32)]) 
         own.iter().zip(&logits).enumerate().map(of_target).collect()
     };
     blocks.par_iter().map(of_block).collect::<Vec<_>>().concat()
-}
-
-/// Ranges of columns, none narrow unless there is only one.
-fn tiles(columns: usize) -> Vec<Range<usize>> {
-    let mut tiles = Vec::new();
-    let mut start = 0;
-    while start < columns {
-        let end = if columns - start <= COLUMNS + NARROW { columns } else { start + COLUMNS };
-        tiles.push(start..end);
-        start = end;
-    }
-    tiles
 }
 
 /// The logits of the targets alone, with the bits that they have among all logits.
@@ -105,29 +91,13 @@ fn tiles_of_block(
         (0..x.rows()).for_each(|_| buffer.extend_from_slice(&bias[tile.clone()]));
         let mut values = Matrix::new(buffer, x.rows(), tile.len());
         product_on(1, x, w.columns_of(tile.clone()), &mut values, true);
-        parts.extend(values.iter_rows().map(part));
+        parts.extend(values.iter_rows().map(exp_sum));
         for ((rank, (row, _)), &logit) in ranks.iter_mut().zip(targets).zip(logits) {
             *rank += above(values.row(*row), logit);
         }
         buffer = values.into_data();
     }
     (parts, ranks)
-}
-
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
-fn part(logits: &[f32]) -> Part {
-    let top = maximum(logits);
-    let mut lanes = [0.0_f64; 16];
-    let (chunks, rest) = logits.as_chunks::<16>();
-    for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane += exp(x - top) as f64;
-        }
-    }
-    for (lane, &x) in lanes.iter_mut().zip(rest) {
-        *lane += exp(x - top) as f64;
-    }
-    (top, lanes.into_iter().sum())
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]

@@ -8,6 +8,8 @@ use crate::{Matrix, View};
 /// Work (multiply-adds) below which a product stays on one thread.
 const PARALLEL: usize = 1 << 18;
 
+/// Products of at most so many columns are summed in another order.
+pub(crate) const NARROW: usize = 64;
 /// Numbers of an output that `gemm` may treat as a product of few rows and columns.
 const SMALLEST: usize = 256;
 
@@ -45,7 +47,7 @@ pub(crate) fn product_on(threads: usize, a: View, b: View, out: &mut Matrix, acc
         return;
     }
     // gemm treats blocks of at most 64 × 64 apart, so narrow products keep to such blocks and wide ones never form them.
-    let (block_rows, block_columns) = if n <= 64 {
+    let (block_rows, block_columns) = if n <= NARROW {
         (62, n)
     } else if m >= 16 * threads {
         (m.div_ceil(threads).max(2), n)
@@ -53,7 +55,7 @@ pub(crate) fn product_on(threads: usize, a: View, b: View, out: &mut Matrix, acc
         (m, n.div_ceil(threads).next_multiple_of(64).max(128))
     };
     let rows = split(m, block_rows, 2);
-    let columns = split(n, block_columns, 65);
+    let columns = split(n, block_columns, NARROW + 1);
     let destination = Destination(out.data_mut().as_mut_ptr());
     let task = |(rows, columns): (&std::ops::Range<usize>, &std::ops::Range<usize>)| {
         let (a, b) = (a.rows_of(rows.clone()), b.columns_of(columns.clone()));
@@ -97,7 +99,7 @@ pub(crate) fn product_on(threads: usize, a: View, b: View, out: &mut Matrix, acc
 }
 
 /// `0..length` in ranges of about `size`, none shorter than `least` unless there is only one.
-fn split(length: usize, size: usize, least: usize) -> Vec<std::ops::Range<usize>> {
+pub(crate) fn split(length: usize, size: usize, least: usize) -> Vec<std::ops::Range<usize>> {
     let mut starts: Vec<usize> = (0..length).step_by(size.max(1)).collect();
     if starts.len() > 1 && length - starts[starts.len() - 1] < least {
         starts.pop();
