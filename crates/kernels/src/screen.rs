@@ -8,25 +8,29 @@
 //! ```
 //!
 //! Where bytes are multiplied, `q = 256 h + l`, and the products of two low bytes are left out, which adds `‖l‖ ‖l′‖`.
-//! [`dot`] is at most `γ ‖x‖ ‖w‖` from the truth, `γ = k u / (1 - k u)` for `k` roundings in a row and `u = 2⁻²⁴` (Higham
+//! [`dot()`] is at most `γ ‖x‖ ‖w‖` from the truth, `γ = k u / (1 - k u)` for `k` roundings in a row and `u = 2⁻²⁴` (Higham
 //! 2002, section 3.1). Evaluating a bound takes some thirty roundings of at most `u ‖x‖ ‖w‖` each, for which `64 u` are added.
 //!
-//! Where the upper end passes what is asked of a pre-activation, and only there, it is computed, by [`dot`]. So what is kept
+//! Where the upper end passes what is asked of a pre-activation, and only there, it is computed, by [`dot()`]. So what is kept
 //! does not depend on the instructions that screened, and is all that would be kept if every pre-activation were computed.
-//! In rows and directions whose largest number is beyond [`TAME`] products might underflow or overflow: there nothing is
+//! In rows and directions whose largest number is beyond `TAME` products might underflow or overflow: there nothing is
 //! known, and everything is computed.
 
+mod dot;
 #[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-use std::ops::{Range, RangeInclusive};
-use std::{array, fmt};
+mod integer;
+mod quantise;
+
+use std::fmt;
+use std::ops::Range;
 
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use self::dot::{U, dot, sampled};
+use self::quantise::{Block, HEIGHT, LANES, Line, RowBounds, STEP, WIDTH, pack_panel};
 use crate::encode::{Kept, sparse};
-use crate::lanes::sum_of_squares;
-use crate::{ByDirection, Encoder, Keep, Matrix, NotFinite, SparseActivations, View};
+use crate::{Encoder, Keep, Matrix, NotFinite, SparseActivations, View};
 
 /// An encoder's weights in integers, to be made anew when they change.
 pub struct Screen {
@@ -51,21 +55,6 @@ pub enum Instructions {
     Avx2,
 }
 
-/// Sixteen directions' words: two or four consecutive integers of each.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u32; LANES]);
-
-/// A vector's lengths in units of `scale`, rounded up: of its integers, of what is left, and of the low bytes where their
-/// products are left out.
-#[derive(Clone, Copy)]
-struct Quantised {
-    scale: f32,
-    whole: f32,
-    residual: f32,
-    low: f32,
-}
-
 /// What every direction of the panels brings to the bounds.
 #[derive(Default)]
 struct DirectionBounds {
@@ -74,22 +63,6 @@ struct DirectionBounds {
     /// At least the whole vector's.
     length: Vec<f32>,
     low: Vec<f32>,
-}
-
-/// What a row brings to the bounds.
-#[derive(Clone, Copy)]
-struct RowBounds {
-    scale: f32,
-    /// What meets a direction's `residual`, `length` and `low`.
-    against: [f32; 3],
-}
-
-/// A few rows in integers that are multiplied at once, those beyond the last being zero.
-struct Block {
-    /// How many rows that are.
-    height: usize,
-    lines: Vec<Line>,
-    bounds: Vec<RowBounds>,
 }
 
 /// The products of a block's rows with the directions of a panel.
@@ -128,24 +101,10 @@ struct Candidates {
     patience: usize,
 }
 
-const LANES: usize = 16;
-/// Directions of a panel.
-const WIDTH: usize = 2 * LANES;
-/// The most rows of a block.
-const HEIGHT: usize = 16;
 /// Bytes of panels that stay in a core's own cache while all rows pass by.
 const NEAR: usize = 1 << 20;
-/// Inner dimensions are padded to whole steps of the AMX tiles.
-const STEP: usize = 64;
 /// Rows that are encoded together: once for so many the `f32` weights are read.
 const ROWS: usize = 2048;
-/// Candidates a thread computes at a time.
-const ENTRIES: usize = 256;
-/// Between what a vector's largest number lies if the vector is screened: `2⁻⁴⁰` and `2⁴⁰`.
-const TAME: RangeInclusive<f32> = 9.094_947e-13..=1.099_511_6e12;
-/// Half a unit in the last place of 1.
-const U: f32 = f32::EPSILON / 2.0;
-
 impl Screen {
     /// A screen for weights `[directions, d_in]`; none where this machine has no fast integer products.
     pub fn new(weights: &Matrix) -> Option<Screen> {
@@ -378,235 +337,9 @@ fn broken_row(x: View, row: usize, encoder: Encoder) -> Option<NotFinite> {
     (0..weights.rows()).find(|direction| broken(pre(*direction))).map(|direction| NotFinite { row, direction })
 }
 
-/// `x[position] · w[direction]` at every entry of a pattern, in its order.
-fn sampled(x: View, w: View, pattern: &ByDirection) -> Vec<f32> {
-    let mut all = vec![0.0; pattern.active()];
-    all.par_chunks_mut(ENTRIES).enumerate().for_each(|(chunk, some)| dots(x, w, pattern, chunk * ENTRIES, some));
-    all
-}
-
-/// The same from entry `first` on.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
-fn dots(x: View, w: View, pattern: &ByDirection, first: usize, out: &mut [f32]) {
-    let mut direction = pattern.indptr().partition_point(|start| *start <= first) - 1;
-    for (entry, out) in (first..).zip(out) {
-        while pattern.range(direction).end <= entry {
-            direction += 1;
-        }
-        let row = |entry: usize| x.row(pattern.positions()[entry] as usize);
-        let next = row((entry + 1).min(pattern.active() - 1));
-        *out = dot(row(entry), w.row(direction), next);
-    }
-}
-
 /// Neither finite nor below everything.
 fn broken(pre: f32) -> bool {
     !pre.is_finite() && pre != f32::NEG_INFINITY
-}
-
-/// `x · w` in the one order of all screens: term `i` goes to sum `i mod 64`, then halves of the sums are added. Meanwhile
-/// `next`, which comes after `x`, is brought nearer.
-#[inline(always)]
-fn dot(x: &[f32], w: &[f32], next: &[f32]) -> f32 {
-    let ((x, x_rest), (w, w_rest)) = (x.as_chunks::<64>(), w.as_chunks::<64>());
-    let mut sums = [[0.0; LANES]; 4];
-    for ((x, w), next) in x.iter().zip(w).zip(next.as_chunks::<64>().0) {
-        prefetch(next);
-        sums = add_products(sums, x, w);
-    }
-    if !x_rest.is_empty() {
-        let (mut x, mut w) = ([0.0; 64], [0.0; 64]);
-        x[..x_rest.len()].copy_from_slice(x_rest);
-        w[..w_rest.len()].copy_from_slice(w_rest);
-        sums = add_products(sums, &x, &w);
-    }
-    let [mut first, second, third, fourth] = sums;
-    for i in 0..LANES {
-        first[i] = (first[i] + third[i]) + (second[i] + fourth[i]);
-    }
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            first[i] += first[i + half];
-        }
-    }
-    first[0]
-}
-
-#[inline(always)]
-fn prefetch(numbers: &[f32; 64]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in numbers.as_chunks::<LANES>().0 {
-        // SAFETY: every x86-64 has this instruction, which changes nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = numbers;
-}
-
-#[inline(always)]
-fn add_products(mut sums: [[f32; LANES]; 4], x: &[f32; 64], w: &[f32; 64]) -> [[f32; LANES]; 4] {
-    for (i, sums) in sums.iter_mut().enumerate() {
-        for (j, sum) in sums.iter_mut().enumerate() {
-            *sum = x[i * LANES + j].mul_add(w[i * LANES + j], *sum);
-        }
-    }
-    sums
-}
-
-/// How far [`dot`] and the evaluation of a bound may stray, as a share of the product of the lengths.
-fn rounding(d_in: usize) -> f32 {
-    (1.1 * (d_in.div_ceil(64) + 6) as f32 + 64.0) * U
-}
-
-impl Quantised {
-    const ZERO: Quantised = Quantised { scale: 1.0, whole: 0.0, residual: 0.0, low: 0.0 };
-    /// Of which nothing is known.
-    const WILD: Quantised = Quantised { whole: f32::INFINITY, residual: f32::INFINITY, ..Quantised::ZERO };
-
-    fn length(&self) -> f32 {
-        self.whole + self.residual + self.low
-    }
-}
-
-/// `x` in integers, with zeros after it. Lengths are rounded by less than the hundredth that is added to them.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
-fn quantise(x: &[f32], instructions: Instructions, q: &mut [i16]) -> Quantised {
-    let (norm, largest) = (sum_of_squares(x).sqrt(), largest(x));
-    if !norm.is_finite() || !TAME.contains(&largest) {
-        q.fill(0);
-        return if norm == 0.0 && largest == 0.0 { Quantised::ZERO } else { Quantised::WILD };
-    }
-    let m = instructions.multiplier(x.len(), norm, largest);
-    let mut sums = [[0.0; LANES]; 3];
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    let (places, _) = q.as_chunks_mut::<LANES>();
-    let (full, after) = places.split_at_mut(chunks.len());
-    for (x, q) in chunks.iter().zip(full) {
-        (*q, sums) = quantise_lanes(x, m, sums);
-    }
-    after.fill([0; LANES]);
-    if !rest.is_empty() {
-        let mut last = [0.0; LANES];
-        last[..rest.len()].copy_from_slice(rest);
-        (after[0], sums) = quantise_lanes(&last, m, sums);
-    }
-    let [whole, residual, low] = sums.map(|squares| 1.01 * squares.iter().sum::<f32>().sqrt());
-    Quantised { scale: 1.0 / m, whole, residual, low: if instructions == Instructions::Amx { low } else { 0.0 } }
-}
-
-type Squares = [[f32; LANES]; 3];
-
-#[inline(always)]
-fn quantise_lanes(x: &[f32; LANES], m: f32, mut sums: Squares) -> ([i16; LANES], Squares) {
-    let mut q = [0; LANES];
-    for i in 0..LANES {
-        let whole = (x[i] * m).round_ties_even();
-        // SAFETY: `m` was chosen so that it lies within 16 bits.
-        let integer = unsafe { whole.to_int_unchecked::<i32>() };
-        let low = (integer - ((integer + 128) >> 8 << 8)) as f32;
-        let residual = x[i].mul_add(m, -whole);
-        q[i] = integer as i16;
-        sums[0][i] = whole.mul_add(whole, sums[0][i]);
-        sums[1][i] = residual.mul_add(residual, sums[1][i]);
-        sums[2][i] = low.mul_add(low, sums[2][i]);
-    }
-    (q, sums)
-}
-
-/// The largest magnitude; a NaN is passed over.
-#[inline(always)]
-fn largest(x: &[f32]) -> f32 {
-    let mut lanes = [0.0_f32; LANES];
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *lane = if x.abs() > *lane { x.abs() } else { *lane };
-        }
-    }
-    rest.iter().chain(&lanes).fold(0.0, |largest, x| if x.abs() > largest { x.abs() } else { largest })
-}
-
-/// Integers as words: in pairs, or by fours the high bytes and then the low bytes.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
-fn to_words(q: &[i16], instructions: Instructions, words: &mut [u32]) {
-    if instructions == Instructions::Amx {
-        let (high, low) = words.split_at_mut(q.len() / 4);
-        for ((high, low), q) in high.iter_mut().zip(low).zip(q.as_chunks::<4>().0) {
-            *high = u32::from_le_bytes(q.map(|q| ((q + 128) >> 8) as u8));
-            *low = u32::from_le_bytes(q.map(|q| q as u8));
-        }
-    } else {
-        for (word, &[first, second]) in words.iter_mut().zip(q.as_chunks::<2>().0) {
-            *word = u32::from(first as u16) | u32::from(second as u16) << 16;
-        }
-    }
-}
-
-/// The panel of some directions, in words: `[depth / 2][two tiles][16]` of pairs, or of bytes
-/// `[depth / 64][two tiles][high, low][16][16]`.
-fn pack_panel(weights: &Matrix, first: usize, instructions: Instructions, lines: &mut [Line]) -> [Quantised; WIDTH] {
-    let depth = lines.len();
-    let (mut q, mut words) = (vec![0; depth], vec![0; LANES * depth / 2]);
-    let mut bounds = [Quantised::ZERO; WIDTH];
-    for tile in 0..2 {
-        words.fill(0);
-        for (lane, words) in words.chunks_exact_mut(depth / 2).enumerate() {
-            let place = tile * LANES + lane;
-            if first + place < weights.rows() {
-                bounds[place] = quantise(weights.row(first + place), instructions, &mut q);
-                to_words(&q, instructions, words);
-            }
-        }
-        for word in 0..depth / 2 {
-            let place = match instructions {
-                Instructions::Amx => {
-                    let (half, j) = (word / (depth / 4), word % (depth / 4));
-                    ((j / 16 * 2 + tile) * 2 + half) * 16 + j % 16
-                }
-                _ => word * 2 + tile,
-            };
-            lines[place].0 = array::from_fn(|lane| words[lane * depth / 2 + word]);
-        }
-    }
-    bounds
-}
-
-impl Block {
-    /// `[depth / 2][height]` pairs, or `[depth / 64][high, low][16 rows][16]` words of bytes.
-    fn new(x: View, height: usize, instructions: Instructions) -> Block {
-        let depth = x.columns().next_multiple_of(STEP);
-        let mut lines = vec![Line([0; LANES]); height * depth / (2 * LANES)];
-        let mut bounds = Vec::with_capacity(x.rows());
-        let (mut q, mut row_words) = (vec![0; depth], vec![0; depth / 2]);
-        for row in 0..x.rows() {
-            bounds.push(RowBounds::new(quantise(x.row(row), instructions, &mut q), x.columns()));
-            to_words(&q, instructions, &mut row_words);
-            if instructions == Instructions::Amx {
-                for (i, words) in row_words.as_chunks().0.iter().enumerate() {
-                    let (half, step) = (i / (depth / 64), i % (depth / 64));
-                    lines[(step * 2 + half) * 16 + row] = Line(*words);
-                }
-            } else {
-                for (pair, word) in row_words.iter().enumerate() {
-                    let place = pair * height + row;
-                    lines[place / LANES].0[place % LANES] = *word;
-                }
-            }
-        }
-        Block { height, lines, bounds }
-    }
-}
-
-impl RowBounds {
-    fn wild(&self) -> bool {
-        self.against[0].is_infinite()
-    }
-
-    fn new(row: Quantised, d_in: usize) -> RowBounds {
-        // A thousandth of a unit is more than all that underflows.
-        let strays = if row.length() > 0.0 { rounding(d_in) * row.length() + 1e-3 } else { 0.0 };
-        RowBounds { scale: row.scale, against: [row.whole, row.residual + strays, row.low] }
-    }
 }
 
 /// Adds the candidates of a panel to those of each row.
@@ -673,234 +406,6 @@ mod integer {
 
     pub(super) fn available(_: Instructions) -> bool {
         false
-    }
-}
-
-/// The integer products.
-#[cfg(target_arch = "x86_64")]
-mod integer {
-    use std::arch::asm;
-    use std::arch::x86_64::{
-        __cpuid_count, __m256i, __m512i, _mm256_add_epi32, _mm256_load_si256, _mm256_madd_epi16, _mm256_set1_epi32,
-        _mm256_setzero_si256, _mm256_store_si256, _mm512_dpwssd_epi32, _mm512_load_si512, _mm512_set1_epi32,
-        _mm512_setzero_si512, _mm512_store_si512,
-    };
-    use std::marker::PhantomData;
-    use std::sync::OnceLock;
-
-    use super::{Block, HEIGHT, Instructions, LANES, Line, STEP, Sums};
-
-    pub(super) fn available(instructions: Instructions) -> bool {
-        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-        match instructions {
-            Instructions::Amx => amx(),
-            Instructions::Vnni => is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni"),
-            Instructions::Avx2 => avx2,
-        }
-    }
-
-    /// Whether there are byte tiles, and the system lets this process use them.
-    fn amx() -> bool {
-        static ALLOWED: OnceLock<bool> = OnceLock::new();
-        *ALLOWED.get_or_init(|| {
-            const TILES_AND_BYTES: u32 = 0b11 << 24;
-            // SAFETY: leaf 7 exists wherever AVX2 does.
-            #[allow(unused_unsafe)]
-            let features = if is_x86_feature_detected!("avx2") { unsafe { __cpuid_count(7, 0) }.edx } else { 0 };
-            features & TILES_AND_BYTES == TILES_AND_BYTES && request_tiles()
-        })
-    }
-
-    #[cfg(target_os = "linux")]
-    fn request_tiles() -> bool {
-        const ARCH_PRCTL: i64 = 158;
-        const REQUEST_PERMISSION: i64 = 0x1023;
-        const TILE_DATA: i64 = 18;
-        let mut status = ARCH_PRCTL;
-        // SAFETY: this asks for a permission and changes nothing else.
-        unsafe {
-            asm!(
-                "syscall",
-                inlateout("rax") status,
-                in("rdi") REQUEST_PERMISSION,
-                in("rsi") TILE_DATA,
-                out("rcx") _,
-                out("r11") _,
-                options(nostack),
-            );
-        }
-        status == 0
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn request_tiles() -> bool {
-        false
-    }
-
-    /// Multiplies on one thread.
-    pub(super) struct Multiplier {
-        instructions: Instructions,
-        /// Held as long as this is.
-        _tiles: Option<Tiles>,
-    }
-
-    impl Multiplier {
-        pub(super) fn new(instructions: Instructions) -> Multiplier {
-            assert!(available(instructions));
-            Multiplier { instructions, _tiles: (instructions == Instructions::Amx).then(Tiles::configure) }
-        }
-
-        /// The products of a block with a panel.
-        pub(super) fn multiply(&self, block: &Block, panel: &[Line], sums: &mut Sums) {
-            assert!(block.lines.len() * 2 * LANES == block.height * panel.len() && panel.len().is_multiple_of(STEP));
-            let (a, b, pairs) = (block.lines.as_ptr().cast::<i32>(), panel.as_ptr(), panel.len() / 2);
-            let (high, cross) = (sums.high.as_mut_ptr(), sums.cross.as_mut_ptr());
-            // SAFETY: the instructions are there, and by the assertion and the layouts so are the numbers.
-            unsafe {
-                match (self.instructions, block.height) {
-                    (Instructions::Amx, HEIGHT) => multiply_bytes(a, b, panel.len() / STEP, high, cross),
-                    (Instructions::Vnni, 12) => multiply_vnni::<12>(a, b, pairs, high),
-                    (Instructions::Vnni, 4) => multiply_vnni::<4>(a, b, pairs, high),
-                    (Instructions::Avx2, 12) => multiply_avx2::<12, 6>(a, b, pairs, high),
-                    (Instructions::Avx2, 4) => multiply_avx2::<4, 4>(a, b, pairs, high),
-                    (instructions, height) => unreachable!("{instructions:?} with {height} rows"),
-                }
-            }
-        }
-    }
-
-    /// `sums[ROWS][WIDTH] = a[pairs][ROWS] b[pairs][WIDTH]`.
-    #[target_feature(enable = "avx512f,avx512vnni")]
-    unsafe fn multiply_vnni<const ROWS: usize>(a: *const i32, b: *const Line, pairs: usize, sums: *mut [Line; 2]) {
-        let mut lanes = [[_mm512_setzero_si512(); 2]; ROWS];
-        // SAFETY: as many numbers are there as the shapes say.
-        unsafe {
-            for pair in 0..pairs {
-                let b = b.add(2 * pair).cast::<__m512i>();
-                let b = [_mm512_load_si512(b), _mm512_load_si512(b.add(1))];
-                for (i, lanes) in lanes.iter_mut().enumerate() {
-                    let a = _mm512_set1_epi32(*a.add(pair * ROWS + i));
-                    lanes[0] = _mm512_dpwssd_epi32(lanes[0], a, b[0]);
-                    lanes[1] = _mm512_dpwssd_epi32(lanes[1], a, b[1]);
-                }
-            }
-            for (i, lanes) in lanes.iter().enumerate() {
-                let sums = sums.add(i).cast::<__m512i>();
-                _mm512_store_si512(sums, lanes[0]);
-                _mm512_store_si512(sums.add(1), lanes[1]);
-            }
-        }
-    }
-
-    /// The same in blocks of `TALL` rows and sixteen directions, and in pieces that stay in the first cache.
-    #[target_feature(enable = "avx2")]
-    unsafe fn multiply_avx2<const ROWS: usize, const TALL: usize>(
-        a: *const i32,
-        b: *const Line,
-        pairs: usize,
-        sums: *mut [Line; 2],
-    ) {
-        const PIECE: usize = 192;
-        for start in (0..pairs).step_by(PIECE) {
-            for (first, tile) in (0..ROWS).step_by(TALL).flat_map(|first| [(first, 0), (first, 1)]) {
-                let mut lanes = [[_mm256_setzero_si256(); 2]; TALL];
-                // SAFETY: as many numbers are there as the shapes say.
-                unsafe {
-                    for pair in start..pairs.min(start + PIECE) {
-                        let b = b.add(2 * pair + tile).cast::<__m256i>();
-                        let b = [_mm256_load_si256(b), _mm256_load_si256(b.add(1))];
-                        for (i, lanes) in lanes.iter_mut().enumerate() {
-                            let a = _mm256_set1_epi32(*a.add(pair * ROWS + first + i));
-                            lanes[0] = _mm256_add_epi32(lanes[0], _mm256_madd_epi16(a, b[0]));
-                            lanes[1] = _mm256_add_epi32(lanes[1], _mm256_madd_epi16(a, b[1]));
-                        }
-                    }
-                    for (i, lanes) in lanes.iter().enumerate() {
-                        let sums = sums.add(first + i).cast::<__m256i>().add(2 * tile);
-                        for (j, lanes) in lanes.iter().enumerate() {
-                            let sums = sums.add(j);
-                            let before = if start == 0 { _mm256_setzero_si256() } else { _mm256_load_si256(sums) };
-                            _mm256_store_si256(sums, _mm256_add_epi32(before, *lanes));
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// This thread's tiles, all of sixteen rows of 64 bytes, until they are released.
-    struct Tiles(PhantomData<*const u8>);
-
-    impl Tiles {
-        fn configure() -> Tiles {
-            #[repr(C, align(64))]
-            struct Configuration {
-                palette: u8,
-                start_row: u8,
-                reserved: [u8; 14],
-                row_bytes: [u16; 16],
-                rows: [u8; 16],
-            }
-            let (mut row_bytes, mut rows) = ([0; 16], [0; 16]);
-            row_bytes[..8].fill(64);
-            rows[..8].fill(16);
-            let configuration = Configuration { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows };
-            // SAFETY: the caller has made sure that this process may use tiles.
-            unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const configuration, options(nostack, readonly)) };
-            Tiles(PhantomData)
-        }
-    }
-
-    impl Drop for Tiles {
-        fn drop(&mut self) {
-            // SAFETY: the tiles were configured on this thread.
-            unsafe { asm!("tilerelease", options(nostack, nomem)) };
-        }
-    }
-
-    /// `high = h h` and `cross = h l + l h`, each `[16][WIDTH]`, over steps of 64 columns: `a[steps][h, l]` and
-    /// `b[steps][two tiles][h, l]`.
-    unsafe fn multiply_bytes(a: *const i32, b: *const Line, steps: usize, high: *mut [Line; 2], cross: *mut [Line; 2]) {
-        // SAFETY: the tiles are configured, and as many numbers are there as the shapes say.
-        unsafe {
-            asm!(
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tilezero tmm2",
-                "tilezero tmm3",
-                "2:",
-                "tileloadd tmm4, [{a} + {line}]",
-                "tileloadd tmm6, [{b} + {line}]",
-                "tileloadd tmm7, [{b} + {line} + 1024]",
-                "tdpbssd tmm0, tmm4, tmm6",
-                "tdpbssd tmm2, tmm4, tmm7",
-                "tileloadd tmm5, [{a} + {line} + 1024]",
-                "tdpbssd tmm2, tmm5, tmm6",
-                "tileloadd tmm6, [{b} + {line} + 2048]",
-                "tileloadd tmm7, [{b} + {line} + 3072]",
-                "tdpbssd tmm1, tmm4, tmm6",
-                "tdpbssd tmm3, tmm4, tmm7",
-                "tdpbssd tmm3, tmm5, tmm6",
-                "add {a}, 2048",
-                "add {b}, 4096",
-                "dec {steps}",
-                "jnz 2b",
-                "tilestored [{high} + {row}], tmm0",
-                "tilestored [{high} + {row} + 64], tmm1",
-                "tilestored [{cross} + {row}], tmm2",
-                "tilestored [{cross} + {row} + 64], tmm3",
-                a = inout(reg) a => _,
-                b = inout(reg) b => _,
-                steps = inout(reg) steps => _,
-                high = in(reg) high,
-                cross = in(reg) cross,
-                row = in(reg) size_of::<[Line; 2]>(),
-                line = in(reg) size_of::<Line>(),
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack),
-            );
-        }
     }
 }
 
