@@ -1,6 +1,6 @@
 """The workflow as batched PyTorch on TransformerLens: many prompts or cases to a pass, nothing computed that isn't needed.
 
-    python batched.py INPUTS TASK OUT [--threads N] [--edit residual|site]
+    python batched.py INPUTS TASK OUT [--threads N]
 """
 import time
 from dataclasses import dataclass
@@ -114,30 +114,21 @@ def only_at(model, positions):
 
 def clean(model, sae, tokens, positions):
     """Final residuals of unedited prompts, and what edits of the SAE's site start from."""
-    names = [f"blocks.{sae.layer}.{h}" for h in ("hook_resid_pre", "mlp.hook_post", "hook_resid_post")]
+    names = [f"blocks.{sae.layer}.{h}" for h in ("mlp.hook_post", "hook_resid_post")]
     with model.hooks(only_at(model, positions)):
         return model.run_with_cache(tokens, names_filter=names, stop_at_layer=model.cfg.n_layers)
 
 
-def edited(model, sae, cache, new, positions, edit):
+def edited(model, sae, cache, new, positions):
     """Final residuals [prompt, case, position] when `new` [prompt, case, position, neuron] is put at the SAE's site.
 
-    "site": a hook sets the site in a pass from that layer's start. "residual": as the MLP's output is linear in the site, the
-    change is added to the residual after the layer, and the pass starts there."""
-    layer, cases = sae.layer, new.shape[1]
-
-    def put(value, hook):
-        value[:, positions] = new.flatten(0, 1)
-        return value
-    hooks = only_at(model, positions)
-    if edit == "site":
-        start, hooks = layer, hooks + [(sae.hook, put)]
-        residual = cache["resid_pre", layer].repeat_interleave(cases, 0)
-    else:
-        start, change = layer + 1, (new - cache[sae.hook][:, None, positions]) @ model.blocks[layer].mlp.W_out
-        residual = cache["resid_post", layer].repeat_interleave(cases, 0)
-        residual[:, positions] += change.flatten(0, 1)
-    final = model.run_with_hooks(residual, start_at_layer=start, stop_at_layer=model.cfg.n_layers, fwd_hooks=hooks)
+    As the MLP's output is linear in the site, the change is added to the residual after the layer, and the pass starts there."""
+    cases = new.shape[1]
+    change = (new - cache[sae.hook][:, None, positions]) @ model.blocks[sae.layer].mlp.W_out
+    residual = cache["resid_post", sae.layer].repeat_interleave(cases, 0)
+    residual[:, positions] += change.flatten(0, 1)
+    final = model.run_with_hooks(residual, start_at_layer=sae.layer + 1, stop_at_layer=model.cfg.n_layers,
+                                 fwd_hooks=only_at(model, positions))
     return final.unflatten(0, (-1, cases))
 
 
@@ -154,7 +145,7 @@ def losses_of(model, final, targets):
     return torch.cat(losses).view(targets.shape)
 
 
-def ablate(x, sae, directions, edit, positions=END):
+def ablate(x, sae, directions, positions=END):
     """Every direction by itself, removed at `positions` of the prompts but for their last tokens, which are the answers."""
     losses = torch.empty(len(x.prompts), len(directions), 2)
     for batch, tokens in prompt_batches(x.prompts, max(1, CASES // len(directions))):
@@ -163,20 +154,20 @@ def ablate(x, sae, directions, edit, positions=END):
         site = cache[sae.hook][:, positions]
         acts = sae.encode_some(site, directions).transpose(1, 2)
         new = site[:, None] - acts[..., None] * sae.W_dec[directions][:, None]
-        after = edited(x.model, sae, cache, new, positions, edit)
+        after = edited(x.model, sae, cache, new, positions)
         losses[batch, :, 0] = losses_of(x.model, final, targets).mean(-1, keepdim=True)
         losses[batch, :, 1] = losses_of(x.model, after, targets[:, None]).mean(-1)
     return {"losses": losses}, {}
 
 
-def joint(x, edit):
+def joint(x):
     sae = x.saes[1]
     ranks = torch.empty(len(x.prompts), 2, 3)
     for batch, tokens in prompt_batches(x.prompts, CASES):
         final, cache = clean(x.model, sae, tokens[:, :-1], END)
         site = cache[sae.hook][:, END]
         new = site - sae.encode_some(site, x.joint) @ sae.W_dec[x.joint]
-        after = edited(x.model, sae, cache, new[:, None], END, edit)
+        after = edited(x.model, sae, cache, new[:, None], END)
         logits = logits_of(x.model, torch.cat([final[:, None], after], 1)[:, :, 0])
         answer = logits.gather(-1, tokens[:, None, -1:].expand(-1, 2, 1))
         logprob = answer - logits.logsumexp(-1, keepdim=True)
@@ -184,7 +175,7 @@ def joint(x, edit):
     return {"ranks": ranks}, {}
 
 
-def loss_recovered(x, edit):
+def loss_recovered(x):
     sae = x.saes[1]
     losses = torch.empty(len(x.prompts), 5)
     for batch, tokens in prompt_batches(x.prompts, CASES // 4):
@@ -193,7 +184,7 @@ def loss_recovered(x, edit):
         acts = sae.encode(site)
         new = torch.stack([x.site_mean.expand_as(site), torch.zeros_like(site),
                            site - acts[..., x.joint] @ sae.W_dec[x.joint], acts @ sae.W_dec + sae.b_dec], 1)
-        after = edited(x.model, sae, cache, new, END, edit)
+        after = edited(x.model, sae, cache, new, END)
         losses[batch] = losses_of(x.model, torch.cat([final[:, None], after], 1), tokens[:, None, -1:])[..., 0]
     return {"losses": losses}, {}
 
@@ -288,24 +279,20 @@ def product(x, rows=2048, repeats=5):
 
 
 TASKS = {
-    "index": lambda x, edit: index(x),
-    "tables": lambda x, edit: tables(x),
-    "ablate-last": lambda x, edit: ablate(x, x.saes[1], x.directions, edit),
-    "ablate-first": lambda x, edit: ablate(x, x.saes[0], x.directions, edit),
-    "ablate-everywhere": lambda x, edit: ablate(x, x.saes[0], x.directions[:4], edit, ALL),
+    "index": index,
+    "tables": tables,
+    "ablate-last": lambda x: ablate(x, x.saes[1], x.directions),
+    "ablate-first": lambda x: ablate(x, x.saes[0], x.directions),
+    "ablate-everywhere": lambda x: ablate(x, x.saes[0], x.directions[:4], ALL),
     "joint": joint,
-    "cooccurrence": lambda x, edit: cooccurrence(x),
-    "logit-attribution": lambda x, edit: logit_attribution(x),
-    "feature-attribution": lambda x, edit: feature_attribution(x),
+    "cooccurrence": cooccurrence,
+    "logit-attribution": logit_attribution,
+    "feature-attribution": feature_attribution,
     "loss-recovered": loss_recovered,
-    "cosine": lambda x, edit: cosine(x),
-    "product": lambda x, edit: product(x),
+    "cosine": cosine,
+    "product": product,
 }
 
 if __name__ == "__main__":
-    parser = common.parser(__doc__, TASKS)
-    parser.add_argument("--edit", choices=["residual", "site"], default="residual",
-                        help="where edits enter: in the residual after the layer, or by a hook at the SAE's site")
-    args = parser.parse_args()
     with torch.inference_mode():
-        common.run(TASKS, "batched", args, edit=args.edit)
+        common.run(TASKS, "batched", common.parser(__doc__, TASKS).parse_args())

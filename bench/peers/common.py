@@ -98,7 +98,7 @@ def parser(doc: str, tasks: dict) -> argparse.ArgumentParser:
     return parser
 
 
-def run(tasks: dict, peer: str, args: argparse.Namespace, read_sae=Sae, **options):
+def run(tasks: dict, peer: str, args: argparse.Namespace, read_sae=Sae):
     """Runs a task: a function from inputs to its tensors and further facts (among them "units", if not those asked for)."""
     torch.set_num_threads(args.threads)
     torch.set_grad_enabled(False)
@@ -106,7 +106,7 @@ def run(tasks: dict, peer: str, args: argparse.Namespace, read_sae=Sae, **option
     if args.task != "product":
         inputs.load()
     start = time.perf_counter()
-    tensors, facts = tasks[args.task](inputs, **options)
+    tensors, facts = tasks[args.task](inputs)
     seconds = time.perf_counter() - start
     facts = {"task": args.task, "units": inputs.units, "seconds": seconds} | facts | {"peak_bytes": peak_bytes()}
     save_file({name: tensor.float().contiguous() for name, tensor in tensors.items()}, f"{args.out}.safetensors")
