@@ -63,7 +63,7 @@ def draw(found, tasks, out):
 
     def line(ax, xs, ys, label, unit):
         ax.plot(xs, ys, "o-", color=blue)
-        ax.set(xlabel=label, ylabel=unit, xlim=(0, None), ylim=(0, None))
+        ax.set(xlabel=label, ylabel=unit, xlim=(0, 1.05 * max(xs)), ylim=(0, 1.08 * max(ys)))
     tokens = [row["units"] for _, row in found["stories"]]
     line(axes[0, 0], tokens, [row["seconds"] for _, row in found["stories"]], "tokens", "index pass, seconds")
     line(axes[0, 1], tokens, [row["peak_bytes"] / 1e9 for _, row in found["stories"]], "tokens", "peak memory, GB")
@@ -77,7 +77,7 @@ def draw(found, tasks, out):
     ax, peak = axes[1, 2], rates[0][1]
     ax.barh([name for name, _ in rates[::-1]], [rate for _, rate in rates[::-1]], color=blue)
     ax.axvline(peak, color=orange)
-    ax.text(peak, len(rates) - 0.4, " f32 product", color=orange, va="bottom", ha="center")
+    ax.text(peak, len(rates) / 2, " f32 product", color=orange, va="center")
     ax.set(xlabel="unavoidable GFLOP per second")
     figure.savefig(out, metadata={"Date": None})
 
