@@ -1,11 +1,13 @@
 //! Tokens that a direction promotes and suppresses.
 
+use std::collections::BTreeSet;
+
 use directrix_index::corpus::Prompts;
 use directrix_index::model::kernels::Matrix;
-use directrix_index::model::{Ask, Case, Model, Positions, batches};
+use directrix_index::model::{Ask, HookPoint, Model, Positions, batches};
 use directrix_index::sae::Sae;
 
-use crate::effects::{BATCH, Bench};
+use crate::effects::{BATCH, Bench, Changed};
 use crate::{Change, Error, Result};
 
 /// Mean log-probabilities of every token with and without a direction.
@@ -32,19 +34,21 @@ pub fn log_prob_boosts(model: &Model, sae: &Sae, direction: u32, prompts: &Promp
         let part = prompts.range(batch);
         let positions: Vec<usize> = part.iter().map(|p| p.len() - 2).collect();
         let each = positions.iter().map(|p| vec![*p]).collect();
-        let bench = Bench::new(model, sae, part, each, Ask::nothing().with_logits(Positions::FromEnd(2)))?;
-        add_log_probs(model, bench.run.logits(), &mut on);
+        let ask = Ask::nothing().with_logits(Positions::FromEnd(2));
+        let bench = Bench::new(model, sae, part, each, HookPoint::UnembedIn, ask)?;
+        let unchanged = bench.run.logits();
+        add_log_probs(model, unchanged, &mut on);
         let change = Change::Ablate(vec![direction]);
-        let cases: Vec<Case> = positions
-            .iter()
-            .enumerate()
-            .map(|(prompt, &position)| {
-                let interventions = bench.intervention(prompt, position, &change)?.into_iter().collect();
-                Ok(Case { prompt, until: position, interventions })
-            })
-            .collect::<Result<_>>()?;
-        let ask = |_| Ask::nothing().with_logits(Positions::FromEnd(1));
-        bench.resume(&cases, ask, |_, run| add_log_probs(model, run.logits(), &mut off))?;
+        let changed = |(prompt, &p): (usize, &usize)| Changed { prompt, positions: p..p + 1, change: &change };
+        let changes: Vec<Changed> = positions.iter().enumerate().map(changed).collect();
+        let ask = |_: &[_]| Ask::nothing().with_logits(Positions::FromEnd(1));
+        let mut inactive: BTreeSet<usize> = (0..positions.len()).collect();
+        bench.resume(&changes, ask, |group, run| {
+            add_log_probs(model, run.logits(), &mut off);
+            group.iter().for_each(|(prompt, _)| _ = inactive.remove(prompt));
+        })?;
+        let inactive: Vec<usize> = inactive.into_iter().collect();
+        add_log_probs(model, &unchanged.gather(inactive.into_iter()), &mut off);
     }
     let n = prompts.len() as f64;
     on.iter_mut().chain(&mut off).for_each(|x| *x /= n);

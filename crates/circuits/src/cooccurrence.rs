@@ -2,12 +2,12 @@
 
 use directrix_index::corpus::Prompts;
 use directrix_index::model::kernels::SparseActivations;
-use directrix_index::model::{Ask, Case, Intervention, Model, Positions, batches};
+use directrix_index::model::{Ask, Model, Positions, batches};
 use directrix_index::sae::Sae;
 use serde::{Deserialize, Serialize};
 
 use crate::cosine::check_order;
-use crate::effects::{BATCH, Bench, by_batch};
+use crate::effects::{BATCH, Bench, Changed, by_batch};
 use crate::{Change, Result};
 
 /// A direction of a second SAE with one of a first SAE ablated at the same position.
@@ -134,26 +134,23 @@ pub(crate) fn activation_effects(
         });
         let ask = Ask::nothing().with_capture(hook, Positions::Each(positions.clone()));
         let rows = positions.iter().map(Vec::len).collect::<Vec<_>>();
-        let bench = Bench::new(model, first, prompts, positions.clone(), ask)?;
-        let before = bench.run.captured(hook).clone();
-        let (mut cases, mut changed) = (Vec::new(), Vec::new());
-        for &(trial, prompt) in own {
-            let ActivationTrial { position, first: direction, second: looked_at, .. } = trials[trial];
+        let bench = Bench::new(model, first, prompts, positions.clone(), hook, ask)?;
+        let before = bench.run.captured(hook);
+        let mut changes = Vec::new();
+        let ablations: Vec<Change> = own.iter().map(|(trial, _)| Change::Ablate(vec![trials[*trial].first])).collect();
+        for (&(trial, prompt), change) in own.iter().zip(&ablations) {
+            let ActivationTrial { position, second: looked_at, .. } = trials[trial];
             let at = positions[prompt].binary_search(&position).expect("collected above");
             let row = rows[..prompt].iter().sum::<usize>() + at;
             let activation = second.activation(before.row(row), looked_at);
             found[trial] = (activation, activation);
-            let change = Change::Ablate(vec![direction]);
-            let interventions: Vec<Intervention> = bench.intervention(prompt, position, &change)?.into_iter().collect();
-            if !interventions.is_empty() {
-                cases.push(Case { prompt, until: position, interventions });
-                changed.push(trial);
-            }
+            changes.push(Changed { prompt, positions: position..position + 1, change });
         }
-        let ask = |_| Ask::nothing().with_capture(hook, Positions::FromEnd(1));
-        bench.resume(&cases, ask, |group, run| {
-            for (i, values) in group.zip(run.captured(hook).iter_rows()) {
-                found[changed[i]].1 = second.activation(values, trials[changed[i]].second);
+        let ask = |_: &[_]| Ask::nothing().with_capture(hook, Positions::FromEnd(1));
+        bench.resume(&changes, ask, |group, run| {
+            for (&(number, _), values) in group.iter().zip(run.captured(hook).iter_rows()) {
+                let trial = own[number].0;
+                found[trial].1 = second.activation(values, trials[trial].second);
             }
         })
     })?;

@@ -1,7 +1,8 @@
 //! What changing an SAE's site does to the model's predictions.
 
-use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::cell::{OnceCell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
 use directrix_index::corpus::Prompts;
@@ -16,8 +17,8 @@ use crate::{Error, Estimate, Result};
 
 /// Positions in one model pass.
 pub(crate) const BATCH: usize = 4096;
-/// Changed prompts in one resumed pass.
-const CASES: usize = 1024;
+/// Changed positions in one resumed pass, about.
+const CHANGED: usize = 1024;
 
 /// What is done to the values at an SAE's site, at a position.
 #[derive(Debug, Clone)]
@@ -66,7 +67,21 @@ impl Effect {
     }
 }
 
-/// Prompts run once, with an SAE's activations at the positions that will be changed.
+/// One change at consecutive positions of one prompt, of which nothing after the last is computed again.
+pub(crate) struct Changed<'a> {
+    pub(crate) prompt: usize,
+    pub(crate) positions: Range<usize>,
+    pub(crate) change: &'a Change,
+}
+
+/// What a change adds to the site at one position, `[d_in]`.
+enum Difference {
+    /// Multiples of rows of `W_dec`.
+    Directions(Vec<(u32, f32)>),
+    Row(Vec<f32>),
+}
+
+/// Prompts run once, with what an SAE reads at the positions that will be changed.
 pub(crate) struct Bench<'a> {
     model: &'a Model,
     sae: &'a Sae,
@@ -78,15 +93,21 @@ pub(crate) struct Bench<'a> {
     values: Matrix,
     /// The activations at all of these positions, when a change first needs more than those of its own directions.
     acts: OnceCell<SparseActivations>,
+    /// Where differences are added: in the residual stream if they can be, so that the pass goes on behind the site's block.
+    hook: HookPoint,
+    /// By direction, what a unit of its activation adds at `hook`.
+    written: RefCell<HashMap<u32, Vec<f32>>>,
 }
 
 impl<'a> Bench<'a> {
-    /// Runs `prompts`, whose positions will be changed and computed again.
+    /// Runs `prompts`, whose positions will be changed and computed again; what the changes do will be looked at from
+    /// `seen_from` on.
     pub(crate) fn new(
         model: &'a Model,
         sae: &'a Sae,
         prompts: Prompts,
         mut positions: Vec<Vec<usize>>,
+        seen_from: HookPoint,
         ask: Ask,
     ) -> Result<Bench<'a>> {
         for list in &mut positions {
@@ -101,11 +122,13 @@ impl<'a> Bench<'a> {
                 Some(first)
             })
             .collect();
-        let hook = sae.site().hook;
+        let site = sae.site().hook;
+        let hook = sae.site().written_at().filter(|hook| *hook <= seen_from).unwrap_or(site);
         let each = Positions::Each(positions.clone());
-        let run = model.run(&prompts, &ask.with_capture(hook, each.clone()).resumable(hook, each), &[])?;
-        let values = run.captured(hook).clone();
-        Ok(Bench { model, sae, prompts, run, positions, first_rows, values, acts: OnceCell::new() })
+        let run = model.run(&prompts, &ask.with_capture(site, each.clone()).resumable(hook, each), &[])?;
+        let values = run.captured(site).clone();
+        let (acts, written) = (OnceCell::new(), RefCell::default());
+        Ok(Bench { model, sae, prompts, run, positions, first_rows, values, acts, hook, written })
     }
 
     fn row(&self, prompt: usize, position: usize) -> usize {
@@ -125,19 +148,15 @@ impl<'a> Bench<'a> {
         Ok(directions.iter().copied().zip(values.iter().copied()))
     }
 
-    /// The intervention that makes `change`; `None` if there is nothing to change.
-    pub(crate) fn intervention(&self, prompt: usize, position: usize, change: &Change) -> Result<Option<Intervention>> {
+    /// What `change` adds to the site; `None` if nothing.
+    fn difference(&self, prompt: usize, position: usize, change: &Change) -> Result<Option<Difference>> {
         let row = self.row(prompt, position);
-        let columns = self.sae.site().columns.clone();
-        let replaced = |site: &[f32]| {
-            let mut whole = self.values.row(row).to_vec();
-            whole[columns.clone()].copy_from_slice(site);
-            Kind::Set(whole.into())
-        };
-        let kind = match change {
+        let values = self.values.row(row);
+        let site = &values[self.sae.site().columns.clone()];
+        let replaced = |by: &[f32]| Difference::Row(by.iter().zip(site).map(|(new, old)| new - old).collect());
+        Ok(Some(match change {
             Change::None => return Ok(None),
             Change::Ablate(directions) => {
-                let values = self.values.row(row);
                 let mut directions = directions.clone();
                 directions.sort_unstable();
                 directions.dedup();
@@ -145,7 +164,7 @@ impl<'a> Bench<'a> {
                     self.sae.check(last as usize)?;
                 }
                 let of = |&direction: &u32| (direction, self.sae.activation(values, direction));
-                let ablated: Vec<(u32, f32)> = if self.sae.activates_by_itself() {
+                let mut ablated: Vec<(u32, f32)> = if self.sae.activates_by_itself() {
                     directions.iter().map(of).filter(|(_, activation)| *activation > 0.0).collect()
                 } else {
                     self.active(row)?.filter(|(d, _)| directions.binary_search(d).is_ok()).collect()
@@ -153,33 +172,100 @@ impl<'a> Bench<'a> {
                 if ablated.is_empty() {
                     return Ok(None);
                 }
-                let minus = ablated.into_iter().map(|(direction, value)| (direction, -value));
-                Kind::Add(self.sae.contribution(self.values.columns(), minus).into())
+                ablated.iter_mut().for_each(|(_, activation)| *activation = -*activation);
+                Difference::Directions(ablated)
             }
             Change::Reconstruct { without } => {
                 let mut kept = SparseActivations::default();
                 kept.push(self.active(row)?.filter(|(d, _)| !without.contains(d)));
                 replaced(self.sae.decode(self.model, &kept).row(0))
             }
-            Change::Zero => replaced(&vec![0.0; columns.len()]),
-            Change::Replace(site) => replaced(site),
-        };
-        Ok(Some(Intervention::new(self.sae.site().hook, Positions::At(vec![position]), kind)))
+            Change::Zero => replaced(&vec![0.0; site.len()]),
+            Change::Replace(by) => replaced(by),
+        }))
     }
 
-    /// Resumes `cases` in groups, asking for what `ask` says of a group; calls `seen` with each group and its run.
+    /// Rows of the site, `[rows, d_in]`, as they are at `hook`.
+    fn write(&self, rows: &[&[f32]]) -> Result<Matrix> {
+        let columns = self.sae.site().columns.clone();
+        let rows = Matrix::new(rows.concat(), rows.len(), columns.len());
+        if self.hook != self.sae.site().hook {
+            return Ok(self.sae.to_residual(self.model, &rows)?);
+        }
+        let mut wide = Matrix::zeros(rows.rows(), self.values.columns());
+        for (i, row) in rows.iter_rows().enumerate() {
+            wide.row_mut(i)[columns.clone()].copy_from_slice(row);
+        }
+        Ok(wide)
+    }
+
+    /// What each difference adds at `hook`.
+    fn additions(&self, differences: &[Difference]) -> Result<Vec<Vec<f32>>> {
+        let mut written = self.written.borrow_mut();
+        let (mut unknown, mut rows) = (BTreeSet::new(), Vec::new());
+        for difference in differences {
+            match difference {
+                Difference::Row(row) => rows.push(row.as_slice()),
+                Difference::Directions(of) => {
+                    unknown.extend(of.iter().map(|(d, _)| *d).filter(|d| !written.contains_key(d)));
+                }
+            }
+        }
+        let decoders: Vec<&[f32]> = unknown.iter().map(|d| self.sae.w_dec().row(*d as usize)).collect();
+        let decoders = self.write(&decoders)?;
+        written.extend(unknown.into_iter().zip(decoders.iter_rows().map(<[f32]>::to_vec)));
+        let rows = self.write(&rows)?;
+        let mut rows = rows.iter_rows();
+        let addition = |difference: &Difference| match difference {
+            Difference::Row(_) => rows.next().expect("written above").to_vec(),
+            Difference::Directions(of) => {
+                let mut sum = vec![0.0; decoders.columns()];
+                for (direction, by) in of {
+                    sum.iter_mut().zip(&written[direction]).for_each(|(s, w)| *s += by * w);
+                }
+                sum
+            }
+        };
+        Ok(differences.iter().map(addition).collect())
+    }
+
+    /// Goes on from `changes` in groups; those that change nothing are left out. Of a group `ask` and `seen` are given, per
+    /// case, the number of its change and the first position that it changed.
     pub(crate) fn resume(
         &self,
-        cases: &[Case],
-        ask: impl Fn(std::ops::Range<usize>) -> Ask,
-        mut seen: impl FnMut(std::ops::Range<usize>, &Run),
+        changes: &[Changed],
+        ask: impl Fn(&[(usize, usize)]) -> Ask,
+        mut seen: impl FnMut(&[(usize, usize)], &Run),
     ) -> Result<()> {
-        for start in (0..cases.len()).step_by(CASES) {
-            let group = start..(start + CASES).min(cases.len());
-            let run = self.model.resume(&self.prompts, &self.run, &cases[group.clone()], &ask(group.clone()))?;
-            seen(group, &run);
+        let mut rest = changes.iter().enumerate();
+        loop {
+            let (mut cases, mut group) = (Vec::new(), Vec::new());
+            let (mut at, mut differences) = (Vec::new(), Vec::new());
+            while differences.len() < CHANGED
+                && let Some((number, Changed { prompt, positions, change })) = rest.next()
+            {
+                let before = differences.len();
+                for position in positions.clone() {
+                    if let Some(difference) = self.difference(*prompt, position, change)? {
+                        at.push((cases.len(), position));
+                        differences.push(difference);
+                    }
+                }
+                if differences.len() > before {
+                    group.push((number, at[before].1));
+                    cases.push(Case { prompt: *prompt, until: positions.end - 1, interventions: Vec::new() });
+                }
+            }
+            if group.is_empty() {
+                return Ok(());
+            }
+            for ((case, position), addition) in at.into_iter().zip(self.additions(&differences)?) {
+                let add = Intervention::new(self.hook, Positions::At(vec![position]), Kind::Add(addition.into()));
+                cases[case].interventions.push(add);
+            }
+            let run = self.model.resume(&self.prompts, &self.run, &cases, &ask(&group))?;
+            seen(&group, &run);
         }
-        Ok(())
     }
 }
 
@@ -233,27 +319,24 @@ pub fn effects(model: &Model, sae: &Sae, prompts: &Prompts, trials: &[Trial]) ->
             token: trials[trial].token,
         };
         let ask = Ask::nothing().with_predictions(own.iter().map(target));
-        let bench = Bench::new(model, sae, prompts, positions, ask)?;
-        let (mut cases, mut changed) = (Vec::new(), Vec::new());
-        for (&(trial, prompt), &before) in own.iter().zip(bench.run.predictions()) {
+        let bench = Bench::new(model, sae, prompts, positions, HookPoint::UnembedIn, ask)?;
+        for (&(trial, _), &before) in own.iter().zip(bench.run.predictions()) {
             effects[trial] = Some(Effect { before, after: before });
-            let Trial { position, change, .. } = &trials[trial];
-            if let Some(intervention) = bench.intervention(prompt, *position, change)? {
-                cases.push(Case { prompt, until: *position, interventions: vec![intervention] });
-                changed.push(trial);
-            }
         }
-        let target = |group: std::ops::Range<usize>| {
-            let of = group.enumerate().map(|(case, i)| {
-                let Trial { position, token, .. } = trials[changed[i]];
-                Target { prompt: case, position, token }
-            });
-            Ask::nothing().with_predictions(of.collect::<Vec<_>>())
+        let changed = |&(trial, prompt): &(usize, usize)| {
+            let Trial { position, change, .. } = &trials[trial];
+            Changed { prompt, positions: *position..position + 1, change }
         };
-        bench.resume(&cases, target, |group, run| {
-            for (i, &after) in group.zip(run.predictions()) {
-                let effect = effects[changed[i]].as_mut().expect("set above");
-                effect.after = after;
+        let changes: Vec<Changed> = own.iter().map(changed).collect();
+        let target = |group: &[(usize, usize)]| {
+            let of = group.iter().enumerate().map(|(case, &(number, position))| {
+                Target { prompt: case, position, token: trials[own[number].0].token }
+            });
+            Ask::nothing().with_predictions(of)
+        };
+        bench.resume(&changes, target, |group, run| {
+            for (&(number, _), &after) in group.iter().zip(run.predictions()) {
+                effects[own[number].0].as_mut().expect("set above").after = after;
             }
         })
     })?;
@@ -275,46 +358,32 @@ pub fn ablate_everywhere(
     let mut losses = vec![(f64::NAN, f64::NAN); trials.len()];
     by_batch(prompts, &needs, |prompts, own| {
         let positions: Vec<Vec<usize>> = prompts.iter().map(|p| (0..p.len()).collect()).collect();
-        let bench = Bench::new(model, sae, prompts.clone(), positions, Ask::nothing().with_losses())?;
+        let ask = Ask::nothing().with_losses();
+        let bench = Bench::new(model, sae, prompts.clone(), positions, HookPoint::UnembedIn, ask)?;
         let original = |prompt: usize| {
             let (start, end) = (prompts.offsets()[prompt] - prompt, prompts.offsets()[prompt + 1] - prompt - 1);
             &bench.run.losses()[start..end]
         };
-        let (mut cases, mut changed) = (Vec::new(), Vec::new());
         for &(trial, prompt) in own {
             let before = original(prompt);
             let mean = before.iter().map(|&l| l as f64).sum::<f64>() / before.len() as f64;
             losses[trial] = (mean, mean);
-            let change = Change::Ablate(trials[trial].1.clone());
-            // The last position predicts nothing, so a change there shows nowhere.
-            let last = prompts.get(prompt).len().saturating_sub(1);
-            let of = |position| bench.intervention(prompt, position, &change).transpose();
-            let interventions: Vec<Intervention> = (0..last).filter_map(of).collect::<Result<_>>()?;
-            let first = interventions.iter().filter_map(|i| match &i.positions {
-                Positions::At(at) => at.first().copied(),
-                _ => None,
-            });
-            if let Some(first) = first.min() {
-                cases.push(Case { prompt, until: last - 1, interventions });
-                changed.push((trial, prompt, first));
-            }
         }
-        let targets = |group: std::ops::Range<usize>| {
-            let of = group.enumerate().flat_map(|(case, i)| {
-                let (_, prompt, first) = changed[i];
-                let tokens = prompts.get(prompt);
-                (first..tokens.len() - 1).map(move |position| Target {
-                    prompt: case,
-                    position,
-                    token: tokens[position + 1],
-                })
+        let ablations: Vec<Change> = own.iter().map(|(trial, _)| Change::Ablate(trials[*trial].1.clone())).collect();
+        // The last position predicts nothing, so a change there shows nowhere.
+        let changed = |(&(_, prompt), change)| Changed { prompt, positions: 0..prompts.get(prompt).len() - 1, change };
+        let changes: Vec<Changed> = own.iter().zip(&ablations).map(changed).collect();
+        let targets = |group: &[(usize, usize)]| {
+            let of = group.iter().enumerate().flat_map(|(case, &(number, first))| {
+                let next = prompts.get(own[number].1).iter().enumerate().skip(first + 1);
+                next.map(move |(next, &token)| Target { prompt: case, position: next - 1, token })
             });
-            Ask::nothing().with_predictions(of.collect::<Vec<_>>())
+            Ask::nothing().with_predictions(of)
         };
-        bench.resume(&cases, targets, |group, run| {
+        bench.resume(&changes, targets, |group, run| {
             let mut predictions = run.predictions();
-            for i in group {
-                let (trial, prompt, first) = changed[i];
+            for &(number, first) in group {
+                let (trial, prompt) = own[number];
                 let before = original(prompt);
                 let (own, rest) = predictions.split_at(before.len() - first);
                 predictions = rest;

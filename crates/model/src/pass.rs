@@ -34,7 +34,7 @@ pub(crate) struct Part<'a> {
 pub(crate) enum Stage {
     /// Before the embedding.
     Start,
-    /// Before block `.0` (or, past the last, before the final LayerNorm): the residual stream.
+    /// Before block `.0` (or, past the last, before the final LayerNorm): the residual stream, as yet unedited.
     Block(usize, Matrix),
     /// After attention in block `.0`: the residual stream with attention added, and what the MLP reads if that differs.
     Mlp(usize, Matrix, Option<Matrix>),
@@ -49,7 +49,8 @@ impl Stage {
             HookPoint::Embed | HookPoint::PosEmbed => StageName::Start,
             HookPoint::Block(layer, hook) if hook < BlockHook::ResidMid => StageName::Block(layer),
             HookPoint::Block(layer, hook) if hook < BlockHook::MlpPost => StageName::Mlp(layer),
-            HookPoint::Block(layer, _) => StageName::Neurons(layer),
+            HookPoint::Block(layer, hook) if hook < BlockHook::ResidPost => StageName::Neurons(layer),
+            HookPoint::Block(layer, _) => StageName::Block(layer + 1),
             _ => StageName::Block(layers),
         }
     }
@@ -100,11 +101,11 @@ impl StageName {
     }
 
     /// The first hook point that the pass visits from this stage on.
-    fn first_hook(self, layers: usize) -> HookPoint {
+    fn first_hook(self) -> HookPoint {
         match self {
             StageName::Start => HookPoint::Embed,
-            StageName::Block(layer) if layer >= layers => HookPoint::LnFinalScale,
-            StageName::Block(layer) => HookPoint::Block(layer, BlockHook::ResidPre),
+            StageName::Block(0) => HookPoint::Block(0, BlockHook::ResidPre),
+            StageName::Block(layer) => HookPoint::Block(layer - 1, BlockHook::ResidPost),
             StageName::Mlp(layer) => HookPoint::Block(layer, BlockHook::ResidMid),
             StageName::Neurons(layer) => HookPoint::Block(layer, BlockHook::MlpPost),
         }
@@ -165,8 +166,15 @@ impl Pass<'_> {
             if self.keep == Some(name) {
                 self.keep_stage(stage.clone(), &mut passed);
             }
-            if self.keep.is_none() && deepest.is_none_or(|hook| name.first_hook(layers) > hook) {
+            if self.keep.is_none() && deepest.is_none_or(|hook| name.first_hook() > hook) {
                 return passed;
+            }
+            if let Stage::Block(layer @ 1.., resid) = &mut stage {
+                let hook = HookPoint::Block(*layer - 1, BlockHook::ResidPost);
+                self.visit(hook, resid, &mut passed);
+                if self.keep.is_none() && deepest == Some(hook) {
+                    return passed;
+                }
             }
             stage = match stage {
                 Stage::Start => Stage::Block(0, self.embed(&mut passed)),
@@ -586,7 +594,6 @@ impl Pass<'_> {
         self.visit(at(BlockHook::MlpOut), &mut mlp_out, passed);
         let mut resid = mid;
         resid.add(&mlp_out);
-        self.visit(at(BlockHook::ResidPost), &mut resid, passed);
         Some(resid)
     }
 

@@ -25,6 +25,17 @@ impl Site {
     pub fn layer(&self) -> usize {
         self.hook.layer().unwrap_or(0)
     }
+
+    /// Where the residual stream has the site's [write](Sae::to_residual), if nothing else reads the site: adding to the
+    /// one is adding to the other.
+    pub fn written_at(&self) -> Option<HookPoint> {
+        match self.hook {
+            HookPoint::Block(layer, BlockHook::MlpPost | BlockHook::MlpOut | BlockHook::ResidPost) => {
+                Some(HookPoint::Block(layer, BlockHook::ResidPost))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// What makes activations of pre-activations `pre = x_in W_enc + b_enc`.
@@ -233,16 +244,6 @@ impl Sae {
     /// The reconstruction, `[positions, d_in]`.
     pub fn decode(&self, model: &Model, acts: &SparseActivations) -> Matrix {
         model.backend().decode(acts, self.w_dec(), self.b_dec())
-    }
-
-    /// `Σ activation × W_dec[direction]` over some directions, placed in a row of the hook point: what they contribute.
-    pub fn contribution(&self, width: usize, active: impl IntoIterator<Item = (u32, f32)>) -> Vec<f32> {
-        let mut row = vec![0.0; width];
-        for (direction, activation) in active {
-            let decoder = self.w_dec().row(direction as usize);
-            row[self.site.columns.clone()].iter_mut().zip(decoder).for_each(|(r, w)| *r += activation * w);
-        }
-        row
     }
 
     /// What each direction writes to the residual stream per unit of activation: `[directions, d_model]`; `W_dec W_out`
