@@ -329,8 +329,10 @@ pub fn effects(model: &Model, sae: &Sae, prompts: &Prompts, trials: &[Trial]) ->
         };
         let changes: Vec<Changed> = own.iter().map(changed).collect();
         let target = |group: &[(usize, usize)]| {
-            let of = group.iter().enumerate().map(|(case, &(number, position))| {
-                Target { prompt: case, position, token: trials[own[number].0].token }
+            let of = group.iter().enumerate().map(|(case, &(number, position))| Target {
+                prompt: case,
+                position,
+                token: trials[own[number].0].token,
             });
             Ask::nothing().with_predictions(of)
         };
