@@ -1,9 +1,11 @@
 //! From a site's activations straight to sparse: the dense `[positions, directions]` matrix never exists.
 
+use std::ops::Range;
+
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use crate::product::{NARROW, product, split};
+use crate::product::{product_here, ranges};
 use crate::{Matrix, Screen, SparseActivations, View};
 
 /// What an encoder needs: `pre = x w + bias`, and which pre-activations are kept.
@@ -50,27 +52,21 @@ pub(crate) fn encode(x: View, encoder: Encoder) -> Result<SparseActivations, Not
         return screen.encode(x, encoder);
     }
     let size = x.rows().div_ceil(rayon::current_num_threads()).clamp(*ROWS.start(), *ROWS.end());
-    let blocks: Vec<_> = (0..x.rows()).step_by(size).map(|start| start..(start + size).min(x.rows())).collect();
-    let encoded: Vec<SparseActivations> = blocks
-        .into_par_iter()
-        .map(|rows| {
-            let first = rows.start;
-            encode_block(x.rows_of(rows), encoder).map_err(|e| NotFinite { row: first + e.row, ..e })
-        })
-        .collect::<Result<_, _>>()?;
+    let blocks: Vec<_> = ranges(x.rows(), size).collect();
+    let encoded: Vec<SparseActivations> =
+        blocks.into_par_iter().map(|rows| encode_block(x, rows, encoder)).collect::<Result<_, _>>()?;
     Ok(SparseActivations::joined(&encoded))
 }
 
-fn encode_block(x: View, encoder: Encoder) -> Result<SparseActivations, NotFinite> {
-    let directions = encoder.weights.columns();
-    let mut kept: Vec<Kept> = vec![Kept::default(); x.rows()];
+fn encode_block(x: View, rows: Range<usize>, encoder: Encoder) -> Result<SparseActivations, NotFinite> {
+    let mut kept: Vec<Kept> = vec![Kept::default(); rows.len()];
     let mut buffer = Vec::new();
-    for tile in split(directions, COLUMNS, NARROW + 1) {
+    for tile in ranges(encoder.weights.columns(), COLUMNS) {
         let start = tile.start;
         buffer.clear();
-        (0..x.rows()).for_each(|_| buffer.extend_from_slice(&encoder.bias[tile.clone()]));
-        let mut pre = Matrix::new(buffer, x.rows(), tile.len());
-        product(x, encoder.weights.columns_of(tile.clone()), &mut pre, true);
+        rows.clone().for_each(|_| buffer.extend_from_slice(&encoder.bias[tile.clone()]));
+        let mut pre = Matrix::new(buffer, rows.len(), tile.len());
+        product_here(x.rows_of(rows.clone()), encoder.weights.columns_of(tile.clone()), &mut pre, true);
         for (row, kept) in kept.iter_mut().enumerate() {
             let pre = pre.row(row);
             let scanned = match encoder.keep {
@@ -78,7 +74,7 @@ fn encode_block(x: View, encoder: Encoder) -> Result<SparseActivations, NotFinit
                 Keep::Above(thresholds) => keep_above_each(pre, &thresholds[tile.clone()], start, &mut kept.entries),
                 Keep::Largest(k) => kept.largest(pre, k, start),
             };
-            scanned.map_err(|direction| NotFinite { row, direction })?;
+            scanned.map_err(|direction| NotFinite { row: rows.start + row, direction })?;
         }
         buffer = pre.into_data();
     }

@@ -29,6 +29,7 @@ mod predict;
 mod product;
 mod screen;
 mod sparse;
+mod transpose;
 
 pub use activation::Activation;
 pub use attention::{AttentionRows, AttentionShape, AttentionStage, EditScores};

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::transpose::transpose;
+
 /// A row-major matrix that owns its numbers.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Matrix {
@@ -122,21 +124,7 @@ impl Matrix {
 
     /// The transpose, copied.
     pub fn transposed(&self) -> Matrix {
-        // Squares that fit in the nearest cache, so that neither side is touched a number at a time.
-        const SIDE: usize = 32;
-        let mut out = Matrix::zeros(self.columns, self.rows);
-        let (rows, columns) = (self.rows.max(1), self.columns);
-        out.data.par_chunks_mut(rows * SIDE).enumerate().for_each(|(block, out)| {
-            for first in (0..self.rows).step_by(SIDE) {
-                for i in first..(first + SIDE).min(self.rows) {
-                    let row = &self.data[i * columns..(i + 1) * columns];
-                    for (j, &x) in row[block * SIDE..].iter().take(SIDE).enumerate() {
-                        out[j * rows + i] = x;
-                    }
-                }
-            }
-        });
-        out
+        self.view().transposed().to_matrix()
     }
 
     /// Adds `other`, element by element.
@@ -201,14 +189,25 @@ impl<'a> View<'a> {
         (self.row_stride, self.column_stride)
     }
 
-    pub(crate) fn as_ptr(&self) -> *const f32 {
-        self.data.as_ptr()
+    /// The numbers from the first on, those between rows included.
+    pub(crate) fn numbers(&self) -> &'a [f32] {
+        self.data
     }
 
     /// A copy, row after row.
     pub(crate) fn to_matrix(self) -> Matrix {
-        let row = |i: usize| (0..self.columns).map(move |j| self.at(i, j));
-        Matrix { data: (0..self.rows).flat_map(row).collect(), rows: self.rows, columns: self.columns }
+        // Rows of a task: their numbers in the transpose are whole lines of the cache.
+        const ROWS: usize = 32;
+        let mut out = Matrix::zeros(self.rows, self.columns);
+        out.data.par_chunks_mut((self.columns * ROWS).max(1)).enumerate().for_each(|(block, out)| {
+            let rows = self.rows_of(block * ROWS..self.rows.min((block + 1) * ROWS));
+            if self.column_stride == 1 {
+                out.chunks_exact_mut(self.columns).enumerate().for_each(|(i, out)| out.copy_from_slice(rows.row(i)));
+            } else {
+                transpose(rows.transposed(), out, self.columns);
+            }
+        });
+        out
     }
 
     /// The number at row `i` and column `j`.

@@ -6,7 +6,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use crate::norm::exp_sum;
-use crate::product::{NARROW, product_on, split};
+use crate::product::{product_here, ranges};
 use crate::{Matrix, View};
 
 /// How a token is predicted at a row.
@@ -21,9 +21,9 @@ pub struct Predicted {
 }
 
 /// Rows of a task, at most.
-const ROWS: usize = 256;
+const ROWS: usize = 504;
 /// Tokens whose logits are held for each row.
-const COLUMNS: usize = 512;
+const COLUMNS: usize = 128;
 
 /// What a tile of logits adds to one row: the highest logit, and `Σ e^(logit − highest)`.
 type Part = (f32, f64);
@@ -32,21 +32,20 @@ type Part = (f32, f64);
 pub(crate) fn predict(x: View, w: View, bias: &[f32], targets: &[(usize, u32)]) -> Vec<Predicted> {
     let threads = rayon::current_num_threads();
     let size = x.rows().div_ceil(threads).clamp(1, ROWS);
-    let blocks: Vec<Range<usize>> = (0..x.rows()).step_by(size).map(|row| row..(row + size).min(x.rows())).collect();
-    let tiles = split(w.columns(), COLUMNS, NARROW + 1);
+    let blocks: Vec<Range<usize>> = ranges(x.rows(), size).collect();
+    let tiles: Vec<Range<usize>> = ranges(w.columns(), COLUMNS).collect();
     let shared = threads.div_ceil(blocks.len().max(1));
     let of_block = |rows: &Range<usize>| -> Vec<Predicted> {
         let first = targets.partition_point(|target| target.0 < rows.start);
         let end = targets.partition_point(|target| target.0 < rows.end);
         let own: Vec<(usize, u32)> =
             targets[first..end].iter().map(|(row, token)| (row - rows.start, *token)).collect();
-        let x = x.rows_of(rows.clone());
-        let logits = logits_of(x, w, bias, &own);
-        let of_tiles = |tiles: &[Range<usize>]| tiles_of_block(x, w, bias, tiles, &own, &logits);
+        let logits = logits_of(x, rows, w, bias, &own);
+        let of_tiles = |tiles: &[Range<usize>]| tiles_of_block(x, rows, w, bias, tiles, &own, &logits);
         let found: Vec<(Vec<Part>, Vec<usize>)> =
             tiles.par_chunks(tiles.len().div_ceil(shared)).map(of_tiles).collect();
-        let parts = |row: usize| found.iter().flat_map(move |(parts, _)| parts.iter().skip(row).step_by(x.rows()));
-        let sums: Vec<f64> = (0..x.rows()).map(|row| total(parts(row))).collect();
+        let parts = |row: usize| found.iter().flat_map(move |(parts, _)| parts.iter().skip(row).step_by(rows.len()));
+        let sums: Vec<f64> = (0..rows.len()).map(|row| total(parts(row))).collect();
         let of_target = |(i, ((row, _), &logit)): (usize, (&(usize, u32), &f32))| Predicted {
             logit,
             log_sum_exp: sums[*row],
@@ -58,19 +57,15 @@ pub(crate) fn predict(x: View, w: View, bias: &[f32], targets: &[(usize, u32)]) 
 }
 
 /// The logits of the targets alone, with the bits that they have among all logits.
-fn logits_of(x: View, w: View, bias: &[f32], targets: &[(usize, u32)]) -> Vec<f32> {
+fn logits_of(x: View, rows: &Range<usize>, w: View, bias: &[f32], targets: &[(usize, u32)]) -> Vec<f32> {
     let mut tokens: Vec<usize> = targets.iter().map(|(_, token)| *token as usize).collect();
     tokens.sort_unstable();
     tokens.dedup();
-    let mut padded = tokens.clone();
-    if w.columns() > NARROW && !tokens.is_empty() {
-        padded.resize(tokens.len().max(NARROW + 1), tokens[0]);
-    }
-    let gathered = (0..w.rows()).flat_map(|i| padded.iter().map(move |token| w.at(i, *token))).collect();
-    let gathered = Matrix::new(gathered, w.rows(), padded.len());
-    let biases: Vec<f32> = padded.iter().map(|token| bias[*token]).collect();
-    let mut logits = Matrix::repeat(&biases, x.rows());
-    product_on(1, x, gathered.view(), &mut logits, true);
+    let gathered = (0..w.rows()).flat_map(|i| tokens.iter().map(move |token| w.at(i, *token))).collect();
+    let gathered = Matrix::new(gathered, w.rows(), tokens.len());
+    let biases: Vec<f32> = tokens.iter().map(|token| bias[*token]).collect();
+    let mut logits = Matrix::repeat(&biases, rows.len());
+    product_here(x.rows_of(rows.clone()), gathered.view(), &mut logits, true);
     let of = |(row, token): &(usize, u32)| logits.row(*row)[tokens.partition_point(|t| *t < *token as usize)];
     targets.iter().map(of).collect()
 }
@@ -78,19 +73,20 @@ fn logits_of(x: View, w: View, bias: &[f32], targets: &[(usize, u32)]) -> Vec<f3
 /// Each tile's part of each row, tile after tile, and how many logits of these tiles exceed each target's.
 fn tiles_of_block(
     x: View,
+    rows: &Range<usize>,
     w: View,
     bias: &[f32],
     tiles: &[Range<usize>],
     targets: &[(usize, u32)],
     logits: &[f32],
 ) -> (Vec<Part>, Vec<usize>) {
-    let (mut parts, mut ranks) = (Vec::with_capacity(tiles.len() * x.rows()), vec![0; targets.len()]);
+    let (mut parts, mut ranks) = (Vec::with_capacity(tiles.len() * rows.len()), vec![0; targets.len()]);
     let mut buffer = Vec::new();
     for tile in tiles {
         buffer.clear();
-        (0..x.rows()).for_each(|_| buffer.extend_from_slice(&bias[tile.clone()]));
-        let mut values = Matrix::new(buffer, x.rows(), tile.len());
-        product_on(1, x, w.columns_of(tile.clone()), &mut values, true);
+        rows.clone().for_each(|_| buffer.extend_from_slice(&bias[tile.clone()]));
+        let mut values = Matrix::new(buffer, rows.len(), tile.len());
+        product_here(x.rows_of(rows.clone()), w.columns_of(tile.clone()), &mut values, true);
         parts.extend(values.iter_rows().map(exp_sum));
         for ((rank, (row, _)), &logit) in ranks.iter_mut().zip(targets).zip(logits) {
             *rank += above(values.row(*row), logit);

@@ -1,17 +1,33 @@
-//! Matrix products on the `gemm` crate, arranged so that a row's bits depend only on that row.
+//! Matrix products in which a number depends on its row and its column alone.
+//!
+//! The products of every [`DEPTH`] inner positions are summed from zero, in order, by fused multiply-adds; these sums are
+//! added to the output, in order. So the bits are the same whatever stands beside a row, however many threads share the
+//! work, and whatever instructions the machine has.
 
-use gemm::Parallelism;
+mod kernel;
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
+use self::kernel::{Kernel, TALLEST};
+use crate::transpose::transpose;
 use crate::{Matrix, View};
 
 /// Work (multiply-adds) below which a product stays on one thread.
 const PARALLEL: usize = 1 << 18;
-
-/// Products of at most so many columns are summed in another order.
-pub(crate) const NARROW: usize = 64;
-/// Numbers of an output that `gemm` may treat as a product of few rows and columns.
-const SMALLEST: usize = 256;
+/// Tasks per thread, so that none waits long for another.
+const TASKS: usize = 4;
+/// Inner positions that are summed before they are added to the output.
+const DEPTH: usize = 1024;
+/// Rows of a left operand whose numbers in such a block stay in a core's own cache.
+const ROWS: usize = 96;
+/// Columns of a right operand that are laid out at once.
+const COLUMNS: usize = 128;
+/// Rows for which they are laid out at once, at most: their part of the output stays in a core's own cache too.
+const MOST_ROWS: usize = 1344;
 
 struct Destination(*mut f32);
 // SAFETY: tasks write disjoint blocks of the destination.
@@ -20,98 +36,198 @@ unsafe impl Sync for Destination {}
 
 /// `out = a b`, or `out += a b` when `accumulate`, on all threads.
 pub(crate) fn product(a: View, b: View, out: &mut Matrix, accumulate: bool) {
-    let threads = if a.rows() * b.columns() * a.columns() < PARALLEL { 1 } else { rayon::current_num_threads() };
-    product_on(threads, a, b, out, accumulate);
-}
-
-/// The same on so many threads, with the same bits: on one, inside a task that runs beside others.
-///
-/// `gemm` splits the inner dimension by its size alone as long as there are at least two rows and the blocks it is given
-/// keep to one of its two size classes; `block_rows` and the doubled single row see to that.
-pub(crate) fn product_on(threads: usize, a: View, b: View, out: &mut Matrix, accumulate: bool) {
-    let (m, k, n) = (a.rows(), a.columns(), b.columns());
-    assert_eq!(k, b.rows(), "inner dimensions differ");
+    if a.strides().1 != 1 {
+        return product(a.to_matrix().view(), b, out, accumulate);
+    }
+    let (m, n) = (a.rows(), b.columns());
+    let threads = rayon::current_num_threads();
+    if m * n * a.columns() < PARALLEL || threads == 1 {
+        return product_here(a, b, out, accumulate);
+    }
     assert_eq!((m, n), (out.rows(), out.columns()), "the output has another shape");
-    if m == 0 || n == 0 {
-        return;
-    }
-    if n == 1 {
-        return matrix_vector(a, b, out, accumulate);
-    }
-    if m == 1 {
-        let row: Vec<f32> = (0..k).map(|j| a.at(0, j)).collect();
-        let twice = Matrix::from_rows(&[&row, &row]);
-        let mut rows = Matrix::from_rows(&[out.row(0), out.row(0)]);
-        product_on(threads, twice.view(), b, &mut rows, accumulate);
-        out.row_mut(0).copy_from_slice(rows.row(0));
-        return;
-    }
-    // gemm treats blocks of at most 64 × 64 apart, so narrow products keep to such blocks and wide ones never form them.
-    let (block_rows, block_columns) = if n <= NARROW {
-        (62, n)
-    } else if m >= 16 * threads {
-        (m.div_ceil(threads).max(2), n)
-    } else {
-        (m, n.div_ceil(threads).next_multiple_of(64).max(128))
-    };
-    let rows = split(m, block_rows, 2);
-    let columns = split(n, block_columns, NARROW + 1);
+    let parts = (threads * TASKS).div_ceil(n.div_ceil(COLUMNS)).max(m.div_ceil(MOST_ROWS));
     let destination = Destination(out.data_mut().as_mut_ptr());
-    let task = |(rows, columns): (&std::ops::Range<usize>, &std::ops::Range<usize>)| {
-        let (a, b) = (a.rows_of(rows.clone()), b.columns_of(columns.clone()));
-        // gemm sums the smallest products in another order when the columns of `b` lie together, so there they must not.
-        let small = a.rows() * b.columns() <= SMALLEST && b.strides().0 == 1;
-        let by_rows = small.then(|| b.to_matrix());
-        let b = by_rows.as_ref().map_or(b, Matrix::view);
+    blocks(m, m.div_ceil(parts), n, COLUMNS).collect::<Vec<_>>().into_par_iter().for_each(|(rows, columns)| {
         let destination = &destination;
-        let ((a_row, a_column), (b_row, b_column)) = (a.strides(), b.strides());
-        // SAFETY: the views were checked when made, and the blocks of the destination do not overlap.
+        // SAFETY: the output has this shape, and the blocks do not overlap.
         unsafe {
-            gemm::gemm(
-                a.rows(),
-                b.columns(),
-                k,
-                destination.0.add(rows.start * n + columns.start),
-                1,
-                n as isize,
-                accumulate,
-                a.as_ptr(),
-                a_column as isize,
-                a_row as isize,
-                b.as_ptr(),
-                b_column as isize,
-                b_row as isize,
-                1.0,
-                1.0,
-                false,
-                false,
-                false,
-                Parallelism::None,
-            );
+            let out = destination.0.add(rows.start * n + columns.start);
+            multiply(Kernel::best(), a.rows_of(rows), b.columns_of(columns), out, n, accumulate);
         }
-    };
-    let blocks: Vec<_> = rows.iter().flat_map(|r| columns.iter().map(move |c| (r, c))).collect();
-    if threads == 1 {
-        blocks.into_iter().for_each(task);
-    } else {
-        blocks.into_par_iter().for_each(task);
+    });
+}
+
+/// The same on this thread, of whose work it may be a part.
+pub(crate) fn product_here(a: View, b: View, out: &mut Matrix, accumulate: bool) {
+    assert_eq!((a.rows(), b.columns()), (out.rows(), out.columns()), "the output has another shape");
+    if a.columns() == 0 && !accumulate {
+        out.data_mut().fill(0.0);
+    }
+    let stride = out.columns();
+    // SAFETY: the output has this shape.
+    unsafe { multiply(Kernel::best(), a, b, out.data_mut().as_mut_ptr(), stride, accumulate) }
+}
+
+thread_local! {
+    /// Where a thread lays out its panels.
+    static BUFFER: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A line of the cache.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+/// # Safety
+/// `out` points to as many rows and columns as the product has; its rows begin `stride` apart.
+unsafe fn multiply(kernel: Kernel, a: View, b: View, out: *mut f32, stride: usize, accumulate: bool) {
+    assert!(a.columns() == b.rows(), "inner dimensions differ");
+    BUFFER.with_borrow_mut(|buffer| {
+        for (rows, columns) in blocks(a.rows(), MOST_ROWS, b.columns(), COLUMNS) {
+            let (a, b) = (a.rows_of(rows.clone()), b.columns_of(columns.clone()));
+            for depth in ranges(a.columns(), DEPTH) {
+                let panels = Panels::new(b.rows_of(depth.clone()), kernel, a.rows(), buffer);
+                for few in ranges(a.rows(), ROWS) {
+                    let a = a.rows_of(few.clone()).columns_of(depth.clone());
+                    // SAFETY: these rows and columns are part of the output.
+                    unsafe {
+                        let out = out.add((rows.start + few.start) * stride + columns.start);
+                        panels.multiply(a, out, stride, accumulate || depth.start > 0);
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Some columns of a right operand as a kernel reads them.
+struct Panels<'a> {
+    kernel: Kernel,
+    numbers: &'a [f32],
+    /// From one panel, of as many columns as the kernel takes, to the next.
+    apart: usize,
+    /// From one row of a panel to the next.
+    stride: usize,
+    depth: usize,
+    columns: usize,
+}
+
+impl<'a> Panels<'a> {
+    /// `b`, laid out in `buffer` unless it is read only once and can be read where it is.
+    fn new(b: View<'a>, kernel: Kernel, rows: usize, buffer: &'a mut Vec<Line>) -> Panels<'a> {
+        let (depth, columns, width) = (b.rows(), b.columns(), kernel.width());
+        let (stride, apart) = b.strides();
+        if rows <= TALLEST && apart == 1 && columns.is_multiple_of(width) {
+            return Panels { kernel, numbers: b.numbers(), apart: width, stride, depth, columns };
+        }
+        buffer.resize(DEPTH * COLUMNS / 16, Line([0.0; 16]));
+        let numbers = bytemuck::cast_slice_mut(buffer);
+        for (panel, columns) in numbers.chunks_exact_mut(depth * width).zip(ranges(columns, width)) {
+            if columns.len() < width {
+                panel.fill(0.0);
+            }
+            let b = b.columns_of(columns);
+            if apart == 1 {
+                for (i, row) in panel.chunks_exact_mut(width).enumerate() {
+                    row[..b.columns()].copy_from_slice(b.row(i));
+                }
+            } else {
+                transpose(b.transposed(), panel, width);
+            }
+        }
+        Panels { kernel, numbers, apart: depth * width, stride: width, depth, columns }
+    }
+
+    /// `out = a b`, or `out += a b`.
+    ///
+    /// # Safety
+    /// `out` points to as many rows and columns as the product has; its rows begin `stride` apart.
+    unsafe fn multiply(&self, a: View, out: *mut f32, stride: usize, accumulate: bool) {
+        for (number, columns) in ranges(self.columns, self.kernel.width()).enumerate() {
+            let panel = Panel {
+                numbers: &self.numbers[number * self.apart..],
+                stride: self.stride,
+                depth: self.depth,
+                columns: columns.len(),
+            };
+            // SAFETY: these columns are part of the output.
+            unsafe { self.kernel.multiply(a, &panel, out.add(columns.start), stride, accumulate) };
+        }
     }
 }
 
-/// `0..length` in ranges of about `size`, none shorter than `least` unless there is only one.
-pub(crate) fn split(length: usize, size: usize, least: usize) -> Vec<std::ops::Range<usize>> {
-    let mut starts: Vec<usize> = (0..length).step_by(size.max(1)).collect();
-    if starts.len() > 1 && length - starts[starts.len() - 1] < least {
-        starts.pop();
-    }
-    let ends = starts.iter().skip(1).copied().chain([length]).collect::<Vec<_>>();
-    starts.into_iter().zip(ends).map(|(start, end)| start..end).collect()
+/// As many columns as a kernel takes, or the last.
+struct Panel<'a> {
+    /// Row after row, in each as many numbers as the kernel takes.
+    numbers: &'a [f32],
+    stride: usize,
+    depth: usize,
+    columns: usize,
 }
 
-fn matrix_vector(a: View, b: View, out: &mut Matrix, accumulate: bool) {
-    for i in 0..a.rows() {
-        let start = if accumulate { out.row(i)[0] } else { 0.0 };
-        let dot = (0..a.columns()).fold(0.0_f32, |acc, j| a.at(i, j).mul_add(b.at(j, 0), acc));
-        out.row_mut(i)[0] = start + dot;
+/// Blocks of rows and columns.
+fn blocks(
+    rows: usize,
+    height: usize,
+    columns: usize,
+    width: usize,
+) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    ranges(rows, height).flat_map(move |rows| ranges(columns, width).map(move |columns| (rows.clone(), columns)))
+}
+
+/// `0..length` in ranges of `size`.
+pub(crate) fn ranges(length: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..length).step_by(size.max(1)).map(move |start| start..(start + size).min(length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(rows: usize, columns: usize, seed: usize) -> Matrix {
+        let number = |i: usize| ((i + seed).wrapping_mul(0x9E37_79B9) % 2001) as f32 / 1000.0 - 1.0;
+        Matrix::new((0..rows * columns).map(number).collect(), rows, columns)
+    }
+
+    fn multiplied(kernel: Kernel, a: View, b: View, out: &Matrix, accumulate: bool) -> Matrix {
+        let mut out = out.clone();
+        let stride = out.columns();
+        // SAFETY: the output has the shape of the product.
+        unsafe { multiply(kernel, a, b, out.data_mut().as_mut_ptr(), stride, accumulate) };
+        out
+    }
+
+    #[test]
+    fn every_kernel_gives_the_bits_of_the_order_that_is_promised() {
+        for (m, k, n) in
+            [(1, 1, 1), (2, 5, 64), (6, 64, 128), (7, 1024, 16), (13, 1025, 65), (100, 2500, 40), (97, 9, 200)]
+        {
+            let (a, b, before) = (numbers(m, k, 3), numbers(k, n, 5), numbers(m, n, 7));
+            let turned = b.transposed();
+            for accumulate in [false, true] {
+                let expected = |i: usize, j: usize| {
+                    let sum = |depth: Range<usize>| depth.fold(0.0, |sum, p| a.row(i)[p].mul_add(b.row(p)[j], sum));
+                    let start = accumulate.then(|| before.row(i)[j]);
+                    ranges(k, DEPTH).map(sum).fold(start, |all, sum| Some(all.map_or(sum, |all| all + sum)))
+                };
+                for kernel in Kernel::available() {
+                    for b in [b.view(), turned.view().transposed()] {
+                        let out = multiplied(kernel, a.view(), b, &before, accumulate);
+                        let same = |i: usize| (0..n).all(|j| expected(i, j) == Some(out.row(i)[j]));
+                        assert!((0..m).all(same), "{kernel:?}, {m} × {k} × {n}, accumulate {accumulate}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_sum_of_no_products_is_zero() {
+        let mut out = numbers(3, 5, 1);
+        let before = out.clone();
+        product(Matrix::zeros(3, 0).view(), Matrix::zeros(0, 5).view(), &mut out, true);
+        assert_eq!(out, before);
+        product(Matrix::zeros(3, 0).view(), Matrix::zeros(0, 5).view(), &mut out, false);
+        assert_eq!(out, Matrix::zeros(3, 5));
     }
 }
