@@ -8,7 +8,7 @@ use crate::activation::activate;
 use crate::attention::attention;
 use crate::encode::encode;
 use crate::predict::predict;
-use crate::product::product;
+use crate::product::{affine, product};
 use crate::{
     Activation, Adam, AttentionRows, AttentionShape, ByDirection, EditScores, Encoder, Matrix, NotFinite, Outer,
     Predicted, Screen, SparseActivations, View,
@@ -19,6 +19,9 @@ use crate::{gradient, norm};
 pub trait Backend: Send + Sync {
     /// `out = a b`, or `out += a b` when `accumulate`. Shapes `[m, k]`, `[k, n]`, `[m, n]`.
     fn product(&self, a: View, b: View, out: &mut Matrix, accumulate: bool);
+
+    /// `x w + bias`.
+    fn affine(&self, x: &Matrix, w: &Matrix, bias: &[f32]) -> Matrix;
 
     /// Centres every row and divides it by `sqrt(variance + eps)`; returns the divisors.
     fn layer_norm(&self, x: &mut Matrix, eps: f32) -> Vec<f32>;
@@ -75,13 +78,6 @@ pub trait Backend: Send + Sync {
 
     /// `Σ weight × row`.
     fn weighted_sum(&self, rows: &Matrix, weights: &[f32]) -> Vec<f32>;
-
-    /// `x w + bias`.
-    fn affine(&self, x: &Matrix, w: &Matrix, bias: &[f32]) -> Matrix {
-        let mut out = Matrix::repeat(bias, x.rows());
-        self.product(x.view(), w.view(), &mut out, true);
-        out
-    }
 }
 
 /// The reference implementation: all cores of this machine, the widest vector instructions it has.
@@ -104,6 +100,10 @@ fn for_rows(x: &mut Matrix, f: impl Fn(usize, &mut [f32]) + Sync) {
 impl Backend for Cpu {
     fn product(&self, a: View, b: View, out: &mut Matrix, accumulate: bool) {
         product(a, b, out, accumulate);
+    }
+
+    fn affine(&self, x: &Matrix, w: &Matrix, bias: &[f32]) -> Matrix {
+        affine(x.view(), w.view(), bias)
     }
 
     fn layer_norm(&self, x: &mut Matrix, eps: f32) -> Vec<f32> {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use crate::product::{product_here, ranges};
+use crate::product::{affine_here, ranges};
 use crate::{Matrix, Screen, SparseActivations, View};
 
 /// What an encoder needs: `pre = x w + bias`, and which pre-activations are kept.
@@ -60,15 +60,13 @@ pub(crate) fn encode(x: View, encoder: Encoder) -> Result<SparseActivations, Not
 
 fn encode_block(x: View, rows: Range<usize>, encoder: Encoder) -> Result<SparseActivations, NotFinite> {
     let mut kept: Vec<Kept> = vec![Kept::default(); rows.len()];
-    let mut buffer = Vec::new();
+    let mut pre = Matrix::zeros(rows.len(), COLUMNS);
     for tile in ranges(encoder.weights.columns(), COLUMNS) {
         let start = tile.start;
-        buffer.clear();
-        rows.clone().for_each(|_| buffer.extend_from_slice(&encoder.bias[tile.clone()]));
-        let mut pre = Matrix::new(buffer, rows.len(), tile.len());
-        product_here(x.rows_of(rows.clone()), encoder.weights.columns_of(tile.clone()), &mut pre, true);
+        let weights = encoder.weights.columns_of(tile.clone());
+        affine_here(x.rows_of(rows.clone()), weights, &encoder.bias[tile.clone()], &mut pre);
         for (row, kept) in kept.iter_mut().enumerate() {
-            let pre = pre.row(row);
+            let pre = &pre.row(row)[..tile.len()];
             let scanned = match encoder.keep {
                 Keep::Positive => keep_above(pre, 0.0, start, &mut kept.entries),
                 Keep::Above(thresholds) => keep_above_each(pre, &thresholds[tile.clone()], start, &mut kept.entries),
@@ -76,7 +74,6 @@ fn encode_block(x: View, rows: Range<usize>, encoder: Encoder) -> Result<SparseA
             };
             scanned.map_err(|direction| NotFinite { row: rows.start + row, direction })?;
         }
-        buffer = pre.into_data();
     }
     Ok(sparse(kept, encoder.keep))
 }

@@ -6,7 +6,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use crate::norm::exp_sum;
-use crate::product::{product, product_here, ranges};
+use crate::product::{affine, affine_here, ranges};
 use crate::{Matrix, View};
 
 /// How a token is predicted at a row.
@@ -65,8 +65,7 @@ fn logits_of(x: View, w: View, bias: &[f32], targets: &[(usize, u32)]) -> Vec<f3
     let gathered = (0..w.rows()).flat_map(|i| tokens.iter().map(move |token| w.at(i, *token))).collect();
     let gathered = Matrix::new(gathered, w.rows(), tokens.len());
     let biases: Vec<f32> = tokens.iter().map(|token| bias[*token]).collect();
-    let mut logits = Matrix::repeat(&biases, x.rows());
-    product(x, gathered.view(), &mut logits, true);
+    let logits = affine(x, gathered.view(), &biases);
     let of = |(row, token): &(usize, u32)| logits.row(*row)[tokens.partition_point(|t| *t < *token as usize)];
     targets.iter().map(of).collect()
 }
@@ -81,20 +80,17 @@ fn part_of(
     logits: &[f32],
 ) -> (Vec<Part>, Vec<usize>) {
     let (mut parts, mut ranks) = (vec![(f32::NEG_INFINITY, 0.0); x.rows()], vec![0; targets.len()]);
-    let mut buffer = Vec::new();
+    let mut values = Matrix::zeros(x.rows(), COLUMNS);
     for tile in ranges(tokens.len(), COLUMNS) {
         let tile = tokens.start + tile.start..tokens.start + tile.end;
-        buffer.clear();
-        (0..x.rows()).for_each(|_| buffer.extend_from_slice(&bias[tile.clone()]));
-        let mut values = Matrix::new(buffer, x.rows(), tile.len());
-        product_here(x, w.columns_of(tile), &mut values, true);
-        for (part, values) in parts.iter_mut().zip(values.iter_rows()) {
-            *part = joined([*part, exp_sum(values)].into_iter());
+        affine_here(x, w.columns_of(tile.clone()), &bias[tile.clone()], &mut values);
+        let logits_at = |row: usize| &values.row(row)[..tile.len()];
+        for (row, part) in parts.iter_mut().enumerate() {
+            *part = joined([*part, exp_sum(logits_at(row))].into_iter());
         }
         for ((rank, (row, _)), &logit) in ranks.iter_mut().zip(targets).zip(logits) {
-            *rank += above(values.row(*row), logit);
+            *rank += above(logits_at(*row), logit);
         }
-        buffer = values.into_data();
     }
     (parts, ranks)
 }

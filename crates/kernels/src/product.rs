@@ -29,43 +29,84 @@ const COLUMNS: usize = 128;
 /// Rows for which they are laid out at once, at most: their part of the output stays in a core's own cache too.
 const MOST_ROWS: usize = 1344;
 
-struct Destination(*mut f32);
-// SAFETY: tasks write disjoint blocks of the destination.
-unsafe impl Send for Destination {}
-unsafe impl Sync for Destination {}
+/// A number among rows that begin `stride` apart.
+#[derive(Clone, Copy)]
+struct Place {
+    at: *mut f32,
+    stride: usize,
+}
+
+// SAFETY: tasks write disjoint blocks of an output.
+unsafe impl Send for Place {}
+unsafe impl Sync for Place {}
+
+impl Place {
+    fn first_of(matrix: &mut Matrix) -> Place {
+        Place { stride: matrix.columns(), at: matrix.data_mut().as_mut_ptr() }
+    }
+
+    /// The first number of a row that is every row.
+    fn same(row: &[f32]) -> Place {
+        Place { at: row.as_ptr().cast_mut(), stride: 0 }
+    }
+
+    /// The number so many rows below and so many columns to the right.
+    fn plus(self, rows: usize, columns: usize) -> Place {
+        Place { at: self.at.wrapping_add(rows * self.stride + columns), ..self }
+    }
+}
 
 /// `out = a b`, or `out += a b` when `accumulate`, on all threads.
 pub(crate) fn product(a: View, b: View, out: &mut Matrix, accumulate: bool) {
-    if a.strides().1 != 1 {
-        return product(a.to_matrix().view(), b, out, accumulate);
-    }
-    let (m, n) = (a.rows(), b.columns());
-    let threads = rayon::current_num_threads();
-    if m * n * a.columns() < PARALLEL || threads == 1 {
-        return product_here(a, b, out, accumulate);
-    }
-    assert_eq!((m, n), (out.rows(), out.columns()), "the output has another shape");
-    let parts = (threads * TASKS).div_ceil(n.div_ceil(COLUMNS)).max(m.div_ceil(MOST_ROWS));
-    let destination = Destination(out.data_mut().as_mut_ptr());
-    blocks(m, m.div_ceil(parts), n, COLUMNS).collect::<Vec<_>>().into_par_iter().for_each(|(rows, columns)| {
-        let destination = &destination;
-        // SAFETY: the output has this shape, and the blocks do not overlap.
-        unsafe {
-            let out = destination.0.add(rows.start * n + columns.start);
-            multiply(Kernel::best(), a.rows_of(rows), b.columns_of(columns), out, n, accumulate);
-        }
-    });
+    assert_eq!((a.rows(), b.columns()), (out.rows(), out.columns()), "the output has another shape");
+    let out = Place::first_of(out);
+    // SAFETY: the output has this shape.
+    unsafe { multiply_shared(a, b, accumulate.then_some(out), out) }
 }
 
-/// The same on this thread, of whose work it may be a part.
-pub(crate) fn product_here(a: View, b: View, out: &mut Matrix, accumulate: bool) {
-    assert_eq!((a.rows(), b.columns()), (out.rows(), out.columns()), "the output has another shape");
-    if a.columns() == 0 && !accumulate {
-        out.data_mut().fill(0.0);
+/// `bias + a b`, on all threads.
+pub(crate) fn affine(a: View, b: View, bias: &[f32]) -> Matrix {
+    let (rows, columns) = (a.rows(), b.columns());
+    assert_eq!(columns, bias.len(), "the bias has another length");
+    let mut data = Vec::with_capacity(rows * columns);
+    // SAFETY: the output has this shape, and the whole of it is written.
+    unsafe {
+        multiply_shared(a, b, Some(Place::same(bias)), Place { at: data.as_mut_ptr(), stride: columns });
+        data.set_len(rows * columns);
     }
-    let stride = out.columns();
-    // SAFETY: the output has this shape.
-    unsafe { multiply(Kernel::best(), a, b, out.data_mut().as_mut_ptr(), stride, accumulate) }
+    Matrix::new(data, rows, columns)
+}
+
+/// The first columns of `out = bias + a b`, on this thread, of whose work it may be a part.
+pub(crate) fn affine_here(a: View, b: View, bias: &[f32], out: &mut Matrix) {
+    assert!(a.rows() == out.rows() && b.columns() <= out.columns(), "the output has another shape");
+    assert_eq!(b.columns(), bias.len(), "the bias has another length");
+    // SAFETY: the output has as many rows and columns.
+    unsafe { multiply(Kernel::best(), a, b, Some(Place::same(bias)), Place::first_of(out)) }
+}
+
+/// `out = start + a b`, on all threads.
+///
+/// # Safety
+/// Behind `out`, and behind `start`, are as many rows and columns as the product has.
+unsafe fn multiply_shared(a: View, b: View, start: Option<Place>, out: Place) {
+    if a.strides().1 != 1 {
+        // SAFETY: as the caller says.
+        return unsafe { multiply_shared(a.to_matrix().view(), b, start, out) };
+    }
+    let (kernel, m, n) = (Kernel::best(), a.rows(), b.columns());
+    let threads = rayon::current_num_threads();
+    if m * n * a.columns() < PARALLEL || threads == 1 {
+        // SAFETY: as the caller says.
+        return unsafe { multiply(kernel, a, b, start, out) };
+    }
+    let parts = (threads * TASKS).div_ceil(n.div_ceil(COLUMNS)).max(m.div_ceil(MOST_ROWS));
+    blocks(m, m.div_ceil(parts), n, COLUMNS).collect::<Vec<_>>().into_par_iter().for_each(|(rows, columns)| {
+        let (row, column) = (rows.start, columns.start);
+        let (start, out) = (start.map(|start| start.plus(row, column)), out.plus(row, column));
+        // SAFETY: the blocks are parts of the output, and do not overlap.
+        unsafe { multiply(kernel, a.rows_of(rows), b.columns_of(columns), start, out) };
+    });
 }
 
 thread_local! {
@@ -78,22 +119,28 @@ thread_local! {
 #[repr(C, align(64))]
 struct Line([f32; 16]);
 
+/// `out = start + a b`.
+///
 /// # Safety
-/// `out` points to as many rows and columns as the product has; its rows begin `stride` apart.
-unsafe fn multiply(kernel: Kernel, a: View, b: View, out: *mut f32, stride: usize, accumulate: bool) {
+/// Behind `out`, and behind `start`, are as many rows and columns as the product has.
+unsafe fn multiply(kernel: Kernel, a: View, b: View, start: Option<Place>, out: Place) {
     assert!(a.columns() == b.rows(), "inner dimensions differ");
+    if a.columns() == 0 {
+        let (a, b) = (Matrix::zeros(a.rows(), 1), Matrix::zeros(1, b.columns()));
+        // SAFETY: as the caller says.
+        return unsafe { multiply(kernel, a.view(), b.view(), start, out) };
+    }
     BUFFER.with_borrow_mut(|buffer| {
         for (rows, columns) in blocks(a.rows(), MOST_ROWS, b.columns(), COLUMNS) {
             let (a, b) = (a.rows_of(rows.clone()), b.columns_of(columns.clone()));
             for depth in ranges(a.columns(), DEPTH) {
                 let panels = Panels::new(b.rows_of(depth.clone()), kernel, a.rows(), buffer);
+                let start = if depth.start == 0 { start } else { Some(out) };
                 for few in ranges(a.rows(), ROWS) {
-                    let a = a.rows_of(few.clone()).columns_of(depth.clone());
+                    let (row, column) = (rows.start + few.start, columns.start);
+                    let (start, out) = (start.map(|start| start.plus(row, column)), out.plus(row, column));
                     // SAFETY: these rows and columns are part of the output.
-                    unsafe {
-                        let out = out.add((rows.start + few.start) * stride + columns.start);
-                        panels.multiply(a, out, stride, accumulate || depth.start > 0);
-                    }
+                    unsafe { panels.multiply(a.rows_of(few).columns_of(depth.clone()), start, out) };
                 }
             }
         }
@@ -138,11 +185,11 @@ impl<'a> Panels<'a> {
         Panels { kernel, numbers, apart: depth * width, stride: width, depth, columns }
     }
 
-    /// `out = a b`, or `out += a b`.
+    /// `out = start + a b`.
     ///
     /// # Safety
-    /// `out` points to as many rows and columns as the product has; its rows begin `stride` apart.
-    unsafe fn multiply(&self, a: View, out: *mut f32, stride: usize, accumulate: bool) {
+    /// Behind `out`, and behind `start`, are as many rows and columns as the product has.
+    unsafe fn multiply(&self, a: View, start: Option<Place>, out: Place) {
         for (number, columns) in ranges(self.columns, self.kernel.width()).enumerate() {
             let panel = Panel {
                 numbers: &self.numbers[number * self.apart..],
@@ -150,8 +197,9 @@ impl<'a> Panels<'a> {
                 depth: self.depth,
                 columns: columns.len(),
             };
+            let (start, out) = (start.map(|start| start.plus(0, columns.start)), out.plus(0, columns.start));
             // SAFETY: these columns are part of the output.
-            unsafe { self.kernel.multiply(a, &panel, out.add(columns.start), stride, accumulate) };
+            unsafe { self.kernel.multiply(a, &panel, start, out) };
         }
     }
 }
@@ -189,11 +237,11 @@ mod tests {
         Matrix::new((0..rows * columns).map(number).collect(), rows, columns)
     }
 
-    fn multiplied(kernel: Kernel, a: View, b: View, out: &Matrix, accumulate: bool) -> Matrix {
-        let mut out = out.clone();
-        let stride = out.columns();
-        // SAFETY: the output has the shape of the product.
-        unsafe { multiply(kernel, a, b, out.data_mut().as_mut_ptr(), stride, accumulate) };
+    fn multiplied(kernel: Kernel, a: View, b: View, start: Option<&Matrix>) -> Matrix {
+        let mut start = start.cloned();
+        let mut out = Matrix::zeros(a.rows(), b.columns());
+        // SAFETY: both have the shape of the product.
+        unsafe { multiply(kernel, a, b, start.as_mut().map(Place::first_of), Place::first_of(&mut out)) };
         out
     }
 
@@ -212,12 +260,26 @@ mod tests {
                 };
                 for kernel in Kernel::available() {
                     for b in [b.view(), turned.view().transposed()] {
-                        let out = multiplied(kernel, a.view(), b, &before, accumulate);
+                        let out = multiplied(kernel, a.view(), b, accumulate.then_some(&before));
                         let same = |i: usize| (0..n).all(|j| expected(i, j) == Some(out.row(i)[j]));
                         assert!((0..m).all(same), "{kernel:?}, {m} × {k} × {n}, accumulate {accumulate}");
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_bias_is_what_the_product_starts_from() {
+        for (m, k, n) in [(1, 0, 3), (3, 7, 5), (50, 1030, 300)] {
+            let (a, b, bias) = (numbers(m, k, 3), numbers(k, n, 5), numbers(1, n, 7).into_data());
+            let mut expected = Matrix::repeat(&bias, m);
+            product(a.view(), b.view(), &mut expected, true);
+            assert_eq!(affine(a.view(), b.view(), &bias), expected);
+            let mut wider = Matrix::zeros(m, n + 2);
+            affine_here(a.view(), b.view(), &bias, &mut wider);
+            assert_eq!(wider.columns_of(0..n), expected);
+            assert_eq!(wider.columns_of(n..n + 2), Matrix::zeros(m, 2));
         }
     }
 

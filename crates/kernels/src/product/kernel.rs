@@ -6,7 +6,7 @@ use std::arch::x86_64::{
     _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
 };
 
-use super::Panel;
+use super::{Panel, Place};
 use crate::View;
 
 /// A tile of the output that is summed in registers.
@@ -53,30 +53,30 @@ impl Kernel {
         if self == Kernel::Plain { 4 } else { TALLEST }
     }
 
-    /// `out = a b`, or `out += a b`, where the rows of `a` lie together.
+    /// `out = start + a b`, where the rows of `a` lie together.
     ///
     /// # Safety
-    /// `out` points to as many rows and columns as the product has; its rows begin `stride` apart.
-    pub(super) unsafe fn multiply(self, a: View, panel: &Panel, out: *mut f32, stride: usize, accumulate: bool) {
+    /// Behind `out`, and behind `start`, are as many rows and columns as the product has.
+    pub(super) unsafe fn multiply(self, a: View, panel: &Panel, start: Option<Place>, out: Place) {
         assert!(a.strides().1 == 1 && a.columns() == panel.depth && panel.depth > 0);
         assert!((panel.depth - 1) * panel.stride + self.width() <= panel.numbers.len());
-        let (b, depth) = ((panel.numbers.as_ptr(), panel.stride), panel.depth);
         let mut row = 0;
         while row < a.rows() {
             let rest = a.rows() - row;
             let height = if rest >= self.height() { self.height() } else { 1 << rest.ilog2() };
-            let a = (a.rows_of(row..row + height).numbers().as_ptr(), a.strides().0);
+            let few = a.rows_of(row..row + height);
+            let (start, out) = (start.map(|start| start.plus(row, 0)), out.plus(row, 0));
             // SAFETY: the instructions are there; so are the numbers, by the assertions and as the caller says.
             unsafe {
-                let out = out.add(row * stride);
                 if panel.columns == self.width() {
-                    self.tile(height, a, b, depth, (out, stride), accumulate);
+                    self.tile(few, panel, start, out);
                 } else {
                     let mut whole = [0.0; TALLEST * WIDEST];
-                    self.tile(height, a, b, depth, (whole.as_mut_ptr(), WIDEST), false);
+                    self.tile(few, panel, None, Place { at: whole.as_mut_ptr(), stride: WIDEST });
                     for (i, row) in whole.chunks_exact(WIDEST).take(height).enumerate() {
-                        let out = std::slice::from_raw_parts_mut(out.add(i * stride), panel.columns);
-                        out.iter_mut().zip(row).for_each(|(o, x)| *o = if accumulate { *o + x } else { *x });
+                        for (j, &sum) in row[..panel.columns].iter().enumerate() {
+                            *out.plus(i, j).at = start.map_or(sum, |start| *start.plus(i, j).at + sum);
+                        }
                     }
                 }
             }
@@ -84,20 +84,12 @@ impl Kernel {
         }
     }
 
-    unsafe fn tile(
-        self,
-        height: usize,
-        a: (*const f32, usize),
-        b: (*const f32, usize),
-        depth: usize,
-        out: (*mut f32, usize),
-        accumulate: bool,
-    ) {
+    unsafe fn tile(self, a: View, panel: &Panel, start: Option<Place>, out: Place) {
         macro_rules! of_height {
             ($tile:ident, $($height:literal)*) => {
-                match height {
-                    $($height => $tile::<$height>(a, b, depth, out, accumulate),)*
-                    _ => unreachable!("no tile of {height} rows"),
+                match a.rows() {
+                    $($height => $tile::<$height>(a, panel, start, out),)*
+                    height => unreachable!("no tile of {height} rows"),
                 }
             };
         }
@@ -114,24 +106,20 @@ impl Kernel {
     }
 }
 
-/// Writes a tile, or adds to it; `b` points to a panel, and each operand's rows begin as far apart as its second number says.
+/// `out = start + a b` for a tile of as many rows as `a` has, and columns as a panel.
 macro_rules! tile {
     (
         $(#[$attribute:meta])* $name:ident, $vectors:literal, $lanes:literal,
         $zero:expr, $load:expr, $spread:expr, $fma:expr, $add:expr, $store:expr
     ) => {
         $(#[$attribute])*
-        unsafe fn $name<const HEIGHT: usize>(
-            (a, a_stride): (*const f32, usize),
-            (b, b_stride): (*const f32, usize),
-            depth: usize,
-            (out, stride): (*mut f32, usize),
-            accumulate: bool,
-        ) {
+        unsafe fn $name<const HEIGHT: usize>(a: View, panel: &Panel, start: Option<Place>, out: Place) {
             // SAFETY: as many numbers are there as the caller says.
             unsafe {
                 let mut sums = [[$zero; $vectors]; HEIGHT];
+                let (a, a_stride) = (a.numbers().as_ptr(), a.strides().0);
                 let rows: [*const f32; HEIGHT] = std::array::from_fn(|i| a.add(i * a_stride));
+                let (b, b_stride, depth) = (panel.numbers.as_ptr(), panel.stride, panel.depth);
                 let mut step = |k: usize| {
                     let b = b.add(k * b_stride);
                     let mut columns = [$zero; $vectors];
@@ -152,8 +140,11 @@ macro_rules! tile {
                 (unrolled..depth).for_each(step);
                 for (i, sums) in sums.iter().enumerate() {
                     for (j, &sum) in sums.iter().enumerate() {
-                        let out = out.add(i * stride + j * $lanes);
-                        $store(out, if accumulate { $add($load(out), sum) } else { sum });
+                        let sum = match start {
+                            Some(start) => $add($load(start.plus(i, j * $lanes).at.cast_const()), sum),
+                            None => sum,
+                        };
+                        $store(out.plus(i, j * $lanes).at, sum);
                     }
                 }
             }
