@@ -1,7 +1,7 @@
 //! Who wrote a quantity: linear accounts of logits and of directions.
 
 use directrix_index::corpus::Prompts;
-use directrix_index::model::kernels::Matrix;
+use directrix_index::model::kernels::{Matrix, dot};
 use directrix_index::model::{Ask, BlockHook, Decomposition, HookPoint, Model, Positions, Reader, batches};
 use directrix_index::sae::Sae;
 use serde::Serialize;
@@ -29,11 +29,6 @@ impl Component {
         let Estimate { n, mean, se, half_width, .. } = Estimate::of(values);
         Component { component: component.into(), n, mean, se, half_width }
     }
-}
-
-/// `Σ a b`.
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(&x, &y)| x as f64 * y as f64).sum()
 }
 
 /// Column `token` of the unembedding.

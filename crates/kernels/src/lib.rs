@@ -37,6 +37,7 @@ pub use backend::{Backend, Cpu};
 pub use encode::{Encoder, Keep, NotFinite};
 pub use gradient::{Adam, Outer};
 pub use matrix::{Matrix, View};
+pub use norm::dot;
 pub use predict::Predicted;
 pub use screen::{Instructions, Screen};
 pub use sparse::{ByDirection, SparseActivations};

@@ -1,4 +1,4 @@
-//! Operations on one row: LayerNorm without weights, log-sum-exp, sparse decode.
+//! Operations on one row: LayerNorm without weights, log-sum-exp, inner product, sparse decode.
 
 use multiversion::multiversion;
 
@@ -41,6 +41,25 @@ pub(crate) fn exp_sum(row: &[f32]) -> (f32, f64) {
         *lane += exp(x - top) as f64;
     }
     (top, lanes.into_iter().sum())
+}
+
+/// `Σ a b`, in double precision.
+///
+/// # Panics
+/// If their lengths differ.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+pub fn dot(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let mut lanes = [0.0_f64; 16];
+    let (a, a_rest) = a.as_chunks::<16>();
+    let (b, b_rest) = b.as_chunks::<16>();
+    let rest = [(a_rest, b_rest)];
+    for (a, b) in a.iter().zip(b).map(|(a, b)| (a.as_slice(), b.as_slice())).chain(rest) {
+        for (lane, (&a, &b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
+            *lane += a as f64 * b as f64;
+        }
+    }
+    lanes.into_iter().sum()
 }
 
 /// `bias + Σ value × w[direction]`: `row` holds the bias already.

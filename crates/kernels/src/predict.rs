@@ -97,7 +97,13 @@ fn part_of(
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 fn above(logits: &[f32], least: f32) -> usize {
-    logits.chunks(1 << 16).map(|piece| piece.iter().map(|x| u32::from(*x > least)).sum::<u32>() as usize).sum()
+    let mut lanes = [0_u32; 16];
+    let (chunks, rest) = logits.as_chunks::<16>();
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, x)| *lane += u32::from(*x > least));
+    }
+    lanes.iter_mut().zip(rest).for_each(|(lane, x)| *lane += u32::from(*x > least));
+    lanes.iter().sum::<u32>() as usize
 }
 
 fn joined(parts: impl Iterator<Item = Part> + Clone) -> Part {

@@ -26,8 +26,8 @@ const DEPTH: usize = 1024;
 const ROWS: usize = 96;
 /// Columns of a right operand that are laid out at once.
 const COLUMNS: usize = 128;
-/// Rows for which they are laid out at once, at most: their part of the output stays in a core's own cache too.
-const MOST_ROWS: usize = 1344;
+/// Rows for which they are laid out at once, at most.
+const MOST_ROWS: usize = 4096;
 
 /// A number among rows that begin `stride` apart.
 #[derive(Clone, Copy)]

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use directrix_kernels::dot;
+
 use crate::{HookPoint, Result};
 
 /// Positions of a prompt, or of each prompt of a batch.
@@ -99,9 +101,8 @@ impl Kind {
             // A score of -inf says that a position is not seen; it stays so.
             Kind::Scale(by) => row.iter_mut().filter(|x| **x > f32::NEG_INFINITY).for_each(|x| *x *= by),
             Kind::Project(along) => {
-                let dot: f64 = row.iter().zip(along.iter()).map(|(&x, &a)| x as f64 * a as f64).sum();
-                let square: f64 = along.iter().map(|&a| (a as f64).powi(2)).sum();
-                let share = if square > 0.0 { (dot / square) as f32 } else { 0.0 };
+                let square = dot(along, along);
+                let share = if square > 0.0 { (dot(row, along) / square) as f32 } else { 0.0 };
                 row.iter_mut().zip(along.iter()).for_each(|(x, a)| *x -= share * a);
             }
             Kind::Map(f) => f(place, row),

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use directrix_kernels::{Backend, Cpu, Encoder, Keep, Matrix, NotFinite, Screen, SparseActivations};
+use directrix_kernels::{Backend, Cpu, Encoder, Keep, Matrix, NotFinite, Screen, SparseActivations, dot};
 use directrix_model::{BlockHook, HookPoint, Model};
 use rayon::prelude::*;
 
@@ -102,9 +102,8 @@ pub struct Sae {
 impl Sae {
     pub(crate) fn new(name: String, site: Site, parameters: Parameters) -> Sae {
         let Parameters { encoder, b_enc, b_dec, subtract_b_dec, .. } = &parameters;
-        let of_input = |row: &[f32]| b_dec.iter().zip(row).map(|(&b, &w)| b as f64 * w as f64).sum::<f64>();
         let bias = if *subtract_b_dec {
-            let folded = |(direction, b): (usize, &f32)| (*b as f64 - of_input(encoder.row(direction))) as f32;
+            let folded = |(direction, b): (usize, &f32)| (*b as f64 - dot(b_dec, encoder.row(direction))) as f32;
             b_enc.par_iter().enumerate().map(folded).collect()
         } else {
             b_enc.clone()
@@ -231,8 +230,7 @@ impl Sae {
             return self.encode_with(&Cpu, &row).map_or(f32::NAN, |acts| acts.get(0, direction));
         }
         let x = &values[self.site.columns.clone()];
-        let product: f64 = x.iter().zip(encoder.row(d)).map(|(&x, &w)| x as f64 * w as f64).sum();
-        let pre = (product + self.bias[d] as f64) as f32;
+        let pre = (dot(x, encoder.row(d)) + self.bias[d] as f64) as f32;
         match architecture {
             Architecture::JumpRelu { threshold } if pre <= threshold[d] => 0.0,
             Architecture::Gated { .. } if pre <= 0.0 => 0.0,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use directrix_kernels::{Matrix, SparseActivations};
+use directrix_kernels::{Matrix, SparseActivations, dot};
 use directrix_model::Model;
 use directrix_model::corpus::Prompts;
 use rayon::prelude::*;
@@ -188,10 +188,6 @@ fn cosines_with_others(rows: &Matrix, among: &[usize]) -> Vec<f64> {
         along / square.sqrt()
     };
     among.par_iter().map(cosine).collect()
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(&a, &b)| a as f64 * b as f64).sum()
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
