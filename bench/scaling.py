@@ -3,22 +3,27 @@
     python bench/scaling.py [--out out/scaling.svg] [--work FOLDER]
 
 Runs `directrix bench` in the original notebook's sizes with one of them changed at a time, every point in a process of its
-own, and draws the seconds and the peak memory of the index pass, and what every task reaches of the machine's f32 rate. Needs
-`pip install -r bench/requirements.txt`.
+own, and draws the seconds and the peak memory of the index pass, what every task reaches of the machine's f32 rate, and f32
+products by number of rows under the machine's two roofs: that rate, and how fast it reads memory (Williams, Waterman and
+Patterson 2009). Needs `pip install -r bench/requirements.txt`.
 """
 import argparse
 import json
 import os
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
+import torch
 
 BINARY = Path(__file__).resolve().parent.parent / "target/release/directrix"
 THREADS = os.cpu_count()
+BLUE, ORANGE = "#2a6fbb", "#d1742f"
+WEIGHTS = (4096, 16384)  # of the encoder, and of the task `product`
 POINTS = {
     "stories": [8, 32, 64, 128],
     "directions": [4096, 8192, 16384],
@@ -34,6 +39,17 @@ def bench(work, tasks, threads=THREADS, repeats=1, **changed):
     command += [part for task in tasks for part in ("--task", task)]
     runs = [json.loads(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(repeats)]
     return [min(same, key=lambda row: row["seconds"]) for same in zip(*runs)]
+
+
+def bytes_per_second():
+    """How fast a gigabyte is read that no cache holds: the best of five."""
+    torch.set_num_threads(THREADS)
+    numbers, seconds = torch.ones(1 << 28), []
+    for _ in range(5):
+        start = time.perf_counter()
+        numbers.sum()
+        seconds.append(time.perf_counter() - start)
+    return 4 * numbers.numel() / min(seconds)
 
 
 def main():
@@ -53,33 +69,57 @@ def main():
         tasks = bench(work, ["product", "index", "ablate-last", "ablate-first", "ablate-everywhere", "joint", "cooccurrence",
                              "logit-attribution", "feature-attribution", "loss-recovered", "cosine"])
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    draw(found, tasks, args.out)
+    draw(found, tasks, bytes_per_second(), args.out)
 
 
-def draw(found, tasks, out):
+def draw(found, tasks, bandwidth, out):
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"})
-    figure, axes = plt.subplots(2, 3, figsize=(11, 6.2), layout="constrained")
-    blue, orange = "#2a6fbb", "#d1742f"
+    figure, axes = plt.subplot_mosaic([["tokens", "memory", "directions", "layers"], ["threads", "tasks", "roofs", "roofs"]],
+                                      figsize=(13, 6.4), layout="constrained")
 
-    def line(ax, xs, ys, label, unit):
-        ax.plot(xs, ys, "o-", color=blue)
-        ax.set(xlabel=label, ylabel=unit, xlim=(0, 1.05 * max(xs)), ylim=(0, 1.08 * max(ys)))
-    tokens = [row["units"] for _, row in found["stories"]]
-    line(axes[0, 0], tokens, [row["seconds"] for _, row in found["stories"]], "tokens", "index pass, seconds")
-    line(axes[0, 1], tokens, [row["peak_bytes"] / 1e9 for _, row in found["stories"]], "tokens", "peak memory, GB")
-    for ax, name in ((axes[0, 2], "directions"), (axes[1, 0], "layers"), (axes[1, 1], "threads")):
+    def line(name, points, label, unit):
+        xs, ys = zip(*points)
+        axes[name].plot(xs, ys, "o-", color=BLUE)
+        axes[name].set(xlabel=label, ylabel=unit, xlim=(0, 1.05 * max(xs)), ylim=(0, 1.08 * max(ys)))
+    line("tokens", [(row["units"], row["seconds"]) for _, row in found["stories"]], "tokens", "index pass, seconds")
+    line("memory", [(row["units"], row["peak_bytes"] / 1e9) for _, row in found["stories"]], "tokens", "peak memory, GB")
+    for name, label in (("directions", "directions of each SAE"), ("layers", "layers")):
         points = [(n, row["seconds"] / row["units"] * 1e3) for n, row in found[name]]
-        if name == "threads":
-            points = [(n, 1 / y) for n, y in points]
-        line(ax, *zip(*points), f"{name} of each SAE" if name == "directions" else name,
-             "index pass, tokens per ms" if name == "threads" else "index pass, ms per token")
-    rates = [(row["task"], row["flop"] / row["seconds"] / 1e9) for row in tasks]
-    ax, peak = axes[1, 2], rates[0][1]
-    ax.barh([name for name, _ in rates[::-1]], [rate for _, rate in rates[::-1]], color=blue)
-    ax.axvline(peak, color=orange)
-    ax.text(peak, len(rates) / 2, " f32 product", color=orange, va="center")
-    ax.set(xlabel="unavoidable GFLOP per second")
+        line(name, points, label, "index pass, ms per token")
+    points = [(n, row["units"] / row["seconds"] / 1e3) for n, row in found["threads"]]
+    line("threads", points, "threads", "index pass, tokens per ms")
+    axes["threads"].set_xticks([n for n, _ in points])
+    products = [row for row in tasks if row["task"] == "product"]
+    peak = rate(products[-1])
+    rates = [(row["task"], rate(row)) for row in tasks if row["task"] != "product"][::-1]
+    axes["tasks"].barh(*zip(*rates), color=BLUE)
+    axes["tasks"].axvline(peak, color=ORANGE)
+    axes["tasks"].text(peak, len(rates) / 2, " f32 product", color=ORANGE, va="center")
+    axes["tasks"].set(xlabel="unavoidable GFLOP per second")
+    roofs(axes["roofs"], products, peak, bandwidth / 1e9)
     figure.savefig(out, metadata={"Date": None})
+
+
+def rate(row):
+    return row["flop"] / row["seconds"] / 1e9
+
+
+def roofs(ax, products, peak, bandwidth):
+    """Products of some rows with the encoder's weights; `bandwidth` in GB/s."""
+    inner, columns = WEIGHTS
+    points = []
+    for row in products:
+        rows = row["units"]
+        touched = 4 * (rows * inner + inner * columns + rows * columns)
+        points.append((row["flop"] / touched, rate(row), rows))
+    low, high = points[0][0] / 2, points[-1][0] * 4
+    ax.loglog([low, peak / bandwidth, high], [low * bandwidth, peak, peak], color=ORANGE)
+    ax.text(high, peak * 1.08, f"{peak:,.0f} GFLOP/s", color=ORANGE, ha="right")
+    ax.text(low * 1.3, low * bandwidth * 1.9, f"{bandwidth:,.0f} GB/s", color=ORANGE, ha="right")
+    ax.loglog([x for x, *_ in points], [y for _, y, _ in points], "o", color=BLUE)
+    for x, y, rows in points:
+        ax.annotate(f"{rows:,} row{'s'[:rows > 1]}", (x, y), (6, -10), textcoords="offset points")
+    ax.set(xlabel="floating-point operations per byte of the operands", ylabel="f32 product, GFLOP per second")
 
 
 if __name__ == "__main__":

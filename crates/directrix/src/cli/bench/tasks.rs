@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use anyhow::ensure;
 use clap::ValueEnum;
@@ -16,7 +17,7 @@ use super::inputs::{Inputs, Loaded, Sizes};
 /// Something an interpretability researcher waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Task {
-    /// One f32 product of the encoder's shapes, for the rate
+    /// f32 products of the encoder's shapes by number of rows; the last is the rate
     Product,
     /// Maxima of every direction of both SAEs over stories
     Index,
@@ -45,9 +46,13 @@ pub(super) enum Task {
 /// One result: name, shape, numbers.
 pub(super) type Output = (String, Vec<usize>, Vec<f32>);
 
+/// Units done, and what was found.
+type Found = (usize, Vec<Output>);
+
 /// What a task did.
 pub(super) struct Done {
-    pub(super) units: usize,
+    /// Units and their seconds; several of a task that is done in several sizes.
+    pub(super) timed: Vec<(usize, f64)>,
     pub(super) outputs: Vec<Output>,
 }
 
@@ -55,8 +60,8 @@ pub(super) struct Done {
 const SINGLE: usize = 16;
 const EVERYWHERE: usize = 4;
 const COSINE_PAIRS: usize = 10;
-/// Rows of the product that the rate is measured on.
-const PRODUCT_ROWS: usize = 2048;
+/// Rows of the products; the rate is measured on the last.
+const PRODUCT_ROWS: [usize; 6] = [1, 4, 16, 64, 256, 2048];
 
 impl Task {
     pub(super) const ALL: [Task; 12] = [
@@ -81,7 +86,7 @@ impl Task {
     /// What seconds are given per.
     pub(super) fn unit(self) -> &'static str {
         match self {
-            Task::Product => "product",
+            Task::Product => "row",
             Task::Index | Task::Tables => "token",
             Task::AblateLast | Task::AblateFirst | Task::AblateEverywhere => "prompt × direction",
             Task::Cooccurrence => "position × direction",
@@ -115,8 +120,9 @@ impl Task {
         let units = inputs.units(self);
         let of = |rows: &[Vec<u32>]| Prompts::from_rows(&rows[..units.min(rows.len())]);
         let (stories, prompts) = (of(&inputs.stories), of(&inputs.prompts));
-        match self {
-            Task::Product => Ok(product(&inputs.sizes)),
+        let start = Instant::now();
+        let (units, outputs) = match self {
+            Task::Product => return Ok(Done { timed: products(&inputs.sizes), outputs: Vec::new() }),
             Task::Index => index(inputs, loaded, &stories, scratch, false),
             Task::Tables => index(inputs, loaded, &stories, scratch, true),
             Task::AblateLast => single(inputs, loaded, 1, &prompts),
@@ -128,7 +134,8 @@ impl Task {
             Task::FeatureAttribution => feature_attribution(inputs, loaded, &prompts),
             Task::LossRecovered => loss_recovered(inputs, loaded, &prompts),
             Task::Cosine => cosine(loaded),
-        }
+        }?;
+        Ok(Done { timed: vec![(units, start.elapsed().as_secs_f64())], outputs })
     }
 
     /// The arithmetic that no way of doing `units` of the task avoids, in floating-point operations: two for each
@@ -163,7 +170,7 @@ impl Task {
 
 /// Floating-point operations of the parts.
 struct Work {
-    /// The product that the rate is measured on.
+    /// A row of the product that the rate is measured on.
     product: f64,
     layers: f64,
     /// A block at one position: queries, keys, values and output of attention; in and out of the MLP.
@@ -187,7 +194,7 @@ impl Work {
         let Sizes { d_model, d_mlp, vocabulary, directions, prompt, layers, .. } = *sizes;
         let [d, m, v, n] = [d_model, d_mlp, vocabulary, directions].map(|x| x as f64);
         Work {
-            product: 2.0 * PRODUCT_ROWS as f64 * m * n,
+            product: 2.0 * m * n,
             layers: layers as f64,
             layer: 8.0 * d * d + 4.0 * d * m,
             keys: 4.0 * d * d,
@@ -217,17 +224,27 @@ impl Work {
     }
 }
 
-fn product(sizes: &Sizes) -> Done {
-    let numbers = |n: usize| (0..n).map(|i| (i % 613) as f32 / 613.0 - 0.5).collect::<Vec<_>>();
-    let shape = [PRODUCT_ROWS, sizes.d_mlp, sizes.directions];
-    let a = Matrix::new(numbers(shape[0] * shape[1]), shape[0], shape[1]);
-    let b = Matrix::new(numbers(shape[1] * shape[2]), shape[1], shape[2]);
-    let mut out = Matrix::zeros(shape[0], shape[2]);
-    Cpu.product(a.view(), b.view(), &mut out, false);
-    Done { units: 1, outputs: Vec::new() }
+/// Rows of each product, and the median of the seconds of five after a first.
+fn products(sizes: &Sizes) -> Vec<(usize, f64)> {
+    let numbers = |rows: usize, columns: usize| {
+        Matrix::new((0..rows * columns).map(|i| (i % 613) as f32 / 613.0 - 0.5).collect(), rows, columns)
+    };
+    let a = numbers(PRODUCT_ROWS[PRODUCT_ROWS.len() - 1], sizes.d_mlp);
+    let b = numbers(sizes.d_mlp, sizes.directions);
+    let of_rows = |rows: usize| {
+        let mut out = Matrix::zeros(rows, sizes.directions);
+        let mut seconds = [0.0; 6].map(|_: f64| {
+            let start = Instant::now();
+            Cpu.product(a.view().rows_of(0..rows), b.view(), &mut out, false);
+            start.elapsed().as_secs_f64()
+        });
+        seconds[1..].sort_by(f64::total_cmp);
+        (rows, seconds[3])
+    };
+    PRODUCT_ROWS.map(of_rows).to_vec()
 }
 
-fn index(inputs: &Inputs, loaded: &Loaded, stories: &Prompts, folder: &Path, tables: bool) -> anyhow::Result<Done> {
+fn index(inputs: &Inputs, loaded: &Loaded, stories: &Prompts, folder: &Path, tables: bool) -> anyhow::Result<Found> {
     let source = |name: &str| Source { name: name.into(), hash: name.into() };
     let identity = Identity {
         model: source("model"),
@@ -278,7 +295,7 @@ fn index(inputs: &Inputs, loaded: &Loaded, stories: &Prompts, folder: &Path, tab
         ]);
     }
     std::fs::remove_dir_all(folder)?;
-    Ok(Done { units: stories.positions(), outputs })
+    Ok((stories.positions(), outputs))
 }
 
 /// The prediction of the answer, one position before it.
@@ -287,7 +304,7 @@ fn answer(prompts: &Prompts, prompt: usize, change: Change) -> Trial {
     Trial { prompt, position: tokens.len() - 2, token: tokens[tokens.len() - 1], change }
 }
 
-fn single(inputs: &Inputs, loaded: &Loaded, sae: usize, prompts: &Prompts) -> anyhow::Result<Done> {
+fn single(inputs: &Inputs, loaded: &Loaded, sae: usize, prompts: &Prompts) -> anyhow::Result<Found> {
     let directions = &inputs.directions[..SINGLE];
     let trials: Vec<Trial> = (0..prompts.len())
         .flat_map(|prompt| directions.iter().map(move |d| answer(prompts, prompt, Change::Ablate(vec![*d]))))
@@ -295,20 +312,20 @@ fn single(inputs: &Inputs, loaded: &Loaded, sae: usize, prompts: &Prompts) -> an
     let effects = circuits::effects(&loaded.model, &loaded.saes[sae], prompts, &trials)?;
     let losses = effects.iter().flat_map(|e| [-e.before.log_prob as f32, -e.after.log_prob as f32]).collect();
     let shape = vec![prompts.len(), SINGLE, 2];
-    Ok(Done { units: trials.len(), outputs: vec![("losses".into(), shape, losses)] })
+    Ok((trials.len(), vec![("losses".into(), shape, losses)]))
 }
 
-fn everywhere(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Done> {
+fn everywhere(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Found> {
     let directions = &inputs.directions[..EVERYWHERE];
     let trials: Vec<(usize, Vec<u32>)> =
         (0..prompts.len()).flat_map(|prompt| directions.iter().map(move |d| (prompt, vec![*d]))).collect();
     let losses = circuits::ablate_everywhere(&loaded.model, &loaded.saes[0], prompts, &trials)?;
     let losses = losses.into_iter().flat_map(|(before, after)| [before as f32, after as f32]).collect();
     let shape = vec![prompts.len(), EVERYWHERE, 2];
-    Ok(Done { units: trials.len(), outputs: vec![("losses".into(), shape, losses)] })
+    Ok((trials.len(), vec![("losses".into(), shape, losses)]))
 }
 
-fn joint(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Done> {
+fn joint(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Found> {
     let change = Change::Ablate(inputs.joint.clone());
     let effects = PromptEffect::of(&loaded.model, &loaded.saes[1], prompts, &change)?;
     let row = |e: &PromptEffect| {
@@ -316,10 +333,10 @@ fn joint(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<
         [e.log_prob as f32, e.logit, rank, e.log_prob_changed as f32, e.logit_changed, changed]
     };
     let ranks = effects.iter().flat_map(row).collect();
-    Ok(Done { units: prompts.len(), outputs: vec![("ranks".into(), vec![prompts.len(), 2, 3], ranks)] })
+    Ok((prompts.len(), vec![("ranks".into(), vec![prompts.len(), 2, 3], ranks)]))
 }
 
-fn cooccurrence(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Done> {
+fn cooccurrence(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Found> {
     let [first, second] = &loaded.saes;
     let options = CooccurrenceOptions { first_position: inputs.tables.first_position, above: inputs.above };
     let found = circuits::cooccurrence(&loaded.model, first, second, prompts, options)?;
@@ -328,39 +345,39 @@ fn cooccurrence(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::
         [prompt, position, first, second, r.ablated, r.activation]
     };
     let rows = found.iter().flat_map(row).collect();
-    Ok(Done { units: found.len(), outputs: vec![("rows".into(), vec![found.len(), 6], rows)] })
+    Ok((found.len(), vec![("rows".into(), vec![found.len(), 6], rows)]))
 }
 
-fn logit_attribution(loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Done> {
+fn logit_attribution(loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Found> {
     Ok(attributed(&circuits::logit_attribution(&loaded.model, prompts)?, prompts))
 }
 
-fn feature_attribution(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Done> {
+fn feature_attribution(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Found> {
     let positions: Vec<usize> = prompts.iter().map(|prompt| prompt.len() - 2).collect();
     let ([_, sae], direction) = (&loaded.saes, inputs.directions[0]);
     let rows = circuits::feature_attribution(&loaded.model, sae, direction, prompts, &positions, Inactive::Zero)?;
     Ok(attributed(&rows, prompts))
 }
 
-fn attributed(rows: &[circuits::Component], prompts: &Prompts) -> Done {
+fn attributed(rows: &[circuits::Component], prompts: &Prompts) -> Found {
     let means: Vec<f32> = rows.iter().map(|row| row.mean as f32).collect();
-    Done { units: prompts.len(), outputs: vec![("components".into(), vec![means.len()], means)] }
+    (prompts.len(), vec![("components".into(), vec![means.len()], means)])
 }
 
-fn loss_recovered(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Done> {
+fn loss_recovered(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Found> {
     let [_, sae] = &loaded.saes;
     let found = circuits::loss_recovered(&loaded.model, sae, prompts, &inputs.joint, &loaded.site_mean)?;
     let kinds = [&found.original, &found.mean, &found.zero, &found.directions, &found.sae];
     let losses = (0..prompts.len()).flat_map(|prompt| kinds.map(|losses| losses[prompt] as f32)).collect();
     let shape = vec![prompts.len(), kinds.len()];
-    Ok(Done { units: prompts.len(), outputs: vec![("losses".into(), shape, losses)] })
+    Ok((prompts.len(), vec![("losses".into(), shape, losses)]))
 }
 
-fn cosine(loaded: &Loaded) -> anyhow::Result<Done> {
+fn cosine(loaded: &Loaded) -> anyhow::Result<Found> {
     let [first, second] = &loaded.saes;
     let found = circuits::cosine_pairs(&loaded.model, first, second, COSINE_PAIRS, false)?;
     let values = found.iter().map(|pair| pair.cosine).collect();
     let pairs = found.iter().flat_map(|pair| [pair.first as f32, pair.second as f32]).collect();
     let outputs = vec![("values".into(), vec![found.len()], values), ("pairs".into(), vec![found.len(), 2], pairs)];
-    Ok(Done { units: 1, outputs })
+    Ok((1, outputs))
 }
