@@ -23,9 +23,11 @@ pub struct Predicted {
 /// Rows of a task, at most.
 const ROWS: usize = 1024;
 /// Tokens of a task.
-const TOKENS: usize = 512;
-/// Tokens whose logits are held for each row.
-const COLUMNS: usize = 128;
+const TOKENS: usize = 1024;
+/// Tokens whose logits are summed by themselves.
+const TILE: usize = 128;
+/// Logits that a task holds, about.
+const HELD: usize = 1 << 17;
 
 /// What some logits add to one row: the highest logit, and `Σ e^(logit − highest)`.
 type Part = (f32, f64);
@@ -80,13 +82,16 @@ fn part_of(
     logits: &[f32],
 ) -> (Vec<Part>, Vec<usize>) {
     let (mut parts, mut ranks) = (vec![(f32::NEG_INFINITY, 0.0); x.rows()], vec![0; targets.len()]);
-    let mut values = Matrix::zeros(x.rows(), COLUMNS);
-    for tile in ranges(tokens.len(), COLUMNS) {
+    let columns = TILE * (HELD / TILE / x.rows().max(1)).clamp(1, TOKENS / TILE);
+    let mut values = Matrix::zeros(x.rows(), columns);
+    for tile in ranges(tokens.len(), columns) {
         let tile = tokens.start + tile.start..tokens.start + tile.end;
         affine_here(x, w.columns_of(tile.clone()), &bias[tile.clone()], &mut values);
         let logits_at = |row: usize| &values.row(row)[..tile.len()];
         for (row, part) in parts.iter_mut().enumerate() {
-            *part = joined([*part, exp_sum(logits_at(row))].into_iter());
+            for tile in logits_at(row).chunks(TILE) {
+                *part = joined([*part, exp_sum(tile)].into_iter());
+            }
         }
         for ((rank, (row, _)), &logit) in ranks.iter_mut().zip(targets).zip(logits) {
             *rank += above(logits_at(*row), logit);

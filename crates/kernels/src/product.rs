@@ -28,6 +28,11 @@ const ROWS: usize = 96;
 const COLUMNS: usize = 128;
 /// Rows for which they are laid out at once, at most.
 const MOST_ROWS: usize = 4096;
+/// Rows up to which reading the right operand is the limit: more columns, which lie together in memory, and fewer inner
+/// positions are then taken at once.
+const FEW_ROWS: usize = 64;
+const FEW_COLUMNS: usize = 1024;
+const FEW_DEPTH: usize = DEPTH * COLUMNS / FEW_COLUMNS;
 
 /// A number among rows that begin `stride` apart.
 #[derive(Clone, Copy)]
@@ -100,8 +105,13 @@ unsafe fn multiply_shared(a: View, b: View, start: Option<Place>, out: Place) {
         // SAFETY: as the caller says.
         return unsafe { multiply(kernel, a, b, start, out) };
     }
-    let parts = (threads * TASKS).div_ceil(n.div_ceil(COLUMNS)).max(m.div_ceil(MOST_ROWS));
-    blocks(m, m.div_ceil(parts), n, COLUMNS).collect::<Vec<_>>().into_par_iter().for_each(|(rows, columns)| {
+    let (height, width) = if m <= FEW_ROWS {
+        (m, (n / threads).next_multiple_of(COLUMNS).clamp(COLUMNS, FEW_COLUMNS))
+    } else {
+        let parts = (threads * TASKS).div_ceil(n.div_ceil(COLUMNS)).max(m.div_ceil(MOST_ROWS));
+        (m.div_ceil(parts), COLUMNS)
+    };
+    blocks(m, height, n, width).collect::<Vec<_>>().into_par_iter().for_each(|(rows, columns)| {
         let (row, column) = (rows.start, columns.start);
         let (start, out) = (start.map(|start| start.plus(row, column)), out.plus(row, column));
         // SAFETY: the blocks are parts of the output, and do not overlap.
@@ -130,21 +140,36 @@ unsafe fn multiply(kernel: Kernel, a: View, b: View, start: Option<Place>, out: 
         // SAFETY: as the caller says.
         return unsafe { multiply(kernel, a.view(), b.view(), start, out) };
     }
+    let (width, height) = if a.rows() <= FEW_ROWS { (FEW_COLUMNS, FEW_DEPTH) } else { (COLUMNS, DEPTH) };
     BUFFER.with_borrow_mut(|buffer| {
-        for (rows, columns) in blocks(a.rows(), MOST_ROWS, b.columns(), COLUMNS) {
+        buffer.resize((DEPTH * COLUMNS + FEW_ROWS * FEW_COLUMNS) / 16, Line([0.0; 16]));
+        let (buffer, sums) = bytemuck::cast_slice_mut(buffer).split_at_mut(DEPTH * COLUMNS);
+        let sums = Place { at: sums.as_mut_ptr(), stride: FEW_COLUMNS };
+        for (rows, columns) in blocks(a.rows(), MOST_ROWS, b.columns(), width) {
             let (a, b) = (a.rows_of(rows.clone()), b.columns_of(columns.clone()));
-            for depth in ranges(a.columns(), DEPTH) {
-                let panels = Panels::new(b.rows_of(depth.clone()), kernel, a.rows(), buffer);
-                let start = if depth.start == 0 { start } else { Some(out) };
+            let out = out.plus(rows.start, columns.start);
+            for (depth, part) in parts(a.columns(), height) {
+                let panels = Panels::new(b.rows_of(part.clone()), kernel, a.rows(), buffer);
+                let start =
+                    if depth.start == 0 { start.map(|start| start.plus(rows.start, columns.start)) } else { Some(out) };
+                let so_far = (part.start > depth.start).then_some(sums);
+                let (start, out) = if part.end == depth.end { (start, out) } else { (None, sums) };
                 for few in ranges(a.rows(), ROWS) {
-                    let (row, column) = (rows.start + few.start, columns.start);
-                    let (start, out) = (start.map(|start| start.plus(row, column)), out.plus(row, column));
+                    let below = |place: Place| place.plus(few.start, 0);
+                    let a = a.rows_of(few.clone()).columns_of(part.clone());
                     // SAFETY: these rows and columns are part of the output.
-                    unsafe { panels.multiply(a.rows_of(few).columns_of(depth.clone()), start, out) };
+                    unsafe { panels.multiply(a, so_far.map(below), start.map(below), below(out)) };
                 }
             }
         }
     });
+}
+
+/// The blocks of inner positions that are summed, each with its parts of at most so many.
+fn parts(length: usize, most: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    ranges(length, DEPTH).flat_map(move |block| {
+        ranges(block.len(), most).map(move |part| (block.clone(), block.start + part.start..block.start + part.end))
+    })
 }
 
 /// Some columns of a right operand as a kernel reads them.
@@ -161,15 +186,13 @@ struct Panels<'a> {
 
 impl<'a> Panels<'a> {
     /// `b`, laid out in `buffer` unless it is read only once and can be read where it is.
-    fn new(b: View<'a>, kernel: Kernel, rows: usize, buffer: &'a mut Vec<Line>) -> Panels<'a> {
+    fn new(b: View<'a>, kernel: Kernel, rows: usize, buffer: &'a mut [f32]) -> Panels<'a> {
         let (depth, columns, width) = (b.rows(), b.columns(), kernel.width());
         let (stride, apart) = b.strides();
         if rows <= TALLEST && apart == 1 && columns.is_multiple_of(width) {
             return Panels { kernel, numbers: b.numbers(), apart: width, stride, depth, columns };
         }
-        buffer.resize(DEPTH * COLUMNS / 16, Line([0.0; 16]));
-        let numbers = bytemuck::cast_slice_mut(buffer);
-        for (panel, columns) in numbers.chunks_exact_mut(depth * width).zip(ranges(columns, width)) {
+        for (panel, columns) in buffer.chunks_exact_mut(depth * width).zip(ranges(columns, width)) {
             if columns.len() < width {
                 panel.fill(0.0);
             }
@@ -182,14 +205,14 @@ impl<'a> Panels<'a> {
                 transpose(b.transposed(), panel, width);
             }
         }
-        Panels { kernel, numbers, apart: depth * width, stride: width, depth, columns }
+        Panels { kernel, numbers: buffer, apart: depth * width, stride: width, depth, columns }
     }
 
-    /// `out = start + a b`.
+    /// `out = start + (sums + a b)`.
     ///
     /// # Safety
-    /// Behind `out`, and behind `start`, are as many rows and columns as the product has.
-    unsafe fn multiply(&self, a: View, start: Option<Place>, out: Place) {
+    /// Behind each place are as many rows and columns as the product has.
+    unsafe fn multiply(&self, a: View, sums: Option<Place>, start: Option<Place>, out: Place) {
         for (number, columns) in ranges(self.columns, self.kernel.width()).enumerate() {
             let panel = Panel {
                 numbers: &self.numbers[number * self.apart..],
@@ -197,9 +220,9 @@ impl<'a> Panels<'a> {
                 depth: self.depth,
                 columns: columns.len(),
             };
-            let (start, out) = (start.map(|start| start.plus(0, columns.start)), out.plus(0, columns.start));
+            let right = |place: Place| place.plus(0, columns.start);
             // SAFETY: these columns are part of the output.
-            unsafe { self.kernel.multiply(a, &panel, start, out) };
+            unsafe { self.kernel.multiply(a, &panel, sums.map(right), start.map(right), right(out)) };
         }
     }
 }

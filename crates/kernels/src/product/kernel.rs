@@ -53,11 +53,11 @@ impl Kernel {
         if self == Kernel::Plain { 4 } else { TALLEST }
     }
 
-    /// `out = start + a b`, where the rows of `a` lie together.
+    /// `out = start + (sums + a b)`, where the rows of `a` lie together.
     ///
     /// # Safety
-    /// Behind `out`, and behind `start`, are as many rows and columns as the product has.
-    pub(super) unsafe fn multiply(self, a: View, panel: &Panel, start: Option<Place>, out: Place) {
+    /// Behind each place are as many rows and columns as the product has.
+    pub(super) unsafe fn multiply(self, a: View, panel: &Panel, sums: Option<Place>, start: Option<Place>, out: Place) {
         assert!(a.strides().1 == 1 && a.columns() == panel.depth && panel.depth > 0);
         assert!((panel.depth - 1) * panel.stride + self.width() <= panel.numbers.len());
         let mut row = 0;
@@ -65,14 +65,21 @@ impl Kernel {
             let rest = a.rows() - row;
             let height = if rest >= self.height() { self.height() } else { 1 << rest.ilog2() };
             let few = a.rows_of(row..row + height);
-            let (start, out) = (start.map(|start| start.plus(row, 0)), out.plus(row, 0));
+            let below = |place: Place| place.plus(row, 0);
+            let (sums, start, out) = (sums.map(below), start.map(below), below(out));
             // SAFETY: the instructions are there; so are the numbers, by the assertions and as the caller says.
             unsafe {
                 if panel.columns == self.width() {
-                    self.tile(few, panel, start, out);
+                    self.tile(few, panel, sums, start, out);
                 } else {
                     let mut whole = [0.0; TALLEST * WIDEST];
-                    self.tile(few, panel, None, Place { at: whole.as_mut_ptr(), stride: WIDEST });
+                    let place = Place { at: whole.as_mut_ptr(), stride: WIDEST };
+                    if let Some(sums) = sums {
+                        for (i, row) in whole.chunks_exact_mut(WIDEST).take(height).enumerate() {
+                            (0..panel.columns).for_each(|j| row[j] = *sums.plus(i, j).at);
+                        }
+                    }
+                    self.tile(few, panel, Some(place), None, place);
                     for (i, row) in whole.chunks_exact(WIDEST).take(height).enumerate() {
                         for (j, &sum) in row[..panel.columns].iter().enumerate() {
                             *out.plus(i, j).at = start.map_or(sum, |start| *start.plus(i, j).at + sum);
@@ -84,11 +91,11 @@ impl Kernel {
         }
     }
 
-    unsafe fn tile(self, a: View, panel: &Panel, start: Option<Place>, out: Place) {
+    unsafe fn tile(self, a: View, panel: &Panel, sums: Option<Place>, start: Option<Place>, out: Place) {
         macro_rules! of_height {
             ($tile:ident, $($height:literal)*) => {
                 match a.rows() {
-                    $($height => $tile::<$height>(a, panel, start, out),)*
+                    $($height => $tile::<$height>(a, panel, sums, start, out),)*
                     height => unreachable!("no tile of {height} rows"),
                 }
             };
@@ -106,17 +113,24 @@ impl Kernel {
     }
 }
 
-/// `out = start + a b` for a tile of as many rows as `a` has, and columns as a panel.
+/// `out = start + (sums + a b)` for a tile of as many rows as `a` has, and columns as a panel.
 macro_rules! tile {
     (
         $(#[$attribute:meta])* $name:ident, $vectors:literal, $lanes:literal,
         $zero:expr, $load:expr, $spread:expr, $fma:expr, $add:expr, $store:expr
     ) => {
         $(#[$attribute])*
-        unsafe fn $name<const HEIGHT: usize>(a: View, panel: &Panel, start: Option<Place>, out: Place) {
+        unsafe fn $name<const HEIGHT: usize>(a: View, panel: &Panel, so_far: Option<Place>, start: Option<Place>, out: Place) {
             // SAFETY: as many numbers are there as the caller says.
             unsafe {
                 let mut sums = [[$zero; $vectors]; HEIGHT];
+                if let Some(so_far) = so_far {
+                    for (i, sums) in sums.iter_mut().enumerate() {
+                        for (j, sum) in sums.iter_mut().enumerate() {
+                            *sum = $load(so_far.plus(i, j * $lanes).at.cast_const());
+                        }
+                    }
+                }
                 let (a, a_stride) = (a.numbers().as_ptr(), a.strides().0);
                 let rows: [*const f32; HEIGHT] = std::array::from_fn(|i| a.add(i * a_stride));
                 let (b, b_stride, depth) = (panel.numbers.as_ptr(), panel.stride, panel.depth);
