@@ -6,6 +6,9 @@ use rayon::prelude::*;
 
 use crate::transpose::transpose;
 
+/// Rows that a task copies or adds: in a transpose, whole lines of the cache.
+const TASK_ROWS: usize = 32;
+
 /// A row-major matrix that owns its numbers.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Matrix {
@@ -105,12 +108,11 @@ impl Matrix {
 
     /// A copy of the rows at `indices`, in that order.
     pub fn gather(&self, indices: impl ExactSizeIterator<Item = usize>) -> Matrix {
-        let rows = indices.len();
-        let mut data = Vec::with_capacity(rows * self.columns);
-        for i in indices {
-            data.extend_from_slice(self.row(i));
-        }
-        Matrix { data, rows, columns: self.columns }
+        let mut out = Matrix::zeros(indices.len(), self.columns);
+        let indices: Vec<usize> = indices.collect();
+        let rows = out.data.par_chunks_mut(self.columns.max(1)).with_min_len(TASK_ROWS);
+        rows.zip(indices).for_each(|(row, i)| row.copy_from_slice(self.row(i)));
+        out
     }
 
     /// A copy of columns `range`.
@@ -130,9 +132,10 @@ impl Matrix {
     /// Adds `other`, element by element.
     pub fn add(&mut self, other: &Matrix) {
         assert_eq!((self.rows, self.columns), (other.rows, other.columns));
-        for (a, b) in self.data.iter_mut().zip(&other.data) {
-            *a += b;
-        }
+        let size = (TASK_ROWS * self.columns).max(1);
+        self.data.par_chunks_mut(size).zip(other.data.par_chunks(size)).for_each(|(rows, others)| {
+            rows.iter_mut().zip(others).for_each(|(a, b)| *a += b);
+        });
     }
 
     /// Adds one row to every row.
@@ -198,11 +201,9 @@ impl<'a> View<'a> {
 
     /// A copy, row after row.
     pub(crate) fn to_matrix(self) -> Matrix {
-        // Rows of a task: their numbers in the transpose are whole lines of the cache.
-        const ROWS: usize = 32;
         let mut out = Matrix::zeros(self.rows, self.columns);
-        out.data.par_chunks_mut((self.columns * ROWS).max(1)).enumerate().for_each(|(block, out)| {
-            let rows = self.rows_of(block * ROWS..self.rows.min((block + 1) * ROWS));
+        out.data.par_chunks_mut((self.columns * TASK_ROWS).max(1)).enumerate().for_each(|(block, out)| {
+            let rows = self.rows_of(block * TASK_ROWS..self.rows.min((block + 1) * TASK_ROWS));
             if self.column_stride == 1 {
                 out.chunks_exact_mut(self.columns).enumerate().for_each(|(i, out)| out.copy_from_slice(rows.row(i)));
             } else {

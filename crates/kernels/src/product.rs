@@ -31,7 +31,9 @@ const MOST_ROWS: usize = 4096;
 /// Rows up to which reading the right operand is the limit: more columns, which lie together in memory, and fewer inner
 /// positions are then taken at once.
 const FEW_ROWS: usize = 64;
+/// Their columns.
 const FEW_COLUMNS: usize = 1024;
+/// Their inner positions.
 const FEW_DEPTH: usize = DEPTH * COLUMNS / FEW_COLUMNS;
 
 /// A number among rows that begin `stride` apart.
@@ -112,8 +114,8 @@ unsafe fn multiply_shared(a: View, b: View, start: Option<Place>, out: Place) {
         (m.div_ceil(parts), COLUMNS)
     };
     blocks(m, height, n, width).collect::<Vec<_>>().into_par_iter().for_each(|(rows, columns)| {
-        let (row, column) = (rows.start, columns.start);
-        let (start, out) = (start.map(|start| start.plus(row, column)), out.plus(row, column));
+        let here = |place: Place| place.plus(rows.start, columns.start);
+        let (start, out) = (start.map(here), here(out));
         // SAFETY: the blocks are parts of the output, and do not overlap.
         unsafe { multiply(kernel, a.rows_of(rows), b.columns_of(columns), start, out) };
     });
@@ -140,18 +142,18 @@ unsafe fn multiply(kernel: Kernel, a: View, b: View, start: Option<Place>, out: 
         // SAFETY: as the caller says.
         return unsafe { multiply(kernel, a.view(), b.view(), start, out) };
     }
-    let (width, height) = if a.rows() <= FEW_ROWS { (FEW_COLUMNS, FEW_DEPTH) } else { (COLUMNS, DEPTH) };
+    let (most_columns, most_depth) = if a.rows() <= FEW_ROWS { (FEW_COLUMNS, FEW_DEPTH) } else { (COLUMNS, DEPTH) };
     BUFFER.with_borrow_mut(|buffer| {
         buffer.resize((DEPTH * COLUMNS + FEW_ROWS * FEW_COLUMNS) / 16, Line([0.0; 16]));
         let (buffer, sums) = bytemuck::cast_slice_mut(buffer).split_at_mut(DEPTH * COLUMNS);
         let sums = Place { at: sums.as_mut_ptr(), stride: FEW_COLUMNS };
-        for (rows, columns) in blocks(a.rows(), MOST_ROWS, b.columns(), width) {
+        for (rows, columns) in blocks(a.rows(), MOST_ROWS, b.columns(), most_columns) {
             let (a, b) = (a.rows_of(rows.clone()), b.columns_of(columns.clone()));
-            let out = out.plus(rows.start, columns.start);
-            for (depth, part) in parts(a.columns(), height) {
+            let here = |place: Place| place.plus(rows.start, columns.start);
+            let (start, out) = (start.map(here), here(out));
+            for (depth, part) in parts(a.columns(), most_depth) {
                 let panels = Panels::new(b.rows_of(part.clone()), kernel, a.rows(), buffer);
-                let start =
-                    if depth.start == 0 { start.map(|start| start.plus(rows.start, columns.start)) } else { Some(out) };
+                let start = if depth.start == 0 { start } else { Some(out) };
                 let so_far = (part.start > depth.start).then_some(sums);
                 let (start, out) = if part.end == depth.end { (start, out) } else { (None, sums) };
                 for few in ranges(a.rows(), ROWS) {

@@ -317,9 +317,6 @@ impl Pass<'_> {
         let mut v = backend.affine(&x, &block.w_v, &block.b_v);
         self.read_by_head(&mut v, &v_inputs, block.ln1.as_ref(), (&block.w_v, &block.b_v));
         self.visit(at(BlockHook::V), &mut v, passed);
-        if self.keep_keys {
-            passed.keys.0[layer] = Some((k.clone(), v.clone()));
-        }
 
         let (all_rows, ranges) = self.narrow(layer, deepest);
         let narrowed = all_rows.is_some();
@@ -337,16 +334,17 @@ impl Pass<'_> {
             self.visit(at(BlockHook::RotQ), &mut q, passed);
         }
         let mut z = self.attend(layer, &q, &k, &v, narrowed.then_some(&ranges), passed);
+        if self.keep_keys {
+            passed.keys.0[layer] = Some((k, v));
+        }
         self.visit(at(BlockHook::Z), &mut z, passed);
         let mut attn_out = self.attn_out(layer, &z, passed);
         self.visit(at(BlockHook::AttnOut), &mut attn_out, passed);
 
-        let mut mid = resid.clone();
+        let mlp_in = config.parallel.then(|| resid.clone());
+        let mut mid = resid;
         mid.add(&attn_out);
-        if config.parallel {
-            return (mid, Some(resid));
-        }
-        (mid, None)
+        (mid, mlp_in)
     }
 
     /// Makes the edits at what each head reads, and captures it. Returns the edited rows, for queries, keys and values.
@@ -565,8 +563,10 @@ impl Pass<'_> {
     fn neurons(&self, layer: usize, mlp_in: &Matrix, passed: &mut Passed) -> Matrix {
         let (model, at) = (self.model, |hook| HookPoint::Block(layer, hook));
         let block = &model.weights().blocks[layer];
-        let mut mlp_in = mlp_in.clone();
-        self.visit(at(BlockHook::MlpIn), &mut mlp_in, passed);
+        let mut mlp_in = Cow::Borrowed(mlp_in);
+        if self.visited(at(BlockHook::MlpIn)) {
+            self.visit(at(BlockHook::MlpIn), mlp_in.to_mut(), passed);
+        }
         let x =
             self.normalize(&mlp_in, block.ln2.as_ref(), at(BlockHook::Ln2Scale), at(BlockHook::Ln2Normalized), passed);
         let mut neurons = model.backend().affine(&x, &block.w_in, &block.b_in);
