@@ -23,8 +23,8 @@ pub trait Backend: Send + Sync {
     /// `x w + bias`.
     fn affine(&self, x: &Matrix, w: &Matrix, bias: &[f32]) -> Matrix;
 
-    /// Centres every row and divides it by `sqrt(variance + eps)`; returns the divisors.
-    fn layer_norm(&self, x: &mut Matrix, eps: f32) -> Vec<f32>;
+    /// Every row centred and divided by `sqrt(variance + eps)`; and these divisors.
+    fn layer_norm(&self, x: &Matrix, eps: f32) -> (Matrix, Vec<f32>);
 
     /// Causal attention; `q`, `k`, `v` and the result are `[rows, heads × d_head]`.
     fn attention(
@@ -106,15 +106,14 @@ impl Backend for Cpu {
         affine(x.view(), w.view(), bias)
     }
 
-    fn layer_norm(&self, x: &mut Matrix, eps: f32) -> Vec<f32> {
-        let columns = x.columns().max(1);
-        let mut scales = vec![0.0; x.rows()];
-        scales.par_chunks_mut(ROWS).zip(x.data_mut().par_chunks_mut(columns * ROWS)).for_each(|(scales, rows)| {
-            for (scale, row) in scales.iter_mut().zip(rows.chunks_exact_mut(columns)) {
-                *scale = norm::layer_norm(row, eps);
-            }
+    fn layer_norm(&self, x: &Matrix, eps: f32) -> (Matrix, Vec<f32>) {
+        let (mut out, mut scales) = (Matrix::zeros(x.rows(), x.columns()), vec![0.0; x.rows()]);
+        let rows = out.data_mut().par_chunks_mut(x.columns().max(1)).with_min_len(ROWS);
+        rows.zip(&mut scales).enumerate().for_each(|(i, (row, scale))| {
+            row.copy_from_slice(x.row(i));
+            *scale = norm::layer_norm(row, eps);
         });
-        scales
+        (out, scales)
     }
 
     fn attention(

@@ -268,8 +268,7 @@ impl Pass<'_> {
         normalized_hook: HookPoint,
         passed: &mut Passed,
     ) -> Matrix {
-        let mut normalized = x.clone();
-        let scales = self.model.backend().layer_norm(&mut normalized, self.model.config().eps);
+        let (mut normalized, scales) = self.model.backend().layer_norm(x, self.model.config().eps);
         if self.visited(scale_hook) {
             let mut edited = Matrix::new(scales.clone(), scales.len(), 1);
             self.visit(scale_hook, &mut edited, passed);
@@ -371,8 +370,8 @@ impl Pass<'_> {
     fn read_by_head(&self, out: &mut Matrix, inputs: &HeadInputs, ln: Option<&LayerNorm>, (w, b): (&Matrix, &[f32])) {
         let config = self.model.config();
         for (&row, input) in inputs {
-            let mut x = Matrix::new(input.clone(), config.n_heads, config.d_model);
-            self.model.backend().layer_norm(&mut x, config.eps);
+            let x = Matrix::new(input.clone(), config.n_heads, config.d_model);
+            let (x, _) = self.model.backend().layer_norm(&x, config.eps);
             for (column, out) in out.row_mut(row).iter_mut().enumerate() {
                 let x = x.row(column / config.d_head);
                 let read = |(i, &x): (usize, &f32)| {

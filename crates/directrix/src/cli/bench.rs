@@ -125,7 +125,7 @@ fn print(timed: &[Timed]) -> anyhow::Result<()> {
     writeln!(out, "{}", rows.trim_fmt())?;
     writeln!(
         out,
-        "\nFloor: the arithmetic that cannot be avoided at the rate of the last `product`; of floor: its share of the time."
+        "\nFloor: arithmetic that cannot be avoided, at the rate of the last `product`; of floor: its share of the time."
     )?;
     out.flush()?;
     if rate.is_none() {
