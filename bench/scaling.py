@@ -62,10 +62,10 @@ def main():
         for name, points in POINTS.items():
             found[name] = []
             for n in points:
-                [row] = bench(work, ["index"], repeats=2, **{name: n})
+                [row] = bench(work, ["index"], repeats=4, **{name: n})
                 found[name].append((n, row))
                 print(name, n, row, flush=True)
-        found["threads"] = [(n, bench(work, ["index"], threads=n, repeats=2)[0]) for n in range(1, THREADS + 1)]
+        found["threads"] = [(n, bench(work, ["index"], threads=n, repeats=4)[0]) for n in range(1, THREADS + 1)]
         tasks = bench(work, ["product", "index", "ablate-last", "ablate-first", "ablate-everywhere", "joint", "cooccurrence",
                              "logit-attribution", "feature-attribution", "loss-recovered", "cosine"])
     args.out.parent.mkdir(parents=True, exist_ok=True)
