@@ -50,7 +50,9 @@ pub enum Instructions {
     /// Tiles of bytes.
     Amx,
     /// AVX-512 with VNNI.
-    Vnni,
+    Avx512Vnni,
+    /// AVX2 with the same instruction.
+    AvxVnni,
     /// AVX2.
     Avx2,
 }
@@ -108,7 +110,7 @@ const ROWS: usize = 2048;
 impl Screen {
     /// A screen for weights `[directions, d_in]`; none where this machine has no fast integer products.
     pub fn new(weights: &Matrix) -> Option<Screen> {
-        [Instructions::Amx, Instructions::Vnni, Instructions::Avx2].into_iter().find_map(|i| Screen::with(weights, i))
+        Instructions::ALL.into_iter().find_map(|instructions| Screen::with(weights, instructions))
     }
 
     /// The same by given instructions; none where this machine lacks them, or sums over `d_in` could overflow.
@@ -238,6 +240,10 @@ impl fmt::Debug for Screen {
 }
 
 impl Instructions {
+    /// The fastest first.
+    pub const ALL: [Instructions; 4] =
+        [Instructions::Amx, Instructions::Avx512Vnni, Instructions::AvxVnni, Instructions::Avx2];
+
     /// The largest inner dimension: up to it sums over bytes stay below `2³¹`, and lengths are rounded by less than 1 %.
     fn longest(self) -> usize {
         if self == Instructions::Amx { 1 << 15 } else { 1 << 20 }
@@ -425,7 +431,7 @@ mod tests {
     fn ends_enclose_the_pre_activation_and_few_others_become_candidates() {
         let (x, w) = (noise(100, 1000, 1), noise(700, 1000, 2));
         let (bias, lowest) = (vec![-20.0; 700], vec![f32::NEG_INFINITY; 700]);
-        for instructions in [Instructions::Amx, Instructions::Vnni, Instructions::Avx2] {
+        for instructions in Instructions::ALL {
             let Some(screen) = Screen::with(&w, instructions) else { continue };
             let candidates = |keep| {
                 let encoder = Encoder { weights: w.view().transposed(), bias: &bias, keep, screen: None };

@@ -79,8 +79,7 @@ fn plain(x: &Matrix, w: &Matrix, bias: &[f32], keep: Keep) -> Result<SparseActiv
 
 /// A screen for each of the instructions this machine has.
 fn screens(w: &Matrix) -> Vec<Screen> {
-    let all = [Instructions::Amx, Instructions::Vnni, Instructions::Avx2];
-    all.into_iter().filter_map(|instructions| Screen::with(w, instructions)).collect()
+    Instructions::ALL.into_iter().filter_map(|instructions| Screen::with(w, instructions)).collect()
 }
 
 /// Values beside their bits, so that equal means equal bits.

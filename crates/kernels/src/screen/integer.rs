@@ -2,9 +2,9 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{
-    __cpuid_count, __m256i, __m512i, _mm256_add_epi32, _mm256_load_si256, _mm256_madd_epi16, _mm256_set1_epi32,
-    _mm256_setzero_si256, _mm256_store_si256, _mm512_dpwssd_epi32, _mm512_load_si512, _mm512_set1_epi32,
-    _mm512_setzero_si512, _mm512_store_si512,
+    __cpuid_count, __m256i, __m512i, _mm256_add_epi32, _mm256_dpwssd_avx_epi32, _mm256_load_si256, _mm256_madd_epi16,
+    _mm256_set1_epi32, _mm256_setzero_si256, _mm256_store_si256, _mm512_dpwssd_epi32, _mm512_load_si512,
+    _mm512_set1_epi32, _mm512_setzero_si512, _mm512_store_si512,
 };
 use std::marker::PhantomData;
 use std::sync::OnceLock;
@@ -16,7 +16,8 @@ pub(super) fn available(instructions: Instructions) -> bool {
     let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
     match instructions {
         Instructions::Amx => amx(),
-        Instructions::Vnni => is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni"),
+        Instructions::Avx512Vnni => is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni"),
+        Instructions::AvxVnni => avx2 && is_x86_feature_detected!("avxvnni"),
         Instructions::Avx2 => avx2,
     }
 }
@@ -81,8 +82,10 @@ impl Multiplier {
         unsafe {
             match (self.instructions, block.height) {
                 (Instructions::Amx, HEIGHT) => multiply_bytes(a, b, panel.len() / STEP, high, cross),
-                (Instructions::Vnni, 12) => multiply_vnni::<12>(a, b, pairs, high),
-                (Instructions::Vnni, 4) => multiply_vnni::<4>(a, b, pairs, high),
+                (Instructions::Avx512Vnni, 12) => multiply_avx512_vnni::<12>(a, b, pairs, high),
+                (Instructions::Avx512Vnni, 4) => multiply_avx512_vnni::<4>(a, b, pairs, high),
+                (Instructions::AvxVnni, 12) => multiply_avx_vnni::<12, 6>(a, b, pairs, high),
+                (Instructions::AvxVnni, 4) => multiply_avx_vnni::<4, 4>(a, b, pairs, high),
                 (Instructions::Avx2, 12) => multiply_avx2::<12, 6>(a, b, pairs, high),
                 (Instructions::Avx2, 4) => multiply_avx2::<4, 4>(a, b, pairs, high),
                 (instructions, height) => unreachable!("{instructions:?} with {height} rows"),
@@ -93,7 +96,7 @@ impl Multiplier {
 
 /// `sums[ROWS][WIDTH] = a[pairs][ROWS] b[pairs][WIDTH]`.
 #[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn multiply_vnni<const ROWS: usize>(a: *const i32, b: *const Line, pairs: usize, sums: *mut [Line; 2]) {
+unsafe fn multiply_avx512_vnni<const ROWS: usize>(a: *const i32, b: *const Line, pairs: usize, sums: *mut [Line; 2]) {
     let mut lanes = [[_mm512_setzero_si512(); 2]; ROWS];
     // SAFETY: as many numbers are there as the shapes say.
     unsafe {
@@ -115,40 +118,47 @@ unsafe fn multiply_vnni<const ROWS: usize>(a: *const i32, b: *const Line, pairs:
 }
 
 /// The same in blocks of `TALL` rows and sixteen directions, and in pieces that stay in the first cache.
-#[target_feature(enable = "avx2")]
-unsafe fn multiply_avx2<const ROWS: usize, const TALL: usize>(
-    a: *const i32,
-    b: *const Line,
-    pairs: usize,
-    sums: *mut [Line; 2],
-) {
-    const PIECE: usize = 192;
-    for start in (0..pairs).step_by(PIECE) {
-        for (first, tile) in (0..ROWS).step_by(TALL).flat_map(|first| [(first, 0), (first, 1)]) {
-            let mut lanes = [[_mm256_setzero_si256(); 2]; TALL];
-            // SAFETY: as many numbers are there as the shapes say.
-            unsafe {
-                for pair in start..pairs.min(start + PIECE) {
-                    let b = b.add(2 * pair + tile).cast::<__m256i>();
-                    let b = [_mm256_load_si256(b), _mm256_load_si256(b.add(1))];
-                    for (i, lanes) in lanes.iter_mut().enumerate() {
-                        let a = _mm256_set1_epi32(*a.add(pair * ROWS + first + i));
-                        lanes[0] = _mm256_add_epi32(lanes[0], _mm256_madd_epi16(a, b[0]));
-                        lanes[1] = _mm256_add_epi32(lanes[1], _mm256_madd_epi16(a, b[1]));
-                    }
-                }
-                for (i, lanes) in lanes.iter().enumerate() {
-                    let sums = sums.add(first + i).cast::<__m256i>().add(2 * tile);
-                    for (j, lanes) in lanes.iter().enumerate() {
-                        let sums = sums.add(j);
-                        let before = if start == 0 { _mm256_setzero_si256() } else { _mm256_load_si256(sums) };
-                        _mm256_store_si256(sums, _mm256_add_epi32(before, *lanes));
+macro_rules! multiply_256 {
+    ($features:literal, $name:ident, $add_products:expr) => {
+        #[target_feature(enable = $features)]
+        unsafe fn $name<const ROWS: usize, const TALL: usize>(
+            a: *const i32,
+            b: *const Line,
+            pairs: usize,
+            sums: *mut [Line; 2],
+        ) {
+            const PIECE: usize = 192;
+            for start in (0..pairs).step_by(PIECE) {
+                for (first, tile) in (0..ROWS).step_by(TALL).flat_map(|first| [(first, 0), (first, 1)]) {
+                    let mut lanes = [[_mm256_setzero_si256(); 2]; TALL];
+                    // SAFETY: as many numbers are there as the shapes say.
+                    unsafe {
+                        for pair in start..pairs.min(start + PIECE) {
+                            let b = b.add(2 * pair + tile).cast::<__m256i>();
+                            let b = [_mm256_load_si256(b), _mm256_load_si256(b.add(1))];
+                            for (i, lanes) in lanes.iter_mut().enumerate() {
+                                let a = _mm256_set1_epi32(*a.add(pair * ROWS + first + i));
+                                lanes[0] = $add_products(lanes[0], a, b[0]);
+                                lanes[1] = $add_products(lanes[1], a, b[1]);
+                            }
+                        }
+                        for (i, lanes) in lanes.iter().enumerate() {
+                            let sums = sums.add(first + i).cast::<__m256i>().add(2 * tile);
+                            for (j, lanes) in lanes.iter().enumerate() {
+                                let sums = sums.add(j);
+                                let before = if start == 0 { _mm256_setzero_si256() } else { _mm256_load_si256(sums) };
+                                _mm256_store_si256(sums, _mm256_add_epi32(before, *lanes));
+                            }
+                        }
                     }
                 }
             }
         }
-    }
+    };
 }
+
+multiply_256!("avx2,avxvnni", multiply_avx_vnni, _mm256_dpwssd_avx_epi32);
+multiply_256!("avx2", multiply_avx2, |sums, a, b| _mm256_add_epi32(sums, _mm256_madd_epi16(a, b)));
 
 /// This thread's tiles, all of sixteen rows of 64 bytes, until they are released.
 struct Tiles(PhantomData<*const u8>);
