@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::{Value, json};
 
-use self::inputs::{Inputs, Loaded, Sizes};
+use self::inputs::{Inputs, Sizes};
 use self::tasks::{Done, Task};
 use super::inputs::ThreadArgs;
 use super::terminal::{self, note, remark, stdout, table, thousands};
@@ -76,22 +76,20 @@ impl Bench {
         if self.only_inputs {
             return Ok(());
         }
-        remark("loading the model and the SAEs");
-        let loaded = inputs.load()?;
         let mut tasks = if self.task.is_empty() { Task::ALL.to_vec() } else { self.task.clone() };
         // The rate comes first: the other tasks' floors need it.
         tasks.sort_by_key(|task| *task != Task::Product);
         let mut timed = Vec::new();
         for task in tasks {
             remark(&format!("timing {}", task.name()));
-            timed.extend(self.time(task, &inputs, &loaded)?);
+            timed.extend(self.time(task, &inputs)?);
         }
         if self.json { print_json(&timed) } else { print(&timed) }
     }
 
-    fn time(&self, task: Task, inputs: &Inputs, loaded: &Loaded) -> anyhow::Result<Vec<Timed>> {
+    fn time(&self, task: Task, inputs: &Inputs) -> anyhow::Result<Vec<Timed>> {
         let scratch = inputs.folder().join(format!("scratch-{}", std::process::id()));
-        let Done { timed, outputs } = task.run(inputs, loaded, &scratch)?;
+        let Done { timed, outputs } = task.run(inputs, &scratch)?;
         if let Some(folder) = &self.out {
             fs::create_dir_all(folder)?;
             let outputs: Vec<_> = outputs.iter().map(|(n, s, x)| (n.as_str(), s.as_slice(), x.as_slice())).collect();

@@ -2,6 +2,7 @@
 //!
 //! They are made of a seed, as files that other tools read too: a Hugging Face folder, two SAELens folders, `inputs.json`.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use serde_json::json;
 
 use super::super::inputs::{SHIPPED_CORPUS, SHIPPED_MODEL};
 use super::super::tensor_file::{Tensor, TensorFile};
+use super::super::terminal::remark;
 use super::tasks::Task;
 
 const INPUTS: &str = "inputs.json";
@@ -124,10 +126,12 @@ pub(super) struct Tables {
 }
 
 /// What `inputs.json` holds.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub(super) struct Inputs {
     #[serde(skip)]
     folder: PathBuf,
+    #[serde(skip)]
+    loaded: OnceCell<Loaded>,
     pub(super) sizes: Sizes,
     pub(super) seed: u64,
     /// Whole stories, of the shipped stories' lengths.
@@ -185,7 +189,17 @@ impl Inputs {
             && Task::ALL.iter().all(|task| self.units.get(&task.name()) == Some(&task.units(sizes)))
     }
 
-    pub(super) fn load(&self) -> anyhow::Result<Loaded> {
+    /// The model and the SAEs, loaded when they are first asked for.
+    pub(super) fn loaded(&self) -> anyhow::Result<&Loaded> {
+        if let Some(loaded) = self.loaded.get() {
+            return Ok(loaded);
+        }
+        remark("loading the model and the SAEs");
+        let loaded = self.load()?;
+        Ok(self.loaded.get_or_init(|| loaded))
+    }
+
+    fn load(&self) -> anyhow::Result<Loaded> {
         let model = load_model(&self.folder)?;
         let [first, last] = std::array::from_fn(|i| load_sae(&self.folder, i, &model));
         let mean = fs::read(self.folder.join("site_mean.safetensors"))?;
@@ -232,6 +246,7 @@ fn make(folder: &Path, sizes: Sizes, seed: u64) -> anyhow::Result<()> {
 
     let inputs = Inputs {
         folder: folder.into(),
+        loaded: OnceCell::new(),
         sizes,
         seed,
         units: Task::ALL.iter().map(|task| (task.name(), task.units(&sizes))).collect(),

@@ -116,26 +116,30 @@ impl Task {
     }
 
     /// Does the task; `scratch` is a folder that does not exist.
-    pub(super) fn run(self, inputs: &Inputs, loaded: &Loaded, scratch: &Path) -> anyhow::Result<Done> {
+    pub(super) fn run(self, inputs: &Inputs, scratch: &Path) -> anyhow::Result<Done> {
         let units = inputs.units(self);
         let of = |rows: &[Vec<u32>]| Prompts::from_rows(&rows[..units.min(rows.len())]);
         let (stories, prompts) = (of(&inputs.stories), of(&inputs.prompts));
-        let start = Instant::now();
-        let (units, outputs) = match self {
-            Task::Product => return Ok(Done { timed: products(&inputs.sizes), outputs: Vec::new() }),
-            Task::Index => index(inputs, loaded, &stories, scratch, false),
-            Task::Tables => index(inputs, loaded, &stories, scratch, true),
-            Task::AblateLast => single(inputs, loaded, 1, &prompts),
-            Task::AblateFirst => single(inputs, loaded, 0, &prompts),
-            Task::AblateEverywhere => everywhere(inputs, loaded, &prompts),
-            Task::Joint => joint(inputs, loaded, &prompts),
-            Task::Cooccurrence => cooccurrence(inputs, loaded, &prompts),
-            Task::LogitAttribution => logit_attribution(loaded, &prompts),
-            Task::FeatureAttribution => feature_attribution(inputs, loaded, &prompts),
-            Task::LossRecovered => loss_recovered(inputs, loaded, &prompts),
-            Task::Cosine => cosine(loaded),
-        }?;
-        Ok(Done { timed: vec![(units, start.elapsed().as_secs_f64())], outputs })
+        let timed = |task: &dyn Fn(&Loaded) -> anyhow::Result<Found>| {
+            let loaded = inputs.loaded()?;
+            let start = Instant::now();
+            let (units, outputs) = task(loaded)?;
+            Ok(Done { timed: vec![(units, start.elapsed().as_secs_f64())], outputs })
+        };
+        match self {
+            Task::Product => Ok(Done { timed: products(&inputs.sizes), outputs: Vec::new() }),
+            Task::Index => timed(&|loaded| index(inputs, loaded, &stories, scratch, false)),
+            Task::Tables => timed(&|loaded| index(inputs, loaded, &stories, scratch, true)),
+            Task::AblateLast => timed(&|loaded| single(inputs, loaded, 1, &prompts)),
+            Task::AblateFirst => timed(&|loaded| single(inputs, loaded, 0, &prompts)),
+            Task::AblateEverywhere => timed(&|loaded| everywhere(inputs, loaded, &prompts)),
+            Task::Joint => timed(&|loaded| joint(inputs, loaded, &prompts)),
+            Task::Cooccurrence => timed(&|loaded| cooccurrence(inputs, loaded, &prompts)),
+            Task::LogitAttribution => timed(&|loaded| logit_attribution(loaded, &prompts)),
+            Task::FeatureAttribution => timed(&|loaded| feature_attribution(inputs, loaded, &prompts)),
+            Task::LossRecovered => timed(&|loaded| loss_recovered(inputs, loaded, &prompts)),
+            Task::Cosine => timed(&cosine),
+        }
     }
 
     /// The arithmetic that no way of doing `units` of the task avoids, in floating-point operations: two for each
