@@ -1,9 +1,9 @@
 //! Who wrote a quantity: linear accounts of logits and of directions.
 
-use directrix_index::corpus::Prompts;
-use directrix_index::model::kernels::{Matrix, dot};
-use directrix_index::model::{Ask, BlockHook, Decomposition, HookPoint, Model, Positions, Reader, batches};
-use directrix_index::sae::Sae;
+use directrix_corpus::Prompts;
+use directrix_kernels::{Matrix, dot};
+use directrix_model::{Ask, BlockHook, Decomposition, HookPoint, Model, Positions, Reader, batches};
+use directrix_sae::Sae;
 use serde::Serialize;
 
 use crate::effects::BATCH;
@@ -94,7 +94,7 @@ pub fn remainder(model: &Model, sae: &Sae, prompts: &Prompts, answer: u32) -> Re
         let ask = Ask::nothing().with_capture(hook, at.clone()).with_capture(HookPoint::LnFinalScale, at);
         let run = model.run(&part, &ask, &[])?;
         let whole = run.captured(hook);
-        let recon = sae.to_residual(model, &sae.decode(model, &sae.encode(model, whole)?))?;
+        let recon = sae.to_residual(model, &sae.decode(&sae.encode(whole)?))?;
         let site = sae.to_residual(model, &whole.columns_of(sae.site().columns.clone()))?;
         let scales = run.captured(HookPoint::LnFinalScale).data();
         // Centring takes out the mean of a row: the same as taking it out of what the row is multiplied with.
@@ -146,7 +146,7 @@ pub fn mean_decomposition(model: &Model, sae: &Sae, prompts: &Prompts) -> Result
     let rows: Vec<Vec<f32>> = mean.iter().map(|row| row.iter().map(|&x| x as f32).collect()).collect();
     let w_in = &model.weights().blocks[layer].w_in;
     let mut out = Matrix::zeros(rows.len(), w_in.columns());
-    model.backend().product(Matrix::from_rows(&rows).view(), w_in.view(), &mut out, false);
+    directrix_kernels::product(Matrix::from_rows(&rows).view(), w_in.view(), &mut out, false);
     Ok(out)
 }
 
@@ -184,7 +184,7 @@ pub fn feature_attribution(
         };
         let masked = Matrix::from_rows(&active.iter().map(masked).collect::<Vec<_>>());
         let mut pulled = Matrix::zeros(part.len(), w_in.rows());
-        model.backend().product(masked.view(), w_in.view().transposed(), &mut pulled, false);
+        directrix_kernels::product(masked.view(), w_in.view().transposed(), &mut pulled, false);
         gathered.add(&decomposition, part.len(), |component, row| dot(component.row(row), pulled.row(row)));
         if let Inactive::Mean(mean) = inactive {
             for (component, values) in gathered.values.iter_mut().enumerate() {

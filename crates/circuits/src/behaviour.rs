@@ -1,9 +1,9 @@
 //! Prompts that show a behaviour, and the directions active on them.
 
-use directrix_index::corpus::{Document, Prompts, Tokenizer};
-use directrix_index::model::kernels::SparseActivations;
-use directrix_index::model::{Ask, Model, Positions, batches};
-use directrix_index::sae::Sae;
+use directrix_corpus::{Document, Prompts, Tokenizer};
+use directrix_kernels::SparseActivations;
+use directrix_model::{Ask, Model, Positions, batches};
+use directrix_sae::Sae;
 use serde::{Deserialize, Serialize};
 
 use crate::effects::BATCH;
@@ -40,7 +40,7 @@ pub struct BehaviourPrompts {
 /// # Errors
 /// If the answer is not a single token, a document cannot be read or tokenised, there is no text, or no prompt is found.
 pub fn behaviour_prompts(
-    documents: impl Iterator<Item = directrix_index::corpus::Result<Document>>,
+    documents: impl Iterator<Item = directrix_corpus::Result<Document>>,
     tokenizer: Option<&Tokenizer>,
     behaviour: &Behaviour,
     bos: Option<u32>,
@@ -93,7 +93,7 @@ pub fn answer_activations(model: &Model, sae: &Sae, prompts: &Prompts) -> Result
     for batch in batches(prompts, BATCH) {
         let ask = Ask::nothing().with_capture(hook, Positions::FromEnd(2));
         let run = model.run(&prompts.range(batch), &ask, &[])?;
-        acts.extend(&sae.encode(model, run.captured(hook))?);
+        acts.extend(&sae.encode(run.captured(hook))?);
     }
     Ok(acts)
 }

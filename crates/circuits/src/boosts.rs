@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use directrix_index::corpus::Prompts;
-use directrix_index::model::kernels::Matrix;
-use directrix_index::model::{Ask, HookPoint, Model, Positions, batches};
-use directrix_index::sae::Sae;
+use directrix_corpus::Prompts;
+use directrix_kernels::Matrix;
+use directrix_model::{Ask, HookPoint, Model, Positions, batches};
+use directrix_sae::Sae;
 
 use crate::effects::{BATCH, Bench, Changed};
 use crate::{Change, Error, Result};
@@ -37,26 +37,26 @@ pub fn log_prob_boosts(model: &Model, sae: &Sae, direction: u32, prompts: &Promp
         let ask = Ask::nothing().with_logits(Positions::FromEnd(2));
         let bench = Bench::new(model, sae, part, each, HookPoint::UnembedIn, ask)?;
         let unchanged = bench.run.logits();
-        add_log_probs(model, unchanged, &mut on);
+        add_log_probs(unchanged, &mut on);
         let change = Change::Ablate(vec![direction]);
         let changed = |(prompt, &p): (usize, &usize)| Changed { prompt, positions: p..p + 1, change: &change };
         let changes: Vec<Changed> = positions.iter().enumerate().map(changed).collect();
         let ask = |_: &[_]| Ask::nothing().with_logits(Positions::FromEnd(1));
         let mut inactive: BTreeSet<usize> = (0..positions.len()).collect();
         bench.resume(&changes, ask, |group, run| {
-            add_log_probs(model, run.logits(), &mut off);
+            add_log_probs(run.logits(), &mut off);
             group.iter().for_each(|(prompt, _)| _ = inactive.remove(prompt));
         })?;
         let inactive: Vec<usize> = inactive.into_iter().collect();
-        add_log_probs(model, &unchanged.gather(inactive.into_iter()), &mut off);
+        add_log_probs(&unchanged.gather(inactive.into_iter()), &mut off);
     }
     let n = prompts.len() as f64;
     on.iter_mut().chain(&mut off).for_each(|x| *x /= n);
     Ok(Boosts { on, off })
 }
 
-fn add_log_probs(model: &Model, logits: &Matrix, to: &mut [f64]) {
-    for (row, sum) in logits.iter_rows().zip(model.backend().log_sum_exp(logits)) {
+fn add_log_probs(logits: &Matrix, to: &mut [f64]) {
+    for (row, sum) in logits.iter_rows().zip(directrix_kernels::log_sum_exp(logits)) {
         to.iter_mut().zip(row).for_each(|(t, &logit)| *t += logit as f64 - sum);
     }
 }
@@ -71,6 +71,6 @@ pub fn logit_boosts(model: &Model, sae: &Sae, direction: u32) -> Result<Vec<f32>
     let written = sae.to_residual(model, &decoder)?;
     let w_u = &model.weights().w_u;
     let mut boosts = Matrix::zeros(1, w_u.columns());
-    model.backend().product(written.view(), w_u.view(), &mut boosts, false);
+    directrix_kernels::product(written.view(), w_u.view(), &mut boosts, false);
     Ok(boosts.into_data())
 }

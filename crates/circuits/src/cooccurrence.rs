@@ -1,9 +1,9 @@
 //! Which directions of a first SAE a direction of a second one needs (AND).
 
-use directrix_index::corpus::Prompts;
-use directrix_index::model::kernels::SparseActivations;
-use directrix_index::model::{Ask, Model, Positions, batches};
-use directrix_index::sae::Sae;
+use directrix_corpus::Prompts;
+use directrix_kernels::SparseActivations;
+use directrix_model::{Ask, Model, Positions, batches};
+use directrix_sae::Sae;
 use serde::{Deserialize, Serialize};
 
 use crate::cosine::check_order;
@@ -65,7 +65,7 @@ pub fn cooccurrence(
         let hooks = [first.site().hook, second.site().hook];
         let run = model.run(&part, &Ask::capture(hooks), &[])?;
         let [first_acts, second_acts] =
-            [(first, hooks[0]), (second, hooks[1])].map(|(sae, hook)| sae.encode(model, run.captured(hook)));
+            [(first, hooks[0]), (second, hooks[1])].map(|(sae, hook)| sae.encode(run.captured(hook)));
         let (first_acts, second_acts) = (first_acts?, second_acts?);
         for (prompt, bounds) in part.offsets().windows(2).enumerate() {
             for row in (bounds[0] + options.first_position).min(bounds[1])..bounds[1] {

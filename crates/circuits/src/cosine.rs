@@ -2,11 +2,11 @@
 
 use std::cmp::Ordering;
 
-use directrix_index::corpus::Prompts;
-use directrix_index::model::kernels::{Encoder, Keep};
-use directrix_index::model::{HookPoint, Model};
-use directrix_index::sae::Sae;
+use directrix_corpus::Prompts;
 use directrix_index::{Example, Index, SaeIndex};
+use directrix_kernels::{Encoder, Keep, Screen};
+use directrix_model::{HookPoint, Model};
+use directrix_sae::Sae;
 use serde::Serialize;
 
 use crate::cooccurrence::{ActivationTrial, activation_effects};
@@ -43,10 +43,10 @@ pub fn cosine_pairs(
     lower_triangle: bool,
 ) -> Result<Vec<CosinePair>> {
     let (mut writes, mut reads) = (first.writes(model)?, second.reads(model)?);
-    model.backend().normalise_rows(&mut writes);
-    model.backend().normalise_rows(&mut reads);
+    directrix_kernels::normalise_rows(&mut writes);
+    directrix_kernels::normalise_rows(&mut reads);
     let no_bias = vec![0.0; reads.rows()];
-    let screen = model.backend().screen(&reads);
+    let screen = Screen::new(&reads);
     let mut top: Vec<CosinePair> = Vec::new();
     let mut start = 0;
     while start < writes.rows() && k > 0 {
@@ -56,9 +56,7 @@ pub fn cosine_pairs(
         let thresholds = vec![floor; reads.rows()];
         let keep = Keep::Above(&thresholds);
         let scan = Encoder { weights: reads.view().transposed(), bias: &no_bias, keep, screen: screen.as_ref() };
-        let high = model
-            .backend()
-            .encode(writes.view().rows_of(rows.clone()), scan)
+        let high = directrix_kernels::encode(writes.view().rows_of(rows.clone()), scan)
             .map_err(|e| Error::NotFinite { first: start + e.row, second: e.direction })?;
         for (row, first) in rows.clone().enumerate() {
             let (seconds, cosines) = high.at(row);

@@ -5,12 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use directrix_index::corpus::Prompts;
-use directrix_index::model::kernels::{Matrix, SparseActivations};
-use directrix_index::model::{
-    Ask, Case, HookPoint, Intervention, Kind, Model, Positions, Prediction, Run, Target, batches,
-};
-use directrix_index::sae::Sae;
+use directrix_corpus::Prompts;
+use directrix_kernels::{Matrix, SparseActivations};
+use directrix_model::{Ask, Case, HookPoint, Intervention, Kind, Model, Positions, Prediction, Run, Target, batches};
+use directrix_sae::Sae;
 use serde::Serialize;
 
 use crate::{Error, Estimate, Result};
@@ -141,7 +139,7 @@ impl<'a> Bench<'a> {
         let acts = if let Some(acts) = self.acts.get() {
             acts
         } else {
-            let acts = self.sae.encode(self.model, &self.values)?;
+            let acts = self.sae.encode(&self.values)?;
             self.acts.get_or_init(|| acts)
         };
         let (directions, values) = acts.at(row);
@@ -178,7 +176,7 @@ impl<'a> Bench<'a> {
             Change::Reconstruct { without } => {
                 let mut kept = SparseActivations::default();
                 kept.push(self.active(row)?.filter(|(d, _)| !without.contains(d)));
-                replaced(self.sae.decode(self.model, &kept).row(0))
+                replaced(self.sae.decode(&kept).row(0))
             }
             Change::Zero => replaced(&vec![0.0; site.len()]),
             Change::Replace(by) => replaced(by),

@@ -9,13 +9,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The corpus could not be read or tokenised.
     #[error(transparent)]
-    Corpus(#[from] directrix_index::corpus::Error),
+    Corpus(#[from] directrix_corpus::Error),
     /// The model could not be run.
     #[error(transparent)]
-    Model(#[from] directrix_index::model::Error),
+    Model(#[from] directrix_model::Error),
     /// An SAE could not be used.
     #[error(transparent)]
-    Sae(#[from] directrix_index::sae::Error),
+    Sae(#[from] directrix_sae::Error),
     /// The index could not be read.
     #[error(transparent)]
     Index(#[from] directrix_index::Error),

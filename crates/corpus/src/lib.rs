@@ -41,6 +41,7 @@ mod prompts;
 mod source;
 mod tokenise;
 mod tokenizer;
+mod watch;
 
 pub use error::{Error, Result};
 pub use folder::Folder;
@@ -48,3 +49,4 @@ pub use prompts::Prompts;
 pub use source::{Corpus, Document};
 pub use tokenise::{Chunk, Tokenising, join, load, prompts};
 pub use tokenizer::Tokenizer;
+pub use watch::{Event, Watch};

@@ -35,7 +35,7 @@
 //! assert_eq!(run.captured(hook).columns(), model.config().d_mlp);
 //!
 //! // The directions that are active at the last position, and how strongly.
-//! let acts = sae.encode(&model, run.captured(hook))?;
+//! let acts = sae.encode(run.captured(hook))?;
 //! let (directions, activations) = acts.at(prompts.positions() - 1);
 //! assert_eq!(directions.len(), activations.len());
 //! assert!(activations.iter().all(|activation| *activation > 0.0));

@@ -44,7 +44,7 @@ fn ablate_gives_the_librarys_effects() {
     let (position, token) = (tokens.len() - 2, tokens[tokens.len() - 1]);
     // Directions that are active there, so that ablating them does something.
     let run = model.run(&prompts, &directrix::model::Ask::capture([sae.site().hook]), &[]).unwrap();
-    let acts = sae.encode(&model, run.captured(sae.site().hook)).unwrap();
+    let acts = sae.encode(run.captured(sae.site().hook)).unwrap();
     let active: Vec<u32> = acts.at(position).0[..2].to_vec();
     let change = Change::Ablate(active.clone());
     let expected = effects(&model, &sae, &prompts, &[Trial { prompt: 0, position, token, change }]).unwrap()[0];

@@ -213,7 +213,7 @@ fn everything_captured_of_ready_ids_has_the_bits_of_a_run() {
         assert!(f32::from_bits(*last).is_nan(), "prompt {prompt}");
         assert!(before.iter().all(|loss| *loss == expected.next().unwrap().to_bits()), "prompt {prompt}");
     }
-    let acts = sae.encode(&model, whole.captured(sae.site().hook)).unwrap();
+    let acts = sae.encode(whole.captured(sae.site().hook)).unwrap();
     assert_eq!(captured.integers("sae-l2.indptr"), wide(acts.indptr().to_vec()));
     let directions: Vec<i64> = acts.directions().iter().map(|direction| *direction as i64).collect();
     assert_eq!(captured.integers("sae-l2.directions"), directions);

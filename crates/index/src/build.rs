@@ -241,7 +241,7 @@ impl<'a> Pass<'a> {
         }
         let hooks: Vec<HookPoint> = self.saes.iter().map(|sae| sae.site().hook).collect();
         let ask = Ask::capture(hooks.iter().copied().collect::<std::collections::BTreeSet<_>>());
-        let mut acts = vec![directrix_model::kernels::SparseActivations::default(); self.saes.len()];
+        let mut acts = vec![directrix_kernels::SparseActivations::default(); self.saes.len()];
         let mut positions = 0;
         for batch in batches(prompts, BATCH) {
             if stop.load(Ordering::Relaxed) {
@@ -251,7 +251,7 @@ impl<'a> Pass<'a> {
             let part = prompts.range(batch);
             let run = self.model.run(&part, &ask, &[])?;
             for ((sae, hook), acts) in self.saes.iter().zip(&hooks).zip(&mut acts) {
-                acts.extend(&sae.encode(self.model, run.captured(*hook))?);
+                acts.extend(&sae.encode(run.captured(*hook))?);
             }
             positions += part.positions() as u64;
             progress(Progress {
@@ -285,12 +285,7 @@ impl<'a> Pass<'a> {
 
 impl SaeFiles {
     /// Appends a shard twice: as it is, by position, and as a run sorted by direction, for [`sort::by_direction`].
-    fn append(
-        &mut self,
-        acts: &directrix_model::kernels::SparseActivations,
-        directions: usize,
-        first: u32,
-    ) -> Result<()> {
+    fn append(&mut self, acts: &directrix_kernels::SparseActivations, directions: usize, first: u32) -> Result<()> {
         let base = self.values.len();
         if self.indptr.len() == 0 {
             self.indptr.append(&[0])?;

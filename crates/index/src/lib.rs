@@ -27,10 +27,6 @@ mod identity;
 mod index;
 mod sort;
 
-pub use directrix_corpus as corpus;
-pub use directrix_model as model;
-pub use directrix_sae as sae;
-
 pub use build::{Progress, build};
 pub use error::{Error, Result};
 pub use identity::{Identity, Options, Source, folder_hash};

@@ -2,6 +2,7 @@
 
 use multiversion::multiversion;
 
+use crate::Matrix;
 use crate::lanes::{erf, exp};
 
 /// An element-wise activation function.
@@ -28,8 +29,12 @@ impl Activation {
 }
 
 /// `f` of every number, in place.
+pub fn activate(f: Activation, x: &mut Matrix) {
+    x.for_rows(|_, row| activate_row(f, row));
+}
+
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
-pub(crate) fn activate(f: Activation, xs: &mut [f32]) {
+fn activate_row(f: Activation, xs: &mut [f32]) {
     match f {
         Activation::Gelu => {
             for x in xs {

@@ -45,7 +45,7 @@ pub enum AttentionStage {
 pub type EditScores<'a> = dyn Fn(AttentionStage, usize, usize, &mut [f32]) + Sync + 'a;
 
 /// `softmax(scale q kᵀ) v` for every head of every prompt part; `q`, `k`, `v` and the result are `[rows, heads × d_head]`.
-pub(crate) fn attention(
+pub fn attention(
     shape: AttentionShape,
     parts: &[AttentionRows],
     q: &Matrix,

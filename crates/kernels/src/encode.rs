@@ -46,8 +46,11 @@ pub struct NotFinite {
 const ROWS: std::ops::RangeInclusive<usize> = 128..=2048;
 const COLUMNS: usize = 512;
 
-/// The kept pre-activations of every row.
-pub(crate) fn encode(x: View, encoder: Encoder) -> Result<SparseActivations, NotFinite> {
+/// `x w + bias` for `x` of `[rows, d_in]`, kept as the encoder says.
+///
+/// # Errors
+/// If a pre-activation is not finite.
+pub fn encode(x: View, encoder: Encoder) -> Result<SparseActivations, NotFinite> {
     if let Some(screen) = encoder.screen {
         return screen.encode(x, encoder);
     }

@@ -166,14 +166,8 @@ fn densify(pattern: &ByDirection, values: &[f32], tile: &Range<usize>, positions
     dense
 }
 
-/// `out += acts[:, directions] w[directions]`.
-pub(crate) fn sparse_product(
-    pattern: &ByDirection,
-    values: &[f32],
-    directions: Range<usize>,
-    w: &Matrix,
-    out: &mut Matrix,
-) {
+/// `out += acts[:, directions] w[directions]`, `[positions, d_in]`; `values` in the pattern's order, `w` is `[directions, d_in]`.
+pub fn sparse_product(pattern: &ByDirection, values: &[f32], directions: Range<usize>, w: &Matrix, out: &mut Matrix) {
     let tiles = tiles(&[(pattern, directions.clone())], directions, out.rows());
     for (tile, _) in tiles.iter().filter(|(_, dense)| *dense) {
         let acts = densify(pattern, values, tile, out.rows());
@@ -204,7 +198,7 @@ fn scatter<const N: usize>(out: &Shared, column: usize, w: &[f32], positions: &[
 }
 
 /// `rows[position] · w[direction]` at every entry of `directions`, in the pattern's order.
-pub(crate) fn sampled_product(pattern: &ByDirection, directions: Range<usize>, rows: &Matrix, w: &Matrix) -> Vec<f32> {
+pub fn sampled_product(pattern: &ByDirection, directions: Range<usize>, rows: &Matrix, w: &Matrix) -> Vec<f32> {
     let first = pattern.indptr()[directions.start];
     let mut dots = vec![0.0; pattern.indptr()[directions.end] - first];
     let tiles = tiles(&[(pattern, directions.clone())], directions, rows.rows());
@@ -264,8 +258,9 @@ fn add_dots<const N: usize>(rows: &Matrix, column: usize, w: &[f32], positions: 
 }
 
 /// One step of Adam on weights `[directions, d_in]` whose gradient is the sum of `terms`, less `along[direction]` times the
-/// row itself where that is given. The gradient is formed block by block and never stored.
-pub(crate) fn descend(w: &mut Matrix, moments: [&mut Matrix; 2], terms: &[Outer], along: Option<&[f32]>, adam: Adam) {
+/// row itself where that is given. The gradient is formed block by block and never stored. `moments` are Adam's two, of the weights'
+/// shape.
+pub fn descend(w: &mut Matrix, moments: [&mut Matrix; 2], terms: &[Outer], along: Option<&[f32]>, adam: Adam) {
     let (directions, columns) = (w.rows(), w.columns());
     let [first, second] = moments;
     let patterns: Vec<_> = terms.iter().map(|term| (term.pattern, term.directions.clone())).collect();
@@ -340,7 +335,7 @@ fn descend_block<const N: usize>(
 }
 
 /// `Σ weight × row`. Summed in parts of so many rows, whatever the threads.
-pub(crate) fn weighted_sum(rows: &Matrix, weights: &[f32]) -> Vec<f32> {
+pub fn weighted_sum(rows: &Matrix, weights: &[f32]) -> Vec<f32> {
     const PART: usize = 256;
     let columns = rows.columns();
     let parts: Vec<Vec<f32>> = rows
@@ -364,7 +359,7 @@ fn sum_rows(rows: &[f32], weights: &[f32], columns: usize) -> Vec<f32> {
 }
 
 /// Divides every row by its length; rows of zeros stay.
-pub(crate) fn normalise_rows(w: &mut Matrix) {
+pub fn normalise_rows(w: &mut Matrix) {
     let columns = w.columns().max(1);
     w.data_mut().par_chunks_mut(columns).for_each(normalise);
 }

@@ -6,8 +6,8 @@ use rayon::prelude::*;
 
 use crate::transpose::transpose;
 
-/// Rows that a task copies or adds: in a transpose, whole lines of the cache.
-const TASK_ROWS: usize = 32;
+/// Rows that a task takes at a time: in a transpose, whole lines of the cache.
+pub(crate) const TASK_ROWS: usize = 32;
 
 /// A row-major matrix that owns its numbers.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -49,6 +49,16 @@ impl Matrix {
         let columns = rows.first().map_or(0, |row| row.as_ref().len());
         let data = rows.iter().flat_map(|row| row.as_ref().iter().copied()).collect();
         Matrix::new(data, rows.len(), columns)
+    }
+
+    /// Runs `f` on every row (with its number), in parallel.
+    pub(crate) fn for_rows(&mut self, f: impl Fn(usize, &mut [f32]) + Sync) {
+        let columns = self.columns.max(1);
+        self.data.par_chunks_mut(columns * TASK_ROWS).enumerate().for_each(|(block, rows)| {
+            for (i, row) in rows.chunks_exact_mut(columns).enumerate() {
+                f(block * TASK_ROWS + i, row);
+            }
+        });
     }
 
     /// `rows` copies of one row.

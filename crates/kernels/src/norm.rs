@@ -1,13 +1,36 @@
-//! Operations on one row: LayerNorm without weights, log-sum-exp, inner product, sparse decode.
+//! LayerNorm without weights, log-sum-exp, inner product.
 
 use multiversion::multiversion;
+use rayon::prelude::*;
 
 use crate::Matrix;
-use crate::lanes::{add_scaled, exp, maximum, sum, sum_of_squares};
+use crate::lanes::{exp, maximum, sum, sum_of_squares};
+use crate::matrix::TASK_ROWS;
 
-/// Centres `row`, divides it by `sqrt(mean square + eps)` and returns that divisor (Ba, Kiros and Hinton 2016).
+/// Every row of `x`, `[rows, d]`, centred and divided by `sqrt(variance + eps)`; and these divisors, `[rows]` (Ba, Kiros and
+/// Hinton 2016).
+pub fn layer_norm(x: &Matrix, eps: f32) -> (Matrix, Vec<f32>) {
+    let (mut out, mut scales) = (Matrix::zeros(x.rows(), x.columns()), vec![0.0; x.rows()]);
+    let rows = out.data_mut().par_chunks_mut(x.columns().max(1)).with_min_len(TASK_ROWS);
+    rows.zip(&mut scales).enumerate().for_each(|(i, (row, scale))| {
+        row.copy_from_slice(x.row(i));
+        *scale = normalise(row, eps);
+    });
+    (out, scales)
+}
+
+/// `ln Σ e^x` of every row, `[rows]`, accumulated in double precision.
+pub fn log_sum_exp(rows: &Matrix) -> Vec<f64> {
+    let of_row = |row: &[f32]| {
+        let (top, sum) = exp_sum(row);
+        top as f64 + sum.ln()
+    };
+    (0..rows.rows()).into_par_iter().map(|i| of_row(rows.row(i))).collect()
+}
+
+/// Centres `row`, divides it by `sqrt(mean square + eps)` and returns that divisor.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
-pub(crate) fn layer_norm(row: &mut [f32], eps: f32) -> f32 {
+fn normalise(row: &mut [f32], eps: f32) -> f32 {
     let n = row.len() as f32;
     let mean = sum(row) / n;
     for x in row.iter_mut() {
@@ -18,12 +41,6 @@ pub(crate) fn layer_norm(row: &mut [f32], eps: f32) -> f32 {
         *x /= scale;
     }
     scale
-}
-
-/// `ln Σ e^x`, accumulated in double precision.
-pub(crate) fn log_sum_exp(row: &[f32]) -> f64 {
-    let (top, sum) = exp_sum(row);
-    top as f64 + sum.ln()
 }
 
 /// The highest number of `row`, and `Σ e^(x − highest)` in double precision.
@@ -60,12 +77,4 @@ pub fn dot(a: &[f32], b: &[f32]) -> f64 {
         }
     }
     lanes.into_iter().sum()
-}
-
-/// `bias + Σ value × w[direction]`: `row` holds the bias already.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
-pub(crate) fn add_rows(row: &mut [f32], w: &Matrix, directions: &[u32], values: &[f32]) {
-    for (&direction, &value) in directions.iter().zip(values) {
-        add_scaled(row, value, w.row(direction as usize));
-    }
 }

@@ -32,8 +32,9 @@ const HELD: usize = 1 << 17;
 /// What some logits add to one row: the highest logit, and `Σ e^(logit − highest)`.
 type Part = (f32, f64);
 
-/// Predictions of `targets`, (row, token) in the order of the rows, from logits `x w + bias`.
-pub(crate) fn predict(x: View, w: View, bias: &[f32], targets: &[(usize, u32)]) -> Vec<Predicted> {
+/// Predictions of `targets`, (row, token) in the order of the rows, from logits `x w + bias`; `w` is
+/// `[d_model, vocabulary]`.
+pub fn predict(x: View, w: View, bias: &[f32], targets: &[(usize, u32)]) -> Vec<Predicted> {
     let of_rows = |rows: Range<usize>| {
         let first = targets.partition_point(|target| target.0 < rows.start);
         let end = targets.partition_point(|target| target.0 < rows.end);

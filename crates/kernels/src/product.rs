@@ -63,16 +63,19 @@ impl Place {
     }
 }
 
-/// `out = a b`, or `out += a b` when `accumulate`, on all threads.
-pub(crate) fn product(a: View, b: View, out: &mut Matrix, accumulate: bool) {
+/// `out = a b`, or `out += a b` when `accumulate`, on all threads. Shapes `[m, k]`, `[k, n]`, `[m, n]`.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn product(a: View, b: View, out: &mut Matrix, accumulate: bool) {
     assert_eq!((a.rows(), b.columns()), (out.rows(), out.columns()), "the output has another shape");
     let out = Place::first_of(out);
     // SAFETY: the output has this shape.
     unsafe { multiply_shared(a, b, accumulate.then_some(out), out) }
 }
 
-/// `bias + a b`, on all threads.
-pub(crate) fn affine(a: View, b: View, bias: &[f32]) -> Matrix {
+/// `bias + a b`, `[m, n]`, on all threads. Shapes `[m, k]`, `[k, n]`, `[n]`.
+pub fn affine(a: View, b: View, bias: &[f32]) -> Matrix {
     let (rows, columns) = (a.rows(), b.columns());
     assert_eq!(columns, bias.len(), "the bias has another length");
     let mut data = Vec::with_capacity(rows * columns);

@@ -1,6 +1,6 @@
 //! Every operation gives a row the same bits, whatever stands beside it, and agrees with double precision.
 
-use directrix_kernels::{AttentionRows, AttentionShape, Backend, Cpu, Encoder, Keep, Matrix};
+use directrix_kernels::{AttentionRows, AttentionShape, Encoder, Keep, Matrix};
 use proptest::prelude::*;
 
 /// Numbers that look random but depend only on `seed`.
@@ -22,7 +22,7 @@ fn product(a: &Matrix, b: &Matrix, by_columns: bool) -> Matrix {
     let mut out = Matrix::zeros(a.rows(), b.columns());
     let stored = b.transposed();
     let b = if by_columns { stored.view().transposed() } else { b.view() };
-    Cpu.product(a.view(), b, &mut out, false);
+    directrix_kernels::product(a.view(), b, &mut out, false);
     out
 }
 
@@ -54,9 +54,9 @@ proptest! {
     fn encoding_keeps_exactly_the_positive_pre_activations(m in 1..300_usize, n in prop::sample::select(vec![1, 64, 1000, 1025, 1088, 1089, 2100]), seed: u64) {
         let (x, w) = (noise(m, 24, seed), noise(24, n, seed ^ 1));
         let bias: Vec<f32> = noise(1, n, seed ^ 2).into_data().iter().map(|b| b - 2.0).collect();
-        let sparse = Cpu.encode(x.view(), Encoder { weights: w.view(), bias: &bias, keep: Keep::Positive, screen: None }).unwrap();
-        let mut dense = Cpu.affine(&x, &w, &bias);
-        Cpu.activate(directrix_kernels::Activation::Relu, &mut dense);
+        let sparse = directrix_kernels::encode(x.view(), Encoder { weights: w.view(), bias: &bias, keep: Keep::Positive, screen: None }).unwrap();
+        let mut dense = directrix_kernels::affine(x.view(), w.view(), &bias);
+        directrix_kernels::activate(directrix_kernels::Activation::Relu, &mut dense);
         prop_assert_eq!(sparse.to_dense(n), dense.data());
     }
 
@@ -65,8 +65,8 @@ proptest! {
         let (x, w) = (noise(rows, 17, seed), noise(17, tokens, seed ^ 1));
         let bias = noise(1, tokens, seed ^ 2).into_data();
         let targets: Vec<(usize, u32)> = (0..2 * rows).map(|i| (i / 2, (seed as usize / 7 + 31 * i) as u32 % tokens as u32)).collect();
-        let found = Cpu.predict(x.view(), w.view(), &bias, &targets);
-        let logits = Cpu.affine(&x, &w, &bias);
+        let found = directrix_kernels::predict(x.view(), w.view(), &bias, &targets);
+        let logits = directrix_kernels::affine(x.view(), w.view(), &bias);
         for (predicted, &(row, token)) in found.iter().zip(&targets) {
             let own = logits.row(row);
             prop_assert_eq!(predicted.logit, own[token as usize]);
@@ -75,7 +75,7 @@ proptest! {
             prop_assert!((predicted.log_sum_exp - exact).abs() < 1e-6 * exact.abs().max(1.0));
         }
         let alone = rows / 2;
-        let one = Cpu.predict(x.view().rows_of(alone..alone + 1), w.view(), &bias, &[(0, targets[2 * alone].1)]);
+        let one = directrix_kernels::predict(x.view().rows_of(alone..alone + 1), w.view(), &bias, &[(0, targets[2 * alone].1)]);
         prop_assert_eq!(one[0], found[2 * alone]);
     }
 
@@ -84,11 +84,11 @@ proptest! {
         let shape = AttentionShape { heads: 3, d_head: 5, window, scale: 0.7 };
         let [q, k, v] = [1, 2, 3].map(|s| noise(len, 15, seed ^ s));
         let all = |len| AttentionRows { first: 0, len, keys_before: &[], values_before: &[] };
-        let whole = Cpu.attention(shape, &[all(len)], &q, &k, &v, None);
+        let whole = directrix_kernels::attention(shape, &[all(len)], &q, &k, &v, None);
         let cut = cut % len;
         let rest = AttentionRows { first: 0, len: len - cut, keys_before: k.row_range(0..cut), values_before: v.row_range(0..cut) };
         let part = |m: &Matrix| m.gather(cut..len);
-        let tail = Cpu.attention(shape, &[rest], &part(&q), &part(&k), &part(&v), Some(&|_, _, _, _| ()));
+        let tail = directrix_kernels::attention(shape, &[rest], &part(&q), &part(&k), &part(&v), Some(&|_, _, _, _| ()));
         prop_assert_eq!(tail.data(), whole.row_range(cut..len));
     }
 }
@@ -98,16 +98,18 @@ fn a_pre_activation_that_is_not_a_number_is_reported() {
     let mut x = noise(200, 8, 1);
     x.row_mut(150)[3] = f32::NAN;
     let w = noise(8, 40, 2);
-    let error = Cpu
-        .encode(x.view(), Encoder { weights: w.view(), bias: &[0.0; 40], keep: Keep::Positive, screen: None })
-        .unwrap_err();
+    let error = directrix_kernels::encode(
+        x.view(),
+        Encoder { weights: w.view(), bias: &[0.0; 40], keep: Keep::Positive, screen: None },
+    )
+    .unwrap_err();
     assert_eq!((error.row, error.direction), (150, 0));
 }
 
 #[test]
 fn log_sum_exp_agrees_with_double_precision() {
     let x = noise(5, 1000, 3);
-    for (row, lse) in x.iter_rows().zip(Cpu.log_sum_exp(&x)) {
+    for (row, lse) in x.iter_rows().zip(directrix_kernels::log_sum_exp(&x)) {
         let exact = row.iter().map(|&v| (v as f64).exp()).sum::<f64>().ln();
         assert!((lse - exact).abs() < 1e-6);
     }

@@ -1,6 +1,6 @@
 //! A screened encoder keeps what one keeps that computes every pre-activation in the order of [`dot`], bit for bit.
 
-use directrix_kernels::{Backend, Cpu, Encoder, Instructions, Keep, Matrix, NotFinite, Screen, SparseActivations};
+use directrix_kernels::{Encoder, Instructions, Keep, Matrix, NotFinite, Screen, SparseActivations};
 use proptest::prelude::*;
 
 struct Noise(u64);
@@ -91,7 +91,7 @@ fn check(x: &Matrix, w: &Matrix, bias: &[f32], keep: Keep) -> Result<(), TestCas
     let wanted = plain(x, w, bias, keep);
     let weights = w.view().transposed();
     for screen in screens(w) {
-        let found = Cpu.encode(x.view(), Encoder { weights, bias, keep, screen: Some(&screen) });
+        let found = directrix_kernels::encode(x.view(), Encoder { weights, bias, keep, screen: Some(&screen) });
         prop_assert_eq!(found.as_ref().map(bits), wanted.as_ref().map(bits), "{:?} {:?}", screen, keep);
     }
     Ok(())
@@ -188,7 +188,7 @@ proptest! {
                 let encoder = Encoder { weights: w.view().transposed(), bias: &bias, keep, screen: Some(&screen) };
                 let encode = |threads: usize, range: std::ops::Range<usize>| {
                     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                    pool.install(|| Cpu.encode(x.view().rows_of(range), encoder).unwrap())
+                    pool.install(|| directrix_kernels::encode(x.view().rows_of(range), encoder).unwrap())
                 };
                 let parts = [encode(1, 0..from), encode(2, from..from + 1), encode(3, from + 1..rows)];
                 prop_assert_eq!(SparseActivations::joined(&parts), encode(2, 0..rows));
@@ -219,5 +219,5 @@ fn no_rows_and_no_directions() {
 #[test]
 fn there_is_a_screen_where_there_is_avx2() {
     let w = Matrix::zeros(4, 4);
-    assert_eq!(Cpu.screen(&w).is_some(), is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"));
+    assert_eq!(Screen::new(&w).is_some(), is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"));
 }

@@ -1,6 +1,6 @@
 //! What follows the active entries only gives what dense arithmetic gives, for every shape, density and number of threads.
 
-use directrix_kernels::{Adam, Backend, Cpu, Encoder, Keep, Matrix, Outer, SparseActivations};
+use directrix_kernels::{Adam, Encoder, Keep, Matrix, Outer, SparseActivations};
 use proptest::prelude::*;
 
 fn numbers(seed: u64, count: usize) -> Vec<f32> {
@@ -46,14 +46,14 @@ proptest! {
         let middle = directions / 2..directions;
 
         let mut out = x.clone();
-        Cpu.sparse_product(&pattern, &values, middle.clone(), &w, &mut out);
+        directrix_kernels::sparse_product(&pattern, &values, middle.clone(), &w, &mut out);
         let product = |i: usize| {
             let (p, j) = (i / d_in, i % d_in);
             x.row(p)[j] as f64 + middle.clone().map(|d| at(p, d) * w.row(d)[j] as f64).sum::<f64>()
         };
         prop_assert!(close(out.data(), product));
 
-        let dots = Cpu.sampled_product(&pattern, middle.clone(), &x, &w);
+        let dots = directrix_kernels::sampled_product(&pattern, middle.clone(), &x, &w);
         let mut wanted = Vec::new();
         for d in middle.clone() {
             for i in pattern.range(d) {
@@ -71,7 +71,7 @@ proptest! {
             Outer { pattern: &pattern, values: &values, rows: &out, directions: middle.clone() },
         ];
         let (mut moved, mut first, mut second) = (w.clone(), matrix(0, directions, d_in), matrix(0, directions, d_in));
-        Cpu.descend(&mut moved, [&mut first, &mut second], &terms, Some(&along), Adam::new(1e8, [0.0, 0.0], 1e8, 1));
+        directrix_kernels::descend(&mut moved, [&mut first, &mut second], &terms, Some(&along), Adam::new(1e8, [0.0, 0.0], 1e8, 1));
         let gradient = |i: usize| {
             let (d, j) = (i / d_in, i % d_in);
             let of = |rows: &Matrix| (0..positions).map(|p| at(p, d) * rows.row(p)[j] as f64).sum::<f64>();
@@ -81,7 +81,7 @@ proptest! {
         prop_assert!(first.data().iter().enumerate().all(|(i, m)| (*m as f64 - gradient(i)).abs() < 1e-5 * scale));
         prop_assert!(moved.data().iter().enumerate().all(|(i, x)| (w.data()[i] as f64 - *x as f64 - gradient(i)).abs() < 1e-4 * scale));
 
-        let sum = Cpu.weighted_sum(&w, &along);
+        let sum = directrix_kernels::weighted_sum(&w, &along);
         prop_assert!(close(&sum, |j| (0..directions).map(|d| along[d] as f64 * w.row(d)[j] as f64).sum()));
     }
 
@@ -92,7 +92,7 @@ proptest! {
         let (x, w) = (matrix(seed, positions, d_in), matrix(seed ^ 1, directions, d_in));
         let (bias, thresholds) = (numbers(seed ^ 2, directions), numbers(seed ^ 3, directions));
         let encode = |keep| {
-            Cpu.encode(x.view(), Encoder { weights: w.view().transposed(), bias: &bias, keep, screen: None }).unwrap()
+            directrix_kernels::encode(x.view(), Encoder { weights: w.view().transposed(), bias: &bias, keep, screen: None }).unwrap()
         };
         let none = vec![-1e9; directions];
         let all = encode(Keep::Above(&none));
@@ -132,14 +132,14 @@ proptest! {
             pool.install(|| {
                 let mut w = matrix(seed ^ 1, directions, d_in);
                 let mut out = x.clone();
-                Cpu.sparse_product(&pattern, &values, 0..directions, &w, &mut out);
-                let dots = Cpu.sampled_product(&pattern, 0..directions, &out, &w);
+                directrix_kernels::sparse_product(&pattern, &values, 0..directions, &w, &mut out);
+                let dots = directrix_kernels::sampled_product(&pattern, 0..directions, &out, &w);
                 let terms = [Outer { pattern: &pattern, values: &dots, rows: &out, directions: 0..directions }];
                 let mut moments = [w.clone(), Matrix::zeros(directions, d_in)];
                 let [first, second] = &mut moments;
-                Cpu.descend(&mut w, [first, second], &terms, None, Adam::new(1e-3, [0.9, 0.99], 1e-8, 3));
-                Cpu.normalise_rows(&mut w);
-                let sum = Cpu.weighted_sum(&w, &numbers(seed, directions));
+                directrix_kernels::descend(&mut w, [first, second], &terms, None, Adam::new(1e-3, [0.9, 0.99], 1e-8, 3));
+                directrix_kernels::normalise_rows(&mut w);
+                let sum = directrix_kernels::weighted_sum(&w, &numbers(seed, directions));
                 (w, moments, out, dots, sum)
             })
         };

@@ -38,9 +38,6 @@ mod run;
 mod tensors;
 mod weights;
 
-pub use directrix_corpus as corpus;
-pub use directrix_kernels as kernels;
-
 pub use config::{Architecture, Config};
 pub use decompose::{Decomposition, Reader};
 pub use error::{Error, Result};

@@ -268,7 +268,7 @@ impl Pass<'_> {
         normalized_hook: HookPoint,
         passed: &mut Passed,
     ) -> Matrix {
-        let (mut normalized, scales) = self.model.backend().layer_norm(x, self.model.config().eps);
+        let (mut normalized, scales) = directrix_kernels::layer_norm(x, self.model.config().eps);
         if self.visited(scale_hook) {
             let mut edited = Matrix::new(scales.clone(), scales.len(), 1);
             self.visit(scale_hook, &mut edited, passed);
@@ -298,7 +298,7 @@ impl Pass<'_> {
         passed: &mut Passed,
     ) -> (Matrix, Option<Matrix>) {
         let (model, at) = (self.model, |hook| HookPoint::Block(layer, hook));
-        let (backend, config, block) = (model.backend(), model.config(), &model.weights().blocks[layer]);
+        let (config, block) = (model.config(), &model.weights().blocks[layer]);
         self.visit(at(BlockHook::ResidPre), &mut resid, passed);
         if self.attention_unused(layer, deepest) {
             return (resid, None);
@@ -306,14 +306,14 @@ impl Pass<'_> {
         let x =
             self.normalize(&resid, block.ln1.as_ref(), at(BlockHook::Ln1Scale), at(BlockHook::Ln1Normalized), passed);
         let [q_inputs, k_inputs, v_inputs] = self.head_inputs(layer, &resid, passed);
-        let mut k = backend.affine(&x, &block.w_k, &block.b_k);
+        let mut k = directrix_kernels::affine(x.view(), block.w_k.view(), &block.b_k);
         self.read_by_head(&mut k, &k_inputs, block.ln1.as_ref(), (&block.w_k, &block.b_k));
         self.visit(at(BlockHook::K), &mut k, passed);
         if let Some(rotary) = config.rotary {
             self.rotate(rotary, &mut k);
             self.visit(at(BlockHook::RotK), &mut k, passed);
         }
-        let mut v = backend.affine(&x, &block.w_v, &block.b_v);
+        let mut v = directrix_kernels::affine(x.view(), block.w_v.view(), &block.b_v);
         self.read_by_head(&mut v, &v_inputs, block.ln1.as_ref(), (&block.w_v, &block.b_v));
         self.visit(at(BlockHook::V), &mut v, passed);
 
@@ -323,7 +323,7 @@ impl Pass<'_> {
             Some(rows) => (x.gather(rows.iter().copied()), resid.gather(rows.iter().copied())),
             None => (x, resid),
         };
-        let mut q = backend.affine(&x, &block.w_q, &block.b_q);
+        let mut q = directrix_kernels::affine(x.view(), block.w_q.view(), &block.b_q);
         let row_now = |row: usize| all_rows.as_ref().map_or(Some(row), |rows| rows.binary_search(&row).ok());
         let q_inputs = q_inputs.into_iter().filter_map(|(row, input)| Some((row_now(row)?, input))).collect();
         self.read_by_head(&mut q, &q_inputs, block.ln1.as_ref(), (&block.w_q, &block.b_q));
@@ -371,7 +371,7 @@ impl Pass<'_> {
         let config = self.model.config();
         for (&row, input) in inputs {
             let x = Matrix::new(input.clone(), config.n_heads, config.d_model);
-            let (x, _) = self.model.backend().layer_norm(&x, config.eps);
+            let (x, _) = directrix_kernels::layer_norm(&x, config.eps);
             for (column, out) in out.row_mut(row).iter_mut().enumerate() {
                 let x = x.row(column / config.d_head);
                 let read = |(i, &x): (usize, &f32)| {
@@ -487,7 +487,7 @@ impl Pass<'_> {
 
         let hooks = [BlockHook::AttnScores, BlockHook::Pattern].map(|hook| HookPoint::Block(layer, hook));
         if !hooks.iter().any(|hook| self.visited(*hook)) {
-            return self.model.backend().attention(shape, &rows, q, k, v, None);
+            return directrix_kernels::attention(shape, &rows, q, k, v, None);
         }
         let longest = self.longest;
         let width = shape.heads * longest;
@@ -507,7 +507,7 @@ impl Pass<'_> {
             let mut seen = seen[which].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             seen.row_mut(row)[head * longest..][..values.len()].copy_from_slice(values);
         };
-        let z = self.model.backend().attention(shape, &rows, q, k, v, Some(&edit));
+        let z = directrix_kernels::attention(shape, &rows, q, k, v, Some(&edit));
         for (hook, seen) in hooks.into_iter().zip(seen) {
             let seen = seen.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
             if let Some(spots) = self.captures.get(&hook) {
@@ -519,9 +519,9 @@ impl Pass<'_> {
     }
 
     fn attn_out(&self, layer: usize, z: &Matrix, passed: &mut Passed) -> Matrix {
-        let (backend, config, block) = (self.model.backend(), self.model.config(), &self.model.weights().blocks[layer]);
+        let (config, block) = (self.model.config(), &self.model.weights().blocks[layer]);
         let hook = HookPoint::Block(layer, BlockHook::Result);
-        let mut out = backend.affine(z, &block.w_o, &block.b_o);
+        let mut out = directrix_kernels::affine(z.view(), block.w_o.view(), &block.b_o);
         if self.visited(hook) {
             let mut results = self.model.head_results(layer, z);
             self.visit(hook, &mut results, passed);
@@ -568,9 +568,9 @@ impl Pass<'_> {
         }
         let x =
             self.normalize(&mlp_in, block.ln2.as_ref(), at(BlockHook::Ln2Scale), at(BlockHook::Ln2Normalized), passed);
-        let mut neurons = model.backend().affine(&x, &block.w_in, &block.b_in);
+        let mut neurons = directrix_kernels::affine(x.view(), block.w_in.view(), &block.b_in);
         self.visit(at(BlockHook::MlpPre), &mut neurons, passed);
-        model.backend().activate(model.config().activation, &mut neurons);
+        directrix_kernels::activate(model.config().activation, &mut neurons);
         neurons
     }
 
@@ -589,7 +589,7 @@ impl Pass<'_> {
         if self.keep.is_none() && deepest == Some(at(BlockHook::MlpPost)) {
             return None;
         }
-        let mut mlp_out = self.model.backend().affine(&neurons, &block.w_out, &block.b_out);
+        let mut mlp_out = directrix_kernels::affine(neurons.view(), block.w_out.view(), &block.b_out);
         self.visit(at(BlockHook::MlpOut), &mut mlp_out, passed);
         let mut resid = mid;
         resid.add(&mlp_out);

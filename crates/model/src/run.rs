@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use directrix_corpus::{Folder, Prompts};
-use directrix_kernels::{Backend, Cpu, Matrix, Predicted};
+use directrix_kernels::{Matrix, Predicted};
 
 use crate::convert::convert;
 use crate::pass::{Edits, Kept, KeyValues, Part, Pass, Passed, Spot, Stage};
@@ -16,7 +16,6 @@ use crate::{BlockHook, Config, Error, HookPoint, Intervention, Positions, Proces
 pub struct Model {
     config: Config,
     weights: Arc<Weights>,
-    backend: Arc<dyn Backend>,
     processing: Processing,
 }
 
@@ -181,7 +180,7 @@ impl Model {
         let config = Config::from_folder(folder)?;
         let mut weights = convert(&config, &Tensors::open(folder, None)?)?;
         processing.apply(&mut weights);
-        Ok(Model { config, weights: Arc::new(weights), backend: Arc::new(Cpu), processing })
+        Ok(Model { config, weights: Arc::new(weights), processing })
     }
 
     /// Its dimensions.
@@ -199,11 +198,6 @@ impl Model {
         self.processing
     }
 
-    /// Where its arithmetic is done.
-    pub fn backend(&self) -> &dyn Backend {
-        &*self.backend
-    }
-
     /// What each head writes: `[rows, n_heads × d_model]` from `[rows, n_heads × d_head]`, output bias not included.
     pub fn head_results(&self, layer: usize, z: &Matrix) -> Matrix {
         let Config { n_heads, d_head, d_model, .. } = self.config;
@@ -212,7 +206,7 @@ impl Model {
         for head in 0..n_heads {
             let range = head * d_head..(head + 1) * d_head;
             let mut result = Matrix::zeros(z.rows(), d_model);
-            self.backend.product(z.view().columns_of(range.clone()), w_o.rows_of(range), &mut result, false);
+            directrix_kernels::product(z.view().columns_of(range.clone()), w_o.rows_of(range), &mut result, false);
             for (row, part) in result.iter_rows().enumerate() {
                 results.row_mut(row)[head * d_model..][..d_model].copy_from_slice(part);
             }
@@ -369,7 +363,7 @@ impl Model {
 
     /// Logits of rows of the final LayerNorm's output: `x W_U + b_U`.
     pub fn unembed(&self, normalized: &Matrix) -> Matrix {
-        self.backend.affine(normalized, &self.weights.w_u, &self.weights.b_u)
+        directrix_kernels::affine(normalized.view(), self.weights.w_u.view(), &self.weights.b_u)
     }
 
     /// Predictions of `targets` at `spots`, whose rows are `normalized`.
@@ -382,7 +376,7 @@ impl Model {
         by_spot.sort_unstable();
         let wanted: Vec<(usize, u32)> = by_spot.iter().map(|&(spot, target)| (spot, targets[target].token)).collect();
         let (w_u, b_u) = (self.weights.w_u.view(), &self.weights.b_u);
-        let found = self.backend.predict(normalized.view(), w_u, b_u, &wanted);
+        let found = directrix_kernels::predict(normalized.view(), w_u, b_u, &wanted);
         let mut predictions = vec![Prediction { logit: 0.0, log_prob: 0.0, rank: 0 }; targets.len()];
         for (&(spot, target), Predicted { logit, log_sum_exp, rank }) in by_spot.iter().zip(found) {
             let log_prob = logit as f64 - log_sum_exp;

@@ -8,7 +8,6 @@ mod training_case;
 use std::path::Path;
 use std::time::Instant;
 
-use directrix_kernels::Cpu;
 use serde_json::json;
 use training_case::{Case, Result};
 
@@ -19,7 +18,7 @@ fn main() -> Result<()> {
     let (mut reports, mut seconds) = (Vec::new(), Vec::new());
     for step in 0..steps {
         let start = Instant::now();
-        reports.push(trainer.step(&Cpu, &batches[step % batches.len()], &options)?);
+        reports.push(trainer.step(&batches[step % batches.len()], &options)?);
         seconds.push(start.elapsed().as_secs_f64());
     }
     let column = |f: fn(&directrix_sae::train::StepReport) -> f64| reports.iter().map(f).collect::<Vec<_>>();

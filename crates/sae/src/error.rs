@@ -9,7 +9,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// A folder or file could not be read.
     #[error(transparent)]
-    Corpus(#[from] directrix_model::corpus::Error),
+    Corpus(#[from] directrix_corpus::Error),
     /// A tensor is missing or damaged, or a hook point does not exist.
     #[error(transparent)]
     Model(#[from] directrix_model::Error),

@@ -9,8 +9,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use directrix_corpus::Prompts;
 use directrix_kernels::Matrix;
-use directrix_model::corpus::Prompts;
 use directrix_model::{Ask, Case, HookPoint, Intervention, Kind, Model, Place, Positions, Run, batches};
 use serde::Serialize;
 
@@ -326,8 +326,8 @@ impl<'a> Pass<'a> {
                 if of_sae.site != number {
                     continue;
                 }
-                let acts = sae.encode(self.model, x)?;
-                let recon = sae.decode(self.model, &acts);
+                let acts = sae.encode(x)?;
+                let recon = sae.decode(&acts);
                 check(sae, &recon, &part, batch.start)?;
                 of_sae.reconstruction.add(x, columns.clone(), &recon, &acts, &buckets);
                 of_sae.firing.add(&acts, &part, batch.start);

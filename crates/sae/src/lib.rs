@@ -19,7 +19,7 @@
 //! let sae = Sae::load(&Folder::find("tinystories-2l/sae-l1")?, &model)?;
 //! let prompts = Prompts::from_rows([[0, 17, 30, 45]]);
 //! let run = model.run(&prompts, &Ask::capture([sae.site().hook]), &[])?;
-//! let acts = sae.encode(&model, run.captured(sae.site().hook))?;
+//! let acts = sae.encode(run.captured(sae.site().hook))?;
 //! assert_eq!(acts.positions(), 4);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -30,8 +30,6 @@ mod load;
 mod sae;
 mod save;
 pub mod train;
-
-pub use directrix_model as model;
 
 pub use error::{Error, Result};
 pub use evaluate::{

@@ -1,7 +1,7 @@
 //! The SAELens folder form: `cfg.json` and `sae_weights.safetensors`.
 
+use directrix_corpus::Folder;
 use directrix_kernels::Matrix;
-use directrix_model::corpus::Folder;
 use directrix_model::{BlockHook, HookPoint, Model, Tensors};
 use serde_json::Value;
 

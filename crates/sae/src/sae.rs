@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use directrix_kernels::{Backend, Cpu, Encoder, Keep, Matrix, NotFinite, Screen, SparseActivations, dot};
+use directrix_kernels::{Encoder, Keep, Matrix, NotFinite, Screen, SparseActivations, dot};
 use directrix_model::{BlockHook, HookPoint, Model};
 use rayon::prelude::*;
 
@@ -177,15 +177,11 @@ impl Sae {
     ///
     /// # Errors
     /// If a pre-activation is not finite.
-    pub fn encode(&self, model: &Model, values: &Matrix) -> Result<SparseActivations> {
-        self.encode_with(model.backend(), values).map_err(|e| Error::NotFinite {
-            sae: self.name.clone(),
-            direction: e.direction,
-            row: e.row,
-        })
+    pub fn encode(&self, values: &Matrix) -> Result<SparseActivations> {
+        self.sparse(values).map_err(|e| Error::NotFinite { sae: self.name.clone(), direction: e.direction, row: e.row })
     }
 
-    fn encode_with(&self, backend: &dyn Backend, values: &Matrix) -> Result<SparseActivations, NotFinite> {
+    fn sparse(&self, values: &Matrix) -> Result<SparseActivations, NotFinite> {
         let Parameters { architecture, encoder, .. } = &self.parameters;
         let keep = match architecture {
             Architecture::Relu | Architecture::Gated { .. } => Keep::Positive,
@@ -193,9 +189,9 @@ impl Sae {
             Architecture::JumpRelu { threshold } => Keep::Above(threshold),
         };
         let x = values.view().columns_of(self.site.columns.clone());
-        let screen = self.screen.get_or_init(|| backend.screen(encoder)).as_ref();
+        let screen = self.screen.get_or_init(|| Screen::new(encoder)).as_ref();
         let weights = encoder.view().transposed();
-        let acts = backend.encode(x, Encoder { weights, bias: &self.bias, keep, screen })?;
+        let acts = directrix_kernels::encode(x, Encoder { weights, bias: &self.bias, keep, screen })?;
         Ok(match architecture {
             Architecture::Gated { r_mag, b_mag } => self.magnitudes(&acts, r_mag, b_mag),
             _ => acts,
@@ -227,7 +223,7 @@ impl Sae {
         let Parameters { architecture, encoder, b_enc, .. } = &self.parameters;
         if !self.activates_by_itself() {
             let row = Matrix::from_rows(&[values]);
-            return self.encode_with(&Cpu, &row).map_or(f32::NAN, |acts| acts.get(0, direction));
+            return self.sparse(&row).map_or(f32::NAN, |acts| acts.get(0, direction));
         }
         let x = &values[self.site.columns.clone()];
         let pre = (dot(x, encoder.row(d)) + self.bias[d] as f64) as f32;
@@ -240,8 +236,8 @@ impl Sae {
     }
 
     /// The reconstruction, `[positions, d_in]`.
-    pub fn decode(&self, model: &Model, acts: &SparseActivations) -> Matrix {
-        model.backend().decode(acts, self.w_dec(), self.b_dec())
+    pub fn decode(&self, acts: &SparseActivations) -> Matrix {
+        directrix_kernels::decode(acts, self.w_dec(), self.b_dec())
     }
 
     /// What each direction writes to the residual stream per unit of activation: `[directions, d_model]`; `W_dec W_out`
@@ -261,7 +257,7 @@ impl Sae {
         let block = &model.weights().blocks[self.site.layer()];
         let through = |w: &Matrix| {
             let mut out = Matrix::zeros(rows.rows(), w.columns());
-            model.backend().product(rows.view(), w.view().rows_of(self.site.columns.clone()), &mut out, false);
+            directrix_kernels::product(rows.view(), w.view().rows_of(self.site.columns.clone()), &mut out, false);
             Ok(out)
         };
         match self.site.hook {
@@ -291,7 +287,7 @@ impl Sae {
         self.check_neurons()?;
         let w_in = &model.weights().blocks[self.site.layer()].w_in;
         let mut out = Matrix::zeros(self.directions(), w_in.rows());
-        model.backend().product(self.encoder().view(), w_in.view().transposed(), &mut out, false);
+        directrix_kernels::product(self.encoder().view(), w_in.view().transposed(), &mut out, false);
         Ok(out)
     }
 

@@ -170,7 +170,7 @@ fn every_number_agrees_with_a_straightforward_computation() {
         let mut losses = Vec::new();
         for (number, tokens) in prompts.iter().enumerate() {
             let run = model.run(&Prompts::from_rows([tokens]), &Ask::capture([hook]), &[]).unwrap();
-            let encoded = sae.encode(&model, run.captured(hook)).unwrap();
+            let encoded = sae.encode(run.captured(hook)).unwrap();
             let mut recons = Vec::new();
             for (position, row) in run.captured(hook).iter_rows().enumerate() {
                 let (acts, recon) = dense(sae, &wide(row), encoded.at(position).0);

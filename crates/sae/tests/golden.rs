@@ -28,7 +28,7 @@ fn activations_agree_with_the_reference() {
         for layer in layers {
             let sae = Sae::load(&folder(&format!("{name}/sae-l{layer}")), &model).unwrap();
             let run = model.run(&prompts, &Ask::capture([sae.site().hook]), &[]).unwrap();
-            let acts = sae.encode(&model, run.captured(sae.site().hook)).unwrap();
+            let acts = sae.encode(run.captured(sae.site().hook)).unwrap();
             let dense = acts.to_dense(sae.directions());
             let wanted = expected.get(&format!("l{layer}.acts"), &[prompts.positions(), sae.directions()]).unwrap();
             let difference = |(e, f): (&f32, &f32)| (e - f).abs() / e.abs().max(1.0);
@@ -37,7 +37,7 @@ fn activations_agree_with_the_reference() {
             assert!(worst <= 1e-4, "{name} sae-l{layer}: {worst}");
 
             // Sparse decoding is the dense product.
-            let recon = sae.decode(&model, &acts);
+            let recon = sae.decode(&acts);
             let last = prompts.positions() - 1;
             for j in [0, sae.d_in() - 1] {
                 let exact: f64 = (0..sae.directions())
@@ -74,8 +74,8 @@ fn architectures_agree_with_saelens_and_survive_saving() {
         let sae = Sae::load(&fixture, &model).unwrap();
         let run = model.run(&prompts, &Ask::capture([sae.site().hook]), &[]).unwrap();
         let values = run.captured(sae.site().hook);
-        let acts = sae.encode(&model, values).unwrap();
-        let recon = sae.decode(&model, &acts);
+        let acts = sae.encode(values).unwrap();
+        let recon = sae.decode(&acts);
         let expected = Tensors::open(&fixture, Some("expected.safetensors")).unwrap();
         let dense = acts.to_dense(sae.directions());
         for (key, found, columns) in [("acts", &dense[..], sae.directions()), ("recon", recon.data(), sae.d_in())] {
@@ -95,6 +95,6 @@ fn architectures_agree_with_saelens_and_survive_saving() {
         sae.save(&saved, &serde_json::Value::Null, None).unwrap();
         let again = Sae::load(&Folder::find(saved.to_str().unwrap()).unwrap(), &model).unwrap();
         assert_eq!(again.architecture(), sae.architecture());
-        assert_eq!(again.encode(&model, values).unwrap(), acts);
+        assert_eq!(again.encode(values).unwrap(), acts);
     }
 }

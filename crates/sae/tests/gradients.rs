@@ -1,7 +1,7 @@
 //! Gradients: of the penalties against the reference and finite differences, of whole objectives against finite differences.
 
 use directrix_corpus::Folder;
-use directrix_kernels::{Cpu, Matrix, SparseActivations};
+use directrix_kernels::{Matrix, SparseActivations};
 use directrix_model::Tensors;
 use directrix_sae::train::{Aux, Objective, Penalty, PenaltyOver, StepOptions, Trainer};
 use proptest::prelude::*;
@@ -123,8 +123,8 @@ fn objectives_descend_along_the_gradient_of_finite_differences() {
     for objective in objectives {
         let (start, batch) = case(objective);
         let mut stepped = start.clone();
-        stepped.step(&Cpu, &batch, &PLAIN).unwrap();
-        let loss = |trainer: Trainer| trainer.clone().step(&Cpu, &batch, &PLAIN).unwrap().loss;
+        stepped.step(&batch, &PLAIN).unwrap();
+        let loss = |trainer: Trainer| trainer.clone().step(&batch, &PLAIN).unwrap().loss;
         // The objective changes where a direction begins or ceases to fire, so a few numbers may be off.
         let (mut checked, mut off) = (0, 0);
         let mut check = |moved: f32, change: &dyn Fn(&mut Trainer, f32)| {

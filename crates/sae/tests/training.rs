@@ -4,7 +4,6 @@ mod training_case;
 
 use std::path::PathBuf;
 
-use directrix_kernels::Cpu;
 use serde_json::Value;
 use training_case::Case;
 
@@ -26,7 +25,7 @@ fn losses_follow_pytorch_step_by_step() {
         let Case { mut trainer, batches, steps, options } = Case::open(&folder).unwrap();
         let mut worst: (f64, String) = (0.0, String::new());
         for step in 0..steps {
-            let report = trainer.step(&Cpu, &batches[step % batches.len()], &options).unwrap();
+            let report = trainer.step(&batches[step % batches.len()], &options).unwrap();
             let found = [("loss", report.loss), ("mse", report.mse), ("penalty", report.penalty), ("l0", report.l0)];
             for (key, found) in found {
                 let wanted = expected[key][step].as_f64().unwrap();

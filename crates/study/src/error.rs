@@ -11,16 +11,16 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The corpus could not be read or tokenised.
     #[error(transparent)]
-    Corpus(#[from] directrix_circuits::index::corpus::Error),
+    Corpus(#[from] directrix_corpus::Error),
     /// The model could not be loaded or run.
     #[error(transparent)]
-    Model(#[from] directrix_circuits::index::model::Error),
+    Model(#[from] directrix_model::Error),
     /// An SAE could not be loaded or used.
     #[error(transparent)]
-    Sae(#[from] directrix_circuits::index::sae::Error),
+    Sae(#[from] directrix_sae::Error),
     /// The index could not be built or read.
     #[error(transparent)]
-    Index(#[from] directrix_circuits::index::Error),
+    Index(#[from] directrix_index::Error),
     /// An analysis failed.
     #[error(transparent)]
     Circuits(#[from] directrix_circuits::Error),

@@ -5,15 +5,15 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use directrix_circuits::index::corpus::{Corpus, Folder, Prompts, Tokenising, Tokenizer, prompts};
-use directrix_circuits::index::model::kernels::SparseActivations;
-use directrix_circuits::index::model::{Architecture, Ask, Model, Positions, batches};
-use directrix_circuits::index::sae::Sae;
-use directrix_circuits::index::{Identity, Index, Options, Progress, SaeIndex, Source, build, folder_hash};
 use directrix_circuits::{
     ActiveDirection, BehaviourPrompts, SingleAblation, active_directions, answer_activations, behaviour_prompts,
     single_ablations,
 };
+use directrix_corpus::{Corpus, Folder, Prompts, Tokenising, Tokenizer, prompts};
+use directrix_index::{Identity, Index, Options, Progress, SaeIndex, Source, build, folder_hash};
+use directrix_kernels::SparseActivations;
+use directrix_model::{Architecture, Ask, Model, Positions, batches};
+use directrix_sae::Sae;
 
 use crate::report::ShadedText;
 use crate::study::{Active, SectionKind, SingleAblations, Study};
@@ -218,7 +218,7 @@ impl Lab {
             let part = prompts.range(batch);
             let ask = Ask::nothing().with_capture(sae.site().hook, Positions::All);
             let run = self.model.run(&part, &ask, &[])?;
-            let acts = sae.encode(&self.model, run.captured(sae.site().hook))?;
+            let acts = sae.encode(run.captured(sae.site().hook))?;
             all.extend(
                 part.offsets().windows(2).map(|w| (w[0]..w[1]).map(|row| acts.get(row, direction)).collect::<Vec<_>>()),
             );

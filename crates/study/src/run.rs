@@ -28,7 +28,7 @@ struct Manifest<'a> {
     directrix: &'static str,
     study: &'a Study,
     study_sha256: String,
-    inputs: &'a directrix_circuits::index::Identity,
+    inputs: &'a directrix_index::Identity,
     prompts: usize,
     positions: u64,
     prompts_cut_to_the_context: usize,

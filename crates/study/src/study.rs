@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use directrix_circuits::index::model::Processing;
 use directrix_circuits::{ActiveOptions, Behaviour, CooccurrenceOptions};
+use directrix_model::Processing;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};

@@ -206,7 +206,7 @@ impl Writer {
     fn write(&mut self, wanted: &Wanted, prompts: &Prompts) -> anyhow::Result<()> {
         let run = wanted.model.run(prompts, &wanted.ask(), &[])?;
         for (sae, acts) in wanted.saes.iter().zip(&mut self.acts) {
-            acts.extend(&sae.encode(wanted.model, run.captured(sae.site().hook))?);
+            acts.extend(&sae.encode(run.captured(sae.site().hook))?);
         }
         let mut tensor = self.first_hook;
         for &hook in &wanted.hooks {

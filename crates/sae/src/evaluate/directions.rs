@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
+use directrix_corpus::Prompts;
 use directrix_kernels::{Matrix, SparseActivations, dot};
 use directrix_model::Model;
-use directrix_model::corpus::Prompts;
 use rayon::prelude::*;
 
 use super::{DensityBin, DirectionEvaluation, EvaluationOptions};
@@ -203,7 +203,7 @@ fn logit_kurtosis(model: &Model, sae: &Sae) -> Option<Vec<f64>> {
     for start in (0..writes.rows()).step_by(DIRECTIONS) {
         let block = writes.view().rows_of(start..(start + DIRECTIONS).min(writes.rows()));
         let mut logits = Matrix::zeros(block.rows(), w_u.columns());
-        model.backend().product(block, w_u.view(), &mut logits, false);
+        directrix_kernels::product(block, w_u.view(), &mut logits, false);
         kurtosis.par_extend((0..logits.rows()).into_par_iter().map(|row| excess_kurtosis(logits.row(row))));
     }
     Some(kurtosis)

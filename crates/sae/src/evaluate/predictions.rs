@@ -22,7 +22,7 @@ pub(super) fn compare(model: &Model, clean: &Matrix, changed: &[&Matrix], target
     let vocabulary = model.config().d_vocab;
     let unembed = |x: &Matrix, rows: &Range<usize>| {
         let logits = model.unembed(&x.gather(rows.clone()));
-        let sums = model.backend().log_sum_exp(&logits);
+        let sums = directrix_kernels::log_sum_exp(&logits);
         (logits, sums)
     };
     let mut compared = Compared { clean: Vec::new(), changed: vec![Vec::new(); changed.len()] };

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use directrix_corpus::Prompts;
 use directrix_kernels::Matrix;
-use directrix_model::corpus::Prompts;
 use directrix_model::{Ask, HookPoint, Model, batches};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;

@@ -1,6 +1,6 @@
 //! New beginnings for directions that have died.
 
-use directrix_kernels::{Backend, Matrix};
+use directrix_kernels::Matrix;
 use rand::SeedableRng;
 use rand::distr::Distribution;
 use rand::distr::weighted::WeightedIndex;
@@ -20,7 +20,7 @@ impl Trainer {
     ///
     /// # Errors
     /// If a pre-activation is not finite.
-    pub fn resample(&mut self, backend: &dyn Backend, batch: &Matrix, below: f64, seed: u64) -> Result<usize> {
+    pub fn resample(&mut self, batch: &Matrix, below: f64, seed: u64) -> Result<usize> {
         let dead: Vec<usize> = self
             .densities()
             .iter()
@@ -31,9 +31,9 @@ impl Trainer {
         self.fired.fill(0);
         self.counted = 0;
         let x = self.centred(batch);
-        let Encoded { pre, acts } = self.encode(backend, &x)?;
+        let Encoded { pre, acts } = self.encode(&x)?;
         let pattern = pre.by_direction(self.directions());
-        let (errors, _) = self.errors(backend, &x, &pattern, &pattern.arrange(&acts));
+        let (errors, _) = self.errors(&x, &pattern, &pattern.arrange(&acts));
         let Some(error) = errors.last() else { return Ok(0) };
         let square = |row: &[f32]| row.iter().map(|x| (*x as f64).powi(2)).sum::<f64>();
         let Ok(draw) = WeightedIndex::new(error.iter_rows().map(square)) else { return Ok(0) };

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use directrix_corpus::{Folder, Prompts};
 use directrix_kernels::Matrix;
-use directrix_model::corpus::{Folder, Prompts};
 use directrix_model::{HookPoint, Model};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -204,7 +204,7 @@ pub fn run(run: &Run, stop: &AtomicBool, mut on: impl FnMut(Event)) -> Result<()
         step += 1;
         for member in &mut members {
             let rows = rows_of(&batch, &hooks, &member.site);
-            member.step(run.model, &rows, step, steps)?;
+            member.step(&rows, step, steps)?;
             if step.is_multiple_of(run.feed.log_every) || step == steps {
                 let metrics = member.metrics(run, step, steps)?;
                 let limits = [SCALE_LIMIT, 1.0 / SCALE_LIMIT];
@@ -333,7 +333,7 @@ fn rows_of(batch: &[Matrix], hooks: &[HookPoint], site: &Site) -> Matrix {
 }
 
 impl Member {
-    fn step(&mut self, model: &Model, rows: &Matrix, step: u64, steps: u64) -> Result<()> {
+    fn step(&mut self, rows: &Matrix, step: u64, steps: u64) -> Result<()> {
         let recipe = &self.recipe;
         let state = &mut self.state;
         let target = recipe.target_l0.filter(|_| self.trainer.objective().has_coefficient());
@@ -347,7 +347,7 @@ impl Member {
             eps: 1e-8,
             coefficient_scale: state.applied * recipe.coefficient_share(step - 1),
         };
-        let report = self.trainer.step(model.backend(), rows, &options).map_err(|e| match e {
+        let report = self.trainer.step(rows, &options).map_err(|e| match e {
             Error::Diverged { step, what } if !self.name.is_empty() => {
                 Error::Diverged { step, what: format!("{}: {what}", self.name) }
             }
@@ -357,7 +357,7 @@ impl Member {
         state.count += 1;
         state.l0 = Some(state.l0.map_or(report.l0, |l0| l0 + L0_RATE * (report.l0 - l0)));
         if recipe.resample.contains(&step) {
-            state.resampled += self.trainer.resample(model.backend(), rows, recipe.dead_below, recipe.seed ^ step)?;
+            state.resampled += self.trainer.resample(rows, recipe.dead_below, recipe.seed ^ step)?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use directrix_kernels::{Adam, Backend, ByDirection, Encoder, Keep, Matrix, Outer, SparseActivations};
+use directrix_kernels::{Adam, ByDirection, Encoder, Keep, Matrix, Outer, SparseActivations};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -161,7 +161,7 @@ impl Trainer {
         // Sums of uniforms are near enough to normal that the directions are uniform on the sphere.
         let mut draw = || (0..4).map(|_| random.random::<f32>() - 0.5).sum::<f32>();
         let mut w = Matrix::new((0..directions * d_in).map(|_| draw()).collect(), directions, d_in);
-        directrix_kernels::Cpu.normalise_rows(&mut w);
+        directrix_kernels::normalise_rows(&mut w);
         Trainer::from_parts(objective, w.clone(), w, vec![0.0; directions], b_dec, threshold)
     }
 
@@ -293,16 +293,16 @@ impl Trainer {
     ///
     /// # Errors
     /// If a pre-activation or the loss is not finite; the parameters are then as they were.
-    pub fn step(&mut self, backend: &dyn Backend, batch: &Matrix, options: &StepOptions) -> Result<StepReport> {
+    pub fn step(&mut self, batch: &Matrix, options: &StepOptions) -> Result<StepReport> {
         let positions = batch.rows();
         let x = self.centred(batch);
-        let Encoded { pre, acts } = self.encode(backend, &x)?;
+        let Encoded { pre, acts } = self.encode(&x)?;
         let pattern = pre.by_direction(self.directions());
         let by_direction = pattern.arrange(&acts);
-        let (errors, mses) = self.errors(backend, &x, &pattern, &by_direction);
+        let (errors, mses) = self.errors(&x, &pattern, &by_direction);
         let (mut dots, groups) = (Vec::with_capacity(pattern.active()), self.groups());
         for (group, error) in groups.iter().zip(&errors) {
-            dots.extend(backend.sampled_product(&pattern, group.clone(), error, &self.w_dec.value));
+            dots.extend(directrix_kernels::sampled_product(&pattern, group.clone(), error, &self.w_dec.value));
         }
         let per_position = 2.0 / positions as f64;
         let mut act_gradient: Vec<f32> = dots.iter().map(|dot| dot * per_position as f32).collect();
@@ -315,7 +315,7 @@ impl Trainer {
         report.l0 = active as f64 / positions as f64;
 
         let revival = match self.objective.aux() {
-            Some(aux) => self.revive(backend, &x, &errors[errors.len() - 1], aux)?,
+            Some(aux) => self.revive(&x, &errors[errors.len() - 1], aux)?,
             None => None,
         };
         let mut numbers = NumberGradients::default();
@@ -341,9 +341,9 @@ impl Trainer {
                 report.penalty = weight * gates.iter().map(|g| *g as f64).sum::<f64>();
                 let mut error = negated(&x);
                 let all = 0..self.directions();
-                backend.sparse_product(&pattern, &gates, all.clone(), &self.w_dec.value, &mut error);
+                directrix_kernels::sparse_product(&pattern, &gates, all.clone(), &self.w_dec.value, &mut error);
                 report.aux += mean_square(&error);
-                let gate_dots = backend.sampled_product(&pattern, all, &error, &self.w_dec.value);
+                let gate_dots = directrix_kernels::sampled_product(&pattern, all, &error, &self.w_dec.value);
                 self.gate_gradients(&pattern, &gates, &by_direction, &mut act_gradient, &mut numbers, |i| {
                     weight as f32 + gate_dots[i] * per_position as f32
                 });
@@ -383,14 +383,14 @@ impl Trainer {
             decoder.push(Outer { pattern, values: acts, rows: error, directions: all.clone() });
             encoder.push(Outer { pattern, values: gradient, rows: &x, directions: all });
         }
-        let b_dec = self.decoder_bias_gradient(backend, &errors[0], per_position as f32, &b_enc);
+        let b_dec = self.decoder_bias_gradient(&errors[0], per_position as f32, &b_enc);
         let b_enc = numbers.gates.unwrap_or(b_enc);
 
         let Rows { value, moments: [first, second] } = &mut self.w_dec;
-        backend.descend(value, [first, second], &decoder, Some(&along), adam);
-        backend.normalise_rows(value);
+        directrix_kernels::descend(value, [first, second], &decoder, Some(&along), adam);
+        directrix_kernels::normalise_rows(value);
         let Rows { value, moments: [first, second] } = &mut self.w_enc;
-        backend.descend(value, [first, second], &encoder, None, adam);
+        directrix_kernels::descend(value, [first, second], &encoder, None, adam);
         self.b_enc.descend(&b_enc, adam);
         self.b_dec.descend(&b_dec, adam);
         self.log_threshold.descend(&numbers.log_threshold, adam);
@@ -410,11 +410,11 @@ impl Trainer {
         x
     }
 
-    pub(super) fn encode(&mut self, backend: &dyn Backend, x: &Matrix) -> Result<Encoded> {
+    pub(super) fn encode(&mut self, x: &Matrix) -> Result<Encoded> {
         let run = |keep: Keep| {
             let encoder =
                 Encoder { weights: self.w_enc.value.view().transposed(), bias: &self.b_enc.value, keep, screen: None };
-            backend.encode(x.view(), encoder).map_err(|e| Error::Diverged {
+            directrix_kernels::encode(x.view(), encoder).map_err(|e| Error::Diverged {
                 step: self.steps + 1,
                 what: format!("the pre-activation of direction {}", e.direction),
             })
@@ -474,20 +474,14 @@ impl Trainer {
     }
 
     /// For each group of directions the sum of the errors `x̂ - x` of all prefixes it is in, and for each prefix its `mse`.
-    pub(super) fn errors(
-        &self,
-        backend: &dyn Backend,
-        x: &Matrix,
-        pattern: &ByDirection,
-        acts: &[f32],
-    ) -> (Vec<Matrix>, Vec<f64>) {
+    pub(super) fn errors(&self, x: &Matrix, pattern: &ByDirection, acts: &[f32]) -> (Vec<Matrix>, Vec<f64>) {
         let mut error = negated(x);
         let (mut errors, mut mses): (Vec<Matrix>, Vec<f64>) = (Vec::new(), Vec::new());
         for group in self.groups() {
             if !errors.is_empty() {
                 error = errors[errors.len() - 1].clone();
             }
-            backend.sparse_product(pattern, acts, group, &self.w_dec.value, &mut error);
+            directrix_kernels::sparse_product(pattern, acts, group, &self.w_dec.value, &mut error);
             mses.push(mean_square(&error));
             errors.push(std::mem::take(&mut error));
         }
@@ -499,7 +493,7 @@ impl Trainer {
     }
 
     /// The auxiliary loss, if there are dead directions; `error` is the full reconstruction's.
-    fn revive(&self, backend: &dyn Backend, x: &Matrix, error: &Matrix, aux: Aux) -> Result<Option<Revival>> {
+    fn revive(&self, x: &Matrix, error: &Matrix, aux: Aux) -> Result<Option<Revival>> {
         let dead: Vec<usize> = (0..self.directions()).filter(|d| self.silent[*d] >= aux.dead_after).collect();
         if dead.is_empty() || aux.coefficient == 0.0 {
             return Ok(None);
@@ -508,7 +502,7 @@ impl Trainer {
         let bias: Vec<f32> = dead.iter().map(|d| self.b_enc.value[*d]).collect();
         let encoder =
             Encoder { weights: weights.view().transposed(), bias: &bias, keep: Keep::Largest(aux.k), screen: None };
-        let pre = backend.encode(x.view(), encoder).map_err(|e| Error::Diverged {
+        let pre = directrix_kernels::encode(x.view(), encoder).map_err(|e| Error::Diverged {
             step: self.steps + 1,
             what: format!("the pre-activation of direction {}", dead[e.direction]),
         })?;
@@ -521,8 +515,8 @@ impl Trainer {
         let mut residual = error.clone();
         let pattern = named.by_direction(self.directions());
         let acts = pattern.arrange(named.values());
-        backend.sparse_product(&pattern, &acts, all.clone(), &self.w_dec.value, &mut residual);
-        let dots = backend.sampled_product(&pattern, all, &residual, &self.w_dec.value);
+        directrix_kernels::sparse_product(&pattern, &acts, all.clone(), &self.w_dec.value, &mut residual);
+        let dots = directrix_kernels::sampled_product(&pattern, all, &residual, &self.w_dec.value);
         let value = mean_square(&residual);
         Ok(Some(Revival { pattern, acts, error: residual, dots, value, weight: aux.coefficient }))
     }
@@ -582,9 +576,9 @@ impl Trainer {
     }
 
     /// `b_dec` is added to the reconstruction and taken from the input.
-    fn decoder_bias_gradient(&self, backend: &dyn Backend, error: &Matrix, scale: f32, pre: &[f32]) -> Vec<f32> {
-        let added = backend.weighted_sum(error, &vec![scale; error.rows()]);
-        let taken = backend.weighted_sum(&self.w_enc.value, pre);
+    fn decoder_bias_gradient(&self, error: &Matrix, scale: f32, pre: &[f32]) -> Vec<f32> {
+        let added = directrix_kernels::weighted_sum(error, &vec![scale; error.rows()]);
+        let taken = directrix_kernels::weighted_sum(&self.w_enc.value, pre);
         added.iter().zip(taken).map(|(added, taken)| added - taken).collect()
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use directrix_model::corpus;
+use directrix_corpus as corpus;
 
 use super::recipe::WindowStyle;
 use crate::{Error, Result};
@@ -108,7 +108,7 @@ impl<'a> Windows<'a> {
 
 #[cfg(test)]
 mod tests {
-    use directrix_model::corpus::{Chunk, Prompts};
+    use directrix_corpus::{Chunk, Prompts};
 
     use super::{WindowStyle, Windows};
 

@@ -1,7 +1,7 @@
 //! Ablations of several directions, of the whole site, and of one direction in other places.
 
-use directrix_circuits::index::corpus::Prompts;
 use directrix_circuits::{Change, Effect, Estimate, PromptEffect, Table, Trial, ablate_everywhere, effects, mean_site};
+use directrix_corpus::Prompts;
 use serde::Serialize;
 
 use super::{count, excludes_zero, figure, list, quoted, section, title};

@@ -1,9 +1,9 @@
 //! Linear accounts: who writes the answer, who drives a direction.
 
-use directrix_circuits::index::corpus::Prompts;
 use directrix_circuits::{
     Component, Inactive, Table, direction_attribution, feature_attribution, logit_attribution, mean_decomposition,
 };
+use directrix_corpus::Prompts;
 use serde::Serialize;
 
 use super::{figure, list, quoted, section, title};

@@ -1,8 +1,8 @@
 //! The behaviour prompts, and the directions and heads at work before the answer.
 
-use directrix_circuits::index::corpus::Prompts;
-use directrix_circuits::index::model::{Ask, BlockHook, HookPoint};
 use directrix_circuits::{Estimate, PromptEffect, Table, logit_attribution};
+use directrix_corpus::Prompts;
+use directrix_model::{Ask, BlockHook, HookPoint};
 use serde::Serialize;
 
 use super::{count, excludes_zero, figure, list, quoted, section, title};

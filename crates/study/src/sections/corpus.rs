@@ -1,7 +1,7 @@
 //! The corpus: its tokens, examples of directions, and the tokens that directions fire on.
 
-use directrix_circuits::index::Example;
 use directrix_circuits::{Table, token_occurrences};
+use directrix_index::Example;
 use serde::Serialize;
 
 use super::{figure, list, section, title};

@@ -1,7 +1,7 @@
 //! One direction closely: where it fires, and which tokens it promotes.
 
-use directrix_circuits::index::corpus::Prompts;
 use directrix_circuits::{Table, log_prob_boosts, logit_boosts};
+use directrix_corpus::Prompts;
 use serde::Serialize;
 
 use super::{count, figure, quoted, section, title};

@@ -1,7 +1,7 @@
 //! Edges between a first and a second SAE: by cosine and by ablation.
 
-use directrix_circuits::index::corpus::Prompts;
 use directrix_circuits::{CooccurrenceOptions, Table, cosine_pairs, pair_effects};
+use directrix_corpus::Prompts;
 use serde::Serialize;
 
 use super::{figure, section, title};

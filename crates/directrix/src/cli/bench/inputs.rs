@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use anyhow::Context;
 use directrix::corpus::{self, Corpus, Folder, Prompts, Tokenising, Tokenizer};
-use directrix::kernels::{Backend, Cpu, Matrix};
+use directrix::kernels::Matrix;
 use directrix::model::{Ask, BlockHook, HookPoint, Model, Processing, batches};
 use directrix::sae::Sae;
 use rand::{RngExt, SeedableRng};
@@ -370,17 +370,17 @@ fn make_sae(folder: &Path, layer: usize, sizes: Sizes, site: &Matrix, random: &m
     let unit = (d_mlp as f32).sqrt().recip();
     let w_enc = Matrix::new(normal(d_mlp * directions, unit, random), d_mlp, directions);
     let mut w_dec = Matrix::new(normal(directions * d_mlp, 1.0, random), directions, d_mlp);
-    Cpu.normalise_rows(&mut w_dec);
+    directrix_kernels::normalise_rows(&mut w_dec);
     let b_dec = Matrix::new(normal(d_mlp, 0.02, random), 1, d_mlp);
 
     let fire = (l0 - ALWAYS) as f64 / (directions - ALWAYS) as f64 * site.rows() as f64;
     let mut b_enc = Matrix::zeros(1, directions);
-    Cpu.product(b_dec.view(), w_enc.view(), &mut b_enc, false);
+    directrix_kernels::product(b_dec.view(), w_enc.view(), &mut b_enc, false);
     let mut active = Vec::new();
     for start in (0..directions).step_by(512) {
         let columns = start..(start + 512).min(directions);
         let mut pre = Matrix::zeros(site.rows(), columns.len());
-        Cpu.product(site.view(), w_enc.view().columns_of(columns.clone()), &mut pre, false);
+        directrix_kernels::product(site.view(), w_enc.view().columns_of(columns.clone()), &mut pre, false);
         let found: Vec<(f32, Vec<f32>)> = (0..columns.len())
             .into_par_iter()
             .map(|column| {

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use directrix::circuits::{self, Change, CooccurrenceOptions, Inactive, PromptEffect, Trial};
 use directrix::corpus::{Chunk, Prompts};
 use directrix::index::{self, Identity, Options, Source};
-use directrix::kernels::{Backend, Cpu, Matrix};
+use directrix::kernels::Matrix;
 
 use super::inputs::{Inputs, Loaded, Sizes};
 
@@ -239,7 +239,7 @@ fn products(sizes: &Sizes) -> Vec<(usize, f64)> {
         let mut out = Matrix::zeros(rows, sizes.directions);
         let mut seconds = [0.0; 6].map(|_: f64| {
             let start = Instant::now();
-            Cpu.product(a.view().rows_of(0..rows), b.view(), &mut out, false);
+            directrix_kernels::product(a.view().rows_of(0..rows), b.view(), &mut out, false);
             start.elapsed().as_secs_f64()
         });
         seconds[1..].sort_by(f64::total_cmp);
