@@ -130,6 +130,7 @@ struct Shared {
 }
 // SAFETY: tasks touch disjoint blocks of columns.
 unsafe impl Send for Shared {}
+// SAFETY: as above.
 unsafe impl Sync for Shared {}
 
 impl Shared {

@@ -140,6 +140,9 @@ impl Matrix {
     }
 
     /// Adds `other`, element by element.
+    ///
+    /// # Panics
+    /// If the shapes differ.
     pub fn add(&mut self, other: &Matrix) {
         assert_eq!((self.rows, self.columns), (other.rows, other.columns));
         let size = (TASK_ROWS * self.columns).max(1);
@@ -149,6 +152,9 @@ impl Matrix {
     }
 
     /// Adds one row to every row.
+    ///
+    /// # Panics
+    /// If the row has another length.
     pub fn add_to_rows(&mut self, row: &[f32]) {
         assert_eq!(self.columns, row.len());
         for out in self.data.chunks_exact_mut(self.columns.max(1)) {
@@ -224,6 +230,9 @@ impl<'a> View<'a> {
     }
 
     /// The number at row `i` and column `j`.
+    ///
+    /// # Panics
+    /// If it lies outside.
     pub fn at(&self, i: usize, j: usize) -> f32 {
         assert!(i < self.rows && j < self.columns);
         self.data[i * self.row_stride + j * self.column_stride]
@@ -239,6 +248,9 @@ impl<'a> View<'a> {
     }
 
     /// Rows `range` of this block.
+    ///
+    /// # Panics
+    /// If it has not all of them.
     pub fn rows_of(&self, range: Range<usize>) -> View<'a> {
         assert!(range.start <= range.end && range.end <= self.rows);
         let start = (range.start * self.row_stride).min(self.data.len());
@@ -246,6 +258,9 @@ impl<'a> View<'a> {
     }
 
     /// Columns `range` of this block.
+    ///
+    /// # Panics
+    /// If it has not all of them.
     pub fn columns_of(&self, range: Range<usize>) -> View<'a> {
         assert!(range.start <= range.end && range.end <= self.columns);
         let start = (range.start * self.column_stride).min(self.data.len());

@@ -45,6 +45,7 @@ struct Place {
 
 // SAFETY: tasks write disjoint blocks of an output.
 unsafe impl Send for Place {}
+// SAFETY: as above.
 unsafe impl Sync for Place {}
 
 impl Place {
@@ -75,6 +76,9 @@ pub fn product(a: View, b: View, out: &mut Matrix, accumulate: bool) {
 }
 
 /// `bias + a b`, `[m, n]`, on all threads. Shapes `[m, k]`, `[k, n]`, `[n]`.
+///
+/// # Panics
+/// If the shapes do not fit.
 pub fn affine(a: View, b: View, bias: &[f32]) -> Matrix {
     let (rows, columns) = (a.rows(), b.columns());
     assert_eq!(columns, bias.len(), "the bias has another length");
