@@ -20,12 +20,12 @@
 //!
 //! ```
 //! use directrix_circuits::{Change, Trial, effects};
-//! use directrix_corpus::{Folder, Prompts};
-//! use directrix_model::{Model, Processing};
+//! use directrix_corpus::Prompts;
+//! use directrix_model::{Folder, Model, Processing};
 //! use directrix_sae::Sae;
 //!
-//! let model = Model::load(&Folder::find("tinystories-2l")?, Processing::default())?;
-//! let sae = Sae::load(&Folder::find("tinystories-2l/sae-l1")?, &model)?;
+//! let model = Model::load(&Folder::open("../../assets/tinystories-2l")?, Processing::default())?;
+//! let sae = Sae::load(&Folder::open("../../assets/tinystories-2l/sae-l1")?, &model)?;
 //! let prompts = Prompts::from_rows([[0, 17, 30, 45]]);
 //! let trial = Trial { prompt: 0, position: 2, token: 45, change: Change::Ablate(vec![7, 9]) };
 //! let effect = effects(&model, &sae, &prompts, &[trial])?[0];

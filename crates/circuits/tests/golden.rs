@@ -4,8 +4,8 @@
 //! with another seed or size.
 
 use directrix_circuits::*;
-use directrix_corpus::{Folder, Prompts};
-use directrix_model::{Model, Processing, Tensors};
+use directrix_corpus::Prompts;
+use directrix_model::{Folder, Model, Processing, Tensors};
 use directrix_sae::Sae;
 use serde_json::Value;
 
@@ -28,9 +28,9 @@ fn fixtures() -> impl Iterator<Item = Fixture> {
         let json: Value = serde_json::from_slice(&std::fs::read(format!("{path}/expected.json")).unwrap()).unwrap();
         let rows: Vec<Vec<u32>> = serde_json::from_value(json["prompts"].clone()).unwrap();
         let layers: Vec<usize> = serde_json::from_value(json["layers"].clone()).unwrap();
-        let folder = Folder::find(&path).unwrap();
+        let folder = Folder::open(&path).unwrap();
         let model = Model::load(&folder, Processing::default()).unwrap();
-        let sae = |l: &usize| Sae::load(&Folder::find(&format!("{path}/sae-l{l}")).unwrap(), &model).unwrap();
+        let sae = |l: &usize| Sae::load(&Folder::open(&format!("{path}/sae-l{l}")).unwrap(), &model).unwrap();
         let saes = layers.iter().map(sae).collect();
         let expected = Tensors::open(&folder, Some("expected.safetensors")).unwrap();
         let answer = json["answer"].as_u64().unwrap() as u32;

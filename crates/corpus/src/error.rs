@@ -2,7 +2,6 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 
 /// The result of this crate's fallible functions.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -14,30 +13,6 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A name is neither a folder on disk nor a shipped one.
-    #[error(
-        "no folder `{name}`: nothing on disk has this path and no shipped folder has this name; shipped: {shipped}"
-    )]
-    NoFolder {
-        /// The name asked for.
-        name: String,
-        /// The names that are embedded in the binary.
-        shipped: String,
-    },
-    /// A folder was expected at a path that holds something else.
-    #[error("`{}` is a file, expected a folder; name the folder that holds it", path.display())]
-    NotAFolder {
-        /// The path asked for.
-        path: PathBuf,
-    },
-    /// A folder lacks a file.
-    #[error("`{path}` is missing; the folder holds: {found}")]
-    MissingFile {
-        /// The file asked for.
-        path: String,
-        /// The files that are there.
-        found: String,
-    },
     /// The operating system refused a read.
     #[error("cannot read `{path}`: {error}")]
     Io {
@@ -72,15 +47,11 @@ pub enum Error {
         /// What would be a single token.
         hint: String,
     },
-    /// A name is neither a corpus file on disk nor a shipped one.
-    #[error(
-        "no corpus `{name}`: nothing on disk has this path and no shipped corpus has this name; shipped: {shipped}"
-    )]
+    /// Nothing has the path of a corpus.
+    #[error("no corpus `{name}`: nothing on disk has this path; check it")]
     NoCorpus {
-        /// The name asked for.
+        /// The path asked for.
         name: String,
-        /// The names that are embedded in the binary.
-        shipped: String,
     },
     /// A corpus is not in a format that can be read.
     #[error("corpus `{name}` is {found}, expected a file ending in .txt, .jsonl or .parquet; convert or rename it")]

@@ -1,7 +1,6 @@
 //! Text, JSON lines and Parquet to tokenised prompts.
 //!
-//! - A [`Folder`] is a folder of model or SAE files, on disk or embedded in the binary.
-//! - A [`Tokenizer`] is read from a model's folder. It turns text into token ids and back.
+//! - A [`Tokenizer`] is made of the files of a model's folder. It turns text into token ids and back.
 //! - A [`Corpus`] is one file of documents: `.txt`, `.jsonl` or `.parquet`. A [`Document`] is text, or token ids
 //!   that are ready to run.
 //! - [`Prompts`] is a ragged batch of prompts: one vector of token ids and an offset per prompt, without padding.
@@ -17,11 +16,14 @@
 //! # Example
 //!
 //! ```
-//! use directrix_corpus::{Corpus, Folder, Tokenizer, Tokenising, prompts};
+//! use directrix_corpus::{Corpus, Tokenizer, TokenizerFiles, Tokenising, prompts};
 //!
-//! # fn main() -> directrix_corpus::Result<()> {
-//! let tokenizer = Tokenizer::from_folder(&Folder::find("tinystories-2l")?)?;
-//! let corpus = Corpus::open("tinystories-2l/stories.txt", None)?;
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let folder = "../../assets/tinystories-2l";
+//! let (tokenizer, config) = (std::fs::read(format!("{folder}/tokenizer.json"))?, std::fs::read(format!("{folder}/config.json"))?);
+//! let files = TokenizerFiles { folder, tokenizer: &tokenizer, tokenizer_config: None, config: Some(&config) };
+//! let tokenizer = Tokenizer::from_files(files)?;
+//! let corpus = Corpus::open(&format!("{folder}/stories.txt"), None)?;
 //!
 //! let options =
 //!     Tokenising { bos: tokenizer.bos(), max_len: 256, vocab_size: tokenizer.vocab_size(), chunk_prompts: 64 };
@@ -36,7 +38,6 @@
 //! ```
 
 mod error;
-mod folder;
 mod prompts;
 mod source;
 mod tokenise;
@@ -44,9 +45,8 @@ mod tokenizer;
 mod watch;
 
 pub use error::{Error, Result};
-pub use folder::Folder;
 pub use prompts::Prompts;
-pub use source::{Corpus, Document};
+pub use source::{Corpus, Document, Survey};
 pub use tokenise::{Chunk, Tokenising, join, load, prompts};
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{Tokenizer, TokenizerFiles};
 pub use watch::{Event, Watch};

@@ -5,20 +5,16 @@ mod lines;
 mod parquet;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Cursor};
 use std::iter;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
+use bytes::Bytes;
 
 use self::json::JsonLines;
 use self::lines::{Lines, Stories};
 use self::parquet::Rows;
 use crate::error::{Error, Result, excerpt};
-use crate::folder::shipped_file;
-
-/// The corpora embedded in the binary.
-const SHIPPED: &str = "`tinystories-2l/stories.txt`";
 
 /// One document of a corpus.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +25,7 @@ pub enum Document {
     Tokens(Vec<u32>),
 }
 
-/// A file of documents, on disk or embedded in the binary.
+/// A file of documents, on disk or in memory.
 ///
 /// - `.txt`: texts separated by lines that are `<|endoftext|>`. Each is trimmed, its line ends become `\n`, and empty
 ///   ones are skipped.
@@ -51,7 +47,7 @@ pub struct Corpus {
 #[derive(Debug, Clone)]
 enum Source {
     Disk(PathBuf),
-    Shipped(&'static [u8]),
+    Memory(Bytes),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -61,32 +57,48 @@ enum Format {
     Parquet,
 }
 
+/// What a walk through a corpus finds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survey {
+    /// The SHA-256 hash of the file's bytes, in hexadecimal.
+    pub hash: String,
+    /// How many documents there are; for Parquet the rows, of which those without a document are some.
+    pub documents: usize,
+}
+
 impl Corpus {
-    /// Finds a corpus by its path on disk or, where nothing has that path, by its shipped name,
-    /// `tinystories-2l/stories.txt`. `column` names the column of the documents; `.txt` has no columns and ignores it.
+    /// Finds a corpus by its path. `column` names the column of the documents; `.txt` has no columns and ignores it.
     ///
     /// # Errors
     /// [`Error::NoCorpus`] if there is no such file, [`Error::Format`] if its name ends in none of `.txt`, `.jsonl` and
     /// `.parquet`.
-    pub fn open(name: &str, column: Option<&str>) -> Result<Corpus> {
-        let path = Path::new(name);
-        let source = if path.exists() {
-            Source::Disk(path.into())
-        } else if let Some(bytes) = name.rsplit_once('/').and_then(|(folder, file)| shipped_file(folder, file)) {
-            Source::Shipped(bytes)
-        } else {
-            return Err(Error::NoCorpus { name: name.into(), shipped: SHIPPED.into() });
-        };
-        if path.is_dir() {
-            return Err(Error::Format { name: name.into(), found: "a folder".into() });
+    pub fn open(path: &str, column: Option<&str>) -> Result<Corpus> {
+        let found = Path::new(path);
+        if !found.exists() {
+            return Err(Error::NoCorpus { name: path.into() });
         }
-        let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
-        let format = match (extension.as_deref(), &source) {
-            (Some("txt"), _) => Format::Text,
-            (Some("jsonl"), _) => Format::JsonLines,
-            (Some("parquet"), Source::Disk(_)) => Format::Parquet,
-            (Some(other), _) => return Err(Error::Format { name: name.into(), found: format!("a .{other} file") }),
-            (None, _) => return Err(Error::Format { name: name.into(), found: "a file without extension".into() }),
+        if found.is_dir() {
+            return Err(Error::Format { name: path.into(), found: "a folder".into() });
+        }
+        Corpus::new(path, Source::Disk(found.into()), column)
+    }
+
+    /// A corpus in memory. The end of `name` tells its format, as a path's does.
+    ///
+    /// # Errors
+    /// [`Error::Format`] as [`open`](Corpus::open).
+    pub fn in_memory(name: &str, bytes: impl Into<Bytes>, column: Option<&str>) -> Result<Corpus> {
+        Corpus::new(name, Source::Memory(bytes.into()), column)
+    }
+
+    fn new(name: &str, source: Source, column: Option<&str>) -> Result<Corpus> {
+        let extension = Path::new(name).extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+        let format = match extension.as_deref() {
+            Some("txt") => Format::Text,
+            Some("jsonl") => Format::JsonLines,
+            Some("parquet") => Format::Parquet,
+            Some(other) => return Err(Error::Format { name: name.into(), found: format!("a .{other} file") }),
+            None => return Err(Error::Format { name: name.into(), found: "a file without extension".into() }),
         };
         Ok(Corpus { name: name.into(), source, format, column: column.map(Into::into) })
     }
@@ -103,16 +115,16 @@ impl Corpus {
     /// [`Error::Io`] if the file cannot be opened; for Parquet also [`Error::Parquet`], [`Error::NoColumn`] and
     /// [`Error::Value`]. Its items are errors where the file cannot be read or understood: they name the line or row.
     pub fn documents(&self) -> Result<impl Iterator<Item = Result<Document>> + Send + use<>> {
-        let documents: Box<dyn Iterator<Item = Result<Document>> + Send> = match (self.format, &self.source) {
-            (Format::Parquet, Source::Disk(path)) => {
-                let mut rows = Rows::open(path, &self.name, self.column.as_deref())?;
+        let documents: Box<dyn Iterator<Item = Result<Document>> + Send> = match self.format {
+            Format::Parquet => {
+                let mut rows = self.rows()?;
                 Box::new(until_error(move || rows.next()))
             }
-            (Format::JsonLines, _) => {
+            Format::JsonLines => {
                 let mut lines = JsonLines::new(self.lines()?, self.column.clone());
                 Box::new(until_error(move || lines.next()))
             }
-            _ => {
+            Format::Text => {
                 let mut stories = Stories::new(self.lines()?);
                 Box::new(until_error(move || stories.next()))
             }
@@ -120,38 +132,63 @@ impl Corpus {
         Ok(documents)
     }
 
+    /// Hashes the file and counts its documents, at most `limit`, in one walk.
+    ///
+    /// # Errors
+    /// As [`documents`](Corpus::documents), for the documents counted.
+    pub fn survey(&self, limit: usize) -> Result<Survey> {
+        let (documents, lines) = match self.format {
+            Format::Parquet => {
+                let documents = self.rows()?.count().min(limit);
+                return Ok(Survey { hash: self.hash()?, documents });
+            }
+            Format::JsonLines => {
+                let mut lines = JsonLines::new(self.lines()?.hashed(), self.column.clone());
+                (count(limit, || lines.next())?, lines.into_lines())
+            }
+            Format::Text => {
+                let mut stories = Stories::new(self.lines()?.hashed());
+                (count(limit, || stories.next())?, stories.into_lines())
+            }
+        };
+        Ok(Survey { hash: lines.into_hash()?, documents })
+    }
+
     /// The SHA-256 hash of the file's bytes, in hexadecimal.
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be read.
     pub fn hash(&self) -> Result<String> {
-        let mut reader = self.reader()?;
-        let mut hash = Sha256::new();
-        loop {
-            let bytes = reader.fill_buf().map_err(|error| Error::Io { path: self.name.clone(), error })?;
-            if bytes.is_empty() {
-                break;
-            }
-            hash.update(bytes);
-            let read = bytes.len();
-            reader.consume(read);
-        }
-        Ok(hash.finalize().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}")))
+        self.lines()?.hashed().into_hash()
     }
 
-    fn reader(&self) -> Result<Box<dyn BufRead + Send>> {
+    fn rows(&self) -> Result<Rows> {
         match &self.source {
-            Source::Shipped(bytes) => Ok(Box::new(*bytes)),
-            Source::Disk(path) => match File::open(path) {
-                Ok(file) => Ok(Box::new(BufReader::with_capacity(1 << 16, file))),
-                Err(error) => Err(Error::Io { path: self.name.clone(), error }),
-            },
+            Source::Memory(bytes) => Rows::open(bytes.clone(), &self.name, self.column.as_deref()),
+            Source::Disk(path) => Rows::open(self.opened(path)?, &self.name, self.column.as_deref()),
         }
     }
 
     fn lines(&self) -> Result<Lines> {
-        Ok(Lines::new(self.reader()?, self.name.clone()))
+        let reader: Box<dyn BufRead + Send> = match &self.source {
+            Source::Memory(bytes) => Box::new(Cursor::new(bytes.clone())),
+            Source::Disk(path) => Box::new(BufReader::with_capacity(1 << 16, self.opened(path)?)),
+        };
+        Ok(Lines::new(reader, self.name.clone()))
     }
+
+    fn opened(&self, path: &Path) -> Result<File> {
+        File::open(path).map_err(|error| Error::Io { path: self.name.clone(), error })
+    }
+}
+
+/// How often `next` gives a document, at most `limit` times.
+fn count(limit: usize, mut next: impl FnMut() -> Result<Option<Document>>) -> Result<usize> {
+    let mut documents = 0;
+    while documents < limit && next()?.is_some() {
+        documents += 1;
+    }
+    Ok(documents)
 }
 
 /// Calls `next` until it gives nothing or an error, and not once more: a reader that failed is not asked again.
@@ -209,13 +246,16 @@ mod tests {
     }
 
     #[test]
-    fn the_shipped_stories_are_read_and_hashed() {
-        let corpus = Corpus::open("tinystories-2l/stories.txt", None).unwrap();
+    fn the_shipped_stories_are_read_from_disk_and_from_memory_alike() {
+        let path = "../../assets/tinystories-2l/stories.txt";
+        let corpus = Corpus::open(path, None).unwrap();
         let stories: Vec<_> = corpus.documents().unwrap().collect::<Result<_>>().unwrap();
         assert_eq!(stories.len(), 2000);
         assert!(matches!(&stories[0], Document::Text(text) if text.starts_with("Once upon a time")));
-        assert_eq!(corpus.name(), "tinystories-2l/stories.txt");
-        assert_eq!(corpus.hash().unwrap().len(), 64);
+        assert_eq!(corpus.name(), path);
+        let embedded = Corpus::in_memory("embedded:x/stories.txt", fs::read(path).unwrap(), None).unwrap();
+        assert_eq!(embedded.documents().unwrap().collect::<Result<Vec<_>>>().unwrap(), stories);
+        assert_eq!(embedded.survey(usize::MAX).unwrap(), corpus.survey(usize::MAX).unwrap());
     }
 
     #[test]
@@ -224,6 +264,25 @@ mod tests {
         let corpus = Corpus::open(path.to_str().unwrap(), None).unwrap();
         let expected = "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9";
         assert_eq!(corpus.hash().unwrap(), expected);
+    }
+
+    #[test]
+    fn a_survey_counts_as_documents_do_and_hashes_the_whole_file() {
+        let many = "x\n<|endoftext|>\n".repeat(9);
+        let lines = "\"a\"\n\n{\"text\": null}\n".repeat(9);
+        for (name, content) in [("a.txt", many), ("a.jsonl", lines), ("b.txt", String::new())] {
+            let (_disk, path) = file(name, &content);
+            let corpus = Corpus::open(path.to_str().unwrap(), None).unwrap();
+            let all = corpus.documents().unwrap().count();
+            for limit in [0, 4, 9, 10] {
+                let survey = corpus.survey(limit).unwrap();
+                assert_eq!((survey.hash, survey.documents), (corpus.hash().unwrap(), all.min(limit)), "{name}");
+            }
+        }
+        let (_disk, path) = file("a.jsonl", "\"a\"\n7\n");
+        let corpus = Corpus::open(path.to_str().unwrap(), None).unwrap();
+        assert!(matches!(corpus.survey(9), Err(Error::Line { line: 2, .. })));
+        assert_eq!(corpus.survey(1).unwrap().documents, 1);
     }
 
     #[test]
@@ -237,7 +296,7 @@ mod tests {
         }
         let disk = tempfile::tempdir().unwrap();
         assert!(matches!(Corpus::open(disk.path().to_str().unwrap(), None), Err(Error::Format { .. })));
-        assert!(matches!(Corpus::open("tinystories-2l/config.json", None), Err(Error::Format { .. })));
+        assert!(matches!(Corpus::in_memory("config.json", &b"{}"[..], None), Err(Error::Format { .. })));
         assert_eq!(read("A.TXT", "a", None).unwrap(), texts(&["a"]));
     }
 

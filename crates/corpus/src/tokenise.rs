@@ -217,15 +217,11 @@ impl<I: Iterator<Item = Result<Document>>> Iterator for Stream<I> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::LazyLock;
-
     use proptest::prelude::*;
 
     use super::{Chunk, Prompts, Tokenising, load, prompts};
-    use crate::{Corpus, Document, Error, Folder, Result, Tokenizer};
-
-    static TOKENIZER: LazyLock<Tokenizer> =
-        LazyLock::new(|| Tokenizer::from_folder(&Folder::find("tinystories-2l").unwrap()).unwrap());
+    use crate::tokenizer::tests::SHIPPED as TOKENIZER;
+    use crate::{Corpus, Document, Error, Result};
 
     const OPTIONS: Tokenising = Tokenising { bos: Some(0), max_len: 8, vocab_size: 4096, chunk_prompts: 3 };
 
@@ -322,7 +318,7 @@ mod tests {
 
     #[test]
     fn load_gives_the_chunks_joined() {
-        let corpus = Corpus::open("tinystories-2l/stories.txt", None).unwrap();
+        let corpus = Corpus::open("../../assets/tinystories-2l/stories.txt", None).unwrap();
         let options = Tokenising { max_len: 100, chunk_prompts: 300, ..OPTIONS };
         let loaded = load(&corpus, Some(&TOKENIZER), options).unwrap();
         assert_eq!(loaded.prompts.len(), 2000);

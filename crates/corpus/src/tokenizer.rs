@@ -8,7 +8,6 @@ use tokenizers::Decoder;
 use tokenizers::models::ModelWrapper;
 
 use crate::error::{Error, Result, caught, excerpt, listing};
-use crate::folder::Folder;
 
 /// What stands for a token that has no text of its own.
 const REPLACEMENT: &str = "\u{FFFD}";
@@ -25,21 +24,30 @@ struct Shared {
     bos: Option<(u32, String)>,
 }
 
+/// The files of a model's folder that a [`Tokenizer`] is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct TokenizerFiles<'a> {
+    /// What messages call the folder.
+    pub folder: &'a str,
+    /// `tokenizer.json`.
+    pub tokenizer: &'a [u8],
+    /// `tokenizer_config.json`: its `bos_token` begins prompts.
+    pub tokenizer_config: Option<&'a [u8]>,
+    /// `config.json`: its `bos_token_id` begins prompts where the former names no token.
+    pub config: Option<&'a [u8]>,
+}
+
 impl Tokenizer {
-    /// Reads `tokenizer.json` from a model's folder. BOS is the `bos_token` of `tokenizer_config.json` or else the
-    /// `bos_token_id` of `config.json`.
+    /// Makes a tokenizer of the files of a model's folder.
     ///
     /// Truncation and padding, which a tokenizer file may ask for, are turned off, and so is BPE dropout, which would
     /// make tokens random.
     ///
     /// # Errors
-    /// [`Error::MissingFile`] without `tokenizer.json`, [`Error::Io`], and [`Error::TokenizerFile`] if one of the files
-    /// cannot be understood.
-    pub fn from_folder(folder: &Folder) -> Result<Tokenizer> {
-        const FILE: &str = "tokenizer.json";
-        let bytes = folder.read(FILE)?;
-        let unusable = |reason: &str| Error::TokenizerFile { path: folder.describe(FILE), reason: excerpt(reason) };
-        let mut tokenizer = caught(|| tokenizers::Tokenizer::from_bytes(&bytes))
+    /// [`Error::TokenizerFile`] if one of the files cannot be understood.
+    pub fn from_files(files: TokenizerFiles) -> Result<Tokenizer> {
+        let unusable = |reason: &str| files.unusable("tokenizer.json", reason);
+        let mut tokenizer = caught(|| tokenizers::Tokenizer::from_bytes(files.tokenizer))
             .map_err(|panic| unusable(&panic))?
             .map_err(|error| unusable(&error.to_string()))?;
         tokenizer.with_truncation(None).map_err(|error| unusable(&error.to_string()))?.with_padding(None);
@@ -52,7 +60,7 @@ impl Tokenizer {
         }
 
         let vocab_size = tokenizer.get_vocab(true).into_values().max().map_or(0, |largest| largest as usize + 1);
-        let bos = find_bos(folder, &tokenizer)?;
+        let bos = files.bos(&tokenizer)?;
         let mut loaded = Tokenizer { shared: Arc::new(Shared { tokenizer, vocab_size, bos: None }) };
         let bos = bos.map(|id| (id, loaded.token_text(id)));
         if let Some(shared) = Arc::get_mut(&mut loaded.shared) {
@@ -152,56 +160,70 @@ impl fmt::Debug for Tokenizer {
     }
 }
 
-fn find_bos(folder: &Folder, tokenizer: &tokenizers::Tokenizer) -> Result<Option<u32>> {
-    if let Some(config) = read_json(folder, "tokenizer_config.json")? {
+impl TokenizerFiles<'_> {
+    fn bos(&self, tokenizer: &tokenizers::Tokenizer) -> Result<Option<u32>> {
+        let config = self.parsed("tokenizer_config.json", self.tokenizer_config)?;
         let token = &config["bos_token"];
         let text = token.as_str().or_else(|| token["content"].as_str());
         if let Some(id) = text.and_then(|text| tokenizer.token_to_id(text)) {
             return Ok(Some(id));
         }
+        let config = self.parsed("config.json", self.config)?;
+        let id = config["bos_token_id"].as_u64().and_then(|id| u32::try_from(id).ok());
+        Ok(id.filter(|&id| tokenizer.id_to_token(id).is_some()))
     }
-    let config = read_json(folder, "config.json")?;
-    let id = config.and_then(|config| config["bos_token_id"].as_u64()).and_then(|id| u32::try_from(id).ok());
-    Ok(id.filter(|&id| tokenizer.id_to_token(id).is_some()))
-}
 
-fn read_json(folder: &Folder, file: &str) -> Result<Option<Value>> {
-    let Some(bytes) = folder.read_optional(file)? else { return Ok(None) };
-    match serde_json::from_slice(&bytes) {
-        Ok(value) => Ok(Some(value)),
-        Err(error) => Err(Error::TokenizerFile { path: folder.describe(file), reason: error.to_string() }),
+    /// A file's JSON; null where there is no such file.
+    fn parsed(&self, file: &str, bytes: Option<&[u8]>) -> Result<Value> {
+        let parsed = bytes.map_or(Ok(Value::Null), serde_json::from_slice);
+        parsed.map_err(|error| self.unusable(file, &error.to_string()))
+    }
+
+    fn unusable(&self, file: &str, reason: &str) -> Error {
+        Error::TokenizerFile { path: format!("{}/{file}", self.folder), reason: excerpt(reason) }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
+pub(crate) mod tests {
     use std::sync::LazyLock;
 
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    use super::{REPLACEMENT, Tokenizer};
-    use crate::{Error, Folder};
+    use super::{REPLACEMENT, Tokenizer, TokenizerFiles};
+    use crate::{Error, Result};
+
+    pub(crate) static SHIPPED: LazyLock<Tokenizer> = LazyLock::new(|| {
+        let file = |name: &str| std::fs::read(format!("../../assets/tinystories-2l/{name}")).unwrap();
+        let (tokenizer, config) = (file("tokenizer.json"), file("tokenizer_config.json"));
+        let tokenizer_config = Some(config.as_slice());
+        Tokenizer::from_files(TokenizerFiles { folder: "x", tokenizer: &tokenizer, tokenizer_config, config: None })
+            .unwrap()
+    });
 
     fn shipped() -> Tokenizer {
-        static SHIPPED: LazyLock<Tokenizer> =
-            LazyLock::new(|| Tokenizer::from_folder(&Folder::find("tinystories-2l").unwrap()).unwrap());
         SHIPPED.clone()
     }
 
-    /// A folder with the given files.
-    fn folder(files: &[(&str, Value)]) -> (tempfile::TempDir, Folder) {
-        let disk = tempfile::tempdir().unwrap();
-        for (name, content) in files {
-            fs::write(disk.path().join(name), content.to_string()).unwrap();
-        }
-        let folder = Folder::Disk(disk.path().into());
-        (disk, folder)
+    /// The tokenizer of files of the given names and content.
+    fn of_files(files: &[(&str, Value)]) -> Result<Tokenizer> {
+        let file = |wanted: &str| {
+            files.iter().find(|(name, _)| *name == wanted).map(|(_, content)| content.to_string().into_bytes())
+        };
+        let [tokenizer, tokenizer_config, config] =
+            ["tokenizer.json", "tokenizer_config.json", "config.json"].map(file);
+        let files = TokenizerFiles {
+            folder: "x",
+            tokenizer: tokenizer.as_deref().unwrap(),
+            tokenizer_config: tokenizer_config.as_deref(),
+            config: config.as_deref(),
+        };
+        Tokenizer::from_files(files)
     }
 
     fn shipped_json() -> Value {
-        serde_json::from_slice(&Folder::Shipped("tinystories-2l").read("tokenizer.json").unwrap()).unwrap()
+        serde_json::from_slice(&std::fs::read("../../assets/tinystories-2l/tokenizer.json").unwrap()).unwrap()
     }
 
     #[test]
@@ -259,15 +281,15 @@ mod tests {
 
     #[test]
     fn a_decoder_that_drops_the_first_space_keeps_it_in_a_tokens_text() {
-        let (_disk, folder) = folder(&[(
+        let tokenizer = of_files(&[(
             "tokenizer.json",
             json!({
                 "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null,
                 "decoder": { "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true },
                 "model": { "type": "WordLevel", "vocab": { "▁said": 0, "ing": 1, "[UNK]": 7 }, "unk_token": "[UNK]" },
             }),
-        )]);
-        let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+        )])
+        .unwrap();
         assert_eq!(tokenizer.decode(&[0, 1]).unwrap(), "saiding");
         assert_eq!((tokenizer.token_text(0), tokenizer.token_text(1)), (" said".into(), "ing".into()));
         assert_eq!((tokenizer.vocab_size(), tokenizer.bos()), (8, None));
@@ -282,9 +304,9 @@ mod tests {
             "pad_id": 0, "pad_type_id": 0, "pad_token": "<|endoftext|>",
         });
         file["model"]["dropout"] = json!(0.9);
-        let (_disk, folder) = folder(&[("tokenizer.json", file)]);
+        let changed = of_files(&[("tokenizer.json", file)]).unwrap();
         let text = "One day, Tim went to the store with his car.";
-        assert_eq!(Tokenizer::from_folder(&folder).unwrap().encode(text).unwrap(), shipped().encode(text).unwrap());
+        assert_eq!(changed.encode(text).unwrap(), shipped().encode(text).unwrap());
     }
 
     #[test]
@@ -292,8 +314,7 @@ mod tests {
         let bos = |files: &[(&str, Value)]| {
             let mut files = files.to_vec();
             files.push(("tokenizer.json", shipped_json()));
-            let (_disk, folder) = folder(&files);
-            Tokenizer::from_folder(&folder).unwrap().bos()
+            of_files(&files).unwrap().bos()
         };
         let model = ("config.json", json!({ "bos_token_id": 5 }));
         assert_eq!(bos(&[]), None);
@@ -305,17 +326,14 @@ mod tests {
 
     #[test]
     fn broken_tokenizer_files_are_errors_that_name_the_file() {
-        let (_disk, empty) = folder(&[]);
-        assert!(matches!(Tokenizer::from_folder(&empty), Err(Error::MissingFile { .. })));
         let mut files = vec![json!(null), json!({}), json!({ "version": "9" })];
         let mut unknown_merge = shipped_json();
         unknown_merge["model"]["merges"][0] = json!(["no such", "token"]);
         files.push(unknown_merge);
         for file in files {
-            let (_disk, folder) = folder(&[("tokenizer.json", file)]);
-            let error = Tokenizer::from_folder(&folder).unwrap_err();
+            let error = of_files(&[("tokenizer.json", file)]).unwrap_err();
             assert!(matches!(error, Error::TokenizerFile { .. }), "{error}");
-            assert!(error.to_string().contains("tokenizer.json"), "{error}");
+            assert!(error.to_string().contains("`x/tokenizer.json`"), "{error}");
         }
     }
 

@@ -10,21 +10,23 @@
 //! - [`sae`]: an [`Sae`](sae::Sae) turns the values at its hook point into sparse activations, and back;
 //! - [`index`]: one pass over a corpus leaves an [`Index`](index::Index) on disk that answers what a direction fires on;
 //! - [`circuits`]: what changing a direction does, who writes a logit or drives a direction, as rows of tables;
+//! - [`lab`]: finds and opens what is named: models, SAEs, corpora, on disk or embedded;
 //! - [`study`]: a study file runs such analyses, and leaves tables, figures and one report;
 //! - [`kernels`]: the matrices and sparse activations that the others hand on.
 //!
 //! The shipped model and its two SAEs need no file:
 //!
 //! ```
-//! use directrix::corpus::{Folder, Prompts, Tokenizer};
+//! use directrix::corpus::Prompts;
+//! use directrix::lab;
 //! use directrix::model::{Ask, Model, Processing};
 //! use directrix::sae::Sae;
 //!
-//! let folder = Folder::find("tinystories-2l")?;
+//! let folder = lab::folder("tinystories-2l")?;
 //! let model = Model::load(&folder, Processing::default())?;
-//! let sae = Sae::load(&Folder::find("tinystories-2l/sae-l1")?, &model)?;
+//! let sae = Sae::load(&lab::folder("tinystories-2l/sae-l1")?, &model)?;
 //!
-//! let tokenizer = Tokenizer::from_folder(&folder)?;
+//! let tokenizer = folder.tokenizer()?.ok_or("no tokenizer")?;
 //! let mut tokens: Vec<u32> = tokenizer.bos().into_iter().collect();
 //! tokens.extend(tokenizer.encode("\"Look at the big dog\", Tim said")?);
 //! let prompts = Prompts::from_rows([tokens]);
@@ -46,6 +48,7 @@ pub use directrix_circuits as circuits;
 pub use directrix_corpus as corpus;
 pub use directrix_index as index;
 pub use directrix_kernels as kernels;
+pub use directrix_lab as lab;
 pub use directrix_model as model;
 pub use directrix_sae as sae;
 pub use directrix_study as study;

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use common::{Folder, directrix, done, failed, json, text};
 use directrix::circuits::{Change, Trial, effects, logit_attribution};
-use directrix::corpus::{Folder as Source, Prompts, Tokenizer};
+use directrix::corpus::Prompts;
+use directrix::lab;
 use directrix::model::{Model, Processing};
 use directrix::sae::Sae;
 use serde_json::Value;
@@ -24,10 +25,10 @@ struct Shipped {
 }
 
 fn shipped() -> Shipped {
-    let folder = Source::find("tinystories-2l").unwrap();
+    let folder = lab::folder("tinystories-2l").unwrap();
     let model = Model::load(&folder, Processing::default()).unwrap();
-    let sae = Sae::load(&Source::find("tinystories-2l/sae-l0").unwrap(), &model).unwrap();
-    let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+    let sae = Sae::load(&lab::folder("tinystories-2l/sae-l0").unwrap(), &model).unwrap();
+    let tokenizer = folder.tokenizer().unwrap().unwrap();
     let mut tokens = vec![tokenizer.bos().unwrap()];
     tokens.extend(tokenizer.encode(TEXT).unwrap());
     Shipped { model, sae, prompts: Prompts::from_rows([tokens]) }

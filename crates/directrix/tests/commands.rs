@@ -9,7 +9,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use common::{Folder, directrix, done, fixture, json, run, text};
-use directrix::corpus::{self, Prompts, Tokenizer};
+use directrix::corpus::Prompts;
+use directrix::lab;
 use directrix::model::{Ask, HookPoint, Model, Positions, Processing, Target};
 use directrix::sae::Sae;
 use safetensors::{Dtype, SafeTensors};
@@ -189,9 +190,9 @@ fn everything_captured_of_ready_ids_has_the_bits_of_a_run() {
     let row = |line| serde_json::from_value(serde_json::from_str::<serde_json::Value>(line).unwrap()["tokens"].clone());
     let rows: Vec<Vec<u32>> = lines.lines().map(|line| row(line).unwrap()).collect();
     let prompts = Prompts::from_rows(&rows);
-    let model_folder = corpus::Folder::find(&model_name).unwrap();
+    let model_folder = lab::folder(&model_name).unwrap();
     let model = Model::load(&model_folder, Processing::default()).unwrap();
-    let sae = Sae::load(&corpus::Folder::find(&sae_name).unwrap(), &model).unwrap();
+    let sae = Sae::load(&lab::folder(&sae_name).unwrap(), &model).unwrap();
     let hooks = HookPoint::all(model.config());
     let ask = Ask::capture(hooks.iter().copied()).with_logits(Positions::All).with_losses();
     let whole = model.run(&prompts, &ask, &[]).unwrap();
@@ -223,8 +224,8 @@ fn everything_captured_of_ready_ids_has_the_bits_of_a_run() {
 #[test]
 fn texts_are_captured_with_and_without_bos_and_processing() {
     let folder = Folder::new();
-    let shipped = corpus::Folder::find("tinystories-2l").unwrap();
-    let tokenizer = Tokenizer::from_folder(&shipped).unwrap();
+    let shipped = lab::folder("tinystories-2l").unwrap();
+    let tokenizer = shipped.tokenizer().unwrap().unwrap();
     let mut tokens = tokenizer.encode("Once upon a time").unwrap();
     let bare: Vec<i64> = tokens.iter().map(|token| *token as i64).collect();
     let capture = |flags: &[&str]| {
@@ -266,7 +267,7 @@ fn the_most_likely_token_is_drawn_at_temperature_zero() {
     let drawn = json(&["generate", "--prompt", "Once upon a", "--tokens", "1", "--temperature", "0"]);
     let token = drawn[0]["tokens"][0].as_u64().unwrap() as u32;
     let tokens: Vec<u32> = serde_json::from_value(drawn[0]["prompt"].clone()).unwrap();
-    let model = Model::load(&corpus::Folder::find("tinystories-2l").unwrap(), Processing::default()).unwrap();
+    let model = Model::load(&lab::folder("tinystories-2l").unwrap(), Processing::default()).unwrap();
     let target = Target { prompt: 0, position: tokens.len() - 1, token };
     let run = model.run(&Prompts::from_rows([tokens]), &Ask::nothing().with_predictions([target]), &[]).unwrap();
     assert_eq!(run.predictions()[0].rank, 0);

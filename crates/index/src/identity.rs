@@ -1,18 +1,14 @@
 //! What an index is an index of.
 
-use directrix_corpus::Folder;
 use directrix_model::Processing;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use crate::Result;
-
-/// A named input with the SHA-256 of its bytes.
+/// A named input with the hash of its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// Path or shipped name.
     pub name: String,
-    /// SHA-256, hexadecimal.
+    /// A folder's [`hash`](directrix_model::Folder::hash), or the SHA-256 of a corpus, hexadecimal.
     pub hash: String,
 }
 
@@ -73,22 +69,4 @@ impl Identity {
         };
         Some(part.into())
     }
-}
-
-/// SHA-256 of the JSON and safetensors files directly in a folder, names included.
-///
-/// # Errors
-/// If one cannot be read.
-pub fn folder_hash(folder: &Folder) -> Result<String> {
-    let mut hasher = Sha256::new();
-    for name in folder.names()? {
-        if name.ends_with(".json") || name.ends_with(".safetensors") {
-            let bytes = folder.read(&name)?;
-            hasher.update((name.len() as u64).to_le_bytes());
-            hasher.update(name.as_bytes());
-            hasher.update((bytes.len() as u64).to_le_bytes());
-            hasher.update(&bytes);
-        }
-    }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

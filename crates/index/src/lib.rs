@@ -29,5 +29,5 @@ mod sort;
 
 pub use build::{Progress, build};
 pub use error::{Error, Result};
-pub use identity::{Identity, Options, Source, folder_hash};
+pub use identity::{Identity, Options, Source};
 pub use index::{Direction, Example, Index, Meta, SaeIndex};

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use directrix_corpus::{Chunk, Folder, Prompts};
+use directrix_corpus::{Chunk, Prompts};
 use directrix_index::{Error, Identity, Index, Options, Source, build};
-use directrix_model::{Model, Processing, Tensors};
+use directrix_model::{Folder, Model, Processing, Tensors};
 use directrix_sae::Sae;
 
 struct Fixture {
@@ -23,9 +23,9 @@ fn fixture(name: &str) -> Fixture {
         serde_json::from_slice(&std::fs::read(format!("{path}/expected.json")).unwrap()).unwrap();
     let rows: Vec<Vec<u32>> = serde_json::from_value(json["prompts"].clone()).unwrap();
     let layers: [usize; 2] = serde_json::from_value(json["layers"].clone()).unwrap();
-    let folder = Folder::find(&path).unwrap();
+    let folder = Folder::open(&path).unwrap();
     let model = Model::load(&folder, Processing::default()).unwrap();
-    let sae = |l: usize| Sae::load(&Folder::find(&format!("{path}/sae-l{l}")).unwrap(), &model).unwrap();
+    let sae = |l: usize| Sae::load(&Folder::open(&format!("{path}/sae-l{l}")).unwrap(), &model).unwrap();
     let saes = layers.map(sae).to_vec();
     let expected = Tensors::open(&folder, Some("expected.safetensors")).unwrap();
     let expected_file = std::fs::read(format!("{path}/expected.safetensors")).unwrap();

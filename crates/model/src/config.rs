@@ -1,10 +1,9 @@
 //! A model's dimensions, read from `config.json`.
 
-use directrix_corpus::Folder;
 use directrix_kernels::{Activation, AttentionShape};
 use serde_json::Value;
 
-use crate::{Error, Result};
+use crate::{Error, Folder, Result};
 
 /// The families of models that can be loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,8 @@
 //! What can go wrong with a model.
 
+use std::io;
+use std::path::PathBuf;
+
 /// A specialised `Result`.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -7,9 +10,37 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A folder or file could not be read.
+    /// The tokenizer cannot be used.
     #[error(transparent)]
     Corpus(#[from] directrix_corpus::Error),
+    /// Nothing has the path of a folder.
+    #[error("no folder `{}`: nothing on disk has this path; check it", path.display())]
+    NoFolder {
+        /// The path asked for.
+        path: PathBuf,
+    },
+    /// A folder was expected at a path that holds something else.
+    #[error("`{}` is a file, expected a folder; name the folder that holds it", path.display())]
+    NotAFolder {
+        /// The path asked for.
+        path: PathBuf,
+    },
+    /// A folder lacks a file.
+    #[error("`{path}` is missing; the folder holds: {found}")]
+    MissingFile {
+        /// The file asked for.
+        path: String,
+        /// The files that are there.
+        found: String,
+    },
+    /// The operating system refused a read.
+    #[error("cannot read `{path}`: {error}")]
+    Read {
+        /// The file or folder.
+        path: String,
+        /// What the operating system answered.
+        error: io::Error,
+    },
     /// The configuration is not JSON or lacks a key.
     #[error("{file}: {problem}")]
     Config {

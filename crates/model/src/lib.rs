@@ -9,11 +9,11 @@
 //! Hook points carry TransformerLens's names; see [`HookPoint`].
 //!
 //! ```
-//! use directrix_corpus::{Folder, Prompts, Tokenizer};
-//! use directrix_model::{Ask, HookPoint, Model, Processing};
+//! use directrix_corpus::Prompts;
+//! use directrix_model::{Ask, Folder, HookPoint, Model, Processing};
 //!
-//! let folder = Folder::find("tinystories-2l")?;
-//! let (model, tokenizer) = (Model::load(&folder, Processing::default())?, Tokenizer::from_folder(&folder)?);
+//! let folder = Folder::open("../../assets/tinystories-2l")?;
+//! let (model, tokenizer) = (Model::load(&folder, Processing::default())?, folder.tokenizer()?.unwrap());
 //! let mut tokens = vec![tokenizer.bos().unwrap()];
 //! tokens.extend(tokenizer.encode("Once upon a time, there was a little")?);
 //! let prompts = Prompts::from_rows([tokens]);
@@ -29,6 +29,7 @@ mod config;
 mod convert;
 mod decompose;
 mod error;
+mod folder;
 mod generate;
 mod hook;
 mod intervention;
@@ -41,6 +42,7 @@ mod weights;
 pub use config::{Architecture, Config};
 pub use decompose::{Decomposition, Reader};
 pub use error::{Error, Result};
+pub use folder::{FileBytes, Folder};
 pub use generate::Sampling;
 pub use hook::{BlockHook, HookPoint};
 pub use intervention::{Intervention, Kind, Place, Positions, RowFn};

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use directrix_corpus::{Folder, Prompts};
+use directrix_corpus::Prompts;
 use directrix_kernels::{Matrix, Predicted};
 
 use crate::convert::convert;
 use crate::pass::{Edits, Kept, KeyValues, Part, Pass, Passed, Spot, Stage};
-use crate::{BlockHook, Config, Error, HookPoint, Intervention, Positions, Processing, Result, Tensors, Weights};
+use crate::{
+    BlockHook, Config, Error, Folder, HookPoint, Intervention, Positions, Processing, Result, Tensors, Weights,
+};
 
 /// A decoder-only transformer: its dimensions and (processed) weights.
 #[derive(Clone)]

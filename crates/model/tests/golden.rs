@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use directrix_corpus::{Folder, Prompts};
-use directrix_model::{Ask, HookPoint, Model, Positions, Processing, Tensors};
+use directrix_corpus::Prompts;
+use directrix_model::{Ask, Folder, HookPoint, Model, Positions, Processing, Tensors};
 
 const MODELS: [&str; 3] = ["neo-tiny", "gpt2-tiny", "neox-tiny"];
 
@@ -20,7 +20,7 @@ fn fixture(name: &str) -> Fixture {
     let json: serde_json::Value =
         serde_json::from_slice(&std::fs::read(format!("{path}/expected.json")).unwrap()).unwrap();
     let rows: Vec<Vec<u32>> = serde_json::from_value(json["prompts"].clone()).unwrap();
-    let folder = Folder::find(&path).unwrap();
+    let folder = Folder::open(&path).unwrap();
     let expected = Tensors::open(&folder, Some("expected.safetensors")).unwrap();
     Fixture { folder, expected, prompts: Prompts::from_rows(rows) }
 }

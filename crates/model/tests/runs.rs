@@ -1,14 +1,14 @@
 //! What must hold for every run: a batch equals its parts, resuming equals running again, a cache equals no cache.
 
-use directrix_corpus::{Folder, Prompts};
+use directrix_corpus::Prompts;
 use directrix_model::{
-    Ask, BlockHook, Case, HookPoint, Intervention, Kind, Model, Positions, Processing, Sampling, Target,
+    Ask, BlockHook, Case, Folder, HookPoint, Intervention, Kind, Model, Positions, Processing, Sampling, Target,
 };
 use proptest::prelude::*;
 
 fn model(name: &str, processing: Processing) -> Model {
     let path = format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
-    Model::load(&Folder::find(&path).unwrap(), processing).unwrap()
+    Model::load(&Folder::open(&path).unwrap(), processing).unwrap()
 }
 
 fn models() -> impl Strategy<Value = Model> {

@@ -11,12 +11,12 @@
 //! directions are like.
 //!
 //! ```
-//! use directrix_corpus::{Folder, Prompts};
-//! use directrix_model::{Ask, Model, Processing};
+//! use directrix_corpus::Prompts;
+//! use directrix_model::{Ask, Folder, Model, Processing};
 //! use directrix_sae::Sae;
 //!
-//! let model = Model::load(&Folder::find("tinystories-2l")?, Processing::default())?;
-//! let sae = Sae::load(&Folder::find("tinystories-2l/sae-l1")?, &model)?;
+//! let model = Model::load(&Folder::open("../../assets/tinystories-2l")?, Processing::default())?;
+//! let sae = Sae::load(&Folder::open("../../assets/tinystories-2l/sae-l1")?, &model)?;
 //! let prompts = Prompts::from_rows([[0, 17, 30, 45]]);
 //! let run = model.run(&prompts, &Ask::capture([sae.site().hook]), &[])?;
 //! let acts = sae.encode(run.captured(sae.site().hook))?;

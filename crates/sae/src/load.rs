@@ -1,8 +1,7 @@
 //! The SAELens folder form: `cfg.json` and `sae_weights.safetensors`.
 
-use directrix_corpus::Folder;
 use directrix_kernels::Matrix;
-use directrix_model::{BlockHook, HookPoint, Model, Tensors};
+use directrix_model::{BlockHook, Folder, HookPoint, Model, Tensors};
 use serde_json::Value;
 
 use crate::sae::{Architecture, Parameters};

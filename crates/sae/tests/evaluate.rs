@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::atomic::AtomicBool;
 
-use directrix_corpus::{Folder, Prompts};
+use directrix_corpus::Prompts;
 use directrix_kernels::Matrix;
-use directrix_model::{Ask, Intervention, Kind, Model, Positions, Processing};
+use directrix_model::{Ask, Folder, Intervention, Kind, Model, Positions, Processing};
 use directrix_sae::{Error, Evaluation, EvaluationOptions, Sae, evaluate};
 use serde_json::json;
 
@@ -17,11 +17,11 @@ fn path(name: &str) -> String {
 }
 
 fn model() -> Model {
-    Model::load(&Folder::find(&path("neo-tiny")).unwrap(), Processing::default()).unwrap()
+    Model::load(&Folder::open(&path("neo-tiny")).unwrap(), Processing::default()).unwrap()
 }
 
 fn load(name: &str, model: &Model) -> Sae {
-    Sae::load(&Folder::find(name).unwrap(), model).unwrap()
+    Sae::load(&Folder::open(name).unwrap(), model).unwrap()
 }
 
 fn fixtures(model: &Model) -> Vec<Sae> {

@@ -1,7 +1,7 @@
 //! Agreement with the reference procedure on the fixtures, and what is refused.
 
-use directrix_corpus::{Folder, Prompts};
-use directrix_model::{Ask, Model, Processing, Tensors};
+use directrix_corpus::Prompts;
+use directrix_model::{Ask, Folder, Model, Processing, Tensors};
 use directrix_sae::Sae;
 
 fn path(name: &str) -> String {
@@ -9,7 +9,7 @@ fn path(name: &str) -> String {
 }
 
 fn folder(name: &str) -> Folder {
-    Folder::find(&path(name)).unwrap()
+    Folder::open(&path(name)).unwrap()
 }
 
 fn model(name: &str) -> Model {
@@ -51,7 +51,7 @@ fn activations_agree_with_the_reference() {
 
 #[test]
 fn an_sae_of_another_model_is_refused() {
-    let shipped = Model::load(&Folder::find("tinystories-2l").unwrap(), Processing::default()).unwrap();
+    let shipped = Model::load(&Folder::open("../../assets/tinystories-2l").unwrap(), Processing::default()).unwrap();
     let error = Sae::load(&folder("neo-tiny/sae-l0"), &shipped).unwrap_err().to_string();
     assert!(error.contains("reads 128 numbers at blocks.0.mlp.hook_post, but the model has 512"), "{error}");
     let error = Sae::load(&folder("gpt2-tiny/sae-l2"), &model("neo-tiny")).unwrap_err().to_string();
@@ -70,7 +70,7 @@ fn architectures_agree_with_saelens_and_survive_saving() {
     let disk = tempfile::tempdir().unwrap();
     for name in ["topk", "topk-rescaled", "jumprelu", "gated"] {
         let fixture = format!("{}/tests/fixtures/architectures/{name}", env!("CARGO_MANIFEST_DIR"));
-        let fixture = Folder::find(&fixture).unwrap();
+        let fixture = Folder::open(&fixture).unwrap();
         let sae = Sae::load(&fixture, &model).unwrap();
         let run = model.run(&prompts, &Ask::capture([sae.site().hook]), &[]).unwrap();
         let values = run.captured(sae.site().hook);
@@ -93,7 +93,7 @@ fn architectures_agree_with_saelens_and_survive_saving() {
 
         let saved = disk.path().join(name);
         sae.save(&saved, &serde_json::Value::Null, None).unwrap();
-        let again = Sae::load(&Folder::find(saved.to_str().unwrap()).unwrap(), &model).unwrap();
+        let again = Sae::load(&Folder::open(saved.to_str().unwrap()).unwrap(), &model).unwrap();
         assert_eq!(again.architecture(), sae.architecture());
         assert_eq!(again.encode(values).unwrap(), acts);
     }

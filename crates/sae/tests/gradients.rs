@@ -1,8 +1,7 @@
 //! Gradients: of the penalties against the reference and finite differences, of whole objectives against finite differences.
 
-use directrix_corpus::Folder;
 use directrix_kernels::{Matrix, SparseActivations};
-use directrix_model::Tensors;
+use directrix_model::{Folder, Tensors};
 use directrix_sae::train::{Aux, Objective, Penalty, PenaltyOver, StepOptions, Trainer};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -28,7 +27,7 @@ fn penalties_and_their_gradients_agree_with_the_reference() {
     let folder = format!("{}/tests/fixtures/penalties", env!("CARGO_MANIFEST_DIR"));
     let values: Value = serde_json::from_slice(&std::fs::read(format!("{folder}/values.json")).unwrap()).unwrap();
     for (model, layers) in [("neo-tiny", ["l0", "l1"]), ("gpt2-tiny", ["l0", "l2"]), ("neox-tiny", ["l0", "l1"])] {
-        let file = Tensors::open(&Folder::find(&folder).unwrap(), Some(&format!("{model}.safetensors"))).unwrap();
+        let file = Tensors::open(&Folder::open(&folder).unwrap(), Some(&format!("{model}.safetensors"))).unwrap();
         for layer in layers.into_iter().filter(|layer| file.contains(&format!("{layer}.acts"))) {
             let get = |name: &str| {
                 let name = format!("{layer}.{name}");

@@ -9,6 +9,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// What the study is of could not be opened.
+    #[error(transparent)]
+    Lab(#[from] directrix_lab::Error),
     /// The corpus could not be read or tokenised.
     #[error(transparent)]
     Corpus(#[from] directrix_corpus::Error),

@@ -9,10 +9,10 @@ use directrix_circuits::{
     ActiveDirection, BehaviourPrompts, SingleAblation, active_directions, answer_activations, behaviour_prompts,
     single_ablations,
 };
-use directrix_corpus::{Corpus, Folder, Prompts, Tokenising, Tokenizer, prompts};
-use directrix_index::{Identity, Index, Options, Progress, SaeIndex, Source, build, folder_hash};
+use directrix_corpus::{Prompts, Tokenising, Tokenizer, prompts};
+use directrix_index::{Identity, Index, Options, Progress, SaeIndex, Source, build};
 use directrix_kernels::SparseActivations;
-use directrix_model::{Architecture, Ask, Model, Positions, batches};
+use directrix_model::{Architecture, Ask, Folder, Model, Positions, batches};
 use directrix_sae::Sae;
 
 use crate::report::ShadedText;
@@ -75,15 +75,13 @@ impl Lab {
         progress: &mut dyn FnMut(Event),
     ) -> Result<Lab> {
         let mut clock = Clock::start();
-        let folder = Folder::find(&study.model)?;
+        let folder = directrix_lab::folder(&study.model)?;
         let model = Model::load(&folder, study.processing)?;
-        let tokenizer = match folder.read_optional("tokenizer.json")? {
-            Some(_) => Some(Tokenizer::from_folder(&folder)?),
-            None => None,
-        };
-        let sae_folders: Vec<Folder> = study.saes.iter().map(|sae| Folder::find(sae)).collect::<Result<_, _>>()?;
+        let tokenizer = folder.tokenizer()?;
+        let sae_folders: Vec<Folder> =
+            study.saes.iter().map(|sae| directrix_lab::folder(sae)).collect::<Result<_, _>>()?;
         let saes: Vec<Sae> = sae_folders.iter().map(|sae| Sae::load(sae, &model)).collect::<Result<_, _>>()?;
-        let corpus = Corpus::open(&study.corpus, study.column.as_deref())?;
+        let corpus = directrix_lab::corpus(&study.corpus, study.column.as_deref())?;
         check(study, name, &model, &saes)?;
         if let Some(tokenizer) = &tokenizer {
             tokenizer.single_token(&study.behaviour.ends_with)?;
@@ -94,30 +92,30 @@ impl Lab {
             .then(|| tokenizer.as_ref().and_then(Tokenizer::bos))
             .flatten();
         let limit = study.limit.unwrap_or(usize::MAX);
+        let survey = corpus.survey(limit)?;
         clock.lap("load");
 
         let identity = Identity {
-            model: Source { name: study.model.clone(), hash: folder_hash(&folder)? },
+            model: Source { name: study.model.clone(), hash: folder.hash() },
             processing: study.processing,
             saes: study
                 .saes
                 .iter()
                 .zip(&sae_folders)
-                .map(|(name, folder)| Ok(Source { name: name.clone(), hash: folder_hash(folder)? }))
-                .collect::<Result<_>>()?,
-            corpus: Source { name: study.corpus.clone(), hash: corpus.hash()? },
+                .map(|(name, folder)| Source { name: name.clone(), hash: folder.hash() })
+                .collect(),
+            corpus: Source { name: study.corpus.clone(), hash: survey.hash },
             bos: bos.is_some(),
             limit: study.limit,
             options: Options::default(),
         };
-        let stories = corpus.documents()?.take(limit).count();
         let options =
             Tokenising { bos, max_len: model.config().n_ctx, vocab_size: model.config().d_vocab, chunk_prompts: 256 };
         let chunks = prompts(corpus.name(), corpus.documents()?.take(limit), tokenizer.as_ref(), options);
         let index_folder = out.join("index");
         replace_other_index(&index_folder, &identity)?;
         let index = build(&model, &saes, chunks, &identity, &index_folder, stop, |done| {
-            progress(Event::Index { progress: done, prompts: stories });
+            progress(Event::Index { progress: done, prompts: survey.documents });
         })?;
         clock.lap("index");
 

@@ -17,6 +17,10 @@ impl JsonLines {
         JsonLines { lines, column }
     }
 
+    pub(super) fn into_lines(self) -> Lines {
+        self.lines
+    }
+
     pub(super) fn next(&mut self) -> Result<Option<Document>> {
         while let Some(line) = self.lines.next("write one document on each line")? {
             if line.trim().is_empty() {

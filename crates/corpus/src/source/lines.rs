@@ -3,6 +3,8 @@
 use std::io::{BufRead, Read};
 use std::mem;
 
+use sha2::{Digest, Sha256};
+
 use super::Document;
 use crate::error::{Error, Result};
 
@@ -22,11 +24,32 @@ pub(super) struct Lines {
     line: Vec<u8>,
     start: u64,
     end: u64,
+    /// Of all that was read, where it is wanted.
+    hash: Option<Sha256>,
 }
 
 impl Lines {
     pub(super) fn new(reader: Box<dyn BufRead + Send>, file: String) -> Lines {
-        Lines { reader, file, number: 0, line: Vec::new(), start: 0, end: 0 }
+        Lines { reader, file, number: 0, line: Vec::new(), start: 0, end: 0, hash: None }
+    }
+
+    /// The same, hashing what is read.
+    pub(super) fn hashed(self) -> Lines {
+        Lines { hash: Some(Sha256::new()), ..self }
+    }
+
+    /// Reads to the end and gives the SHA-256 of the file's bytes, in hexadecimal.
+    pub(super) fn into_hash(mut self) -> Result<String> {
+        let mut hash = self.hash.unwrap_or_default();
+        loop {
+            let bytes = self.reader.fill_buf().map_err(|error| Error::Io { path: self.file.clone(), error })?;
+            if bytes.is_empty() {
+                return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+            }
+            hash.update(bytes);
+            let read = bytes.len();
+            self.reader.consume(read);
+        }
     }
 
     /// The next line without its end (`\n` or `\r\n`), nothing at the end of the file.
@@ -38,6 +61,9 @@ impl Lines {
             limited.read_until(b'\n', &mut self.line).map_err(|error| Error::Io { path: self.file.clone(), error })?;
         if read == 0 {
             return Ok(None);
+        }
+        if let Some(hash) = &mut self.hash {
+            hash.update(&self.line);
         }
         self.number += 1;
         self.start = self.end;
@@ -84,6 +110,10 @@ pub(super) struct Stories {
 impl Stories {
     pub(super) fn new(lines: Lines) -> Stories {
         Stories { lines }
+    }
+
+    pub(super) fn into_lines(self) -> Lines {
+        self.lines
     }
 
     pub(super) fn next(&mut self) -> Result<Option<Document>> {

@@ -1,11 +1,9 @@
 //! The documents of a `.parquet` corpus.
 
-use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
 
 use parquet::basic::{ConvertedType, Repetition, Type as PhysicalType};
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::{ChunkReader, FileReader, SerializedFileReader};
 use parquet::record::reader::{ReaderIter, TreeBuilder};
 use parquet::record::{Field, Row};
 use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type, TypePtr};
@@ -15,7 +13,7 @@ use crate::error::{Error, Result, caught, excerpt, listing};
 
 /// The documents of a `.parquet` corpus, row group by row group and page by page.
 pub(super) struct Rows {
-    reader: SerializedFileReader<File>,
+    reader: Box<dyn FileReader>,
     /// A schema of the wanted column alone.
     schema: SchemaDescPtr,
     /// What is left of the last row group opened, and the row group to open next.
@@ -28,8 +26,7 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    pub(super) fn open(path: &Path, name: &str, wanted: Option<&str>) -> Result<Rows> {
-        let input = File::open(path).map_err(|error| Error::Io { path: name.into(), error })?;
+    pub(super) fn open(input: impl ChunkReader + 'static, name: &str, wanted: Option<&str>) -> Result<Rows> {
         let place = || format!("`{name}`");
         let reader = flatten(caught(|| SerializedFileReader::new(input)), place)?;
         let root = reader.metadata().file_metadata().schema_descr().root_schema_ptr();
@@ -37,7 +34,7 @@ impl Rows {
         let schema = Type::group_type_builder(root.name()).with_fields(vec![column.clone()]).build();
         let schema = flatten(Ok(schema), place)?;
         Ok(Rows {
-            reader,
+            reader: Box::new(reader),
             schema: Arc::new(SchemaDescriptor::new(Arc::new(schema))),
             group: None,
             next_group: 0,
@@ -45,6 +42,11 @@ impl Rows {
             column: column.name().into(),
             row: 0,
         })
+    }
+
+    /// How many rows the file says it has.
+    pub(super) fn count(&self) -> usize {
+        self.reader.metadata().file_metadata().num_rows().max(0) as usize
     }
 
     pub(super) fn next(&mut self) -> Result<Option<Document>> {

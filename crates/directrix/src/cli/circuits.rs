@@ -131,7 +131,7 @@ impl Cosine {
         };
         let index = open_index(folder)?;
         let identity = &index.meta().identity;
-        if identity.model.hash != source(&loaded.folder.to_string())?.hash {
+        if identity.model.hash != loaded.folder.hash() {
             bail!(
                 "the index `{}` is of the model {}, not of `{}`",
                 folder.display(),

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::Args;
-use directrix::corpus::{Folder, Tokenizer};
+use directrix::corpus::Tokenizer;
 use directrix::index::{Example, Index, SaeIndex};
+use directrix::lab;
 use serde_json::{Value, json};
 
 use super::inputs::open_index;
@@ -88,7 +89,11 @@ impl Direction {
 
     /// The tokenizer of the model asked for, or of the index's model if it is still there.
     fn tokenizer(&self, index: &Index) -> anyhow::Result<Option<Tokenizer>> {
-        let of = |folder: &str| Folder::find(folder).and_then(|folder| Tokenizer::from_folder(&folder));
+        let of = |name: &str| -> lab::Result<Tokenizer> {
+            let folder = lab::folder(name)?;
+            let tokenizer = folder.tokenizer()?;
+            tokenizer.map_or_else(|| Err(folder.missing("tokenizer.json").into()), Ok)
+        };
         if let Some(folder) = &self.model {
             return Ok(Some(of(folder)?));
         }

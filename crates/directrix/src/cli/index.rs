@@ -70,7 +70,7 @@ impl Index {
         let corpus = self.corpus.open()?;
         let documents = self.count_documents(&corpus, stop)?;
         let identity = Identity {
-            model: source(&loaded.folder.to_string())?,
+            model: Source { name: loaded.folder.to_string(), hash: loaded.folder.hash() },
             processing: loaded.model.processing(),
             saes: saes.iter().map(|sae| source(sae.name())).collect::<anyhow::Result<_>>()?,
             corpus: Source { name: corpus.name().into(), hash: corpus.hash()? },

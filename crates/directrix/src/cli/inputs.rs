@@ -5,22 +5,20 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use directrix::corpus::{self, Chunk, Corpus, Document, Folder, Prompts, Tokenising, Tokenizer};
-use directrix::index::{Index, Source, folder_hash};
-use directrix::model::{Architecture, Config, Model, Processing};
+use directrix::corpus::{self, Chunk, Corpus, Document, Prompts, Tokenising, Tokenizer};
+use directrix::index::{Index, Source};
+use directrix::lab;
+use directrix::model::{Architecture, Config, Folder, Model, Processing};
 use directrix::sae::Sae;
 
 use super::terminal::{note, thousands};
 
-pub(crate) const SHIPPED_MODEL: &str = "tinystories-2l";
-pub(crate) const SHIPPED_CORPUS: &str = "tinystories-2l/stories.txt";
-const SHIPPED_SAES: [&str; 2] = ["tinystories-2l/sae-l0", "tinystories-2l/sae-l1"];
 const CHUNK_PROMPTS: usize = 256;
 
 #[derive(Args)]
 pub(crate) struct ModelArgs {
     /// Model: a Hugging Face folder (config.json, *.safetensors, tokenizer.json), or the shipped one
-    #[arg(long, value_name = "FOLDER", default_value = SHIPPED_MODEL)]
+    #[arg(long, value_name = "FOLDER", default_value = lab::MODEL)]
     model: String,
 }
 
@@ -55,7 +53,7 @@ pub(crate) struct SaeArgs {
 #[derive(Args)]
 pub(crate) struct CorpusArgs {
     /// Corpus: a .txt, .jsonl or .parquet file, or the shipped one
-    #[arg(long, value_name = "FILE", default_value = SHIPPED_CORPUS)]
+    #[arg(long, value_name = "FILE", default_value = lab::CORPUS)]
     corpus: String,
     #[command(flatten)]
     documents: DocumentArgs,
@@ -125,17 +123,11 @@ impl ModelArgs {
     }
 
     pub(crate) fn load(&self, processing: Processing) -> anyhow::Result<Loaded> {
-        let folder = Folder::find(&self.model)?;
+        let folder = lab::folder(&self.model)?;
         let model = Model::load(&folder, processing)?;
-        let tokenizer = optional_tokenizer(&folder)?;
+        let tokenizer = folder.tokenizer()?;
         Ok(Loaded { folder, model, tokenizer })
     }
-}
-
-/// The tokenizer of a model's folder; none if the folder has no tokenizer.json.
-fn optional_tokenizer(folder: &Folder) -> corpus::Result<Option<Tokenizer>> {
-    let has_one = folder.names()?.iter().any(|name| name == "tokenizer.json");
-    has_one.then(|| Tokenizer::from_folder(folder)).transpose()
 }
 
 impl Loaded {
@@ -196,10 +188,10 @@ impl SaeArgs {
         if !self.sae.is_empty() {
             return self.load(loaded);
         }
-        if loaded.folder != Folder::Shipped(SHIPPED_MODEL) {
+        if loaded.folder.to_string() != lab::MODEL {
             bail!("no SAE given for the model `{}`; name one or more with --sae", loaded.folder);
         }
-        SHIPPED_SAES.iter().map(|name| load_sae(name, loaded)).collect()
+        lab::SAES.iter().map(|name| load_sae(name, loaded)).collect()
     }
 
     /// The one SAE asked for; for the shipped model its last, where none is.
@@ -232,18 +224,21 @@ impl SaeArgs {
     }
 }
 
-fn load_sae(name: &str, loaded: &Loaded) -> anyhow::Result<Sae> {
-    Ok(Sae::load(&Folder::find(name)?, &loaded.model)?)
+pub(crate) fn load_sae(name: &str, loaded: &Loaded) -> anyhow::Result<Sae> {
+    Ok(Sae::load(&lab::folder(name)?, &loaded.model)?)
 }
 
 /// An input's name and hash, for an index's identity.
 pub(crate) fn source(folder: &str) -> anyhow::Result<Source> {
-    Ok(Source { name: folder.into(), hash: folder_hash(&Folder::find(folder)?)? })
+    let found = lab::folder(folder)?;
+    found.read("cfg.json")?;
+    found.map("sae_weights.safetensors")?;
+    Ok(Source { name: folder.into(), hash: found.hash() })
 }
 
 impl CorpusArgs {
     pub(crate) fn open(&self) -> anyhow::Result<Corpus> {
-        Ok(Corpus::open(&self.corpus, self.documents.column.as_deref())?)
+        Ok(lab::corpus(&self.corpus, self.documents.column.as_deref())?)
     }
 
     /// Whether texts begin with BOS.
@@ -301,7 +296,7 @@ impl PromptArgs {
 
     fn documents(&self) -> anyhow::Result<Box<dyn Iterator<Item = corpus::Result<Document>> + '_>> {
         if let Some(file) = &self.source.prompts {
-            return Ok(Box::new(Corpus::open(file, self.documents.column.as_deref())?.documents()?));
+            return Ok(Box::new(lab::corpus(file, self.documents.column.as_deref())?.documents()?));
         }
         Ok(Box::new(self.source.text.iter().map(|text| Ok(Document::Text(text.clone())))))
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 use directrix::corpus::{self, Chunk, Corpus, Prompts, Tokenising};
+use directrix::lab;
 use directrix::model::Processing;
 use directrix::sae::train::{Event, Feed, Metrics, Recipe, Run};
 use directrix::sae::{self, train};
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use toml::{Table, Value};
 
-use super::inputs::{BosArgs, Loaded, ModelArgs, ProcessingArgs, SHIPPED_CORPUS, SHIPPED_MODEL, ThreadArgs, source};
+use super::inputs::{BosArgs, Loaded, ModelArgs, ProcessingArgs, ThreadArgs, load_sae};
 use super::interrupt;
 use super::progress::Progress;
 use super::terminal::{self, note, remark, stdout, table, thousands};
@@ -220,7 +221,7 @@ impl Train {
         let stop = interrupt::flag();
         let mut options = self.options()?;
         let given = &options.given;
-        let model = given.model.as_deref().unwrap_or(SHIPPED_MODEL);
+        let model = given.model.as_deref().unwrap_or(lab::MODEL);
         let loaded = ModelArgs::named(model).load(self.processing.processing())?;
         options.feed.context = options.feed.context.min(loaded.model.config().n_ctx);
         let out = given.out.clone().unwrap_or_else(|| "out/sae".into());
@@ -232,7 +233,7 @@ impl Train {
         let bos = self.bos.token(&loaded)?;
         let tokenising =
             Tokenising { bos, max_len: usize::MAX, vocab_size: loaded.model.config().d_vocab, chunk_prompts: 256 };
-        let corpus = Corpus::open(given.corpus.as_deref().unwrap_or(SHIPPED_CORPUS), given.column.as_deref())?;
+        let corpus = lab::corpus(given.corpus.as_deref().unwrap_or(lab::CORPUS), given.column.as_deref())?;
         let evaluation = evaluation_prompts(given, &options.feed, &corpus, &loaded, tokenising)?;
         let documents = || -> corpus::Result<Box<dyn Iterator<Item = corpus::Result<Chunk>>>> {
             let documents = corpus.documents()?;
@@ -242,13 +243,15 @@ impl Train {
             loaded.model.processing();
         let identity = json!({
             "model": model,
-            "model_hash": source(&loaded.folder.to_string())?.hash,
+            "model_hash": loaded.folder.hash(),
             "processing": [fold_ln, center_writing_weights, center_unembed, fold_value_biases],
             "corpus_hash": corpus.hash()?,
             "bos": bos,
             "evaluation": given.evaluation_corpus,
         });
         let mut shown = Shown::new(options.feed.steps() as usize, options.recipes.len());
+        let named = options.recipes.iter().filter_map(|(_, recipe)| recipe.from.clone());
+        let from = named.map(|name| Ok((name.clone(), load_sae(&name, &loaded)?))).collect::<anyhow::Result<_>>()?;
         let run = Run {
             model: &loaded.model,
             documents: &documents,
@@ -256,6 +259,7 @@ impl Train {
             evaluation: &evaluation,
             feed: &options.feed,
             recipes: &options.recipes,
+            from: &from,
             cache: given.cache.as_deref(),
             out: &out,
             identity: &identity,
@@ -393,7 +397,7 @@ fn evaluation_prompts(
     tokenising: Tokenising,
 ) -> anyhow::Result<Prompts> {
     let tokenising = Tokenising { max_len: feed.context, ..tokenising };
-    let other = given.evaluation_corpus.as_ref().map(|name| Corpus::open(name, given.column.as_deref())).transpose()?;
+    let other = given.evaluation_corpus.as_ref().map(|name| lab::corpus(name, given.column.as_deref())).transpose()?;
     let corpus = other.as_ref().unwrap_or(corpus);
     let documents = corpus.documents()?.take(feed.evaluation_prompts);
     if feed.evaluation_prompts == 0 || feed.evaluate_every == 0 {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use directrix_corpus::{Folder, Prompts};
+use directrix_corpus::Prompts;
 use directrix_kernels::Matrix;
 use directrix_model::{HookPoint, Model};
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,8 @@ pub struct Run<'a> {
     pub feed: &'a Feed,
     /// The SAEs: the name of each one's folder inside `out` (empty for `out` itself), and its recipe.
     pub recipes: &'a [(String, Recipe)],
+    /// What the recipes' `from` name, opened, under those names.
+    pub from: &'a BTreeMap<String, Sae>,
     /// Where activations are kept, if anywhere.
     pub cache: Option<&'a Path>,
     /// Folder of the results.
@@ -192,7 +194,7 @@ pub fn run(run: &Run, stop: &AtomicBool, mut on: impl FnMut(Event)) -> Result<()
         let first = buffer.batch(run.feed.batch, &mut source)?;
         for ((name, recipe), site) in run.recipes.iter().zip(sites) {
             let rows = rows_of(&first, &hooks, &site);
-            let trainer = begin(recipe, &site, run.model, &rows)?;
+            let trainer = begin(recipe, &site, run.from, &rows)?;
             let state = MemberState { scale: 1.0, ..MemberState::default() };
             let log = Log::open(&run.out.join(name), [0, 0])?;
             members.push(Member { name: name.clone(), recipe: recipe.clone(), site, trainer, state, log });
@@ -301,7 +303,7 @@ fn directions(recipe: &Recipe, site: &Site) -> Result<usize> {
     Err(Error::Recipe { name: "expansion".into(), problem: format!("{directions} directions cannot be trained") })
 }
 
-fn begin(recipe: &Recipe, site: &Site, model: &Model, first: &Matrix) -> Result<Trainer> {
+fn begin(recipe: &Recipe, site: &Site, opened: &BTreeMap<String, Sae>, first: &Matrix) -> Result<Trainer> {
     let directions = directions(recipe, site)?;
     let objective = recipe.objective(directions, site.columns.len())?;
     let Some(from) = &recipe.from else {
@@ -311,7 +313,10 @@ fn begin(recipe: &Recipe, site: &Site, model: &Model, first: &Matrix) -> Result<
         let b_dec = mean.into_iter().map(|m| m as f32).collect();
         return Ok(Trainer::new(objective, directions, b_dec, recipe.threshold, recipe.seed));
     };
-    let sae = Sae::load(&Folder::find(from)?, model)?;
+    let sae = opened.get(from).ok_or_else(|| Error::Recipe {
+        name: "from".into(),
+        problem: format!("`{from}` was not opened; open what the recipes start from"),
+    })?;
     if sae.site() != site || sae.directions() != directions {
         return Err(Error::Recipe {
             name: "from".into(),
@@ -323,7 +328,7 @@ fn begin(recipe: &Recipe, site: &Site, model: &Model, first: &Matrix) -> Result<
             ),
         });
     }
-    Trainer::from_sae(objective, &sae, recipe.threshold)
+    Trainer::from_sae(objective, sae, recipe.threshold)
 }
 
 /// A site's columns of a batch.

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::Context;
-use directrix::corpus::{self, Corpus, Folder, Prompts, Tokenising, Tokenizer};
+use directrix::corpus::{self, Prompts, Tokenising};
 use directrix::kernels::Matrix;
-use directrix::model::{Ask, BlockHook, HookPoint, Model, Processing, batches};
+use directrix::lab;
+use directrix::model::{Ask, BlockHook, Folder, HookPoint, Model, Processing, batches};
 use directrix::sae::Sae;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -20,7 +21,6 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::super::inputs::{SHIPPED_CORPUS, SHIPPED_MODEL};
 use super::super::tensor_file::{Tensor, TensorFile};
 use super::super::terminal::remark;
 use super::tasks::Task;
@@ -219,12 +219,12 @@ impl Inputs {
 }
 
 fn load_model(folder: &Path) -> anyhow::Result<Model> {
-    let folder = Folder::find(&folder.join("model").to_string_lossy())?;
+    let folder = Folder::open(folder.join("model"))?;
     Ok(Model::load(&folder, Processing::default())?)
 }
 
 fn load_sae(folder: &Path, i: usize, model: &Model) -> anyhow::Result<Sae> {
-    Ok(Sae::load(&Folder::find(&folder.join(format!("sae-{i}")).to_string_lossy())?, model)?)
+    Ok(Sae::load(&Folder::open(folder.join(format!("sae-{i}")))?, model)?)
 }
 
 fn make(folder: &Path, sizes: Sizes, seed: u64) -> anyhow::Result<()> {
@@ -265,11 +265,11 @@ fn make(folder: &Path, sizes: Sizes, seed: u64) -> anyhow::Result<()> {
 
 /// The lengths of the first shipped stories, BOS included.
 fn lengths(stories: usize) -> anyhow::Result<Vec<usize>> {
-    let tokenizer = Tokenizer::from_folder(&Folder::find(SHIPPED_MODEL)?)?;
+    let tokenizer = lab::folder(lab::MODEL)?.tokenizer()?.context("the embedded model has a tokenizer")?;
     let tokenising =
         Tokenising { bos: tokenizer.bos(), max_len: CONTEXT, vocab_size: usize::MAX, chunk_prompts: stories.max(1) };
-    let documents = Corpus::open(SHIPPED_CORPUS, None)?.documents()?.take(stories);
-    let chunk = corpus::join(corpus::prompts(SHIPPED_CORPUS, documents, Some(&tokenizer), tokenising))?;
+    let documents = lab::corpus(lab::CORPUS, None)?.documents()?.take(stories);
+    let chunk = corpus::join(corpus::prompts(lab::CORPUS, documents, Some(&tokenizer), tokenising))?;
     Ok(chunk.prompts.iter().map(<[u32]>::len).collect())
 }
 

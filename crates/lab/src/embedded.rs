@@ -1,0 +1,32 @@
+//! The model, SAEs and stories that are part of the program.
+
+/// The embedded model.
+pub const MODEL: &str = "tinystories-2l";
+/// The embedded SAEs of the embedded model, the earlier one first.
+pub const SAES: [&str; 2] = ["tinystories-2l/sae-l0", "tinystories-2l/sae-l1"];
+/// The embedded corpus, on which the embedded model was trained.
+pub const CORPUS: &str = "tinystories-2l/stories.txt";
+
+/// One embedded file.
+pub(crate) struct File {
+    pub(crate) folder: &'static str,
+    pub(crate) name: &'static str,
+    pub(crate) bytes: &'static [u8],
+}
+
+macro_rules! embedded {
+    ($($folder:literal: $($name:literal),+;)+) => {
+        &[$($(File {
+            folder: $folder,
+            name: $name,
+            bytes: include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/", $folder, "/", $name)),
+        }),+),+]
+    };
+}
+
+/// Sorted by folder and name.
+pub(crate) static FILES: &[File] = embedded! {
+    "tinystories-2l": "config.json", "model.safetensors", "stories.txt", "tokenizer.json", "tokenizer_config.json";
+    "tinystories-2l/sae-l0": "cfg.json", "sae_weights.safetensors";
+    "tinystories-2l/sae-l1": "cfg.json", "sae_weights.safetensors";
+};
