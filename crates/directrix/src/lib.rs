@@ -34,7 +34,7 @@
 //! // The neurons that the SAE reads, and the loss of predicting each next token.
 //! let hook = sae.site().hook;
 //! let run = model.run(&prompts, &Ask::capture([hook]).with_losses(), &[])?;
-//! assert_eq!(run.captured(hook).columns(), model.config().d_mlp);
+//! assert_eq!(run.captured(hook).columns(), model.config().mlp.d_mlp);
 //!
 //! // The directions that are active at the last position, and how strongly.
 //! let acts = sae.encode(run.captured(hook))?;

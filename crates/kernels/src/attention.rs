@@ -9,8 +9,10 @@ use crate::lanes::{add_scaled, exp, maximum, sum};
 /// How one layer attends.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionShape {
-    /// Number of heads.
-    pub heads: usize,
+    /// Heads that ask.
+    pub query_heads: usize,
+    /// Heads that are looked at, a divisor of `query_heads`: as many query heads share each in turn (Ainslie et al. 2023).
+    pub key_heads: usize,
     /// Width of a head.
     pub d_head: usize,
     /// A position sees at most this many positions, itself included; `None` sees all before it.
@@ -26,9 +28,9 @@ pub struct AttentionRows<'a> {
     pub first: usize,
     /// Number of rows.
     pub len: usize,
-    /// Keys of the positions before the first row, `[start, heads × d_head]`.
+    /// Keys of the positions before the first row, `[start, key_heads × d_head]`.
     pub keys_before: &'a [f32],
-    /// Values of the positions before the first row, `[start, heads × d_head]`.
+    /// Values of the positions before the first row, `[start, key_heads × d_head]`.
     pub values_before: &'a [f32],
 }
 
@@ -44,7 +46,11 @@ pub enum AttentionStage {
 /// Sees and may change one head's row of scores or pattern: (stage, row, head, one number per key position from 0).
 pub type EditScores<'a> = dyn Fn(AttentionStage, usize, usize, &mut [f32]) + Sync + 'a;
 
-/// `softmax(scale q kᵀ) v` for every head of every prompt part; `q`, `k`, `v` and the result are `[rows, heads × d_head]`.
+/// `softmax(scale q kᵀ) v` for every query head of every prompt part; `q` and the result are `[rows, query_heads × d_head]`, `k`
+/// and `v` `[rows, key_heads × d_head]`.
+///
+/// # Panics
+/// If the shapes do not fit.
 pub fn attention(
     shape: AttentionShape,
     parts: &[AttentionRows],
@@ -56,10 +62,10 @@ pub fn attention(
     let same_before =
         |a: &AttentionRows, b: &AttentionRows| !a.keys_before.is_empty() && std::ptr::eq(a.keys_before, b.keys_before);
     let tasks: Vec<(&[AttentionRows], usize)> =
-        parts.chunk_by(same_before).flat_map(|group| (0..shape.heads).map(move |head| (group, head))).collect();
+        parts.chunk_by(same_before).flat_map(|group| (0..shape.query_heads).map(move |head| (group, head))).collect();
     let blocks: Vec<Vec<f32>> =
         tasks.par_iter().map(|&(group, head)| one_head(shape, group, head, q, k, v, edit)).collect();
-    let mut z = Matrix::zeros(q.rows(), shape.heads * shape.d_head);
+    let mut z = Matrix::zeros(q.rows(), shape.query_heads * shape.d_head);
     for ((group, head), block) in tasks.into_iter().zip(blocks) {
         let rows = group.iter().flat_map(|part| part.first..part.first + part.len);
         for (row, values) in rows.zip(block.chunks_exact(shape.d_head)) {
@@ -80,15 +86,17 @@ fn one_head(
     v: &Matrix,
     edit: Option<&EditScores>,
 ) -> Vec<f32> {
-    let (d, width) = (shape.d_head, shape.heads * shape.d_head);
-    let of_head = head * d..(head + 1) * d;
+    let (d, width) = (shape.d_head, shape.key_heads * shape.d_head);
+    let of_query = head * d..(head + 1) * d;
+    let key_head = head / (shape.query_heads / shape.key_heads);
+    let of_key = key_head * d..(key_head + 1) * d;
     let Some(before) = group.first() else { return Vec::new() };
     let start = before.keys_before.len() / width;
     let keys = start + group.iter().map(|part| part.len).max().unwrap_or(0);
     let mut laid_out = HeadRows { keys: vec![0.0; d * keys], values: vec![0.0; keys * d], positions: keys };
     let rows = before.keys_before.chunks_exact(width).zip(before.values_before.chunks_exact(width));
     for (t, (key, value)) in rows.enumerate() {
-        laid_out.set(t, &key[of_head.clone()], &value[of_head.clone()]);
+        laid_out.set(t, &key[of_key.clone()], &value[of_key.clone()]);
     }
     let mut z = vec![0.0; group.iter().map(|part| part.len).sum::<usize>() * d];
     let mut scores = vec![0.0; keys];
@@ -96,13 +104,13 @@ fn one_head(
     let mut z_rows = z.chunks_exact_mut(d);
     for part in group {
         for i in 0..part.len {
-            let [key, value] = [k, v].map(|m| &m.row(part.first + i)[of_head.clone()]);
+            let [key, value] = [k, v].map(|m| &m.row(part.first + i)[of_key.clone()]);
             laid_out.set(start + i, key, value);
         }
         for (i, z) in z_rows.by_ref().take(part.len).enumerate() {
             let (row, end) = (part.first + i, start + i + 1);
             let mut low = shape.window.map_or(0, |window| end.saturating_sub(window));
-            query.iter_mut().zip(&q.row(row)[of_head.clone()]).for_each(|(scaled, x)| *scaled = x * shape.scale);
+            query.iter_mut().zip(&q.row(row)[of_query.clone()]).for_each(|(scaled, x)| *scaled = x * shape.scale);
             scores[low..end].fill(0.0);
             combine(&mut scores[low..end], &query, &laid_out.keys[low..], keys);
             if let Some(edit) = edit {

@@ -81,7 +81,7 @@ proptest! {
 
     #[test]
     fn attention_with_a_prefix_has_the_bits_of_attention_from_the_start(len in 1..40_usize, cut in 0..40_usize, window in prop::option::of(1..12_usize), seed: u64) {
-        let shape = AttentionShape { heads: 3, d_head: 5, window, scale: 0.7 };
+        let shape = AttentionShape { query_heads: 3, key_heads: 3, d_head: 5, window, scale: 0.7 };
         let [q, k, v] = [1, 2, 3].map(|s| noise(len, 15, seed ^ s));
         let all = |len| AttentionRows { first: 0, len, keys_before: &[], values_before: &[] };
         let whole = directrix_kernels::attention(shape, &[all(len)], &q, &k, &v, None);
@@ -91,6 +91,22 @@ proptest! {
         let tail = directrix_kernels::attention(shape, &[rest], &part(&q), &part(&k), &part(&v), Some(&|_, _, _, _| ()));
         prop_assert_eq!(tail.data(), whole.row_range(cut..len));
     }
+}
+
+#[test]
+fn query_heads_that_share_a_key_head_attend_as_if_each_had_its_own() {
+    let (q, k, v) = (noise(9, 24, 1), noise(9, 8, 2), noise(9, 8, 3));
+    let own = |m: &Matrix| {
+        let row = |row: &[f32]| row.chunks(4).flat_map(|head| head.repeat(3)).collect::<Vec<f32>>();
+        Matrix::from_rows(&m.iter_rows().map(row).collect::<Vec<_>>())
+    };
+    let shape = |key_heads| AttentionShape { query_heads: 6, key_heads, d_head: 4, window: Some(5), scale: 0.5 };
+    let prefix = |k: &Matrix, v: &Matrix, key_heads| {
+        let rows = AttentionRows { first: 0, len: 6, keys_before: k.row_range(0..3), values_before: v.row_range(0..3) };
+        let [q, k, v] = [&q, k, v].map(|m| m.gather(3..9));
+        directrix_kernels::attention(shape(key_heads), &[rows], &q, &k, &v, None)
+    };
+    assert_eq!(prefix(&k, &v, 2), prefix(&own(&k), &own(&v), 6));
 }
 
 #[test]

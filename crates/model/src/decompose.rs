@@ -3,6 +3,7 @@
 use directrix_corpus::Prompts;
 use directrix_kernels::Matrix;
 
+use crate::config::PositionEncoding;
 use crate::run::{Ask, Model, Run};
 use crate::{BlockHook, HookPoint, Positions, Result};
 
@@ -54,7 +55,7 @@ impl Model {
             Reader::Mlp(layer) => HookPoint::Block(layer, BlockHook::Ln2Scale),
         };
         let mut hooks = vec![HookPoint::Embed];
-        if config.rotary.is_none() {
+        if config.encoding == PositionEncoding::Learned {
             hooks.push(HookPoint::PosEmbed);
         }
         hooks.extend((0..heads_of).map(z).chain((0..mlps_of).map(mlp_out)).chain([scale]));
@@ -64,7 +65,7 @@ impl Model {
         let (mut labels, mut components) = (Vec::new(), Vec::new());
         for layer in 0..heads_of {
             let results = self.head_results(layer, run.captured(z(layer)));
-            for head in 0..config.n_heads {
+            for head in 0..config.attention.query_heads {
                 labels.push(format!("L{layer}H{head}"));
                 components.push(results.columns_of(head * config.d_model..(head + 1) * config.d_model));
             }
@@ -75,7 +76,7 @@ impl Model {
         }
         labels.push("embed".into());
         components.push(run.captured(HookPoint::Embed).clone());
-        if config.rotary.is_none() {
+        if config.encoding == PositionEncoding::Learned {
             labels.push("pos_embed".into());
             components.push(run.captured(HookPoint::PosEmbed).clone());
         }

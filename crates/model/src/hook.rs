@@ -1,14 +1,16 @@
 //! Hook points: named places in the forward pass.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::PositionEncoding;
 use crate::{Config, Error, Result};
 
 /// A place in the forward pass, under TransformerLens's name. Ordered as the pass reaches them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum HookPoint {
     /// `hook_embed`, `[d_model]`.
@@ -30,8 +32,7 @@ pub enum HookPoint {
 macro_rules! block_hooks {
     ($($variant:ident $name:literal $doc:literal;)*) => {
         /// A place inside a block.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[allow(missing_docs)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum BlockHook { $(#[doc = $doc] $variant,)* }
 
         impl BlockHook {
@@ -68,23 +69,86 @@ block_hooks! {
     ResidPost "hook_resid_post" "`[d_model]`: the residual stream as the block leaves it.";
 }
 
+/// The hook points of a block in the order of the pass: in attention, in the MLP, behind its neurons, at the end.
+const BLOCK: [&[BlockHook]; 4] = {
+    use BlockHook as B;
+    [
+        &[
+            B::ResidPre,
+            B::AttnIn,
+            B::QInput,
+            B::KInput,
+            B::VInput,
+            B::Ln1Scale,
+            B::Ln1Normalized,
+            B::K,
+            B::RotK,
+            B::V,
+            B::Q,
+            B::RotQ,
+            B::AttnScores,
+            B::Pattern,
+            B::Z,
+            B::Result,
+            B::AttnOut,
+        ],
+        &[B::ResidMid, B::MlpIn, B::Ln2Scale, B::Ln2Normalized, B::MlpPre],
+        &[B::MlpPost, B::MlpOut],
+        &[B::ResidPost],
+    ]
+};
+
+impl BlockHook {
+    /// Its part of the block, and its place in that part.
+    pub(crate) fn place(self) -> (usize, usize) {
+        let within = |(part, hooks): (usize, &&[BlockHook])| Some((part, hooks.iter().position(|h| *h == self)?));
+        BLOCK.iter().enumerate().find_map(within).expect("every hook point of a block is in its table")
+    }
+}
+
+impl HookPoint {
+    fn order(self) -> (usize, (usize, usize)) {
+        match self {
+            HookPoint::Embed => (0, (0, 0)),
+            HookPoint::PosEmbed => (0, (0, 1)),
+            HookPoint::Block(layer, hook) => (layer + 1, hook.place()),
+            HookPoint::LnFinalScale => (usize::MAX, (0, 0)),
+            HookPoint::LnFinalNormalized => (usize::MAX, (0, 1)),
+            HookPoint::UnembedIn => (usize::MAX, (0, 2)),
+            HookPoint::UnembedOut => (usize::MAX, (0, 3)),
+        }
+    }
+}
+
+impl Ord for HookPoint {
+    fn cmp(&self, other: &HookPoint) -> Ordering {
+        self.order().cmp(&other.order())
+    }
+}
+
+impl PartialOrd for HookPoint {
+    fn partial_cmp(&self, other: &HookPoint) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 impl HookPoint {
     /// The shape of one position's row, given the longest prompt of the batch.
     pub fn shape(self, config: &Config, longest: usize) -> Vec<usize> {
-        let Config { d_model, n_heads, d_head, d_mlp, d_vocab, .. } = *config;
+        let Config { d_model, d_vocab, ref attention, ref mlp, .. } = *config;
+        let (heads, d_head) = (attention.query_heads, attention.d_head);
         match self {
             HookPoint::LnFinalScale => vec![1],
             HookPoint::UnembedOut => vec![d_vocab],
             HookPoint::Block(_, hook) => match hook {
                 BlockHook::Ln1Scale | BlockHook::Ln2Scale => vec![1],
-                BlockHook::Q | BlockHook::K | BlockHook::V | BlockHook::RotQ | BlockHook::RotK | BlockHook::Z => {
-                    vec![n_heads, d_head]
-                }
-                BlockHook::AttnScores | BlockHook::Pattern => vec![n_heads, longest],
+                BlockHook::K | BlockHook::V | BlockHook::RotK => vec![attention.key_heads, d_head],
+                BlockHook::Q | BlockHook::RotQ | BlockHook::Z => vec![heads, d_head],
+                BlockHook::AttnScores | BlockHook::Pattern => vec![heads, longest],
                 BlockHook::AttnIn | BlockHook::QInput | BlockHook::KInput | BlockHook::VInput | BlockHook::Result => {
-                    vec![n_heads, d_model]
+                    vec![heads, d_model]
                 }
-                BlockHook::MlpPre | BlockHook::MlpPost => vec![d_mlp],
+                BlockHook::MlpPre | BlockHook::MlpPost => vec![mlp.d_mlp],
                 _ => vec![d_model],
             },
             _ => vec![d_model],
@@ -115,8 +179,8 @@ impl HookPoint {
     pub(crate) fn check(self, config: &Config) -> Result<()> {
         let why = match self {
             HookPoint::Block(layer, _) if layer >= config.n_layers => format!("it has {} blocks", config.n_layers),
-            HookPoint::PosEmbed if config.rotary.is_some() => "its positions are rotary".into(),
-            HookPoint::Block(_, BlockHook::RotQ | BlockHook::RotK) if config.rotary.is_none() => {
+            HookPoint::PosEmbed if config.encoding != PositionEncoding::Learned => "its positions are rotary".into(),
+            HookPoint::Block(_, BlockHook::RotQ | BlockHook::RotK) if config.rotary().is_none() => {
                 "its positions are not rotary".into()
             }
             HookPoint::Block(_, BlockHook::ResidMid) if config.parallel => {
@@ -196,6 +260,9 @@ mod tests {
         for (point, name) in TOP_LEVEL {
             assert_eq!(name.parse::<HookPoint>().unwrap(), point);
             assert_eq!(point.to_string(), name);
+        }
+        for point in [HookPoint::Embed, HookPoint::Block(0, BlockHook::ResidPost)] {
+            assert!(point < HookPoint::Block(1, BlockHook::ResidPre));
         }
         for wrong in ["", "blocks.", "blocks.x.hook_z", "blocks.0.hook_z", "hook_resid_pre"] {
             assert!(wrong.parse::<HookPoint>().is_err(), "{wrong}");

@@ -20,15 +20,15 @@
 //!
 //! let hook: HookPoint = "blocks.1.mlp.hook_post".parse()?;
 //! let run = model.run(&prompts, &Ask::capture([hook]).with_losses(), &[])?;
-//! assert_eq!(run.captured(hook).columns(), model.config().d_mlp);
+//! assert_eq!(run.captured(hook).columns(), model.config().mlp.d_mlp);
 //! assert_eq!(run.losses().len(), prompts.positions() - 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod config;
-mod convert;
 mod decompose;
 mod error;
+mod family;
 mod folder;
 mod generate;
 mod hook;
@@ -39,9 +39,10 @@ mod run;
 mod tensors;
 mod weights;
 
-pub use config::{Architecture, Config};
+pub use config::{Attention, AttentionLayer, Config, Mlp, Norm, PositionEncoding, Rotary};
 pub use decompose::{Decomposition, Reader};
 pub use error::{Error, Result};
+pub use family::Family;
 pub use folder::{FileBytes, Folder};
 pub use generate::Sampling;
 pub use hook::{BlockHook, HookPoint};

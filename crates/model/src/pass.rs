@@ -47,10 +47,12 @@ impl Stage {
     pub(crate) fn name_for(hook: HookPoint, layers: usize) -> StageName {
         match hook {
             HookPoint::Embed | HookPoint::PosEmbed => StageName::Start,
-            HookPoint::Block(layer, hook) if hook < BlockHook::ResidMid => StageName::Block(layer),
-            HookPoint::Block(layer, hook) if hook < BlockHook::MlpPost => StageName::Mlp(layer),
-            HookPoint::Block(layer, hook) if hook < BlockHook::ResidPost => StageName::Neurons(layer),
-            HookPoint::Block(layer, _) => StageName::Block(layer + 1),
+            HookPoint::Block(layer, hook) => match hook.place().0 {
+                0 => StageName::Block(layer),
+                1 => StageName::Mlp(layer),
+                2 => StageName::Neurons(layer),
+                _ => StageName::Block(layer + 1),
+            },
             _ => StageName::Block(layers),
         }
     }
@@ -268,7 +270,7 @@ impl Pass<'_> {
         normalized_hook: HookPoint,
         passed: &mut Passed,
     ) -> Matrix {
-        let (mut normalized, scales) = directrix_kernels::layer_norm(x, self.model.config().eps);
+        let (mut normalized, scales) = self.model.normalize(x);
         if self.visited(scale_hook) {
             let mut edited = Matrix::new(scales.clone(), scales.len(), 1);
             self.visit(scale_hook, &mut edited, passed);
@@ -309,7 +311,7 @@ impl Pass<'_> {
         let mut k = directrix_kernels::affine(x.view(), block.w_k.view(), &block.b_k);
         self.read_by_head(&mut k, &k_inputs, block.ln1.as_ref(), (&block.w_k, &block.b_k));
         self.visit(at(BlockHook::K), &mut k, passed);
-        if let Some(rotary) = config.rotary {
+        if let Some(rotary) = config.rotary() {
             self.rotate(rotary, &mut k);
             self.visit(at(BlockHook::RotK), &mut k, passed);
         }
@@ -328,7 +330,7 @@ impl Pass<'_> {
         let q_inputs = q_inputs.into_iter().filter_map(|(row, input)| Some((row_now(row)?, input))).collect();
         self.read_by_head(&mut q, &q_inputs, block.ln1.as_ref(), (&block.w_q, &block.b_q));
         self.visit(at(BlockHook::Q), &mut q, passed);
-        if let Some(rotary) = config.rotary {
+        if let Some(rotary) = config.rotary() {
             self.rotate(rotary, &mut q);
             self.visit(at(BlockHook::RotQ), &mut q, passed);
         }
@@ -353,7 +355,7 @@ impl Pass<'_> {
         if !hooks.iter().any(|hook| self.visited(*hook)) {
             return Default::default();
         }
-        let heads = self.model.config().n_heads;
+        let heads = self.model.config().attention.query_heads;
         let repeated = resid.iter_rows().flat_map(|row| row.repeat(heads)).collect();
         let mut attn_in = Matrix::new(repeated, resid.rows(), heads * resid.columns());
         self.visit(hooks[0], &mut attn_in, passed);
@@ -370,10 +372,10 @@ impl Pass<'_> {
     fn read_by_head(&self, out: &mut Matrix, inputs: &HeadInputs, ln: Option<&LayerNorm>, (w, b): (&Matrix, &[f32])) {
         let config = self.model.config();
         for (&row, input) in inputs {
-            let x = Matrix::new(input.clone(), config.n_heads, config.d_model);
-            let (x, _) = directrix_kernels::layer_norm(&x, config.eps);
+            let x = Matrix::new(input.clone(), config.attention.query_heads, config.d_model);
+            let (x, _) = self.model.normalize(&x);
             for (column, out) in out.row_mut(row).iter_mut().enumerate() {
-                let x = x.row(column / config.d_head);
+                let x = x.row(column / config.attention.d_head);
                 let read = |(i, &x): (usize, &f32)| {
                     let x = ln.map_or(x, |ln| x.mul_add(ln.w[i], ln.b[i]));
                     x as f64 * w.row(i)[column] as f64
@@ -450,7 +452,7 @@ impl Pass<'_> {
         passed: &mut Passed,
     ) -> Matrix {
         let config = self.model.config();
-        let shape = config.attention[layer];
+        let shape = config.attention_shape(layer);
         let earlier = self.before.and_then(|before| before.0[layer].as_ref());
         let first_rows = self.first_rows();
         // Keys and values before each part: of the earlier pass, of rows that were narrowed away, or of both.
@@ -490,7 +492,7 @@ impl Pass<'_> {
             return directrix_kernels::attention(shape, &rows, q, k, v, None);
         }
         let longest = self.longest;
-        let width = shape.heads * longest;
+        let width = shape.query_heads * longest;
         let seen = [f32::NEG_INFINITY, 0.0].map(|fill| Mutex::new(Matrix::repeat(&vec![fill; width], q.rows())));
         let edits: [BTreeMap<usize, Edits>; 2] = hooks.map(|hook| {
             let mut by_row: BTreeMap<usize, Edits> = BTreeMap::new();
@@ -539,7 +541,7 @@ impl Pass<'_> {
     }
 
     fn rotate(&self, rotary: Rotary, x: &mut Matrix) {
-        let d_head = self.model.config().d_head;
+        let d_head = self.model.config().attention.d_head;
         let half = rotary.dimensions / 2;
         let frequencies: Vec<f64> = (0..half).map(|i| rotary.base.powf(-(i as f64) / half as f64)).collect();
         let positions = self.parts.iter().flat_map(|p| p.start..p.start + p.tokens.len());
@@ -570,7 +572,7 @@ impl Pass<'_> {
             self.normalize(&mlp_in, block.ln2.as_ref(), at(BlockHook::Ln2Scale), at(BlockHook::Ln2Normalized), passed);
         let mut neurons = directrix_kernels::affine(x.view(), block.w_in.view(), &block.b_in);
         self.visit(at(BlockHook::MlpPre), &mut neurons, passed);
-        directrix_kernels::activate(model.config().activation, &mut neurons);
+        directrix_kernels::activate(model.config().mlp.activation, &mut neurons);
         neurons
     }
 

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use directrix_corpus::Prompts;
 use directrix_kernels::{Matrix, Predicted};
 
-use crate::convert::convert;
+use crate::config::Norm;
+use crate::family::Checkpoint;
 use crate::pass::{Edits, Kept, KeyValues, Part, Pass, Passed, Spot, Stage};
 use crate::{
     BlockHook, Config, Error, Folder, HookPoint, Intervention, Positions, Processing, Result, Tensors, Weights,
@@ -180,7 +181,8 @@ impl Model {
     /// supported.
     pub fn load(folder: &Folder, processing: Processing) -> Result<Model> {
         let config = Config::from_folder(folder)?;
-        let mut weights = convert(&config, &Tensors::open(folder, None)?)?;
+        let checkpoint = Checkpoint { config: &config, tensors: &Tensors::open(folder, None)? };
+        let mut weights = (config.family.weights)(&checkpoint)?;
         processing.apply(&mut weights);
         Ok(Model { config, weights: Arc::new(weights), processing })
     }
@@ -200,9 +202,17 @@ impl Model {
         self.processing
     }
 
+    /// Rows as the weights behind a normalisation read them, but for its own weights; and what each was divided by.
+    pub(crate) fn normalize(&self, x: &Matrix) -> (Matrix, Vec<f32>) {
+        match self.config.norm {
+            Norm::Layer { eps } => directrix_kernels::layer_norm(x, eps),
+        }
+    }
+
     /// What each head writes: `[rows, n_heads × d_model]` from `[rows, n_heads × d_head]`, output bias not included.
     pub fn head_results(&self, layer: usize, z: &Matrix) -> Matrix {
-        let Config { n_heads, d_head, d_model, .. } = self.config;
+        let (n_heads, d_head, d_model) =
+            (self.config.attention.query_heads, self.config.attention.d_head, self.config.d_model);
         let w_o = self.weights.blocks[layer].w_o.view();
         let mut results = Matrix::zeros(z.rows(), n_heads * d_model);
         for head in 0..n_heads {

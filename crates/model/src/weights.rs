@@ -66,7 +66,7 @@ pub struct Weights {
 impl Weights {
     /// Every weight under TransformerLens's name, with its shape there (heads as an axis of their own).
     pub fn named(&self, config: &Config) -> Vec<(String, Vec<usize>, Vec<f32>)> {
-        let (h, d, dh, m) = (config.n_heads, config.d_model, config.d_head, config.d_mlp);
+        let (h, d, dh, m) = (config.attention.query_heads, config.d_model, config.attention.d_head, config.mlp.d_mlp);
         let mut all = vec![("embed.W_E".to_owned(), vec![config.d_vocab, d], self.w_e.data().to_vec())];
         if let Some(w_pos) = &self.w_pos {
             all.push(("pos_embed.W_pos".into(), vec![config.n_ctx, d], w_pos.data().to_vec()));

@@ -86,7 +86,7 @@ fn weights_hook_points_logits_and_losses_agree_with_transformer_lens() {
             let found = run.captured(hook).data();
             if hook_name.ends_with("scores") || hook_name.ends_with("pattern") {
                 // TransformerLens: [head, query, key]; here [query, head, key].
-                let (heads, n) = (model.config().n_heads, first.positions());
+                let (heads, n) = (model.config().attention.query_heads, first.positions());
                 let turned: Vec<f32> =
                     (0..heads * n * n).map(|i| found[(i / n % n) * heads * n + i / (n * n) * n + i % n]).collect();
                 report(hook_name, difference(values, &turned));

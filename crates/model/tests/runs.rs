@@ -161,7 +161,7 @@ fn a_heads_own_input_changes_that_head_alone() {
             let pre: HookPoint = "blocks.1.hook_resid_pre".parse().unwrap();
             let ask = Ask::capture([pre, input, q, k]);
             let base = model.run(&prompts, &ask, &[]).unwrap();
-            let (d, dh) = (model.config().d_model, model.config().d_head);
+            let (d, dh) = (model.config().d_model, model.config().attention.d_head);
             assert_eq!(&base.captured(input).row(3)[d..2 * d], base.captured(pre).row(3));
             // Head 1 reads, at position 3, what stands at position 1; through hook_resid_pre all heads would.
             let other: std::sync::Arc<[f32]> = base.captured(pre).row(1).into();
@@ -172,7 +172,7 @@ fn a_heads_own_input_changes_that_head_alone() {
             let all = Intervention::new(pre, Positions::At(vec![3]), Kind::Set(other));
             let wanted = model.run(&prompts, &ask, &[all]).unwrap();
             let head = |run: &directrix_model::Run, h: usize| run.captured(q).row(3)[h * dh..(h + 1) * dh].to_vec();
-            for h in 0..model.config().n_heads {
+            for h in 0..model.config().attention.query_heads {
                 let from = if h == 1 { &wanted } else { &base };
                 for (a, b) in head(&changed, h).iter().zip(head(from, h)) {
                     assert!((a - b).abs() < 1e-5, "{name} head {h}");

@@ -115,7 +115,7 @@ pub(crate) fn site(
     let shape = hook.shape(config, 0);
     let width: usize = shape.iter().product();
     let columns = match head {
-        Some(head) if !by_head || head >= config.n_heads => {
+        Some(head) if !by_head || head >= config.attention.query_heads => {
             return Err(problem(format!("the SAE reads head {head} of {hook}, which the model does not have")));
         }
         Some(head) => head * shape[1]..(head + 1) * shape[1],

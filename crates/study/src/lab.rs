@@ -12,7 +12,7 @@ use directrix_circuits::{
 use directrix_corpus::{Prompts, Tokenising, Tokenizer, prompts};
 use directrix_index::{Identity, Index, Options, Progress, SaeIndex, Source, build};
 use directrix_kernels::SparseActivations;
-use directrix_model::{Architecture, Ask, Folder, Model, Positions, batches};
+use directrix_model::{Ask, Folder, Model, Positions, batches};
 use directrix_sae::Sae;
 
 use crate::report::ShadedText;
@@ -63,7 +63,7 @@ pub(crate) struct Lab {
 
 /// The BOS convention of TransformerLens: every family but GPT-NeoX starts prompts with BOS.
 pub fn default_bos(model: &Model) -> bool {
-    model.config().architecture != Architecture::GptNeoX
+    model.config().family.begins_with_bos
 }
 
 impl Lab {
@@ -278,11 +278,11 @@ fn check(study: &Study, name: &str, model: &Model, saes: &[Sae]) -> Result<()> {
             SectionKind::Attention(options) => {
                 let config = model.config();
                 if options.layer.is_some_and(|l| l >= config.n_layers)
-                    || options.head.is_some_and(|h| h >= config.n_heads)
+                    || options.head.is_some_and(|h| h >= config.attention.query_heads)
                 {
                     let problem = format!(
                         "section attention names layer {:?}, head {:?}; the model has {} layers of {} heads, counted from 0",
-                        options.layer, options.head, config.n_layers, config.n_heads
+                        options.layer, options.head, config.n_layers, config.attention.query_heads
                     );
                     return Err(Error::Study { name: name.into(), problem });
                 }

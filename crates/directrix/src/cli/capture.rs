@@ -210,7 +210,13 @@ impl Writer {
         }
         let mut tensor = self.first_hook;
         for &hook in &wanted.hooks {
-            self.write_hook(tensor, hook, run.captured(hook), wanted.model.config().n_heads, prompts.longest())?;
+            self.write_hook(
+                tensor,
+                hook,
+                run.captured(hook),
+                wanted.model.config().attention.query_heads,
+                prompts.longest(),
+            )?;
             tensor += 1;
         }
         if wanted.logits {

@@ -8,7 +8,7 @@ use clap::Args;
 use directrix::corpus::{self, Chunk, Corpus, Document, Prompts, Tokenising, Tokenizer};
 use directrix::index::{Index, Source};
 use directrix::lab;
-use directrix::model::{Architecture, Config, Folder, Model, Processing};
+use directrix::model::{Config, Folder, Model, Processing};
 use directrix::sae::Sae;
 
 use super::terminal::{note, thousands};
@@ -177,7 +177,7 @@ impl BosArgs {
                 loaded.folder
             );
         }
-        let by_convention = loaded.model.config().architecture != Architecture::GptNeoX;
+        let by_convention = loaded.model.config().family.begins_with_bos;
         Ok(token.filter(|_| self.bos || (by_convention && !self.no_bos)))
     }
 }

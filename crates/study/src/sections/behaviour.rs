@@ -294,7 +294,7 @@ fn strongest_head(lab: &Lab, layer: Option<usize>, head: Option<usize>) -> Resul
         rows.iter().find(|row| row.component == label).map_or(0.0, |row| row.mean.abs())
     };
     let config = lab.model.config();
-    let all = (0..config.n_layers).flat_map(|l| (0..config.n_heads).map(move |h| (l, h)));
+    let all = (0..config.n_layers).flat_map(|l| (0..config.attention.query_heads).map(move |h| (l, h)));
     let allowed = all.filter(|(l, h)| layer.is_none_or(|layer| layer == *l) && head.is_none_or(|head| head == *h));
     Ok(allowed.max_by(|a, b| size(*a).total_cmp(&size(*b))).unwrap_or((0, 0)))
 }

@@ -352,7 +352,7 @@ fn sample(
             positions += run.captured(hooks[0]).rows();
         }
     }
-    let width = model.config().d_mlp;
+    let width = model.config().mlp.d_mlp;
     Ok(rows.map(|rows| Matrix::new(rows, positions, width)))
 }
 
