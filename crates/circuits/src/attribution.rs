@@ -1,9 +1,11 @@
 //! Who wrote a quantity: linear accounts of logits and of directions.
 
+use std::collections::BTreeSet;
+
 use directrix_corpus::Prompts;
 use directrix_kernels::{Matrix, dot};
 use directrix_model::{Ask, BlockHook, Decomposition, HookPoint, Model, Positions, Reader, batches};
-use directrix_sae::Sae;
+use directrix_sae::{Sae, Site};
 use serde::Serialize;
 
 use crate::effects::BATCH;
@@ -85,17 +87,17 @@ pub fn logit_attribution(model: &Model, prompts: &Prompts) -> Result<Vec<Compone
 /// # Errors
 /// If the site does not write to the residual stream, or as [`Model::run`].
 pub fn remainder(model: &Model, sae: &Sae, prompts: &Prompts, answer: u32) -> Result<Vec<Component>> {
-    let hook = sae.site().hook;
+    let Site { reads, writes } = sae.site();
     let direction = unembedding(model, answer);
     let mut values = [const { Vec::new() }; 3];
     for batch in batches(prompts, BATCH) {
         let part = prompts.range(batch);
         let at = Positions::FromEnd(2);
-        let ask = Ask::nothing().with_capture(hook, at.clone()).with_capture(HookPoint::LnFinalScale, at);
+        let hooks = BTreeSet::from([reads.hook, writes.hook, HookPoint::LnFinalScale]);
+        let ask = hooks.into_iter().fold(Ask::nothing(), |ask, hook| ask.with_capture(hook, at.clone()));
         let run = model.run(&part, &ask, &[])?;
-        let whole = run.captured(hook);
-        let recon = sae.to_residual(model, &sae.decode(&sae.encode(whole)?))?;
-        let site = sae.to_residual(model, &whole.columns_of(sae.site().columns.clone()))?;
+        let recon = sae.to_residual(model, &sae.decode(&sae.encode(run.captured(reads.hook))?))?;
+        let site = sae.to_residual(model, &run.captured(writes.hook).columns_of(writes.columns()))?;
         let scales = run.captured(HookPoint::LnFinalScale).data();
         // Centring takes out the mean of a row: the same as taking it out of what the row is multiplied with.
         let mean = direction.iter().map(|&x| x as f64).sum::<f64>() / direction.len() as f64;
@@ -127,7 +129,7 @@ pub enum Inactive<'a> {
 /// If the SAE does not read neurons, or as [`Model::run`].
 pub fn mean_decomposition(model: &Model, sae: &Sae, prompts: &Prompts) -> Result<Matrix> {
     sae.check_neurons()?;
-    let layer = sae.site().layer();
+    let layer = sae.site().reads.layer();
     let mut mean: Vec<Vec<f64>> = Vec::new();
     for batch in batches(prompts, BATCH / 4) {
         let part = prompts.range(batch);
@@ -164,7 +166,7 @@ pub fn feature_attribution(
     inactive: Inactive,
 ) -> Result<Vec<Component>> {
     sae.check_neurons()?;
-    let layer = sae.site().layer();
+    let layer = sae.site().reads.layer();
     let hook = HookPoint::Block(layer, BlockHook::MlpPost);
     let encoder = sae.encoder().row(direction as usize);
     let w_in = &model.weights().blocks[layer].w_in;

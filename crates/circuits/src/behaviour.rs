@@ -88,7 +88,7 @@ fn cut_after_answer<'a>(text: &'a str, behaviour: &Behaviour) -> Option<&'a str>
 /// # Errors
 /// If a prompt has fewer than two positions, or as [`Model::run`].
 pub fn answer_activations(model: &Model, sae: &Sae, prompts: &Prompts) -> Result<SparseActivations> {
-    let hook = sae.site().hook;
+    let hook = sae.site().reads.hook;
     let mut acts = SparseActivations::default();
     for batch in batches(prompts, BATCH) {
         let ask = Ask::nothing().with_capture(hook, Positions::FromEnd(2));

@@ -46,6 +46,7 @@ pub fn log_prob_boosts(model: &Model, sae: &Sae, direction: u32, prompts: &Promp
         bench.resume(&changes, ask, |group, run| {
             add_log_probs(run.logits(), &mut off);
             group.iter().for_each(|(prompt, _)| _ = inactive.remove(prompt));
+            Ok(())
         })?;
         let inactive: Vec<usize> = inactive.into_iter().collect();
         add_log_probs(&unchanged.gather(inactive.into_iter()), &mut off);

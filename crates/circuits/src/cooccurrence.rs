@@ -62,7 +62,7 @@ pub fn cooccurrence(
     let mut trials = Vec::new();
     for batch in batches(prompts, BATCH) {
         let part = prompts.range(batch.clone());
-        let hooks = [first.site().hook, second.site().hook];
+        let hooks = [first.site().reads.hook, second.site().reads.hook];
         let run = model.run(&part, &Ask::capture(hooks), &[])?;
         let [first_acts, second_acts] =
             [(first, hooks[0]), (second, hooks[1])].map(|(sae, hook)| sae.encode(run.captured(hook)));
@@ -122,7 +122,7 @@ pub(crate) fn activation_effects(
     prompts: &Prompts,
     trials: &[ActivationTrial],
 ) -> Result<Vec<(f32, f32)>> {
-    let hook = second.site().hook;
+    let hook = second.site().reads.hook;
     let needs: Vec<(usize, usize)> = trials.iter().map(|t| (t.prompt, t.position)).collect();
     let mut found = vec![(0.0, 0.0); trials.len()];
     by_batch(prompts, &needs, |prompts, own| {
@@ -142,7 +142,7 @@ pub(crate) fn activation_effects(
             let ActivationTrial { position, second: looked_at, .. } = trials[trial];
             let at = positions[prompt].binary_search(&position).expect("collected above");
             let row = rows[..prompt].iter().sum::<usize>() + at;
-            let activation = second.activation(before.row(row), looked_at);
+            let activation = second.activation(before.row(row), looked_at)?;
             found[trial] = (activation, activation);
             changes.push(Changed { prompt, positions: position..position + 1, change });
         }
@@ -150,8 +150,9 @@ pub(crate) fn activation_effects(
         bench.resume(&changes, ask, |group, run| {
             for (&(number, _), values) in group.iter().zip(run.captured(hook).iter_rows()) {
                 let trial = own[number].0;
-                found[trial].1 = second.activation(values, trials[trial].second);
+                found[trial].1 = second.activation(values, trials[trial].second)?;
             }
+            Ok(())
         })
     })?;
     Ok(found)

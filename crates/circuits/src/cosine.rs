@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use directrix_corpus::Prompts;
 use directrix_index::{Example, Index, SaeIndex};
 use directrix_kernels::{Encoder, Keep, Screen};
-use directrix_model::{HookPoint, Model};
+use directrix_model::Model;
 use directrix_sae::Sae;
 use serde::Serialize;
 
@@ -133,15 +133,15 @@ pub fn pair_effects(
 
 /// That what `first` writes can reach `second`.
 pub(crate) fn check_order(first: &Sae, second: &Sae) -> Result<()> {
-    let place = |sae: &Sae| -> HookPoint { sae.site().hook };
-    if place(first) < place(second) {
+    let (writes, reads) = (&first.site().writes, &second.site().reads);
+    if writes.hook < reads.hook {
         return Ok(());
     }
     Err(Error::Order {
         first: first.name().into(),
-        first_layer: first.site().layer(),
+        first_layer: writes.layer(),
         second: second.name().into(),
-        second_layer: second.site().layer(),
+        second_layer: reads.layer(),
     })
 }
 

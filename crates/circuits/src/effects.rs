@@ -8,7 +8,7 @@ use std::sync::Arc;
 use directrix_corpus::Prompts;
 use directrix_kernels::{Matrix, SparseActivations};
 use directrix_model::{Ask, Case, HookPoint, Intervention, Kind, Model, Positions, Prediction, Run, Target, batches};
-use directrix_sae::Sae;
+use directrix_sae::{Sae, Site};
 use serde::Serialize;
 
 use crate::{Error, Estimate, Result};
@@ -85,10 +85,9 @@ pub(crate) struct Bench<'a> {
     sae: &'a Sae,
     prompts: Prompts,
     pub(crate) run: Run,
-    /// Per prompt, the positions looked at, ascending, and the first row of each in `values` and `acts`.
+    /// Per prompt, the positions looked at, ascending, and the first row of each in what was captured and in `acts`.
     positions: Vec<Vec<usize>>,
     first_rows: Vec<usize>,
-    values: Matrix,
     /// The activations at all of these positions, when a change first needs more than those of its own directions.
     acts: OnceCell<SparseActivations>,
     /// Where differences are added: in the residual stream if they can be, so that the pass goes on behind the site's block.
@@ -120,13 +119,14 @@ impl<'a> Bench<'a> {
                 Some(first)
             })
             .collect();
-        let site = sae.site().hook;
-        let hook = sae.site().written_at().filter(|hook| *hook <= seen_from).unwrap_or(site);
+        let Site { reads, writes } = sae.site();
+        let hook = writes.written_at().filter(|hook| *hook <= seen_from).unwrap_or(writes.hook);
         let each = Positions::Each(positions.clone());
-        let run = model.run(&prompts, &ask.with_capture(site, each.clone()).resumable(hook, each), &[])?;
-        let values = run.captured(site).clone();
+        let read = BTreeSet::from([reads.hook, writes.hook]);
+        let ask = read.into_iter().fold(ask, |ask, hook| ask.with_capture(hook, each.clone()));
+        let run = model.run(&prompts, &ask.resumable(hook, each), &[])?;
         let (acts, written) = (OnceCell::new(), RefCell::default());
-        Ok(Bench { model, sae, prompts, run, positions, first_rows, values, acts, hook, written })
+        Ok(Bench { model, sae, prompts, run, positions, first_rows, acts, hook, written })
     }
 
     fn row(&self, prompt: usize, position: usize) -> usize {
@@ -139,7 +139,7 @@ impl<'a> Bench<'a> {
         let acts = if let Some(acts) = self.acts.get() {
             acts
         } else {
-            let acts = self.sae.encode(&self.values)?;
+            let acts = self.sae.encode(self.run.captured(self.sae.site().reads.hook))?;
             self.acts.get_or_init(|| acts)
         };
         let (directions, values) = acts.at(row);
@@ -149,8 +149,9 @@ impl<'a> Bench<'a> {
     /// What `change` adds to the site; `None` if nothing.
     fn difference(&self, prompt: usize, position: usize, change: &Change) -> Result<Option<Difference>> {
         let row = self.row(prompt, position);
-        let values = self.values.row(row);
-        let site = &values[self.sae.site().columns.clone()];
+        let Site { reads, writes } = self.sae.site();
+        let read = self.run.captured(reads.hook).row(row);
+        let site = &self.run.captured(writes.hook).row(row)[writes.columns()];
         let replaced = |by: &[f32]| Difference::Row(by.iter().zip(site).map(|(new, old)| new - old).collect());
         Ok(Some(match change {
             Change::None => return Ok(None),
@@ -161,12 +162,13 @@ impl<'a> Bench<'a> {
                 if let Some(&last) = directions.last() {
                     self.sae.check(last as usize)?;
                 }
-                let of = |&direction: &u32| (direction, self.sae.activation(values, direction));
+                let of = |&direction: &u32| Ok((direction, self.sae.activation(read, direction)?));
                 let mut ablated: Vec<(u32, f32)> = if self.sae.activates_by_itself() {
-                    directions.iter().map(of).filter(|(_, activation)| *activation > 0.0).collect()
+                    directions.iter().map(of).collect::<Result<_>>()?
                 } else {
                     self.active(row)?.filter(|(d, _)| directions.binary_search(d).is_ok()).collect()
                 };
+                ablated.retain(|(_, activation)| *activation > 0.0);
                 if ablated.is_empty() {
                     return Ok(None);
                 }
@@ -185,14 +187,14 @@ impl<'a> Bench<'a> {
 
     /// Rows of the site, `[rows, d_in]`, as they are at `hook`.
     fn write(&self, rows: &[&[f32]]) -> Result<Matrix> {
-        let columns = self.sae.site().columns.clone();
-        let rows = Matrix::new(rows.concat(), rows.len(), columns.len());
-        if self.hook != self.sae.site().hook {
+        let end = &self.sae.site().writes;
+        let rows = Matrix::new(rows.concat(), rows.len(), end.width);
+        if self.hook != end.hook {
             return Ok(self.sae.to_residual(self.model, &rows)?);
         }
-        let mut wide = Matrix::zeros(rows.rows(), self.values.columns());
+        let mut wide = Matrix::zeros(rows.rows(), self.run.captured(end.hook).columns());
         for (i, row) in rows.iter_rows().enumerate() {
-            wide.row_mut(i)[columns.clone()].copy_from_slice(row);
+            wide.row_mut(i)[end.columns()].copy_from_slice(row);
         }
         Ok(wide)
     }
@@ -233,7 +235,7 @@ impl<'a> Bench<'a> {
         &self,
         changes: &[Changed],
         ask: impl Fn(&[(usize, usize)]) -> Ask,
-        mut seen: impl FnMut(&[(usize, usize)], &Run),
+        mut seen: impl FnMut(&[(usize, usize)], &Run) -> Result<()>,
     ) -> Result<()> {
         let mut rest = changes.iter().enumerate();
         loop {
@@ -262,7 +264,7 @@ impl<'a> Bench<'a> {
                 cases[case].interventions.push(add);
             }
             let run = self.model.resume(&self.prompts, &self.run, &cases, &ask(&group))?;
-            seen(&group, &run);
+            seen(&group, &run)?;
         }
     }
 }
@@ -338,6 +340,7 @@ pub fn effects(model: &Model, sae: &Sae, prompts: &Prompts, trials: &[Trial]) ->
             for (&(number, _), &after) in group.iter().zip(run.predictions()) {
                 effects[own[number].0].as_mut().expect("set above").after = after;
             }
+            Ok(())
         })
     })?;
     Ok(effects.into_iter().map(|e| e.expect("every trial is in a batch")).collect())
@@ -390,6 +393,7 @@ pub fn ablate_everywhere(
                 let same: f64 = before[..first].iter().map(|&l| l as f64).sum();
                 losses[trial].1 = (same - own.iter().map(|p| p.log_prob).sum::<f64>()) / before.len() as f64;
             }
+            Ok(())
         })
     })?;
     Ok(losses)
@@ -490,12 +494,12 @@ impl PromptEffect {
     }
 }
 
-/// The mean of an SAE's site: over the positions of each prompt, then over prompts. `[d_in]`.
+/// The mean of what an SAE writes: over the positions of each prompt, then over prompts. `[d_out]`.
 ///
 /// # Errors
 /// As [`Model::run`].
 pub fn mean_site(model: &Model, sae: &Sae, prompts: &Prompts) -> Result<Vec<f32>> {
-    let (hook, columns): (HookPoint, _) = (sae.site().hook, sae.site().columns.clone());
+    let (hook, columns): (HookPoint, _) = (sae.site().writes.hook, sae.site().writes.columns());
     let mut mean = vec![0.0_f64; columns.len()];
     for batch in batches(prompts, BATCH) {
         let part = prompts.range(batch);

@@ -25,7 +25,7 @@
 //! use directrix_sae::Sae;
 //!
 //! let model = Model::load(&Folder::open("../../assets/tinystories-2l")?, Processing::default())?;
-//! let sae = Sae::load(&Folder::open("../../assets/tinystories-2l/sae-l1")?, &model)?;
+//! let sae = Sae::load(&Folder::open("../../assets/tinystories-2l/sae-l1")?)?.fit(model.config())?;
 //! let prompts = Prompts::from_rows([[0, 17, 30, 45]]);
 //! let trial = Trial { prompt: 0, position: 2, token: 45, change: Change::Ablate(vec![7, 9]) };
 //! let effect = effects(&model, &sae, &prompts, &[trial])?[0];

@@ -30,7 +30,9 @@ fn fixtures() -> impl Iterator<Item = Fixture> {
         let layers: Vec<usize> = serde_json::from_value(json["layers"].clone()).unwrap();
         let folder = Folder::open(&path).unwrap();
         let model = Model::load(&folder, Processing::default()).unwrap();
-        let sae = |l: &usize| Sae::load(&Folder::open(&format!("{path}/sae-l{l}")).unwrap(), &model).unwrap();
+        let sae = |l: &usize| {
+            Sae::load(&Folder::open(&format!("{path}/sae-l{l}")).unwrap()).unwrap().fit(model.config()).unwrap()
+        };
         let saes = layers.iter().map(sae).collect();
         let expected = Tensors::open(&folder, Some("expected.safetensors")).unwrap();
         let answer = json["answer"].as_u64().unwrap() as u32;

@@ -24,7 +24,7 @@
 //!
 //! let folder = lab::folder("tinystories-2l")?;
 //! let model = Model::load(&folder, Processing::default())?;
-//! let sae = Sae::load(&lab::folder("tinystories-2l/sae-l1")?, &model)?;
+//! let sae = Sae::load(&lab::folder("tinystories-2l/sae-l1")?)?.fit(model.config())?;
 //!
 //! let tokenizer = folder.tokenizer()?.ok_or("no tokenizer")?;
 //! let mut tokens: Vec<u32> = tokenizer.bos().into_iter().collect();
@@ -32,7 +32,7 @@
 //! let prompts = Prompts::from_rows([tokens]);
 //!
 //! // The neurons that the SAE reads, and the loss of predicting each next token.
-//! let hook = sae.site().hook;
+//! let hook = sae.site().reads.hook;
 //! let run = model.run(&prompts, &Ask::capture([hook]).with_losses(), &[])?;
 //! assert_eq!(run.captured(hook).columns(), model.config().mlp.d_mlp);
 //!

@@ -27,7 +27,7 @@ struct Shipped {
 fn shipped() -> Shipped {
     let folder = lab::folder("tinystories-2l").unwrap();
     let model = Model::load(&folder, Processing::default()).unwrap();
-    let sae = Sae::load(&lab::folder("tinystories-2l/sae-l0").unwrap(), &model).unwrap();
+    let sae = Sae::load(&lab::folder("tinystories-2l/sae-l0").unwrap()).unwrap().fit(model.config()).unwrap();
     let tokenizer = folder.tokenizer().unwrap().unwrap();
     let mut tokens = vec![tokenizer.bos().unwrap()];
     tokens.extend(tokenizer.encode(TEXT).unwrap());
@@ -44,8 +44,8 @@ fn ablate_gives_the_librarys_effects() {
     let tokens = prompts.get(0);
     let (position, token) = (tokens.len() - 2, tokens[tokens.len() - 1]);
     // Directions that are active there, so that ablating them does something.
-    let run = model.run(&prompts, &directrix::model::Ask::capture([sae.site().hook]), &[]).unwrap();
-    let acts = sae.encode(run.captured(sae.site().hook)).unwrap();
+    let run = model.run(&prompts, &directrix::model::Ask::capture([sae.site().reads.hook]), &[]).unwrap();
+    let acts = sae.encode(run.captured(sae.site().reads.hook)).unwrap();
     let active: Vec<u32> = acts.at(position).0[..2].to_vec();
     let change = Change::Ablate(active.clone());
     let expected = effects(&model, &sae, &prompts, &[Trial { prompt: 0, position, token, change }]).unwrap()[0];

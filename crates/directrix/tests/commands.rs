@@ -192,7 +192,7 @@ fn everything_captured_of_ready_ids_has_the_bits_of_a_run() {
     let prompts = Prompts::from_rows(&rows);
     let model_folder = lab::folder(&model_name).unwrap();
     let model = Model::load(&model_folder, Processing::default()).unwrap();
-    let sae = Sae::load(&lab::folder(&sae_name).unwrap(), &model).unwrap();
+    let sae = Sae::load(&lab::folder(&sae_name).unwrap()).unwrap().fit(model.config()).unwrap();
     let hooks = HookPoint::all(model.config());
     let ask = Ask::capture(hooks.iter().copied()).with_logits(Positions::All).with_losses();
     let whole = model.run(&prompts, &ask, &[]).unwrap();
@@ -214,7 +214,7 @@ fn everything_captured_of_ready_ids_has_the_bits_of_a_run() {
         assert!(f32::from_bits(*last).is_nan(), "prompt {prompt}");
         assert!(before.iter().all(|loss| *loss == expected.next().unwrap().to_bits()), "prompt {prompt}");
     }
-    let acts = sae.encode(whole.captured(sae.site().hook)).unwrap();
+    let acts = sae.encode(whole.captured(sae.site().reads.hook)).unwrap();
     assert_eq!(captured.integers("sae-l2.indptr"), wide(acts.indptr().to_vec()));
     let directions: Vec<i64> = acts.directions().iter().map(|direction| *direction as i64).collect();
     assert_eq!(captured.integers("sae-l2.directions"), directions);

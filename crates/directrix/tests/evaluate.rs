@@ -60,7 +60,7 @@ fn numbers_are_the_librarys_and_are_written_as_tables_and_pictures() {
     let row = |line| serde_json::from_value(serde_json::from_str::<serde_json::Value>(line).unwrap()["tokens"].clone());
     let rows: Vec<Vec<u32>> = fs::read_to_string(&corpus).unwrap().lines().map(|line| row(line).unwrap()).collect();
     let model = Model::load(&lab::folder(&model_name).unwrap(), Processing::default()).unwrap();
-    let saes = saes.map(|name| Sae::load(&lab::folder(&name).unwrap(), &model).unwrap());
+    let saes = saes.map(|name| Sae::load(&lab::folder(&name).unwrap()).unwrap().fit(model.config()).unwrap());
     let options = EvaluationOptions { rare_below: 0.05, dense_above: 0.3, ..EvaluationOptions::default() };
     let go_on = AtomicBool::new(false);
     let expected = evaluate(&model, &saes, &Prompts::from_rows(&rows), &options, &go_on, |_, _| ()).unwrap();

@@ -134,7 +134,7 @@ fn pass(
             .map(|(i, sae)| SaeMeta {
                 folder: format!("sae-{i}"),
                 name: sae.short_name().into(),
-                hook: sae.site().hook,
+                hook: sae.site().reads.hook,
                 directions: sae.directions(),
                 active: done.active[i],
             })
@@ -239,7 +239,7 @@ impl<'a> Pass<'a> {
         if self.done.positions + prompts.positions() as u64 > MOST_POSITIONS {
             return Err(Error::TooLarge { limit: MOST_POSITIONS as u32 });
         }
-        let hooks: Vec<HookPoint> = self.saes.iter().map(|sae| sae.site().hook).collect();
+        let hooks: Vec<HookPoint> = self.saes.iter().map(|sae| sae.site().reads.hook).collect();
         let ask = Ask::capture(hooks.iter().copied().collect::<std::collections::BTreeSet<_>>());
         let mut acts = vec![directrix_kernels::SparseActivations::default(); self.saes.len()];
         let mut positions = 0;

@@ -21,13 +21,33 @@ pub enum Error {
         /// What is wrong with it, and what to do.
         problem: String,
     },
-    /// The SAE reads another width than the model has at its hook point.
+    /// The folder holds no SAE in a known form.
+    #[error("`{folder}` holds no SAE: expected {known}, found {found}")]
+    Format {
+        /// The folder.
+        folder: String,
+        /// Known forms, each with the file it is known by.
+        known: String,
+        /// Files of the folder.
+        found: String,
+    },
+    /// The numbers of an SAE do not go together, or do not suit the model or what is asked of it.
+    #[error("{sae}: {problem}")]
+    Parameters {
+        /// The SAE.
+        sae: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The SAE has another width than the model has at its hook point.
     #[error(
-        "{file}: the SAE reads {found} numbers at {hook}, but the model has {expected} there; is it an SAE of another model?"
+        "{sae}: the SAE {does} {found} numbers at {hook}, but the model has {expected} there; is it an SAE of another model?"
     )]
     Width {
-        /// The configuration file.
-        file: String,
+        /// The SAE.
+        sae: String,
+        /// `reads` or `writes`.
+        does: &'static str,
         /// Hook point.
         hook: String,
         /// Width of the model's hook point.
@@ -35,10 +55,20 @@ pub enum Error {
         /// Width of the SAE.
         found: usize,
     },
-    /// A pre-activation is NaN or infinite.
-    #[error(
-        "{sae}: the pre-activation of direction {direction} is not finite at row {row}; check the activations it reads"
-    )]
+    /// Rows to encode are of another width.
+    #[error("{sae}: it reads rows of {expected} numbers ({reads}), not of {found}")]
+    RowWidth {
+        /// The SAE.
+        sae: String,
+        /// What it reads.
+        reads: String,
+        /// Width of that.
+        expected: usize,
+        /// Width of the rows.
+        found: usize,
+    },
+    /// A pre-activation or activation is NaN or infinite.
+    #[error("{sae}: the activation of direction {direction} is not finite at row {row}; check the numbers it reads")]
     NotFinite {
         /// The SAE.
         sae: String,

@@ -5,6 +5,7 @@ mod predictions;
 mod reconstruction;
 mod statistics;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,7 @@ use directrix_kernels::Matrix;
 use directrix_model::{Ask, Case, HookPoint, Intervention, Kind, Model, Place, Positions, Run, batches};
 use serde::Serialize;
 
-use crate::{Error, Result, Sae, Site};
+use crate::{End, Error, Result, Sae};
 use directions::Firing;
 use predictions::{Changed, compare};
 use reconstruction::{Moments, Reconstruction, bucket, bucket_range};
@@ -57,15 +58,15 @@ impl Default for EvaluationOptions {
     }
 }
 
-/// What [`evaluate`] finds of an SAE. `x` is a position's row at the site, `x̂` its reconstruction; a *predicted token* is
-/// every token but the first of each prompt.
+/// What [`evaluate`] finds of an SAE. `x` is a position's row at the end of its site that it writes, `x̂` its
+/// reconstruction; a *predicted token* is every token but the first of each prompt.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Evaluation {
     /// The SAE's [short name](Sae::short_name).
     pub name: String,
-    /// The hook point it reads.
+    /// The hook point it writes, of a transcoder not the one it reads.
     pub hook: HookPoint,
-    /// The one head it reads, if it does.
+    /// The one head it writes, if it does.
     pub head: Option<usize>,
     /// Its number of directions.
     pub directions: usize,
@@ -108,7 +109,7 @@ pub struct Evaluation {
     pub rare_single_token: usize,
     /// Number of directions by density, the dead left out.
     pub densities: Vec<DensityBin>,
-    /// `W_enc[:, i]·W_dec[i] / (‖W_enc[:, i]‖ ‖W_dec[i]‖)`, over directions `i`.
+    /// `W_enc[:, i]·W_dec[i] / (‖W_enc[:, i]‖ ‖W_dec[i]‖)`, over directions `i`; of none for a transcoder.
     pub encoder_decoder_cosine: Distribution,
     /// Excess kurtosis (`m₄/m₂² − 3`, moments over the vocabulary) of what each direction writes to the logits by its weights
     /// alone (`W_dec W_U`, through `W_out` or `W_O` where the site is before one), over directions. `None` where the site
@@ -171,7 +172,7 @@ pub struct DirectionEvaluation {
     pub direction: usize,
     /// Share of positions at which it is active.
     pub density: f64,
-    /// Cosine of its encoder column with its decoder row; `NaN` if one is zero.
+    /// Cosine of its encoder column with its decoder row; `NaN` if one is zero, and for a transcoder.
     pub encoder_decoder_cosine: f64,
     /// Excess kurtosis over the vocabulary of what it writes to the logits; `NaN` where there is none.
     pub logit_kurtosis: f64,
@@ -231,9 +232,9 @@ pub fn evaluate(
     Ok((0..saes.len()).map(|sae| pass.evaluation(sae, options)).collect())
 }
 
-/// What the pass gathers of a site, whichever SAEs read it.
+/// What the pass gathers of what is replaced, whichever SAEs write it.
 struct AtSite {
-    site: Site,
+    end: End,
     moments: Moments,
     zeroed: Changed,
 }
@@ -264,10 +265,10 @@ type Exchange = (HookPoint, Kind);
 impl<'a> Pass<'a> {
     fn new(model: &'a Model, saes: &'a [Sae], prompts: &'a Prompts, options: &EvaluationOptions) -> Pass<'a> {
         let buckets = bucket(prompts.longest() - 1) + 1;
-        let mut sites: Vec<Site> = saes.iter().map(|sae| sae.site().clone()).collect();
-        sites.sort_by_key(|site| (site.hook, site.columns.start, site.columns.end));
-        sites.dedup();
-        let number = |sae: &Sae| sites.iter().position(|site| site == sae.site()).expect("its site is among them");
+        let mut ends: Vec<End> = saes.iter().map(|sae| sae.site().writes.clone()).collect();
+        ends.sort_by_key(|end| (end.hook, end.columns().start, end.columns().end));
+        ends.dedup();
+        let number = |sae: &Sae| ends.iter().position(|end| *end == sae.site().writes).expect("it is among them");
         let of_saes = saes
             .iter()
             .map(|sae| OfSae {
@@ -277,12 +278,9 @@ impl<'a> Pass<'a> {
                 reconstructed: Changed::default(),
             })
             .collect();
-        let at_site = |site: Site| AtSite {
-            moments: Moments::new(site.columns.clone(), buckets),
-            site,
-            zeroed: Changed::default(),
-        };
-        Pass { model, saes, prompts, clean: Vec::new(), sites: sites.into_iter().map(at_site).collect(), of_saes }
+        let at_site =
+            |end: End| AtSite { moments: Moments::new(end.columns(), buckets), end, zeroed: Changed::default() };
+        Pass { model, saes, prompts, clean: Vec::new(), sites: ends.into_iter().map(at_site).collect(), of_saes }
     }
 
     fn batch(&mut self, batch: Range<usize>) -> Result<()> {
@@ -293,11 +291,12 @@ impl<'a> Pass<'a> {
         let predicting = Positions::Each(part.iter().map(|prompt| (0..prompt.len() - 1).collect()).collect());
         let targets: Vec<u32> = part.iter().flat_map(|prompt| &prompt[1..]).copied().collect();
 
-        let mut hooks: Vec<HookPoint> = self.sites.iter().map(|at| at.site.hook).collect();
-        hooks.dedup();
-        let mut ask = Ask::capture(hooks.iter().copied()).with_capture(last, predicting.clone());
-        if let Some(first) = hooks.first() {
-            ask = ask.resumable(*first, Positions::All);
+        let first = self.sites.first().map(|at| at.end.hook);
+        let read = self.saes.iter().map(|sae| sae.site().reads.hook);
+        let hooks: BTreeSet<HookPoint> = self.sites.iter().map(|at| at.end.hook).chain(read).collect();
+        let mut ask = Ask::capture(hooks).with_capture(last, predicting.clone());
+        if let Some(first) = first {
+            ask = ask.resumable(first, Positions::All);
         }
         let clean = self.model.run(&part, &ask, &[])?;
 
@@ -305,9 +304,9 @@ impl<'a> Pass<'a> {
         let mut zeroed = Vec::new();
         let mut reconstructed: Vec<Matrix> = vec![Matrix::default(); self.saes.len()];
         let mut kept: Option<Run> = None;
-        let mut kept_at = hooks.first().copied();
+        let mut kept_at = first;
         for (number, at) in self.sites.iter_mut().enumerate() {
-            let Site { hook, columns, .. } = at.site.clone();
+            let (hook, columns) = (at.end.hook, at.end.columns());
             if kept_at != Some(hook) {
                 let unchanged: Exchange = (kept_at.unwrap_or(hook), Kind::Scale(1.0));
                 let ask = Ask::nothing().resumable(hook, Positions::All);
@@ -326,7 +325,7 @@ impl<'a> Pass<'a> {
                 if of_sae.site != number {
                     continue;
                 }
-                let acts = sae.encode(x)?;
+                let acts = sae.encode(clean.captured(sae.site().reads.hook))?;
                 let recon = sae.decode(&acts);
                 check(sae, &recon, &part, batch.start)?;
                 of_sae.reconstruction.add(x, columns.clone(), &recon, &acts, &buckets);
@@ -397,8 +396,8 @@ impl<'a> Pass<'a> {
         let logit_kurtosis = distribution(&|d| d.logit_kurtosis);
         Evaluation {
             name: sae.short_name().into(),
-            hook: at.site.hook,
-            head: at.site.head,
+            hook: at.end.hook,
+            head: at.end.head,
             directions: sae.directions(),
             prompts: self.prompts.len(),
             positions,
@@ -455,7 +454,7 @@ fn check(sae: &Sae, recon: &Matrix, prompts: &Prompts, first_prompt: usize) -> R
     let Some((row, _)) = recon.first_not_finite() else { return Ok(()) };
     let prompt = prompts.offsets().partition_point(|offset| *offset <= row) - 1;
     Err(directrix_model::Error::NotFinite {
-        hook: format!("{}: the reconstruction of {}", sae.name(), sae.site().hook),
+        hook: format!("{}: the reconstruction of {}", sae.name(), sae.site().writes.hook),
         prompt: first_prompt + prompt,
         position: row - prompts.offsets()[prompt],
     }

@@ -3,8 +3,11 @@
 //! An [`Sae`] reads a model's activations at one [site](Site), and gives, per position, the few directions that are
 //! active there ([`Sae::encode`]); from these it builds the activations again ([`Sae::decode`]). A *direction* is one of
 //! its units: an encoder column, a decoder row and a bias; its [`Architecture`] says what makes it fire. SAEs are folders of
-//! SAELens's form (`cfg.json` and `sae_weights.safetensors`): [`Sae::load`] checks one against the model it is for,
-//! [`Sae::save`] writes one.
+//! SAELens's form (`cfg.json` and `sae_weights.safetensors`), or others with a file of their own in `format`:
+//! [`Sae::load`] reads one, [`Sae::fit`] checks it against a model, [`Sae::save`] writes one.
+//!
+//! A site has two ends, what is read and what is written: one place for an SAE, two for a transcoder. Encoding is of the
+//! first, decoding, evaluation and interventions are of the second.
 //!
 //! [`train`] makes them: a [`train::Recipe`] names site and objective, [`train::run`] streams a corpus through the model and
 //! leaves folders. [`evaluate()`] says how good they are: what they reconstruct, what the model loses by it, and what their
@@ -16,19 +19,20 @@
 //! use directrix_sae::Sae;
 //!
 //! let model = Model::load(&Folder::open("../../assets/tinystories-2l")?, Processing::default())?;
-//! let sae = Sae::load(&Folder::open("../../assets/tinystories-2l/sae-l1")?, &model)?;
+//! let sae = Sae::load(&Folder::open("../../assets/tinystories-2l/sae-l1")?)?.fit(model.config())?;
+//! let hook = sae.site().reads.hook;
 //! let prompts = Prompts::from_rows([[0, 17, 30, 45]]);
-//! let run = model.run(&prompts, &Ask::capture([sae.site().hook]), &[])?;
-//! let acts = sae.encode(run.captured(sae.site().hook))?;
+//! let run = model.run(&prompts, &Ask::capture([hook]), &[])?;
+//! let acts = sae.encode(run.captured(hook))?;
 //! assert_eq!(acts.positions(), 4);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod error;
 mod evaluate;
-mod load;
+mod format;
 mod sae;
-mod save;
+mod site;
 pub mod train;
 
 pub use error::{Error, Result};
@@ -36,4 +40,5 @@ pub use evaluate::{
     AtPositions, DensityBin, DirectionEvaluation, Distribution, Evaluation, EvaluationOptions, LossRecovered, Ratio,
     evaluate,
 };
-pub use sae::{Architecture, Sae, Site};
+pub use sae::{Architecture, Parameters, Sae};
+pub use site::{End, Site};

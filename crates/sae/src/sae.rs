@@ -1,42 +1,12 @@
 //! A sparse autoencoder.
 
-use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use directrix_kernels::{Encoder, Keep, Matrix, NotFinite, Screen, SparseActivations, dot};
-use directrix_model::{BlockHook, HookPoint, Model};
+use directrix_kernels::{Encoder, Keep, Matrix, Screen, SparseActivations, View, dot};
+use directrix_model::{BlockHook, Config, HookPoint, Model};
 use rayon::prelude::*;
 
-use crate::{Error, Result};
-
-/// What an SAE reads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Site {
-    /// Hook point.
-    pub hook: HookPoint,
-    /// The one head it reads, at hook points that have heads.
-    pub head: Option<usize>,
-    /// Its columns in the hook point's row: all of them, or those of the head.
-    pub columns: Range<usize>,
-}
-
-impl Site {
-    /// The block it is in; sites are always in a block.
-    pub fn layer(&self) -> usize {
-        self.hook.layer().unwrap_or(0)
-    }
-
-    /// Where the residual stream has the site's [write](Sae::to_residual), if nothing else reads the site: adding to the
-    /// one is adding to the other.
-    pub fn written_at(&self) -> Option<HookPoint> {
-        match self.hook {
-            HookPoint::Block(layer, BlockHook::MlpPost | BlockHook::MlpOut | BlockHook::ResidPost) => {
-                Some(HookPoint::Block(layer, BlockHook::ResidPost))
-            }
-            _ => None,
-        }
-    }
-}
+use crate::{End, Error, Result, Site};
 
 /// What makes activations of pre-activations `pre = x_in W_enc + b_enc`.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,22 +42,37 @@ impl Architecture {
             Architecture::Gated { .. } => "gated",
         }
     }
+
+    /// The numbers it has for each direction, by name.
+    fn numbers(&self) -> Vec<(&'static str, &[f32])> {
+        match self {
+            Architecture::Relu | Architecture::TopK { .. } => Vec::new(),
+            Architecture::JumpRelu { threshold } => vec![("threshold", threshold)],
+            Architecture::Gated { r_mag, b_mag } => vec![("r_mag", r_mag), ("b_mag", b_mag)],
+        }
+    }
 }
 
-/// What is stored of an SAE.
-#[derive(Debug, Clone)]
-pub(crate) struct Parameters {
-    pub(crate) architecture: Architecture,
-    /// One row per direction: the transpose of SAELens's `W_enc`.
-    pub(crate) encoder: Matrix,
-    pub(crate) w_dec: Matrix,
-    pub(crate) b_enc: Vec<f32>,
-    pub(crate) b_dec: Vec<f32>,
-    pub(crate) subtract_b_dec: bool,
+/// The numbers an SAE is made of, whatever form they are stored in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parameters {
+    /// What makes activations.
+    pub architecture: Architecture,
+    /// `[directions, d_in]`: the transpose of SAELens's `W_enc`, so that what a direction reads lies together.
+    pub encoder: Matrix,
+    /// `[directions, d_out]`.
+    pub w_dec: Matrix,
+    /// Encoder bias, `[directions]`; of a gated SAE, the gates'.
+    pub b_enc: Vec<f32>,
+    /// Decoder bias, `[d_out]`.
+    pub b_dec: Vec<f32>,
+    /// Whether the encoder reads `x - b_dec` (SAELens's `apply_b_dec_to_input`): only where both ends are one place.
+    pub subtract_b_dec: bool,
 }
 
 /// A sparse autoencoder: `pre = (x - b_dec) W_enc + b_enc`, activations as its [`Architecture`] says, `recon = acts W_dec +
-/// b_dec`. Without `apply_b_dec_to_input`, the encoder reads `x` itself.
+/// b_dec`. Without `subtract_b_dec`, the encoder reads `x` itself. It knows its [`Site`] but needs no model: it encodes
+/// anybody's activations.
 #[derive(Debug, Clone)]
 pub struct Sae {
     name: String,
@@ -100,7 +85,14 @@ pub struct Sae {
 }
 
 impl Sae {
-    pub(crate) fn new(name: String, site: Site, parameters: Parameters) -> Sae {
+    /// An SAE of these numbers. `name` says where they are from.
+    ///
+    /// # Errors
+    /// If shapes do not go together, a number is not finite, or `b_dec` is to be taken from what is not also written.
+    pub fn new(name: String, site: Site, parameters: Parameters) -> Result<Sae> {
+        if let Err(problem) = check_parameters(&site, &parameters) {
+            return Err(Error::Parameters { sae: name, problem });
+        }
         let Parameters { encoder, b_enc, b_dec, subtract_b_dec, .. } = &parameters;
         let bias = if *subtract_b_dec {
             let folded = |(direction, b): (usize, &f32)| (*b as f64 - dot(b_dec, encoder.row(direction))) as f32;
@@ -108,14 +100,34 @@ impl Sae {
         } else {
             b_enc.clone()
         };
-        Sae { name, site, bias, parameters, screen: Arc::default() }
+        Ok(Sae { name, site, bias, parameters, screen: Arc::default() })
     }
 
-    pub(crate) fn parameters(&self) -> &Parameters {
+    /// The SAE, if it fits a model: one whose hook points have the widths of its ends. Whoever opens both checks it once;
+    /// what takes an SAE and a model relies on it.
+    ///
+    /// # Errors
+    /// If the model has no such hook point or head, or another width there.
+    pub fn fit(self, config: &Config) -> Result<Sae> {
+        for (end, does) in [(&self.site.reads, "reads"), (&self.site.writes, "writes")] {
+            let there = End::of(end.hook, end.head, config).map_err(|what| Error::Parameters {
+                sae: self.name.clone(),
+                problem: format!("the SAE {does} {what}"),
+            })?;
+            if there.width != end.width {
+                let (sae, hook) = (self.name, end.hook.to_string());
+                return Err(Error::Width { sae, does, hook, expected: there.width, found: end.width });
+            }
+        }
+        Ok(self)
+    }
+
+    /// The numbers it is made of.
+    pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
 
-    /// Where it was loaded from.
+    /// Where it is from: the folder it was loaded from.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -125,7 +137,7 @@ impl Sae {
         self.name.rsplit(['/', '\\']).find(|part| !part.is_empty()).unwrap_or(&self.name)
     }
 
-    /// What it reads.
+    /// What it reads and writes.
     pub fn site(&self) -> &Site {
         &self.site
     }
@@ -142,6 +154,11 @@ impl Sae {
 
     /// Width of what it reads.
     pub fn d_in(&self) -> usize {
+        self.parameters.encoder.columns()
+    }
+
+    /// Width of what it writes.
+    pub fn d_out(&self) -> usize {
         self.parameters.w_dec.columns()
     }
 
@@ -150,7 +167,7 @@ impl Sae {
         &self.parameters.encoder
     }
 
-    /// Decoder, `[directions, d_in]`.
+    /// Decoder, `[directions, d_out]`.
     pub fn w_dec(&self) -> &Matrix {
         &self.parameters.w_dec
     }
@@ -160,7 +177,7 @@ impl Sae {
         &self.parameters.b_enc
     }
 
-    /// Decoder bias, `[d_in]`.
+    /// Decoder bias, `[d_out]`.
     pub fn b_dec(&self) -> &[f32] {
         &self.parameters.b_dec
     }
@@ -173,43 +190,62 @@ impl Sae {
         Err(Error::Direction { sae: self.name.clone(), direction, last: self.directions() - 1 })
     }
 
-    /// The activations of every row of its hook point's values (`[rows, width of the hook point]`).
+    /// The activations of every row. A row is what the SAE reads, `[rows, d_in]`; of one that reads a head it may also be
+    /// that of all heads, `[rows, heads × d_in]`, of which the SAE takes its own.
     ///
     /// # Errors
-    /// If a pre-activation is not finite.
-    pub fn encode(&self, values: &Matrix) -> Result<SparseActivations> {
-        self.sparse(values).map_err(|e| Error::NotFinite { sae: self.name.clone(), direction: e.direction, row: e.row })
+    /// If rows have another width, or an activation is not finite.
+    pub fn encode(&self, rows: &Matrix) -> Result<SparseActivations> {
+        self.encode_view(rows.view())
     }
 
-    fn sparse(&self, values: &Matrix) -> Result<SparseActivations, NotFinite> {
+    fn encode_view(&self, rows: View) -> Result<SparseActivations> {
         let Parameters { architecture, encoder, .. } = &self.parameters;
         let keep = match architecture {
             Architecture::Relu | Architecture::Gated { .. } => Keep::Positive,
             Architecture::TopK { k } => Keep::Largest(*k),
             Architecture::JumpRelu { threshold } => Keep::Above(threshold),
         };
-        let x = values.view().columns_of(self.site.columns.clone());
+        let x =
+            rows.columns_of(self.site.reads.columns_in(rows.columns()).ok_or_else(|| self.row_width(rows.columns()))?);
         let screen = self.screen.get_or_init(|| Screen::new(encoder)).as_ref();
         let weights = encoder.view().transposed();
-        let acts = directrix_kernels::encode(x, Encoder { weights, bias: &self.bias, keep, screen })?;
-        Ok(match architecture {
+        let acts = directrix_kernels::encode(x, Encoder { weights, bias: &self.bias, keep, screen })
+            .map_err(|e| self.not_finite(e.direction, e.row))?;
+        match architecture {
             Architecture::Gated { r_mag, b_mag } => self.magnitudes(&acts, r_mag, b_mag),
-            _ => acts,
-        })
+            _ => Ok(acts),
+        }
     }
 
     /// The activations of a gated SAE from its open gates' pre-activations.
-    fn magnitudes(&self, gates: &SparseActivations, r_mag: &[f32], b_mag: &[f32]) -> SparseActivations {
+    fn magnitudes(&self, gates: &SparseActivations, r_mag: &[f32], b_mag: &[f32]) -> Result<SparseActivations> {
         let mut acts = SparseActivations::default();
+        let mut active = Vec::new();
         for position in 0..gates.positions() {
             let (directions, values) = gates.at(position);
-            let magnitude = |(&direction, &gate): (&u32, &f32)| {
+            for (&direction, &gate) in directions.iter().zip(values) {
                 let d = direction as usize;
-                (direction, (gate - self.parameters.b_enc[d]) * r_mag[d].exp() + b_mag[d])
-            };
-            acts.push(directions.iter().zip(values).map(magnitude).filter(|(_, act)| *act > 0.0));
+                let magnitude = (gate - self.parameters.b_enc[d]) * r_mag[d].exp() + b_mag[d];
+                if !magnitude.is_finite() {
+                    return Err(self.not_finite(d, position));
+                }
+                if magnitude > 0.0 {
+                    active.push((direction, magnitude));
+                }
+            }
+            acts.push(active.drain(..));
         }
-        acts
+        Ok(acts)
+    }
+
+    fn not_finite(&self, direction: usize, row: usize) -> Error {
+        Error::NotFinite { sae: self.name.clone(), direction, row }
+    }
+
+    fn row_width(&self, found: usize) -> Error {
+        let (sae, reads, expected) = (self.name.clone(), self.site.reads.to_string(), self.d_in());
+        Error::RowWidth { sae, reads, expected, found }
     }
 
     /// Whether a direction's activation depends on its own pre-activation alone: not for TopK.
@@ -217,25 +253,31 @@ impl Sae {
         !matches!(self.parameters.architecture, Architecture::TopK { .. })
     }
 
-    /// One direction's activation on one row of its hook point, without the others where they do not matter.
-    pub fn activation(&self, values: &[f32], direction: u32) -> f32 {
+    /// One direction's activation on one row (as of [`encode`](Sae::encode)), without the others where they do not matter.
+    ///
+    /// # Errors
+    /// As [`encode`](Sae::encode); the row is number 0.
+    pub fn activation(&self, row: &[f32], direction: u32) -> Result<f32> {
         let d = direction as usize;
         let Parameters { architecture, encoder, b_enc, .. } = &self.parameters;
         if !self.activates_by_itself() {
-            let row = Matrix::from_rows(&[values]);
-            return self.sparse(&row).map_or(f32::NAN, |acts| acts.get(0, direction));
+            let acts = self.encode_view(View::new(row, 1, row.len(), row.len()))?;
+            return Ok(acts.get(0, direction));
         }
-        let x = &values[self.site.columns.clone()];
-        let pre = (dot(x, encoder.row(d)) + self.bias[d] as f64) as f32;
-        match architecture {
-            Architecture::JumpRelu { threshold } if pre <= threshold[d] => 0.0,
-            Architecture::Gated { .. } if pre <= 0.0 => 0.0,
-            Architecture::Gated { r_mag, b_mag } => ((pre - b_enc[d]) * r_mag[d].exp() + b_mag[d]).max(0.0),
-            _ => pre.max(0.0),
+        let columns = self.site.reads.columns_in(row.len()).ok_or_else(|| self.row_width(row.len()))?;
+        let pre = (dot(&row[columns], encoder.row(d)) + self.bias[d] as f64) as f32;
+        let magnitude = match architecture {
+            Architecture::Gated { r_mag, b_mag } => (pre - b_enc[d]) * r_mag[d].exp() + b_mag[d],
+            _ => pre,
+        };
+        if !(pre.is_finite() && magnitude.is_finite()) {
+            return Err(self.not_finite(d, 0));
         }
+        let threshold = if let Architecture::JumpRelu { threshold } = architecture { threshold[d] } else { 0.0 };
+        Ok(if pre > threshold { magnitude.max(0.0) } else { 0.0 })
     }
 
-    /// The reconstruction, `[positions, d_in]`.
+    /// The reconstruction of what it writes, `[positions, d_out]`.
     pub fn decode(&self, acts: &SparseActivations) -> Matrix {
         directrix_kernels::decode(acts, self.w_dec(), self.b_dec())
     }
@@ -244,25 +286,26 @@ impl Sae {
     /// for an SAE on neurons, `W_dec W_O` on head values, `W_dec` on what is itself written.
     ///
     /// # Errors
-    /// If the site does not write to the residual stream.
+    /// If what it writes is not written to the residual stream.
     pub fn writes(&self, model: &Model) -> Result<Matrix> {
         self.to_residual(model, self.w_dec())
     }
 
-    /// Rows of the site (`[rows, d_in]`) as written to the residual stream (`[rows, d_model]`), biases not included.
+    /// Rows of what it writes (`[rows, d_out]`) as they are in the residual stream (`[rows, d_model]`), biases not
+    /// included.
     ///
     /// # Errors
-    /// If the site does not write to the residual stream.
+    /// If what it writes is not written to the residual stream.
     pub fn to_residual(&self, model: &Model, rows: &Matrix) -> Result<Matrix> {
-        let block = &model.weights().blocks[self.site.layer()];
+        let end = &self.site.writes;
         let through = |w: &Matrix| {
             let mut out = Matrix::zeros(rows.rows(), w.columns());
-            directrix_kernels::product(rows.view(), w.view().rows_of(self.site.columns.clone()), &mut out, false);
+            directrix_kernels::product(rows.view(), w.view().rows_of(end.columns()), &mut out, false);
             Ok(out)
         };
-        match self.site.hook {
-            HookPoint::Block(_, BlockHook::MlpPost) => through(&block.w_out),
-            HookPoint::Block(_, BlockHook::Z) => through(&block.w_o),
+        match end.hook {
+            HookPoint::Block(layer, BlockHook::MlpPost) => through(&model.weights().blocks[layer].w_out),
+            HookPoint::Block(layer, BlockHook::Z) => through(&model.weights().blocks[layer].w_o),
             HookPoint::Block(
                 _,
                 BlockHook::MlpOut
@@ -272,20 +315,24 @@ impl Sae {
                 | BlockHook::ResidMid
                 | BlockHook::ResidPost,
             ) => Ok(rows.clone()),
-            hook => Err(Error::Config {
-                file: self.name.clone(),
-                problem: format!("{hook} does not write to the residual stream, which this analysis needs"),
-            }),
+            hook => {
+                let problem = format!("{hook} does not write to the residual stream, which this analysis needs");
+                Err(Error::Parameters { sae: self.name.clone(), problem })
+            }
         }
     }
 
-    /// What each direction reads from the MLP's input per unit: the transpose of `W_in W_enc`, `[directions, d_model]`.
+    /// What each direction reads of the MLP's input per unit, `[directions, d_model]`, LayerNorm left aside: the transpose
+    /// of `W_in W_enc` for an SAE that reads neurons, the encoder of one that reads the input itself.
     ///
     /// # Errors
-    /// If the SAE does not read neurons (`mlp.hook_post`).
+    /// If the SAE reads neither `mlp.hook_post` nor `ln2.hook_normalized` nor `hook_mlp_in`.
     pub fn reads(&self, model: &Model) -> Result<Matrix> {
+        if let HookPoint::Block(_, BlockHook::Ln2Normalized | BlockHook::MlpIn) = self.site.reads.hook {
+            return Ok(self.encoder().clone());
+        }
         self.check_neurons()?;
-        let w_in = &model.weights().blocks[self.site.layer()].w_in;
+        let w_in = &model.weights().blocks[self.site.reads.layer()].w_in;
         let mut out = Matrix::zeros(self.directions(), w_in.rows());
         directrix_kernels::product(self.encoder().view(), w_in.view().transposed(), &mut out, false);
         Ok(out)
@@ -293,12 +340,48 @@ impl Sae {
 
     /// That the SAE reads neurons (`mlp.hook_post`).
     pub fn check_neurons(&self) -> Result<()> {
-        match self.site.hook {
+        match self.site.reads.hook {
             HookPoint::Block(_, BlockHook::MlpPost) => Ok(()),
-            hook => Err(Error::Config {
-                file: self.name.clone(),
-                problem: format!("the SAE reads {hook}; this analysis is for SAEs on mlp.hook_post"),
-            }),
+            hook => {
+                let problem = format!("the SAE reads {hook}; this analysis is for SAEs on mlp.hook_post");
+                Err(Error::Parameters { sae: self.name.clone(), problem })
+            }
         }
+    }
+}
+
+/// What is wrong with an SAE of these numbers.
+fn check_parameters(site: &Site, parameters: &Parameters) -> Result<(), String> {
+    let Parameters { architecture, encoder, w_dec, b_enc, b_dec, subtract_b_dec } = parameters;
+    let (directions, d_in, d_out) = (w_dec.rows(), site.reads.width, site.writes.width);
+    for (name, matrix, width) in [("encoder", encoder, d_in), ("w_dec", w_dec, d_out)] {
+        let found = [matrix.rows(), matrix.columns()];
+        if found != [directions, width] || directions == 0 {
+            return Err(format!("`{name}` has shape {found:?}, expected {:?}", [directions.max(1), width]));
+        }
+        if let Some((direction, column)) = matrix.first_not_finite() {
+            return Err(format!("`{name}` is not finite at direction {direction}, column {column}"));
+        }
+    }
+    let numbers = [("b_enc", &b_enc[..], directions), ("b_dec", b_dec, d_out)].into_iter();
+    for (name, numbers, expected) in
+        numbers.chain(architecture.numbers().into_iter().map(|(n, of)| (n, of, directions)))
+    {
+        if numbers.len() != expected {
+            return Err(format!("`{name}` has {} numbers, expected {expected}", numbers.len()));
+        }
+        if let Some(place) = numbers.iter().position(|number| !number.is_finite()) {
+            return Err(format!("`{name}` is not finite at {place}"));
+        }
+    }
+    match architecture {
+        Architecture::TopK { k: 0 } => Err("`k` is 0: no direction would ever fire".into()),
+        Architecture::JumpRelu { threshold } if threshold.iter().any(|t| *t < 0.0) => {
+            Err("a threshold is below 0".into())
+        }
+        _ if *subtract_b_dec && !site.is_one_place() => {
+            Err("`b_dec` cannot be taken from what the SAE reads, as it writes another place".into())
+        }
+        _ => Ok(()),
     }
 }

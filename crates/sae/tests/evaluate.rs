@@ -21,7 +21,7 @@ fn model() -> Model {
 }
 
 fn load(name: &str, model: &Model) -> Sae {
-    Sae::load(&Folder::open(name).unwrap(), model).unwrap()
+    Sae::load(&Folder::open(name).unwrap()).unwrap().fit(model.config()).unwrap()
 }
 
 fn fixtures(model: &Model) -> Vec<Sae> {
@@ -145,7 +145,7 @@ fn dense(sae: &Sae, x: &[f64], encoded: &[u32]) -> (Vec<f64>, Vec<f64>) {
 /// `ln softmax` of the logits of every position, with the values at the SAE's hook point set to `rows` if given.
 fn log_probs(model: &Model, tokens: &[u32], sae: &Sae, rows: Option<&[Vec<f32>]>) -> Vec<Vec<f64>> {
     let set = |(position, row): (usize, &Vec<f32>)| {
-        Intervention::new(sae.site().hook, Positions::At(vec![position]), Kind::Set(row.as_slice().into()))
+        Intervention::new(sae.site().reads.hook, Positions::At(vec![position]), Kind::Set(row.as_slice().into()))
     };
     let interventions: Vec<Intervention> = rows.into_iter().flatten().enumerate().map(set).collect();
     let ask = Ask::nothing().with_logits(Positions::All);
@@ -163,7 +163,7 @@ fn every_number_agrees_with_a_straightforward_computation() {
     let (model, prompts, options) = (model(), prompts(), options());
     let saes = fixtures(&model);
     for (sae, found) in saes.iter().zip(evaluated(&model, &saes, &options)) {
-        let hook = sae.site().hook;
+        let hook = sae.site().reads.hook;
         // By position: number in its prompt, row, activations, reconstruction, prompt, token.
         let mut places = Vec::new();
         // By prompt: clean, reconstructed and zeroed losses; KL of the last two.

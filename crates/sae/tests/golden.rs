@@ -26,9 +26,9 @@ fn activations_agree_with_the_reference() {
         let prompts = Prompts::from_rows([first]);
         let expected = Tensors::open(&folder(name), Some("expected.safetensors")).unwrap();
         for layer in layers {
-            let sae = Sae::load(&folder(&format!("{name}/sae-l{layer}")), &model).unwrap();
-            let run = model.run(&prompts, &Ask::capture([sae.site().hook]), &[]).unwrap();
-            let acts = sae.encode(run.captured(sae.site().hook)).unwrap();
+            let sae = Sae::load(&folder(&format!("{name}/sae-l{layer}"))).unwrap().fit(model.config()).unwrap();
+            let run = model.run(&prompts, &Ask::capture([sae.site().reads.hook]), &[]).unwrap();
+            let acts = sae.encode(run.captured(sae.site().reads.hook)).unwrap();
             let dense = acts.to_dense(sae.directions());
             let wanted = expected.get(&format!("l{layer}.acts"), &[prompts.positions(), sae.directions()]).unwrap();
             let difference = |(e, f): (&f32, &f32)| (e - f).abs() / e.abs().max(1.0);
@@ -52,9 +52,10 @@ fn activations_agree_with_the_reference() {
 #[test]
 fn an_sae_of_another_model_is_refused() {
     let shipped = Model::load(&Folder::open("../../assets/tinystories-2l").unwrap(), Processing::default()).unwrap();
-    let error = Sae::load(&folder("neo-tiny/sae-l0"), &shipped).unwrap_err().to_string();
+    let error = Sae::load(&folder("neo-tiny/sae-l0")).unwrap().fit(shipped.config()).unwrap_err().to_string();
     assert!(error.contains("reads 128 numbers at blocks.0.mlp.hook_post, but the model has 512"), "{error}");
-    let error = Sae::load(&folder("gpt2-tiny/sae-l2"), &model("neo-tiny")).unwrap_err().to_string();
+    let error =
+        Sae::load(&folder("gpt2-tiny/sae-l2")).unwrap().fit(model("neo-tiny").config()).unwrap_err().to_string();
     assert!(error.contains("blocks.2.mlp.hook_post, which the model does not have"), "{error}");
 }
 
@@ -71,9 +72,9 @@ fn architectures_agree_with_saelens_and_survive_saving() {
     for name in ["topk", "topk-rescaled", "jumprelu", "gated"] {
         let fixture = format!("{}/tests/fixtures/architectures/{name}", env!("CARGO_MANIFEST_DIR"));
         let fixture = Folder::open(&fixture).unwrap();
-        let sae = Sae::load(&fixture, &model).unwrap();
-        let run = model.run(&prompts, &Ask::capture([sae.site().hook]), &[]).unwrap();
-        let values = run.captured(sae.site().hook);
+        let sae = Sae::load(&fixture).unwrap().fit(model.config()).unwrap();
+        let run = model.run(&prompts, &Ask::capture([sae.site().reads.hook]), &[]).unwrap();
+        let values = run.captured(sae.site().reads.hook);
         let acts = sae.encode(values).unwrap();
         let recon = sae.decode(&acts);
         let expected = Tensors::open(&fixture, Some("expected.safetensors")).unwrap();
@@ -86,14 +87,14 @@ fn architectures_agree_with_saelens_and_survive_saving() {
         }
         for (position, row) in values.iter_rows().enumerate() {
             for direction in 0..sae.directions() as u32 {
-                let one = sae.activation(row, direction);
+                let one = sae.activation(row, direction).unwrap();
                 assert!((one - acts.get(position, direction)).abs() < 1e-4, "{name}: direction {direction}");
             }
         }
 
         let saved = disk.path().join(name);
         sae.save(&saved, &serde_json::Value::Null, None).unwrap();
-        let again = Sae::load(&Folder::open(saved.to_str().unwrap()).unwrap(), &model).unwrap();
+        let again = Sae::load(&Folder::open(saved.to_str().unwrap()).unwrap()).unwrap().fit(model.config()).unwrap();
         assert_eq!(again.architecture(), sae.architecture());
         assert_eq!(again.encode(values).unwrap(), acts);
     }

@@ -80,7 +80,8 @@ impl Lab {
         let tokenizer = folder.tokenizer()?;
         let sae_folders: Vec<Folder> =
             study.saes.iter().map(|sae| directrix_lab::folder(sae)).collect::<Result<_, _>>()?;
-        let saes: Vec<Sae> = sae_folders.iter().map(|sae| Sae::load(sae, &model)).collect::<Result<_, _>>()?;
+        let load = |sae| Sae::load(sae)?.fit(model.config());
+        let saes: Vec<Sae> = sae_folders.iter().map(load).collect::<Result<_, _>>()?;
         let corpus = directrix_lab::corpus(&study.corpus, study.column.as_deref())?;
         check(study, name, &model, &saes)?;
         if let Some(tokenizer) = &tokenizer {
@@ -214,9 +215,9 @@ impl Lab {
         let (sae, mut all) = (self.sae(), Vec::new());
         for batch in batches(prompts, 4096) {
             let part = prompts.range(batch);
-            let ask = Ask::nothing().with_capture(sae.site().hook, Positions::All);
+            let ask = Ask::nothing().with_capture(sae.site().reads.hook, Positions::All);
             let run = self.model.run(&part, &ask, &[])?;
-            let acts = sae.encode(run.captured(sae.site().hook))?;
+            let acts = sae.encode(run.captured(sae.site().reads.hook))?;
             all.extend(
                 part.offsets().windows(2).map(|w| (w[0]..w[1]).map(|row| acts.get(row, direction)).collect::<Vec<_>>()),
             );

@@ -151,7 +151,7 @@ fn report(lab: &Lab, sections: Vec<Section>) -> Report {
         lab.study.corpus,
         sae.directions(),
         sae.short_name(),
-        sae.site().hook,
+        sae.site().reads.hook,
         lab.study.model,
     );
     let footer = format!(

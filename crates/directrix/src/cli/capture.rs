@@ -145,7 +145,7 @@ struct Wanted<'a> {
 
 impl Wanted<'_> {
     fn ask(&self) -> Ask {
-        let sites = self.saes.iter().map(|sae| sae.site().hook);
+        let sites = self.saes.iter().map(|sae| sae.site().reads.hook);
         let hooks: BTreeSet<HookPoint> = self.hooks.iter().copied().chain(sites).collect();
         let ask = Ask::capture(hooks);
         let ask = if self.logits { ask.with_logits(Positions::All) } else { ask };
@@ -206,7 +206,7 @@ impl Writer {
     fn write(&mut self, wanted: &Wanted, prompts: &Prompts) -> anyhow::Result<()> {
         let run = wanted.model.run(prompts, &wanted.ask(), &[])?;
         for (sae, acts) in wanted.saes.iter().zip(&mut self.acts) {
-            acts.extend(&sae.encode(run.captured(sae.site().hook))?);
+            acts.extend(&sae.encode(run.captured(sae.site().reads.hook))?);
         }
         let mut tensor = self.first_hook;
         for &hook in &wanted.hooks {

@@ -225,7 +225,7 @@ impl SaeArgs {
 }
 
 pub(crate) fn load_sae(name: &str, loaded: &Loaded) -> anyhow::Result<Sae> {
-    Ok(Sae::load(&lab::folder(name)?, &loaded.model)?)
+    Ok(Sae::load(&lab::folder(name)?)?.fit(loaded.model.config())?)
 }
 
 /// An input's name and hash, for an index's identity.

@@ -128,7 +128,11 @@ impl Firing {
             DirectionEvaluation {
                 direction,
                 density: density(direction),
-                encoder_decoder_cosine: cosine(sae.encoder().row(direction), sae.w_dec().row(direction)),
+                encoder_decoder_cosine: if sae.site().is_one_place() {
+                    cosine(sae.encoder().row(direction), sae.w_dec().row(direction))
+                } else {
+                    f64::NAN
+                },
                 logit_kurtosis: kurtosis.as_ref().map_or(f64::NAN, |kurtosis| kurtosis[direction]),
                 top_token: top.map(|(token, _)| token),
                 top_token_share,

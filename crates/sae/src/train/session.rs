@@ -18,8 +18,8 @@ use super::log::Log;
 use super::recipe::{Feed, Recipe};
 use super::trainer::{StepOptions, StepReport, Trainer};
 use super::windows::{Documents, Windows};
-use crate::load::{CONFIG, site};
-use crate::{Error, EvaluationOptions, Result, Sae, Site, evaluate};
+use crate::format::saelens::CONFIG;
+use crate::{End, Error, EvaluationOptions, Result, Sae, Site, evaluate};
 
 /// The file with an SAE's options.
 const OPTIONS: &str = "train.toml";
@@ -124,7 +124,7 @@ pub enum Event<'a> {
 pub(super) struct Member {
     pub(super) name: String,
     pub(super) recipe: Recipe,
-    pub(super) site: Site,
+    pub(super) end: End,
     pub(super) trainer: Trainer,
     pub(super) state: MemberState,
     log: Log,
@@ -160,12 +160,12 @@ pub fn run(run: &Run, stop: &AtomicBool, mut on: impl FnMut(Event)) -> Result<()
     let steps = run.feed.steps();
     let identity = json!({ "run": run.identity, "feed": run.feed, "recipes": run.recipes });
     let checkpoint = Checkpoint::find(run.out, &identity)?;
-    let mut sites = Vec::new();
+    let mut ends = Vec::new();
     for (_, recipe) in run.recipes {
         recipe.check()?;
-        sites.push(site_of(recipe, run.model)?);
+        ends.push(end_of(recipe, run.model)?);
     }
-    let mut hooks: Vec<HookPoint> = sites.iter().map(|site| site.hook).collect();
+    let mut hooks: Vec<HookPoint> = ends.iter().map(|end| end.hook).collect();
     hooks.sort_unstable();
     hooks.dedup();
     let widths: Vec<usize> = hooks.iter().map(|hook| hook.shape(run.model.config(), 0).iter().product()).collect();
@@ -177,27 +177,26 @@ pub fn run(run: &Run, stop: &AtomicBool, mut on: impl FnMut(Event)) -> Result<()
     let mut members = Vec::new();
     if let Some(checkpoint) = checkpoint {
         step = checkpoint.step();
-        for (number, ((name, recipe), site)) in run.recipes.iter().zip(sites).enumerate() {
-            let directions = directions(recipe, &site)?;
-            let objective = recipe.objective(directions, site.columns.len())?;
-            let d_in = site.columns.len();
+        for (number, ((name, recipe), end)) in run.recipes.iter().zip(ends).enumerate() {
+            let (directions, d_in) = (directions(recipe, end.width)?, end.width);
+            let objective = recipe.objective(directions, d_in)?;
             let [w_enc, w_dec] = [0, 1].map(|_| Matrix::zeros(directions, d_in));
             let (b_enc, b_dec) = (vec![0.0; directions], vec![0.0; d_in]);
             let begun = Trainer::from_parts(objective, w_enc, w_dec, b_enc, b_dec, recipe.threshold);
             let (trainer, state) = checkpoint.member(number, &begun)?;
             let log = Log::open(&run.out.join(name), state.logged)?;
-            members.push(Member { name: name.clone(), recipe: recipe.clone(), site, trainer, state, log });
+            members.push(Member { name: name.clone(), recipe: recipe.clone(), end, trainer, state, log });
         }
         buffer.restore(checkpoint.buffer()?, &mut source)?;
         on(Event::Resumed { step });
     } else {
         let first = buffer.batch(run.feed.batch, &mut source)?;
-        for ((name, recipe), site) in run.recipes.iter().zip(sites) {
-            let rows = rows_of(&first, &hooks, &site);
-            let trainer = begin(recipe, &site, run.from, &rows)?;
+        for ((name, recipe), end) in run.recipes.iter().zip(ends) {
+            let rows = rows_of(&first, &hooks, &end);
+            let trainer = begin(recipe, &end, run.from, &rows)?;
             let state = MemberState { scale: 1.0, ..MemberState::default() };
             let log = Log::open(&run.out.join(name), [0, 0])?;
-            members.push(Member { name: name.clone(), recipe: recipe.clone(), site, trainer, state, log });
+            members.push(Member { name: name.clone(), recipe: recipe.clone(), end, trainer, state, log });
         }
     }
 
@@ -205,7 +204,7 @@ pub fn run(run: &Run, stop: &AtomicBool, mut on: impl FnMut(Event)) -> Result<()
         let batch = buffer.batch(run.feed.batch, &mut source)?;
         step += 1;
         for member in &mut members {
-            let rows = rows_of(&batch, &hooks, &member.site);
+            let rows = rows_of(&batch, &hooks, &member.end);
             member.step(&rows, step, steps)?;
             if step.is_multiple_of(run.feed.log_every) || step == steps {
                 let metrics = member.metrics(run, step, steps)?;
@@ -290,22 +289,22 @@ fn open_source<'a>(run: &Run<'a>, hooks: &[HookPoint], widths: &[usize]) -> Resu
     })
 }
 
-fn site_of(recipe: &Recipe, model: &Model) -> Result<Site> {
-    let problem = |problem: String| Error::Recipe { name: "site".into(), problem };
-    site(recipe.site.parse()?, recipe.head, model, problem)
+fn end_of(recipe: &Recipe, model: &Model) -> Result<End> {
+    End::of(recipe.site.parse()?, recipe.head, model.config())
+        .map_err(|what| Error::Recipe { name: "site".into(), problem: format!("the SAE reads {what}") })
 }
 
-fn directions(recipe: &Recipe, site: &Site) -> Result<usize> {
-    let directions = (recipe.expansion * site.columns.len() as f64).round();
+fn directions(recipe: &Recipe, d_in: usize) -> Result<usize> {
+    let directions = (recipe.expansion * d_in as f64).round();
     if (1.0..u32::MAX as f64).contains(&directions) {
         return Ok(directions as usize);
     }
     Err(Error::Recipe { name: "expansion".into(), problem: format!("{directions} directions cannot be trained") })
 }
 
-fn begin(recipe: &Recipe, site: &Site, opened: &BTreeMap<String, Sae>, first: &Matrix) -> Result<Trainer> {
-    let directions = directions(recipe, site)?;
-    let objective = recipe.objective(directions, site.columns.len())?;
+fn begin(recipe: &Recipe, end: &End, opened: &BTreeMap<String, Sae>, first: &Matrix) -> Result<Trainer> {
+    let directions = directions(recipe, end.width)?;
+    let objective = recipe.objective(directions, end.width)?;
     let Some(from) = &recipe.from else {
         let n = first.rows() as f64;
         let mut mean = vec![0.0_f64; first.columns()];
@@ -317,24 +316,23 @@ fn begin(recipe: &Recipe, site: &Site, opened: &BTreeMap<String, Sae>, first: &M
         name: "from".into(),
         problem: format!("`{from}` was not opened; open what the recipes start from"),
     })?;
-    if sae.site() != site || sae.directions() != directions {
+    if *sae.site() != Site::at(end.clone()) || sae.directions() != directions {
         return Err(Error::Recipe {
             name: "from".into(),
             problem: format!(
-                "`{from}` has {} directions at {}, and {directions} at {} are to be trained",
+                "`{from}` has {} directions at {}, and {directions} at {end} are to be trained",
                 sae.directions(),
-                sae.site().hook,
-                site.hook
+                sae.site().reads,
             ),
         });
     }
     Trainer::from_sae(objective, sae, recipe.threshold)
 }
 
-/// A site's columns of a batch.
-fn rows_of(batch: &[Matrix], hooks: &[HookPoint], site: &Site) -> Matrix {
-    let values = &batch[hooks.iter().position(|hook| *hook == site.hook).unwrap_or_default()];
-    if site.columns.len() == values.columns() { values.clone() } else { values.columns_of(site.columns.clone()) }
+/// An end's columns of a batch.
+fn rows_of(batch: &[Matrix], hooks: &[HookPoint], end: &End) -> Matrix {
+    let values = &batch[hooks.iter().position(|hook| *hook == end.hook).unwrap_or_default()];
+    if end.width == values.columns() { values.clone() } else { values.columns_of(end.columns()) }
 }
 
 impl Member {
@@ -384,7 +382,7 @@ impl Member {
         (state.sums, state.count, state.resampled) = (StepReport::default(), 0, 0);
         let due = run.feed.evaluate_every > 0 && step.is_multiple_of(run.feed.evaluate_every);
         if (due || step == steps) && !run.evaluation.is_empty() && run.feed.evaluate_every > 0 {
-            let sae = self.trainer.to_sae(&self.name, self.site.clone());
+            let sae = self.trainer.to_sae(&self.name, Site::at(self.end.clone()))?;
             let options = EvaluationOptions::default();
             let never = AtomicBool::new(false);
             let found = evaluate(run.model, std::slice::from_ref(&sae), run.evaluation, &options, &never, |_, _| {})?;
@@ -415,7 +413,7 @@ impl Member {
             "training_tokens": run.feed.steps() * run.feed.batch as u64,
             "objective": self.recipe.objective,
         });
-        let sae = self.trainer.to_sae(&self.name, self.site.clone());
+        let sae = self.trainer.to_sae(&self.name, Site::at(self.end.clone()))?;
         std::fs::create_dir_all(&folder).map_err(super::cache::io("write", &folder))?;
         super::write_beside(&folder.join(OPTIONS), options(run.feed, &self.recipe)?.as_bytes())?;
         sae.save(&folder, &metadata, Some(&self.trainer.densities()))

@@ -8,8 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::objective::{Aux, Objective};
-use crate::sae::Parameters;
-use crate::{Architecture, Error, Result, Sae, Site};
+use crate::{Architecture, Error, Parameters, Result, Sae, Site};
 
 /// Weight of the newest batch in the running threshold of BatchTopK.
 const THRESHOLD_RATE: f32 = 0.01;
@@ -234,7 +233,10 @@ impl Trainer {
     }
 
     /// The SAE as it is now, to be used or saved.
-    pub fn to_sae(&self, name: &str, site: Site) -> Sae {
+    ///
+    /// # Errors
+    /// If a parameter is not finite, or `site` has another width.
+    pub fn to_sae(&self, name: &str, site: Site) -> Result<Sae> {
         let architecture = match &self.objective {
             Objective::Relu { .. } => Architecture::Relu,
             Objective::TopK { k, .. } => Architecture::TopK { k: *k },

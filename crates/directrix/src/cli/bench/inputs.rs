@@ -224,7 +224,7 @@ fn load_model(folder: &Path) -> anyhow::Result<Model> {
 }
 
 fn load_sae(folder: &Path, i: usize, model: &Model) -> anyhow::Result<Sae> {
-    Ok(Sae::load(&Folder::open(folder.join(format!("sae-{i}")))?, model)?)
+    Ok(Sae::load(&Folder::open(folder.join(format!("sae-{i}")))?)?.fit(model.config())?)
 }
 
 fn make(folder: &Path, sizes: Sizes, seed: u64) -> anyhow::Result<()> {

@@ -1,0 +1,200 @@
+//! SAELens's folders: `cfg.json` and `sae_weights.safetensors`.
+
+use std::path::Path;
+
+use directrix_kernels::Matrix;
+use directrix_model::{Folder, Tensors};
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::{Value, json};
+
+use crate::sae::Parameters;
+use crate::train::write_beside;
+use crate::{Architecture, End, Error, Result, Sae, Site};
+
+pub(crate) const CONFIG: &str = "cfg.json";
+const WEIGHTS: &str = "sae_weights.safetensors";
+/// The version of SAELens whose form is written; without one, its readers take a folder for an older form.
+const SAE_LENS_VERSION: &str = "6.54.12";
+
+/// SAELens's architectures.
+const ARCHITECTURES: [&str; 6] = ["standard", "topk", "jumprelu", "gated", "transcoder", "jumprelu_transcoder"];
+
+/// SAELens's name of an architecture with two ends.
+fn of_transcoder(architecture: &Architecture) -> Option<&'static str> {
+    match architecture {
+        Architecture::Relu => Some("transcoder"),
+        Architecture::JumpRelu { .. } => Some("jumprelu_transcoder"),
+        _ => None,
+    }
+}
+
+/// Site and parameters of the SAE in a folder.
+///
+/// # Errors
+/// If a file is missing or damaged, the architecture or a normalisation is not supported, or a tensor has another shape or is
+/// not finite.
+pub(crate) fn read(folder: &Folder) -> Result<(Site, Parameters)> {
+    let file = folder.describe(CONFIG);
+    let problem = |problem: String| Error::Config { file: file.clone(), problem };
+    let json: Value = serde_json::from_slice(&folder.read(CONFIG)?).map_err(|e| problem(format!("not JSON ({e})")))?;
+    let size = |key: &str| {
+        let value = json.get(key).and_then(Value::as_u64).filter(|n| *n > 0 && *n < 1 << 32);
+        value.map(|n| n as usize).ok_or_else(|| problem(format!("`{key}` is missing or not a whole number above 0")))
+    };
+    let choice = |key: &str, default: &str, supported: &[&str]| {
+        let found = json.get(key).and_then(Value::as_str).unwrap_or(default);
+        if supported.contains(&found) {
+            return Ok(found.to_owned());
+        }
+        Err(problem(format!("`{key}` is \"{found}\"; supported: {}", supported.join(", "))))
+    };
+    let architecture = choice("architecture", "standard", &ARCHITECTURES)?;
+    choice("normalize_activations", "none", &["none"])?;
+    choice("reshape_activations", "none", &["none", "hook_z"])?;
+    let is_transcoder = architecture.ends_with("transcoder");
+
+    // SAELens 6 keeps hook points under `metadata`, earlier versions at the top.
+    let metadata = |key: &str| json.pointer(&format!("/metadata/{key}")).or_else(|| json.get(key));
+    let end = |name: &str, head: &str, width: usize, what: &str| {
+        let hook = metadata(name)
+            .and_then(Value::as_str)
+            .ok_or_else(|| problem(format!("`metadata.{name}` is missing, so it is not known what the SAE {what}")))?;
+        let head = metadata(head).and_then(Value::as_u64).map(|head| head as usize);
+        Ok::<End, Error>(End { hook: hook.parse()?, head, width })
+    };
+    let (d_in, d_sae) = (size("d_in")?, size("d_sae")?);
+    let reads = end("hook_name", "hook_head_index", d_in, "reads")?;
+    let site = if is_transcoder {
+        Site { writes: end("hook_name_out", "hook_head_index_out", size("d_out")?, "writes")?, reads }
+    } else {
+        Site::at(reads)
+    };
+    let d_out = site.writes.width;
+
+    let tensors = Tensors::open(folder, Some(WEIGHTS))?;
+    let mut encoder = tensors.matrix("W_enc", d_in, d_sae)?.transposed();
+    let mut w_dec = tensors.matrix("W_dec", d_sae, d_out)?;
+    let numbers = |name: &str| tensors.get(name, &[d_sae]);
+    let (architecture, bias) = match architecture.as_str() {
+        "topk" => (Architecture::TopK { k: size("k")? }, "b_enc"),
+        "jumprelu" | "jumprelu_transcoder" => {
+            // SAELens compares with relu(threshold).
+            let threshold = numbers("threshold")?.into_iter().map(|t| t.max(0.0)).collect();
+            (Architecture::JumpRelu { threshold }, "b_enc")
+        }
+        "gated" => (Architecture::Gated { r_mag: numbers("r_mag")?, b_mag: numbers("b_mag")? }, "b_gate"),
+        _ => (Architecture::Relu, "b_enc"),
+    };
+    let mut b_enc = numbers(bias)?;
+    let is_set = |key: &str| json.get(key).and_then(Value::as_bool);
+    if is_set("rescale_acts_by_decoder_norm").unwrap_or(false) {
+        scale_by_decoder(&mut encoder, &mut b_enc, &mut w_dec);
+    }
+    let parameters = Parameters {
+        architecture,
+        encoder,
+        w_dec,
+        b_enc,
+        b_dec: tensors.get("b_dec", &[d_out])?,
+        subtract_b_dec: !is_transcoder && is_set("apply_b_dec_to_input").unwrap_or(true),
+    };
+    Ok((site, parameters))
+}
+
+/// Multiplies pre-activations by their decoder row's length and divides the row by it: `rescale_acts_by_decoder_norm`.
+fn scale_by_decoder(encoder: &mut Matrix, b_enc: &mut [f32], w_dec: &mut Matrix) {
+    let length = |row: &[f32]| row.iter().map(|w| (*w as f64).powi(2)).sum::<f64>().sqrt() as f32;
+    let lengths: Vec<f32> = w_dec.iter_rows().map(length).collect();
+    for (direction, length) in lengths.iter().enumerate() {
+        encoder.row_mut(direction).iter_mut().for_each(|w| *w *= length);
+    }
+    b_enc.iter_mut().zip(&lengths).for_each(|(b, length)| *b *= length);
+    for (direction, length) in lengths.iter().enumerate().filter(|(_, length)| **length > 0.0) {
+        w_dec.row_mut(direction).iter_mut().for_each(|w| *w /= length);
+    }
+}
+
+impl Sae {
+    /// Writes it as a SAELens folder: `cfg.json`, `sae_weights.safetensors` and, when `density` (the share of positions
+    /// that each direction fires at) is given, `sparsity.safetensors` with `log10(density + 1e-10)`. `metadata` goes into
+    /// `cfg.json` beside the hook point. The configuration is written last, so a folder with one is whole.
+    ///
+    /// # Errors
+    /// If SAELens has no such transcoder, or a file cannot be written.
+    pub fn save(&self, folder: &Path, metadata: &Value, density: Option<&[f64]>) -> Result<()> {
+        let Site { reads, writes } = self.site();
+        let Parameters { architecture, encoder, w_dec, b_enc, b_dec, subtract_b_dec } = self.parameters();
+        let is_transcoder = !self.site().is_one_place();
+        let name = if is_transcoder { of_transcoder(architecture) } else { Some(architecture.name()) };
+        let Some(name) = name else {
+            let problem = format!("SAELens has no transcoder of architecture `{}`", architecture.name());
+            return Err(Error::Parameters { sae: self.name().into(), problem });
+        };
+        std::fs::create_dir_all(folder).map_err(|source| Error::Io { doing: "write", path: folder.into(), source })?;
+        let w_enc = encoder.transposed();
+        let vector = |values| tensor(values, &[self.directions()]);
+        let mut tensors = vec![
+            ("W_enc", matrix(&w_enc)),
+            ("W_dec", matrix(w_dec)),
+            ("b_dec", tensor(b_dec, &[self.d_out()])),
+            (if matches!(architecture, Architecture::Gated { .. }) { "b_gate" } else { "b_enc" }, vector(b_enc)),
+        ];
+        let mut config = json!({
+            "architecture": name,
+            "d_in": self.d_in(),
+            "d_sae": self.directions(),
+            "dtype": "float32",
+            "device": "cpu",
+            "apply_b_dec_to_input": subtract_b_dec,
+            "normalize_activations": "none",
+            "reshape_activations": if reads.hook.to_string().ends_with("attn.hook_z") { "hook_z" } else { "none" },
+        });
+        match architecture {
+            Architecture::Relu => {}
+            Architecture::TopK { k } => {
+                config["k"] = json!(k);
+                config["rescale_acts_by_decoder_norm"] = json!(false);
+            }
+            Architecture::JumpRelu { threshold } => tensors.push(("threshold", vector(threshold))),
+            Architecture::Gated { r_mag, b_mag } => {
+                tensors.extend([("r_mag", vector(r_mag)), ("b_mag", vector(b_mag))]);
+            }
+        }
+        config["metadata"] = json!({ "sae_lens_version": SAE_LENS_VERSION, "hook_name": reads.hook.to_string() });
+        if let Some(head) = reads.head {
+            config["metadata"]["hook_head_index"] = json!(head);
+        }
+        if is_transcoder {
+            config["d_out"] = json!(self.d_out());
+            config["metadata"]["hook_name_out"] = json!(writes.hook.to_string());
+            if let Some(head) = writes.head {
+                config["metadata"]["hook_head_index_out"] = json!(head);
+            }
+        }
+        for (key, value) in metadata.as_object().into_iter().flatten() {
+            config["metadata"][key] = value.clone();
+        }
+        write_tensors(&folder.join(WEIGHTS), tensors)?;
+        if let Some(density) = density {
+            let logarithms: Vec<f32> = density.iter().map(|d| (d + 1e-10).log10() as f32).collect();
+            let sparsity = tensor(&logarithms, &[self.directions()]);
+            write_tensors(&folder.join("sparsity.safetensors"), vec![("sparsity", sparsity)])?;
+        }
+        write_beside(&folder.join(CONFIG), format!("{config:#}\n").as_bytes())
+    }
+}
+
+fn matrix(matrix: &Matrix) -> TensorView<'_> {
+    tensor(matrix.data(), &[matrix.rows(), matrix.columns()])
+}
+
+#[allow(clippy::expect_used)]
+fn tensor<'a>(values: &'a [f32], shape: &[usize]) -> TensorView<'a> {
+    TensorView::new(Dtype::F32, shape.to_vec(), bytemuck::cast_slice(values)).expect("the shape is that of the numbers")
+}
+
+fn write_tensors(path: &Path, tensors: Vec<(&str, TensorView)>) -> Result<()> {
+    let bytes = safetensors::serialize(tensors, None)
+        .map_err(|e| Error::Stored { path: path.into(), problem: format!("cannot be written: {e}") })?;
+    write_beside(path, &bytes)
+}
