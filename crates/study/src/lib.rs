@@ -16,23 +16,20 @@
 
 mod error;
 mod figure;
+mod findings;
 mod interactive;
-mod lab;
+mod opened;
 mod output;
 mod report;
 mod run;
-mod sections;
+pub mod sections;
 mod study;
 mod svg;
 
 pub use error::{Error, Result};
 pub use figure::{Figure, Series, Shape};
-pub use lab::{Event, default_bos};
+pub use opened::{Event, default_bos};
 pub use output::{write_atomically, write_figure, write_table};
 pub use report::{Block, Report, Section, ShadedText, Texts};
 pub use run::Finished;
-pub use study::{
-    Active, Attention, BehaviourSection, Coactivation, CooccurrenceSection, Cosine, DirectionAttributionSection,
-    DirectionSection, Examples, FeatureAttribution, JointAblation, LogitAttribution, LossRecoveredSection,
-    MoreAblations, Remainder, SectionKind, SingleAblations, Study, Tokens, TopTokens,
-};
+pub use study::Study;

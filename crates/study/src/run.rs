@@ -2,16 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::lab::{Clock, Event, Lab};
+use crate::findings::Findings;
+use crate::opened::{Event, Opened};
 use crate::output::{write_atomically, write_figure, write_table};
 use crate::report::{Block, Report, Section};
-use crate::sections::quoted;
-use crate::study::{SectionKind, Study};
-use crate::{Error, Result, sections};
+use crate::sections::{Analysis, quoted};
+use crate::study::Study;
+use crate::{Error, Result};
 
 /// What a study left behind.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,17 +55,18 @@ impl Study {
     /// If an input is bad, an analysis fails, a file cannot be written, or `stop` was set.
     pub fn run(&self, name: &str, out: &Path, stop: &AtomicBool, progress: &mut dyn FnMut(Event)) -> Result<Finished> {
         std::fs::create_dir_all(out).map_err(|source| Error::Folder { path: out.into(), source })?;
-        let mut lab = Lab::open(self, name, out, stop, progress)?;
-        let kinds = if self.sections.is_empty() { SectionKind::all(self.saes.len()) } else { self.sections.clone() };
         let mut clock = Clock::start();
+        let opened = Opened::open(self, name, out, &mut clock, stop, progress)?;
+        let found = Findings::of(self, name, &opened, &mut clock, stop)?;
+        let sections = if self.sections.is_empty() { self.all_sections() } else { self.sections.clone() };
         let mut made: Vec<Section> = Vec::new();
-        for (i, kind) in kinds.iter().enumerate() {
+        for (i, analysis) in sections.iter().enumerate() {
             if stop.load(Ordering::Relaxed) {
                 return Err(Error::Stopped);
             }
-            let title = sections::title(kind);
-            progress(Event::Section { number: i + 1, of: kinds.len(), title });
-            let mut section = sections::make(&lab, kind)?;
+            let title = analysis.title();
+            progress(Event::Section { number: i + 1, of: sections.len(), title });
+            let mut section = analysis.make(&found)?;
             rename_repeated(&mut section, &made);
             made.push(section);
             clock.lap(title);
@@ -76,14 +79,18 @@ impl Study {
             }
         }
         clock.lap("tables and figures");
-        let report = report(&lab, made);
+        let report = report(&found, made);
         write_atomically(&out.join("study.json"), &json(&report))?;
         let path = out.join("report.html");
         write_atomically(&path, report.to_html()?.as_bytes())?;
         clock.lap("report");
-        lab.timings.append(&mut clock.laps);
-        write_atomically(&out.join("manifest.json"), &json(&manifest(&lab)))?;
-        Ok(Finished { report: path, timings: lab.timings })
+        write_atomically(&out.join("manifest.json"), &json(&manifest(&found, &clock)))?;
+        Ok(Finished { report: path, timings: clock.laps })
+    }
+
+    /// Every section with its defaults that the number of SAEs allows.
+    fn all_sections(&self) -> Vec<Analysis> {
+        Analysis::all().into_iter().filter(|analysis| analysis.saes() <= self.saes.len()).collect()
     }
 }
 
@@ -108,59 +115,76 @@ fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec_pretty(value).expect("plain data serialises")
 }
 
-fn manifest(lab: &Lab) -> Manifest<'_> {
-    let bytes = serde_json::to_vec(&lab.study).expect("plain data serialises");
-    let meta = lab.index.meta();
+fn manifest<'a>(found: &'a Findings, clock: &'a Clock) -> Manifest<'a> {
+    let bytes = serde_json::to_vec(found.study).expect("plain data serialises");
+    let meta = found.opened.index.meta();
     Manifest {
         directrix: env!("CARGO_PKG_VERSION"),
-        study: &lab.study,
+        study: found.study,
         study_sha256: Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
         inputs: &meta.identity,
         prompts: meta.prompts,
         positions: meta.positions,
         prompts_cut_to_the_context: meta.cut,
-        behaviour_prompts: lab.behaviour.prompts.len(),
-        directions: &lab.top,
+        behaviour_prompts: found.behaviour.prompts.len(),
+        directions: &found.top,
         seed: None,
-        seconds: lab.timings.iter().map(|(step, seconds)| Seconds { step, seconds: *seconds }).collect(),
+        seconds: clock.laps.iter().map(|(step, seconds)| Seconds { step, seconds: *seconds }).collect(),
     }
 }
 
-fn report(lab: &Lab, sections: Vec<Section>) -> Report {
-    let (meta, sae) = (lab.index.meta(), lab.sae());
-    let best = lab.singles.first();
-    let top: Vec<String> = lab.top.iter().map(u32::to_string).collect();
+fn report(found: &Findings, sections: Vec<Section>) -> Report {
+    let (meta, sae) = (found.opened.index.meta(), found.sae());
+    let best = found.singles.first();
+    let top: Vec<String> = found.top.iter().map(u32::to_string).collect();
     let mut facts = vec![
         ("stories".into(), meta.prompts.to_string()),
-        ("behaviour prompts".into(), lab.behaviour.prompts.len().to_string()),
-        ("active directions".into(), format!("{} of {}", lab.active.len(), sae.directions())),
+        ("behaviour prompts".into(), found.behaviour.prompts.len().to_string()),
+        ("active directions".into(), format!("{} of {}", found.active.len(), sae.directions())),
         ("top directions".into(), top.join(", ")),
     ];
     if let Some(best) = best {
         let value = format!("{:+.3} ± {:.3}", best.loss_increase, best.half_width);
         facts.push((format!("loss increase without {}", best.direction), value));
     }
-    for index in lab.index.saes() {
+    for index in found.opened.index.saes() {
         facts.push((format!("mean L0, {}", index.name()), format!("{:.1}", index.l0())));
     }
     let lead = format!(
         "What makes {} follow {}? The behaviour is taken apart on {} prompts from {}, through the {} directions that {} finds in {} of {}. Every mean comes with a 95 % interval; losses are in nats.",
-        quoted(&lab.answer()),
-        quoted(&lab.study.behaviour.contains),
-        lab.behaviour.prompts.len(),
-        lab.study.corpus,
+        quoted(&found.answer()),
+        quoted(&found.study.behaviour.contains),
+        found.behaviour.prompts.len(),
+        found.study.corpus,
         sae.directions(),
         sae.short_name(),
         sae.site().reads.hook,
-        lab.study.model,
+        found.study.model,
     );
     let footer = format!(
         "Directrix {}; model {} ({}…), corpus {} ({}…). Full hashes, options and timings: manifest.json; all numbers: study.json.",
         env!("CARGO_PKG_VERSION"),
-        lab.study.model,
+        found.study.model,
         &meta.identity.model.hash[..12],
-        lab.study.corpus,
+        found.study.corpus,
         &meta.identity.corpus.hash[..12]
     );
-    Report { title: lab.study.title.clone(), lead, facts, sections, footer }
+    Report { title: found.study.title.clone(), lead, facts, sections, footer }
+}
+
+/// Seconds between laps.
+pub(crate) struct Clock {
+    last: Instant,
+    pub(crate) laps: Vec<(String, f64)>,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Clock {
+        Clock { last: Instant::now(), laps: Vec::new() }
+    }
+
+    pub(crate) fn lap(&mut self, name: &str) {
+        self.laps.push((name.into(), self.last.elapsed().as_secs_f64()));
+        self.last = Instant::now();
+    }
 }

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use directrix_circuits::{ActiveOptions, Behaviour, CooccurrenceOptions};
+use directrix_circuits::Behaviour;
 use directrix_model::Processing;
 use serde::{Deserialize, Serialize};
 
+use crate::sections::Analysis;
 use crate::{Error, Result};
 
 /// A study, as its TOML file says it. Every threshold has the origin's value as default.
@@ -40,223 +41,11 @@ pub struct Study {
     pub top_directions: usize,
     /// The analyses, in order; all of them with their defaults if none is named.
     #[serde(default, rename = "section")]
-    pub sections: Vec<SectionKind>,
+    pub sections: Vec<Analysis>,
 }
 
 fn three() -> usize {
     3
-}
-
-macro_rules! options {
-    ($($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty = $default:expr,)* })*) => {$(
-        $(#[$meta])*
-        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-        #[serde(default, deny_unknown_fields)]
-        pub struct $name { $($(#[$field_meta])* pub $field: $type,)* }
-
-        impl Default for $name {
-            fn default() -> Self {
-                $name { $($field: $default,)* }
-            }
-        }
-    )*};
-}
-
-options! {
-    /// Common and rare tokens.
-    Tokens {
-        /// A token is common if it occurs more often than this.
-        min_count: u64 = 100,
-        /// Tokens listed.
-        top: usize = 50,
-    }
-    /// Examples of directions.
-    Examples {
-        /// Directions of the SAE taken apart; the top ones if not said.
-        directions: Option<Vec<usize>> = None,
-        /// Examples of each kind.
-        examples: usize = 3,
-    }
-    /// Pairs of directions by cosine.
-    Cosine {
-        /// Pairs.
-        pairs: usize = 10,
-        /// Prompts per pair.
-        prompts: usize = 100,
-        /// Leave out pairs above the diagonal, as the origin did.
-        lower_triangle: bool = false,
-    }
-    /// Pairs of directions by ablation at one position.
-    CooccurrenceSection {
-        /// Stories whose positions are looked at.
-        prompts: usize = 20,
-        /// Position and activation thresholds.
-        options: CooccurrenceOptions = CooccurrenceOptions::default(),
-        /// Also look at the last position of this text.
-        text: Option<String> = None,
-        /// Rows listed from each end.
-        top: usize = 15,
-    }
-    /// Top token of each direction.
-    TopTokens {
-        /// List directions whose top token has less than this share.
-        share_below: f64 = 0.2,
-        /// Directions listed.
-        top: usize = 30,
-    }
-    /// Prompts that show the behaviour.
-    BehaviourSection {
-        /// Prompts shown.
-        examples: usize = 3,
-    }
-    /// Direct logit attribution.
-    LogitAttribution {}
-    /// Directions active before the answer.
-    Active {
-        /// Prompts looked at.
-        prompts: usize = 1000,
-        /// Thresholds.
-        options: ActiveOptions = ActiveOptions::default(),
-    }
-    /// Ablation of each active direction.
-    SingleAblations {
-        /// Prompts per direction.
-        prompts: usize = 200,
-        /// A direction is active on a prompt above this.
-        active_above: f32 = 0.1,
-    }
-    /// What the SAE leaves out of the MLP's write.
-    Remainder {
-        /// Prompts.
-        prompts: usize = 200,
-    }
-    /// Direct feature attribution.
-    FeatureAttribution {
-        /// Prompts per direction.
-        prompts: usize = 100,
-        /// Stories over which the mean of inactive neurons is taken.
-        mean_prompts: usize = 100,
-    }
-    /// A head's attention pattern.
-    Attention {
-        /// Layer; that of the chosen head if not said.
-        layer: Option<usize> = None,
-        /// Head; the one with the largest logit attribution if not said.
-        head: Option<usize> = None,
-        /// The first behaviour prompt of at most this many positions is shown.
-        positions: usize = 100,
-    }
-    /// Whether the top directions are active together.
-    Coactivation {
-        /// A direction is active on a prompt above this.
-        active_above: f32 = 0.1,
-    }
-    /// Ablation of the top directions together.
-    JointAblation {
-        /// Prompts.
-        prompts: usize = 200,
-        /// Prompts on which the whole site is mean-ablated.
-        mean_ablation_prompts: usize = 100,
-        /// Stories over which the site's mean is taken.
-        mean_prompts: usize = 10,
-    }
-    /// How much of the loss the SAE recovers.
-    LossRecoveredSection {
-        /// Stories over which the site's mean is taken.
-        mean_prompts: usize = 20,
-    }
-    /// One direction closely.
-    DirectionSection {
-        /// The direction; the one with the largest single effect if not said.
-        direction: Option<usize> = None,
-        /// Prompts for the boosts.
-        prompts: usize = 100,
-        /// Examples.
-        examples: usize = 5,
-        /// Tokens listed by prompts.
-        tokens: usize = 15,
-        /// Tokens listed by weights.
-        weight_tokens: usize = 25,
-        /// Tokens less likely than this mean log-probability are ignored.
-        log_prob_above: f64 = -9.0,
-        /// Tokens that occur at most this often are ignored.
-        min_count: u64 = 100,
-        /// A direction is active on a prompt above this.
-        active_above: f32 = 0.1,
-    }
-    /// More ablations of the one direction.
-    MoreAblations {
-        /// The direction; the one with the largest single effect if not said.
-        direction: Option<usize> = None,
-        /// Prompts with the highest activation.
-        prompts: usize = 100,
-        /// Prompts with the largest loss increase shown.
-        examples: usize = 10,
-        /// A direction is active on a prompt above this.
-        active_above: f32 = 0.1,
-        /// One position at a time: those above this share of the maximum.
-        share_of_maximum: f32 = 0.1,
-    }
-    /// Directions by their weights' attribution to the answer.
-    DirectionAttributionSection {
-        /// Directions listed.
-        top: usize = 5,
-        /// Directions drawn have a mean activation above this.
-        active_above: f64 = 0.05,
-    }
-}
-
-/// One analysis with its options.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-#[allow(missing_docs)]
-pub enum SectionKind {
-    Tokens(Tokens),
-    Examples(Examples),
-    Cosine(Cosine),
-    Cooccurrence(CooccurrenceSection),
-    TopTokens(TopTokens),
-    Behaviour(BehaviourSection),
-    LogitAttribution(LogitAttribution),
-    Active(Active),
-    SingleAblations(SingleAblations),
-    Remainder(Remainder),
-    FeatureAttribution(FeatureAttribution),
-    Attention(Attention),
-    Coactivation(Coactivation),
-    JointAblation(JointAblation),
-    LossRecovered(LossRecoveredSection),
-    Direction(DirectionSection),
-    MoreAblations(MoreAblations),
-    DirectionAttribution(DirectionAttributionSection),
-}
-
-impl SectionKind {
-    /// Every analysis with its defaults, in the origin's order; those of two SAEs only if there are two.
-    pub(crate) fn all(saes: usize) -> Vec<SectionKind> {
-        let mut all = vec![SectionKind::Tokens(Tokens::default()), SectionKind::Examples(Examples::default())];
-        if saes > 1 {
-            all.push(SectionKind::Cosine(Cosine::default()));
-            all.push(SectionKind::Cooccurrence(CooccurrenceSection::default()));
-        }
-        all.extend([
-            SectionKind::TopTokens(TopTokens::default()),
-            SectionKind::Behaviour(BehaviourSection::default()),
-            SectionKind::LogitAttribution(LogitAttribution::default()),
-            SectionKind::Active(Active::default()),
-            SectionKind::SingleAblations(SingleAblations::default()),
-            SectionKind::Remainder(Remainder::default()),
-            SectionKind::FeatureAttribution(FeatureAttribution::default()),
-            SectionKind::Attention(Attention::default()),
-            SectionKind::Coactivation(Coactivation::default()),
-            SectionKind::JointAblation(JointAblation::default()),
-            SectionKind::LossRecovered(LossRecoveredSection::default()),
-            SectionKind::Direction(DirectionSection::default()),
-            SectionKind::MoreAblations(MoreAblations::default()),
-            SectionKind::DirectionAttribution(DirectionAttributionSection::default()),
-        ]);
-        all
-    }
 }
 
 impl Study {
@@ -318,9 +107,15 @@ mod tests {
             let text = format!("{}\n[[section]]\n{text}", Study::CLOSING_QUOTE);
             Study::parse(&text, "s.toml").unwrap_err().to_string()
         };
-        assert!(section("kind = \"nonsense\"").contains("nonsense"));
-        let message = section("kind = \"tokens\"\nmin_cuont = 3");
-        assert!(message.contains("min_cuont") && message.contains("min_count"), "{message}");
-        assert!(section("kind = \"tokens\"\nmin_count = \"x\"").contains("invalid type"));
+        let line = format!("line {}", Study::CLOSING_QUOTE.lines().count() + 2);
+        for (text, said) in [
+            ("kind = \"nonsense\"", ["`nonsense`", "`tokens`"]),
+            ("top = 3", ["needs a `kind`", "`tokens`"]),
+            ("kind = \"tokens\"\nmin_cuont = 3", ["`min_cuont`", "`min_count`"]),
+            ("kind = \"tokens\"\nmin_count = \"x\"", ["section `tokens`", "invalid type"]),
+        ] {
+            let message = section(text);
+            assert!(message.contains(&line) && said.iter().all(|said| message.contains(said)), "{message}");
+        }
     }
 }

@@ -105,5 +105,5 @@ fn what_a_study_names_wrongly_is_refused_before_the_long_work() {
     let one = Study { saes: vec!["tinystories-2l/sae-l1".into()], sections: vec![], ..base() };
     let text = "kind = \"cosine\"";
     let section = toml::from_str(text).unwrap();
-    assert!(message(Study { sections: vec![section], ..one }).contains("need two SAEs"));
+    assert!(message(Study { sections: vec![section], ..one }).contains("needs 2 SAEs"));
 }

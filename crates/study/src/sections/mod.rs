@@ -1,79 +1,219 @@
-//! The analyses of a study: each turns rows into a section of the report.
+//! The sections of a study, one a file: kind, options, title, what it needs, and what it makes.
+//!
+//! A new one is a file here, its `mod` and its line in the list.
 
-mod ablation;
-mod attribution;
+/// Defines the options of a section: a struct with defaults, of which a file may name any.
+macro_rules! options {
+    ($(#[$meta:meta])* $name:ident {
+        $($(#[$field_meta:meta])* $field:ident: $type:ty = $default:expr,)*
+    }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $name { $($(#[$field_meta])* pub $field: $type,)* }
+
+        impl Default for $name {
+            fn default() -> Self {
+                $name { $($field: $default,)* }
+            }
+        }
+    };
+}
+
+mod active;
+mod attention;
 mod behaviour;
-mod corpus;
+mod coactivation;
+mod cooccurrence;
+mod cosine;
 mod direction;
-mod pairs;
+mod direction_attribution;
+mod examples;
+mod feature_attribution;
+mod joint_ablation;
+mod logit_attribution;
+mod loss_recovered;
+mod more_ablations;
+mod remainder;
+mod single_ablations;
+mod tokens;
+mod top_tokens;
 
-use crate::lab::Lab;
-use crate::report::Section;
-use crate::study::SectionKind;
+use directrix_circuits::{Component, Table};
+use directrix_model::Model;
+use directrix_sae::Sae;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::findings::Findings;
+use crate::report::{Block, Section};
 use crate::{Figure, Result, Shape};
 
-/// Makes one analysis.
-pub(crate) fn make(lab: &Lab, kind: &SectionKind) -> Result<Section> {
-    match kind {
-        SectionKind::Tokens(o) => Ok(corpus::tokens(lab, o)),
-        SectionKind::Examples(o) => Ok(corpus::examples(lab, o)),
-        SectionKind::TopTokens(o) => Ok(corpus::top_tokens(lab, o)),
-        SectionKind::Cosine(o) => pairs::cosine(lab, o),
-        SectionKind::Cooccurrence(o) => pairs::cooccurrence(lab, o),
-        SectionKind::Behaviour(o) => behaviour::prompts(lab, o),
-        SectionKind::Active(o) => Ok(behaviour::active(lab, o)),
-        SectionKind::SingleAblations(o) => Ok(behaviour::single_ablations(lab, o)),
-        SectionKind::Coactivation(o) => Ok(behaviour::coactivation(lab, o)),
-        SectionKind::Attention(o) => behaviour::attention(lab, o),
-        SectionKind::LogitAttribution(_) => attribution::logit(lab),
-        SectionKind::Remainder(o) => attribution::remainder(lab, o),
-        SectionKind::FeatureAttribution(o) => attribution::feature(lab, o),
-        SectionKind::DirectionAttribution(o) => attribution::directions(lab, o),
-        SectionKind::JointAblation(o) => ablation::joint(lab, o),
-        SectionKind::LossRecovered(o) => ablation::loss_recovered(lab, o),
-        SectionKind::MoreAblations(o) => ablation::more(lab, o),
-        SectionKind::Direction(o) => direction::closely(lab, o),
+/// Makes [`Analysis`] from the list of all sections.
+macro_rules! sections {
+    ($($module:ident::$section:ident,)*) => {
+        $(pub use $module::$section;)*
+
+        /// A section that a study asks for, with its options. In a file, `kind` says which.
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum Analysis {
+            $(#[doc = concat!("A section of the kind `", stringify!($module), "`.")] $section($section),)*
+        }
+
+        impl Analysis {
+            const KINDS: &[&str] = &[$($section::KIND),*];
+
+            /// Every section with its defaults, in the order of a study that names none.
+            pub(crate) fn all() -> Vec<Analysis> {
+                vec![$(Analysis::$section($section::default())),*]
+            }
+
+            /// What `kind` says in a file.
+            pub fn kind(&self) -> &'static str {
+                match self { $(Analysis::$section(_) => $section::KIND),* }
+            }
+
+            /// The headline.
+            pub fn title(&self) -> &'static str {
+                match self { $(Analysis::$section(_) => $section::TITLE),* }
+            }
+
+            /// How many SAEs the study must name.
+            pub(crate) fn saes(&self) -> usize {
+                match self { $(Analysis::$section(_) => $section::SAES),* }
+            }
+
+            /// What the options ask for and the model or the SAE taken apart does not have.
+            pub(crate) fn check(&self, model: &Model, sae: &Sae) -> Result<(), String> {
+                match self { $(Analysis::$section(options) => options.check(model, sae)),* }
+            }
+
+            /// The section of the report.
+            pub(crate) fn make(&self, found: &Findings) -> Result<Section> {
+                let Body { prose, blocks } = match self { $(Analysis::$section(options) => options.make(found)),* }?;
+                Ok(Section { name: self.kind().replace('_', "-"), title: self.title().into(), prose, blocks })
+            }
+
+            fn read(kind: &str, options: toml::Table) -> Option<Result<Analysis, toml::de::Error>> {
+                match kind {
+                    $($section::KIND => Some(options.try_into().map(Analysis::$section)),)*
+                    _ => None,
+                }
+            }
+        }
+
+        impl Serialize for Analysis {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                match self {
+                    $(Analysis::$section(options) => Named { kind: $section::KIND, options }.serialize(serializer)),*
+                }
+            }
+        }
+    };
+}
+
+// In the origin's order.
+sections! {
+    tokens::Tokens,
+    examples::Examples,
+    cosine::Cosine,
+    cooccurrence::Cooccurrence,
+    top_tokens::TopTokens,
+    behaviour::Behaviour,
+    logit_attribution::LogitAttribution,
+    active::Active,
+    single_ablations::SingleAblations,
+    remainder::Remainder,
+    feature_attribution::FeatureAttribution,
+    attention::Attention,
+    coactivation::Coactivation,
+    joint_ablation::JointAblation,
+    loss_recovered::LossRecovered,
+    direction::Direction,
+    more_ablations::MoreAblations,
+    direction_attribution::DirectionAttribution,
+}
+
+/// A kind of section; a value of it is the options.
+trait SectionKind: Default + Serialize + DeserializeOwned {
+    /// What `kind` says in a study file; with `-` for `_`, the section's anchor in the report.
+    const KIND: &str;
+    /// The headline.
+    const TITLE: &str;
+    /// How many SAEs the study must name.
+    const SAES: usize = 1;
+
+    /// What the options ask for and `model` or `sae`, the one taken apart, does not have; said before the long work.
+    fn check(&self, _model: &Model, _sae: &Sae) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// What the section says and shows.
+    fn make(&self, found: &Findings) -> Result<Body>;
+}
+
+/// What a section says and shows.
+struct Body {
+    /// Paragraphs.
+    prose: Vec<String>,
+    /// Tables, figures and shaded prompts.
+    blocks: Vec<Block>,
+}
+
+#[derive(Serialize)]
+struct Named<'a, O> {
+    kind: &'a str,
+    #[serde(flatten)]
+    options: &'a O,
+}
+
+impl<'de> Deserialize<'de> for Analysis {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Analysis, D::Error> {
+        let mut options = toml::Table::deserialize(deserializer)?;
+        let known = || format!("one of `{}`", Analysis::KINDS.join("`, `"));
+        match options.remove("kind") {
+            Some(toml::Value::String(kind)) => match Analysis::read(&kind, options) {
+                Some(Ok(analysis)) => Ok(analysis),
+                Some(Err(error)) => Err(D::Error::custom(format!("section `{kind}`: {}", error.message()))),
+                None => Err(D::Error::custom(format!("unknown kind `{kind}`, expected {}", known()))),
+            },
+            _ => Err(D::Error::custom(format!("a section needs a `kind`, {}", known()))),
+        }
     }
 }
 
-/// The title of an analysis, for the contents list and the progress line.
-pub(crate) fn title(kind: &SectionKind) -> &'static str {
-    match kind {
-        SectionKind::Tokens(_) => "Common and rare tokens",
-        SectionKind::Examples(_) => "Top examples of the top directions",
-        SectionKind::TopTokens(_) => "Top token of every direction",
-        SectionKind::Cosine(_) => "Pairs of directions by cosine",
-        SectionKind::Cooccurrence(_) => "Which first directions a second one needs",
-        SectionKind::Behaviour(_) => "Behaviour prompts",
-        SectionKind::Active(_) => "Directions active before the answer",
-        SectionKind::SingleAblations(_) => "Ablating one direction at a time",
-        SectionKind::Coactivation(_) => "Are the top directions active together?",
-        SectionKind::Attention(_) => "An attention pattern",
-        SectionKind::LogitAttribution(_) => "Who writes the answer (DLA)",
-        SectionKind::Remainder(_) => "MLP, reconstruction, remainder",
-        SectionKind::FeatureAttribution(_) => "What drives the top directions (DFA)",
-        SectionKind::DirectionAttribution(_) => "Directions by positive logit attribution",
-        SectionKind::JointAblation(_) => "Ablating the top directions together",
-        SectionKind::LossRecovered(_) => "Loss recovered",
-        SectionKind::MoreAblations(_) => "More ablations of the top direction",
-        SectionKind::Direction(_) => "The top direction closely",
-    }
+/// An error if the SAE has no such directions.
+fn check_directions<'a>(sae: &Sae, directions: impl IntoIterator<Item = &'a usize>) -> Result<(), String> {
+    directions.into_iter().try_for_each(|direction| sae.check(*direction).map(drop).map_err(|e| e.to_string()))
 }
 
-/// A section without blocks yet; its anchor is made from its kind.
-fn section(kind: &str, title: &str, prose: impl IntoIterator<Item = String>) -> Section {
-    Section { name: kind.into(), title: title.into(), prose: prose.into_iter().collect(), blocks: Vec::new() }
+fn table<R: Serialize>(name: &str, caption: &str, rows: &[R]) -> Block {
+    Block::Table(Table::from_rows(name, caption, rows))
 }
 
-fn figure(name: &str, title: &str, axes: (&str, &str), caption: &str, shape: Shape) -> Figure {
-    Figure {
+fn figure(name: &str, title: &str, axes: (&str, &str), caption: &str, shape: Shape) -> Block {
+    Block::Figure(Figure {
         name: name.into(),
         title: title.into(),
         x: axes.0.into(),
         y: axes.1.into(),
         caption: caption.into(),
         shape,
-    }
+    })
+}
+
+/// The components with the largest and smallest mean.
+fn extremes(rows: &[Component]) -> Option<(&Component, &Component)> {
+    let by_mean = |a: &&Component, b: &&Component| a.mean.total_cmp(&b.mean);
+    Some((rows.iter().max_by(by_mean)?, rows.iter().min_by(by_mean)?))
+}
+
+fn labels(rows: &[Component]) -> Vec<String> {
+    rows.iter().map(|row| row.component.clone()).collect()
+}
+
+fn means(rows: &[Component]) -> Vec<f64> {
+    rows.iter().map(|row| row.mean).collect()
 }
 
 /// `1 direction`, `2 directions`.
@@ -104,5 +244,44 @@ fn excludes_zero(mean: f64, half_width: f64) -> &'static str {
         "the 95 % interval excludes zero"
     } else {
         "the 95 % interval includes zero, so this may be chance"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every row of the table of sections in `docs/studies.md`, read back as a section and the names of its options.
+    fn documented() -> Vec<(Analysis, Vec<String>)> {
+        let docs = include_str!("../../../../docs/studies.md");
+        let rows = docs.lines().skip_while(|line| !line.starts_with("| kind |")).skip(2);
+        let row = |row: &str| {
+            let mut quoted = row.split('`').skip(1).step_by(2);
+            let kind = quoted.next().unwrap();
+            let options: Vec<&str> = quoted.collect();
+            let text: Vec<&str> = options.iter().copied().filter(|option| option.contains('=')).collect();
+            let section = toml::from_str(&format!("kind = '{kind}'\n{}", text.join("\n"))).unwrap();
+            (section, options.iter().map(|option| option.split(' ').next().unwrap().into()).collect())
+        };
+        rows.take_while(|line| line.starts_with('|')).map(row).collect()
+    }
+
+    #[test]
+    fn the_documentation_names_every_section_with_its_options_and_their_defaults() {
+        let documented = documented();
+        assert_eq!(documented.iter().map(|(section, _)| section.clone()).collect::<Vec<_>>(), Analysis::all());
+        for (section, names) in documented {
+            let options = serde_json::to_value(&section).unwrap();
+            let expected: Vec<&String> = options.as_object().unwrap().keys().filter(|key| *key != "kind").collect();
+            assert_eq!(names.iter().collect::<Vec<_>>(), expected, "{}", section.kind());
+        }
+    }
+
+    #[test]
+    fn a_section_is_written_as_it_is_read() {
+        for section in Analysis::all() {
+            let text = toml::to_string(&section).unwrap();
+            assert_eq!(toml::from_str::<Analysis>(&text).unwrap(), section, "{text}");
+        }
     }
 }

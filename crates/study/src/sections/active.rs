@@ -1,0 +1,66 @@
+//! The directions active before the answer.
+
+use directrix_circuits::ActiveOptions;
+
+use super::{Body, SectionKind, count, figure, table};
+use crate::findings::Findings;
+use crate::{Result, Shape};
+
+options! {
+    /// Directions active before the answer.
+    Active {
+        /// Prompts looked at.
+        prompts: usize = 1000,
+        /// Thresholds.
+        options: ActiveOptions = ActiveOptions::default(),
+    }
+}
+
+impl SectionKind for Active {
+    const KIND: &str = "active";
+    const TITLE: &str = "Directions active before the answer";
+
+    fn make(&self, found: &Findings) -> Result<Body> {
+        let sae = found.sae();
+        let mut sums = vec![0.0_f64; sae.directions()];
+        for prompt in 0..found.active_prompts {
+            let (directions, values) = found.acts.at(prompt);
+            directions.iter().zip(values).for_each(|(d, v)| sums[*d as usize] += *v as f64);
+        }
+        let means: Vec<f64> =
+            sums.iter().map(|sum| sum / found.active_prompts as f64).filter(|mean| *mean > 0.0).collect();
+        let rows = &found.active;
+        let prose = vec![
+            format!(
+                "Before the answer, {} of {} fire on at least one of {} prompts; {} exceed {} of their maximum on at least {:.0} % of them.",
+                means.len(),
+                count(sae.directions(), "direction"),
+                found.active_prompts,
+                rows.len(),
+                self.options.share_of_maximum,
+                100.0 * self.options.share_of_prompts
+            ),
+            format!(
+                "The strongest is {}, with a mean of {:.2} over the {:.0} % of prompts on which it exceeds its threshold: candidates for the behaviour are the directions in this table, and the next section tests them.",
+                rows.first().map_or_else(|| "none".into(), |r| r.direction.to_string()),
+                rows.first().map_or(f64::NAN, |r| r.mean_activation),
+                rows.first().map_or(f64::NAN, |r| 100.0 * r.share)
+            ),
+        ];
+        let blocks = vec![
+            figure(
+                "mean-activations",
+                "Mean activation before the answer",
+                ("mean activation over prompts, zeros included", "directions"),
+                "Directions that fire on at least one prompt; counts on a logarithmic scale.",
+                Shape::histogram(&means, 50).with_log_counts(),
+            ),
+            table(
+                "active-directions",
+                "Directions above their threshold on enough prompts; the mean activation is over the prompts on which they are.",
+                rows,
+            ),
+        ];
+        Ok(Body { prose, blocks })
+    }
+}
