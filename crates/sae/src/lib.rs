@@ -29,11 +29,11 @@ mod evaluate;
 mod load;
 mod sae;
 mod save;
+pub mod statistics;
 pub mod train;
 
 pub use error::{Error, Result};
 pub use evaluate::{
-    AtPositions, DensityBin, DirectionEvaluation, Distribution, Evaluation, EvaluationOptions, LossRecovered, Ratio,
-    evaluate,
+    AtPositions, DensityBin, DirectionEvaluation, Evaluation, EvaluationOptions, LossRecovered, evaluate,
 };
 pub use sae::{Architecture, Sae, Site};

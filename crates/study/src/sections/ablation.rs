@@ -32,7 +32,7 @@ fn differences<'a>(ablated: &'a str, rows: &[PromptEffect]) -> Vec<DifferenceRow
     measures
         .into_iter()
         .map(|(measure, of)| {
-            let Estimate { n, mean, sd, se, half_width } = Estimate::of(rows.iter().map(of));
+            let Estimate { n, mean, sd, se, half_width, .. } = Estimate::of(rows.iter().map(of));
             DifferenceRow { ablated, measure, n, mean, sd, se, half_width }
         })
         .collect()
@@ -247,7 +247,7 @@ pub(super) fn more(lab: &Lab, options: &MoreAblations) -> Result<Section> {
         effects(&lab.model, sae, &stories, &one_at_a_time)?.iter().map(Effect::loss_increase).collect();
 
     let row = |ablated, mean_is_over, values: &[f64]| {
-        let Estimate { n, mean, sd, se, half_width } = Estimate::of(values.iter().copied());
+        let Estimate { n, mean, sd, se, half_width, .. } = Estimate::of(values.iter().copied());
         PlaceRow { ablated, mean_is_over, n, loss_increase: mean, sd, se, half_width }
     };
     let rows = [
