@@ -40,7 +40,6 @@ mod cooccurrence;
 mod cosine;
 mod effects;
 mod error;
-mod statistics;
 mod table;
 mod tokens;
 
@@ -55,11 +54,11 @@ pub use behaviour::{
 pub use boosts::{Boosts, log_prob_boosts, logit_boosts};
 pub use cooccurrence::{Cooccurrence, CooccurrenceOptions, cooccurrence};
 pub use cosine::{CosinePair, PairEffect, cosine_pairs, pair_effects};
+pub use directrix_sae::statistics::{self, Estimate, correlation};
 pub use effects::{
     Change, Effect, LossRecovered, PromptEffect, SingleAblation, Trial, ablate_everywhere, effects, loss_recovered,
     mean_site, single_ablations,
 };
 pub use error::{Error, Result};
-pub use statistics::{Estimate, correlation};
 pub use table::{Cells, Column, Table};
 pub use tokens::{TokenCount, TopToken, token_occurrences, top_tokens};

@@ -3,7 +3,6 @@
 mod directions;
 mod predictions;
 mod reconstruction;
-mod statistics;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -15,13 +14,11 @@ use directrix_kernels::Matrix;
 use directrix_model::{Ask, Case, HookPoint, Intervention, Kind, Model, Place, Positions, Run, batches};
 use serde::Serialize;
 
+use crate::statistics::{Distribution, Ratio};
 use crate::{End, Error, Result, Sae};
 use directions::Firing;
 use predictions::{Changed, compare};
 use reconstruction::{Moments, Reconstruction, bucket, bucket_range};
-use statistics::ratio;
-
-pub use statistics::{Distribution, Ratio};
 
 /// How [`evaluate`] is to go about it, and the thresholds of its classes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -372,7 +369,7 @@ impl<'a> Pass<'a> {
                 clean: over(&clean),
                 reconstructed: over(&reconstructed),
                 zeroed: over(&zeroed),
-                recovered: ratio(&minus(&zeroed, &reconstructed), &minus(&zeroed, &clean)),
+                recovered: Ratio::of(&minus(&zeroed, &reconstructed), &minus(&zeroed, &clean)),
             }
         };
 

@@ -33,12 +33,12 @@ mod evaluate;
 mod format;
 mod sae;
 mod site;
+pub mod statistics;
 pub mod train;
 
 pub use error::{Error, Result};
 pub use evaluate::{
-    AtPositions, DensityBin, DirectionEvaluation, Distribution, Evaluation, EvaluationOptions, LossRecovered, Ratio,
-    evaluate,
+    AtPositions, DensityBin, DirectionEvaluation, Evaluation, EvaluationOptions, LossRecovered, evaluate,
 };
 pub use sae::{Architecture, Parameters, Sae};
 pub use site::{End, Site};

@@ -130,9 +130,9 @@ impl<'a> Findings<'a> {
         let (sae, mut all) = (self.sae(), Vec::new());
         for batch in batches(prompts, 4096) {
             let part = prompts.range(batch);
-            let ask = Ask::nothing().with_capture(sae.site().hook, Positions::All);
+            let ask = Ask::nothing().with_capture(sae.site().reads.hook, Positions::All);
             let run = self.opened.model.run(&part, &ask, &[])?;
-            let acts = sae.encode(run.captured(sae.site().hook))?;
+            let acts = sae.encode(run.captured(sae.site().reads.hook))?;
             all.extend(
                 part.offsets().windows(2).map(|w| (w[0]..w[1]).map(|row| acts.get(row, direction)).collect::<Vec<_>>()),
             );

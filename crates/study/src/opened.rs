@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use directrix_corpus::{Corpus, Tokenising, Tokenizer, prompts};
 use directrix_index::{Identity, Index, Options, Progress, Source, build};
-use directrix_model::{Architecture, Folder, Model};
+use directrix_model::{Folder, Model};
 use directrix_sae::Sae;
 
 use crate::run::Clock;
@@ -56,7 +56,8 @@ impl Opened {
         let tokenizer = folder.tokenizer()?;
         let sae_folders: Vec<Folder> =
             study.saes.iter().map(|sae| directrix_lab::folder(sae)).collect::<Result<_, _>>()?;
-        let saes: Vec<Sae> = sae_folders.iter().map(|sae| Sae::load(sae, &model)).collect::<Result<_, _>>()?;
+        let load = |sae| Sae::load(sae)?.fit(model.config());
+        let saes: Vec<Sae> = sae_folders.iter().map(load).collect::<Result<_, _>>()?;
         let corpus = directrix_lab::corpus(&study.corpus, study.column.as_deref())?;
         check(study, name, &model, &saes)?;
         if let Some(tokenizer) = &tokenizer {
@@ -99,9 +100,9 @@ impl Opened {
     }
 }
 
-/// The BOS convention of TransformerLens: every family but GPT-NeoX starts prompts with BOS.
+/// Whether prompts begin with BOS by the model family's convention.
 pub fn default_bos(model: &Model) -> bool {
-    model.config().architecture != Architecture::GptNeoX
+    model.config().family.begins_with_bos
 }
 
 /// An index of other inputs in the study's own folder is built again.

@@ -150,7 +150,7 @@ fn predictions(evaluations: &[Evaluation]) -> Shown {
     let header = ["SAE", "loss recovered", "by prompt", "loss", "loss zeroed", "KL", "KL zeroed"];
     let mut shown = table(&header, 1);
     for e in evaluations {
-        let recovered = |ratio: sae::Ratio| {
+        let recovered = |ratio: sae::statistics::Ratio| {
             let interval = ratio.half_width.is_finite().then(|| format!(" ± {:.4}", ratio.half_width));
             format!("{:.4}{}", ratio.value, interval.unwrap_or_default())
         };

@@ -26,7 +26,7 @@ impl SectionKind for Attention {
     const TITLE: &str = "An attention pattern";
 
     fn check(&self, model: &Model, _sae: &Sae) -> Result<(), String> {
-        let (layers, heads) = (model.config().n_layers, model.config().n_heads);
+        let (layers, heads) = (model.config().n_layers, model.config().attention.query_heads);
         if self.layer.is_some_and(|l| l >= layers) || self.head.is_some_and(|h| h >= heads) {
             return Err(format!(
                 "names layer {:?}, head {:?}; the model has {layers} layers of {heads} heads, counted from 0",
@@ -86,7 +86,7 @@ fn strongest_head(found: &Findings, layer: Option<usize>, head: Option<usize>) -
         rows.iter().find(|row| row.component == label).map_or(0.0, |row| row.mean.abs())
     };
     let config = found.opened.model.config();
-    let all = (0..config.n_layers).flat_map(|l| (0..config.n_heads).map(move |h| (l, h)));
+    let all = (0..config.n_layers).flat_map(|l| (0..config.attention.query_heads).map(move |h| (l, h)));
     let allowed = all.filter(|(l, h)| layer.is_none_or(|layer| layer == *l) && head.is_none_or(|head| head == *h));
     Ok(allowed.max_by(|a, b| size(*a).total_cmp(&size(*b))).unwrap_or((0, 0)))
 }

@@ -108,7 +108,7 @@ fn differences<'a>(ablated: &'a str, rows: &[PromptEffect]) -> Vec<DifferenceRow
     measures
         .into_iter()
         .map(|(measure, of)| {
-            let Estimate { n, mean, sd, se, half_width } = Estimate::of(rows.iter().map(of));
+            let Estimate { n, mean, sd, se, half_width, .. } = Estimate::of(rows.iter().map(of));
             DifferenceRow { ablated, measure, n, mean, sd, se, half_width }
         })
         .collect()

@@ -85,7 +85,7 @@ impl SectionKind for MoreAblations {
             effects(&found.opened.model, sae, &stories, &one_at_a_time)?.iter().map(Effect::loss_increase).collect();
 
         let row = |ablated, mean_is_over, values: &[f64]| {
-            let Estimate { n, mean, sd, se, half_width } = Estimate::of(values.iter().copied());
+            let Estimate { n, mean, sd, se, half_width, .. } = Estimate::of(values.iter().copied());
             PlaceRow { ablated, mean_is_over, n, loss_increase: mean, sd, se, half_width }
         };
         let rows = [

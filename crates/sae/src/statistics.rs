@@ -1,0 +1,280 @@
+//! Means, ratios and distributions, with their uncertainty.
+
+use serde::Serialize;
+use statrs::distribution::{ContinuousCDF, StudentsT};
+
+/// A mean, with its uncertainty.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Estimate {
+    /// Number of values.
+    pub n: usize,
+    /// Their mean.
+    pub mean: f64,
+    /// Sample standard deviation (divisor n − 1); `NaN` for fewer than two values.
+    pub sd: f64,
+    /// Standard error of the mean; `NaN` for fewer than two clusters.
+    pub se: f64,
+    /// Half width of the 95 % interval of the mean, from Student's t with clusters − 1 degrees of freedom.
+    pub half_width: f64,
+    /// Groups of values that depend on each other, such as prompts that give several; `n` where all are independent.
+    #[serde(skip)]
+    pub clusters: usize,
+}
+
+impl Estimate {
+    /// The mean of independent `values`: its standard error is `sd / √n`.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Estimate {
+        let values: Vec<f64> = values.into_iter().collect();
+        let n = values.len();
+        let mean = values.iter().sum::<f64>() / n as f64;
+        let sd = if n < 2 {
+            f64::NAN
+        } else {
+            (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1) as f64).sqrt()
+        };
+        let se = sd / (n as f64).sqrt();
+        Estimate {
+            n,
+            mean,
+            sd,
+            se,
+            half_width: student(n).map_or(f64::NAN, |t| t.inverse_cdf(0.975)) * se,
+            clusters: n,
+        }
+    }
+
+    /// The mean of values that come in clusters, as (cluster, value): values of one cluster may depend on each other in any
+    /// way, clusters may not.
+    ///
+    /// The standard error is `√(G/(G − 1) · Σ_g (Σ_{i∈g} (vᵢ − mean))²) / n` over `G` clusters (Liang and Zeger 1986; with
+    /// the correction for few clusters of Cameron and Miller 2015, II.B). With one value in each cluster it is that of
+    /// [`Estimate::of`].
+    pub fn clustered(values: &[(usize, f64)]) -> Estimate {
+        let mut sorted = values.to_vec();
+        sorted.sort_by_key(|(cluster, _)| *cluster);
+        let independent = Estimate::of(values.iter().map(|(_, value)| *value));
+        let by_cluster = || sorted.chunk_by(|a, b| a.0 == b.0);
+        let clusters = by_cluster().count();
+        if clusters == values.len() {
+            return independent;
+        }
+        let Estimate { n, mean, sd, .. } = independent;
+        let residuals = by_cluster().map(|cluster| cluster.iter().map(|(_, value)| value - mean).sum::<f64>());
+        let squares: f64 = residuals.map(|sum| sum * sum).sum();
+        let g = clusters as f64;
+        let se = if clusters < 2 { f64::NAN } else { (g / (g - 1.0) * squares).sqrt() / n as f64 };
+        let half_width = student(clusters).map_or(f64::NAN, |t| t.inverse_cdf(0.975)) * se;
+        Estimate { n, mean, sd, se, half_width, clusters }
+    }
+
+    /// Lower end of the 95 % interval.
+    pub fn low(&self) -> f64 {
+        self.mean - self.half_width
+    }
+
+    /// Upper end of the 95 % interval.
+    pub fn high(&self) -> f64 {
+        self.mean + self.half_width
+    }
+
+    /// Probability of a mean at least this far from zero if the true one is zero: Student's t with clusters − 1 degrees of
+    /// freedom, both tails. 1 if every value is zero; `NaN` for fewer than two clusters.
+    pub fn p(&self) -> f64 {
+        match student(self.clusters) {
+            Some(_) if self.mean == 0.0 && self.se == 0.0 => 1.0,
+            Some(t) if !self.se.is_nan() => 2.0 * t.sf((self.mean / self.se).abs()),
+            _ => f64::NAN,
+        }
+    }
+}
+
+/// Student's t for a mean over `n` independent values; `None` for fewer than two.
+fn student(n: usize) -> Option<StudentsT> {
+    StudentsT::new(0.0, 1.0, n.checked_sub(1)? as f64).ok()
+}
+
+/// The false-discovery rate of each of many tests: the smallest rate at which it would still count as a discovery, given
+/// all `p` values (Benjamini and Hochberg 1995). `NaN` where `p` is; those are not among the tests.
+pub fn false_discovery_rates(p: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..p.len()).filter(|i| !p[*i].is_nan()).collect();
+    order.sort_by(|a, b| p[*a].total_cmp(&p[*b]));
+    let (tests, mut rates, mut least) = (order.len() as f64, vec![f64::NAN; p.len()], 1.0_f64);
+    for (rank, test) in order.into_iter().enumerate().rev() {
+        least = least.min(p[test] * tests / (rank + 1) as f64);
+        rates[test] = least;
+    }
+    rates
+}
+
+/// How values are spread. Those that are `NaN` are left out.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Distribution {
+    /// Number of values.
+    pub n: usize,
+    /// Mean; `NaN` of no value, as are the quantiles.
+    pub mean: f64,
+    /// Quantile 0.05, between two values by linear interpolation, as the others.
+    pub q05: f64,
+    /// Quantile 0.25.
+    pub q25: f64,
+    /// Quantile 0.5.
+    pub median: f64,
+    /// Quantile 0.75.
+    pub q75: f64,
+    /// Quantile 0.95.
+    pub q95: f64,
+}
+
+impl Distribution {
+    /// Of `values`.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Distribution {
+        let mut values: Vec<f64> = values.into_iter().filter(|value| !value.is_nan()).collect();
+        let n = values.len();
+        let mean = values.iter().sum::<f64>() / n as f64;
+        values.sort_by(f64::total_cmp);
+        let quantile = |share: f64| {
+            let Some(last) = n.checked_sub(1) else { return f64::NAN };
+            let place = share * last as f64;
+            let below = place as usize;
+            let above = values[(below + 1).min(last)];
+            values[below] + (place - below as f64) * (above - values[below])
+        };
+        let [q05, q25, median, q75, q95] = [0.05, 0.25, 0.5, 0.75, 0.95].map(quantile);
+        Distribution { n, mean, q05, q25, median, q75, q95 }
+    }
+}
+
+/// A ratio of two sums over prompts, with its uncertainty.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Ratio {
+    /// Number of prompts.
+    pub n: usize,
+    /// The ratio; not finite if the sum below is 0.
+    pub value: f64,
+    /// Its standard error, prompts taken as independent, by the delta method: `√(Σ(aᵢ − r bᵢ)² / (n (n − 1))) / |b̄|`
+    /// (Cochran, *Sampling Techniques*, 1977, 6.13); `NaN` for fewer than two prompts.
+    pub se: f64,
+    /// Half width of the 95 % interval, from Student's t with n − 1 degrees of freedom.
+    pub half_width: f64,
+}
+
+impl Ratio {
+    /// `Σa / Σb`; one of each per prompt.
+    pub fn of(a: &[f64], b: &[f64]) -> Ratio {
+        let n = a.len();
+        let (above, below): (f64, f64) = (a.iter().sum(), b.iter().sum());
+        let value = above / below;
+        let squares: f64 = a.iter().zip(b).map(|(a, b)| (a - value * b).powi(2)).sum();
+        let count = n as f64;
+        let se = if n < 2 { f64::NAN } else { (squares / (count * (count - 1.0))).sqrt() / (below / count).abs() };
+        Ratio { n, value, se, half_width: student(n).map_or(f64::NAN, |t| t.inverse_cdf(0.975)) * se }
+    }
+}
+
+/// Pearson correlation of every pair of rows; `NaN` for a row that does not vary. Row-major, `[rows, rows]`.
+pub fn correlation(rows: &[Vec<f64>]) -> Vec<f64> {
+    let centred: Vec<Vec<f64>> = rows
+        .iter()
+        .map(|row| {
+            let mean = row.iter().sum::<f64>() / row.len() as f64;
+            row.iter().map(|x| x - mean).collect()
+        })
+        .collect();
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+    centred
+        .iter()
+        .flat_map(|a| centred.iter().map(move |b| dot(a, b) / (dot(a, a).sqrt() * dot(b, b).sqrt())))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_estimate_has_the_textbook_interval() {
+        // Mean 3, sd √2.5, t(0.975, 4) = 2.776445; p of t = 3 / √0.5 by scipy.stats.ttest_1samp.
+        let e = Estimate::of([1.0, 2.0, 3.0, 4.0, 5.0]);
+        assert_eq!((e.n, e.mean), (5, 3.0));
+        assert!((e.sd - 2.5_f64.sqrt()).abs() < 1e-12);
+        assert!((e.half_width - 2.776_445 * (0.5_f64).sqrt()).abs() < 1e-5);
+        assert!((e.p() - 0.013_235_599_563_682_69).abs() < 1e-9, "{}", e.p());
+        assert!(Estimate::of([1.0]).half_width.is_nan() && Estimate::of([1.0]).p().is_nan());
+        assert!(Estimate::of([]).mean.is_nan() && Estimate::of([]).p().is_nan());
+        assert_eq!((Estimate::of([0.0; 3]).p(), Estimate::of([2.0; 3]).p()), (1.0, 0.0));
+    }
+
+    #[test]
+    fn a_clustered_estimate_has_the_interval_of_statsmodels() {
+        // statsmodels: OLS(v, ones).fit(cov_type="cluster", cov_kwds={"groups": g, "use_correction": True}, use_t=True).
+        let values = [(0, 1.0), (2, 4.0), (0, 2.0), (1, 2.5), (2, 5.0), (2, 4.5), (3, 0.5), (1, 3.5)];
+        let e = Estimate::clustered(&values);
+        assert_eq!((e.n, e.clusters), (8, 4));
+        assert!((e.se - 0.878_341_832_660).abs() < 1e-9, "{}", e.se);
+        assert!(
+            (e.low() - 0.079_724_280).abs() < 1e-6 && (e.high() - 5.670_275_720).abs() < 1e-6,
+            "{} {}",
+            e.low(),
+            e.high()
+        );
+        assert!((e.p() - 0.046_663_825_283).abs() < 1e-9, "{}", e.p());
+        assert!(Estimate::clustered(&[(7, 1.0), (7, 2.0)]).half_width.is_nan());
+    }
+
+    proptest! {
+        #[test]
+        fn one_value_in_each_cluster_is_an_independent_mean(values in prop::collection::vec(-10.0..10.0_f64, 2..20)) {
+            let clustered: Vec<_> = values.iter().copied().enumerate().map(|(i, v)| (97 - i, v)).collect();
+            prop_assert_eq!(Estimate::clustered(&clustered), Estimate::of(values));
+        }
+
+        #[test]
+        fn every_value_given_twice_changes_no_interval(values in prop::collection::vec(-10.0..10.0_f64, 2..20)) {
+            let twice: Vec<_> = values.iter().copied().enumerate().flat_map(|value| [value; 2]).collect();
+            let (once, twice) = (Estimate::of(values), Estimate::clustered(&twice));
+            prop_assert!((once.half_width - twice.half_width).abs() < 1e-9);
+        }
+    }
+
+    #[test]
+    fn false_discovery_rates_are_those_of_the_paper() {
+        // Benjamini and Hochberg 1995, section 3.2: at a rate of 0.05 the first four are discoveries.
+        let p = [
+            1.0, 0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.324, 0.4262, 0.5719, 0.6528,
+            0.759,
+        ];
+        let q = false_discovery_rates(&p);
+        assert_eq!(q.iter().filter(|q| **q <= 0.05).count(), 4);
+        let expected = [1.0, 0.0015, 0.003, 0.0095, 0.035_625, 0.0603, 0.063_857_143, 0.063_857_143, 0.0645];
+        assert!(q.iter().zip(expected).all(|(q, e)| (q - e).abs() < 1e-8), "{q:?}");
+        let q = false_discovery_rates(&[0.5, f64::NAN, 0.02]);
+        assert!(q[1].is_nan() && (q[0], q[2]) == (0.5, 0.04));
+    }
+
+    #[test]
+    fn quantiles_lie_between_values() {
+        let d = Distribution::of([4.0, 1.0, f64::NAN, 2.0, 3.0, 5.0]);
+        assert_eq!((d.n, d.mean, d.q25, d.median), (5, 3.0, 2.0, 3.0));
+        assert!((d.q05 - 1.2).abs() < 1e-12 && (d.q95 - 4.8).abs() < 1e-12);
+        assert!(Distribution::of([]).median.is_nan());
+    }
+
+    #[test]
+    fn a_ratio_of_constants_is_a_mean() {
+        // With b = 1 this is the mean of 1 to 5 and its Student interval: sd √2.5, t(0.975, 4) = 2.776445.
+        let r = Ratio::of(&[1.0, 2.0, 3.0, 4.0, 5.0], &[1.0; 5]);
+        assert_eq!((r.n, r.value), (5, 3.0));
+        assert!((r.half_width - 2.776_445 * 0.5_f64.sqrt()).abs() < 1e-5);
+        assert_eq!(Ratio::of(&[2.0, 3.0], &[2.0, 3.0]).half_width, 0.0);
+        assert!(Ratio::of(&[1.0], &[2.0]).se.is_nan());
+    }
+
+    #[test]
+    fn correlation_is_one_with_itself_and_not_defined_for_constants() {
+        let c = correlation(&[vec![1.0, 2.0, 3.0], vec![3.0, 2.0, 1.0], vec![1.0, 1.0, 1.0]]);
+        assert!((c[0] - 1.0).abs() < 1e-12 && (c[1] + 1.0).abs() < 1e-12);
+        assert!(c[2].is_nan());
+    }
+}
