@@ -36,7 +36,7 @@ pub fn log_prob_boosts(model: &Model, sae: &Sae, direction: u32, prompts: &Promp
         let each = positions.iter().map(|p| vec![*p]).collect();
         let ask = Ask::nothing().with_logits(Positions::FromEnd(2));
         let bench = Bench::new(model, sae, part, each, HookPoint::UnembedIn, ask)?;
-        let unchanged = bench.run.logits();
+        let unchanged = bench.session.run().logits();
         add_log_probs(unchanged, &mut on);
         let change = Change::Ablate(vec![direction]);
         let changed = |(prompt, &p): (usize, &usize)| Changed { prompt, positions: p..p + 1, change: &change };

@@ -135,7 +135,7 @@ pub(crate) fn activation_effects(
         let ask = Ask::nothing().with_capture(hook, Positions::Each(positions.clone()));
         let rows = positions.iter().map(Vec::len).collect::<Vec<_>>();
         let bench = Bench::new(model, first, prompts, positions.clone(), hook, ask)?;
-        let before = bench.run.captured(hook);
+        let before = bench.session.run().captured(hook);
         let mut changes = Vec::new();
         let ablations: Vec<Change> = own.iter().map(|(trial, _)| Change::Ablate(vec![trials[*trial].first])).collect();
         for (&(trial, prompt), change) in own.iter().zip(&ablations) {

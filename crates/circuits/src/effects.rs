@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use directrix_corpus::Prompts;
 use directrix_kernels::{Matrix, SparseActivations};
-use directrix_model::{Ask, Case, HookPoint, Intervention, Kind, Model, Positions, Prediction, Run, Target, batches};
+use directrix_model::{
+    Ask, Case, Edit, HookPoint, Intervention, Model, Positions, Prediction, Rows, Run, Session, Target, batches,
+};
 use directrix_sae::{Sae, Site};
 use serde::Serialize;
 
@@ -81,10 +83,8 @@ enum Difference {
 
 /// Prompts run once, with what an SAE reads at the positions that will be changed.
 pub(crate) struct Bench<'a> {
-    model: &'a Model,
     sae: &'a Sae,
-    prompts: Prompts,
-    pub(crate) run: Run,
+    pub(crate) session: Session<'a>,
     /// Per prompt, the positions looked at, ascending, and the first row of each in what was captured and in `acts`.
     positions: Vec<Vec<usize>>,
     first_rows: Vec<usize>,
@@ -124,9 +124,9 @@ impl<'a> Bench<'a> {
         let each = Positions::Each(positions.clone());
         let read = BTreeSet::from([reads.hook, writes.hook]);
         let ask = read.into_iter().fold(ask, |ask, hook| ask.with_capture(hook, each.clone()));
-        let run = model.run(&prompts, &ask.resumable(hook, each), &[])?;
+        let session = model.session(prompts, &ask, hook, each)?;
         let (acts, written) = (OnceCell::new(), RefCell::default());
-        Ok(Bench { model, sae, prompts, run, positions, first_rows, acts, hook, written })
+        Ok(Bench { sae, session, positions, first_rows, acts, hook, written })
     }
 
     fn row(&self, prompt: usize, position: usize) -> usize {
@@ -139,7 +139,7 @@ impl<'a> Bench<'a> {
         let acts = if let Some(acts) = self.acts.get() {
             acts
         } else {
-            let acts = self.sae.encode(self.run.captured(self.sae.site().reads.hook))?;
+            let acts = self.sae.encode(self.session.run().captured(self.sae.site().reads.hook))?;
             self.acts.get_or_init(|| acts)
         };
         let (directions, values) = acts.at(row);
@@ -150,8 +150,8 @@ impl<'a> Bench<'a> {
     fn difference(&self, prompt: usize, position: usize, change: &Change) -> Result<Option<Difference>> {
         let row = self.row(prompt, position);
         let Site { reads, writes } = self.sae.site();
-        let read = self.run.captured(reads.hook).row(row);
-        let site = &self.run.captured(writes.hook).row(row)[writes.columns()];
+        let read = self.session.run().captured(reads.hook).row(row);
+        let site = &self.session.run().captured(writes.hook).row(row)[writes.columns()];
         let replaced = |by: &[f32]| Difference::Row(by.iter().zip(site).map(|(new, old)| new - old).collect());
         Ok(Some(match change {
             Change::None => return Ok(None),
@@ -190,17 +190,17 @@ impl<'a> Bench<'a> {
         let end = &self.sae.site().writes;
         let rows = Matrix::new(rows.concat(), rows.len(), end.width);
         if self.hook != end.hook {
-            return Ok(self.sae.to_residual(self.model, &rows)?);
+            return Ok(self.sae.to_residual(self.session.model(), &rows)?);
         }
-        let mut wide = Matrix::zeros(rows.rows(), self.run.captured(end.hook).columns());
+        let mut wide = Matrix::zeros(rows.rows(), self.session.run().captured(end.hook).columns());
         for (i, row) in rows.iter_rows().enumerate() {
             wide.row_mut(i)[end.columns()].copy_from_slice(row);
         }
         Ok(wide)
     }
 
-    /// What each difference adds at `hook`.
-    fn additions(&self, differences: &[Difference]) -> Result<Vec<Vec<f32>>> {
+    /// What each difference adds at `hook`, one row for each.
+    fn additions(&self, differences: &[Difference]) -> Result<Matrix> {
         let mut written = self.written.borrow_mut();
         let (mut unknown, mut rows) = (BTreeSet::new(), Vec::new());
         for difference in differences {
@@ -216,17 +216,19 @@ impl<'a> Bench<'a> {
         written.extend(unknown.into_iter().zip(decoders.iter_rows().map(<[f32]>::to_vec)));
         let rows = self.write(&rows)?;
         let mut rows = rows.iter_rows();
-        let addition = |difference: &Difference| match difference {
-            Difference::Row(_) => rows.next().expect("written above").to_vec(),
-            Difference::Directions(of) => {
-                let mut sum = vec![0.0; decoders.columns()];
-                for (direction, by) in of {
-                    sum.iter_mut().zip(&written[direction]).for_each(|(s, w)| *s += by * w);
+        let mut additions = Matrix::zeros(differences.len(), decoders.columns());
+        for (i, difference) in differences.iter().enumerate() {
+            let sum = additions.row_mut(i);
+            match difference {
+                Difference::Row(_) => sum.copy_from_slice(rows.next().expect("written above")),
+                Difference::Directions(of) => {
+                    for (direction, by) in of {
+                        sum.iter_mut().zip(&written[direction]).for_each(|(s, w)| *s += by * w);
+                    }
                 }
-                sum
             }
-        };
-        Ok(differences.iter().map(addition).collect())
+        }
+        Ok(additions)
     }
 
     /// Goes on from `changes` in groups; those that change nothing are left out. Of a group `ask` and `seen` are given, per
@@ -240,30 +242,35 @@ impl<'a> Bench<'a> {
         let mut rest = changes.iter().enumerate();
         loop {
             let (mut cases, mut group) = (Vec::new(), Vec::new());
-            let (mut at, mut differences) = (Vec::new(), Vec::new());
+            // Of each case, the changed positions; of all of them together, the differences there.
+            let (mut changed, mut differences) = (Vec::<Vec<usize>>::new(), Vec::new());
             while differences.len() < CHANGED
                 && let Some((number, Changed { prompt, positions, change })) = rest.next()
             {
-                let before = differences.len();
+                let mut at = Vec::new();
                 for position in positions.clone() {
                     if let Some(difference) = self.difference(*prompt, position, change)? {
-                        at.push((cases.len(), position));
+                        at.push(position);
                         differences.push(difference);
                     }
                 }
-                if differences.len() > before {
-                    group.push((number, at[before].1));
+                if let Some(&first) = at.first() {
+                    group.push((number, first));
                     cases.push(Case { prompt: *prompt, until: positions.end - 1, interventions: Vec::new() });
+                    changed.push(at);
                 }
             }
             if group.is_empty() {
                 return Ok(());
             }
-            for ((case, position), addition) in at.into_iter().zip(self.additions(&differences)?) {
-                let add = Intervention::new(self.hook, Positions::At(vec![position]), Kind::Add(addition.into()));
-                cases[case].interventions.push(add);
+            let additions = Arc::new(self.additions(&differences)?);
+            let mut first = 0;
+            for (case, at) in cases.iter_mut().zip(changed) {
+                let rows = Rows::each(&additions, first..first + at.len());
+                first += at.len();
+                case.interventions = vec![Intervention::new(self.hook, Positions::At(at), Edit::Add(rows))];
             }
-            let run = self.model.resume(&self.prompts, &self.run, &cases, &ask(&group))?;
+            let run = self.session.resume(&cases, &ask(&group))?;
             seen(&group, &run)?;
         }
     }
@@ -320,7 +327,7 @@ pub fn effects(model: &Model, sae: &Sae, prompts: &Prompts, trials: &[Trial]) ->
         };
         let ask = Ask::nothing().with_predictions(own.iter().map(target));
         let bench = Bench::new(model, sae, prompts, positions, HookPoint::UnembedIn, ask)?;
-        for (&(trial, _), &before) in own.iter().zip(bench.run.predictions()) {
+        for (&(trial, _), &before) in own.iter().zip(bench.session.run().predictions()) {
             effects[trial] = Some(Effect { before, after: before });
         }
         let changed = |&(trial, prompt): &(usize, usize)| {
@@ -365,7 +372,7 @@ pub fn ablate_everywhere(
         let bench = Bench::new(model, sae, prompts.clone(), positions, HookPoint::UnembedIn, ask)?;
         let original = |prompt: usize| {
             let (start, end) = (prompts.offsets()[prompt] - prompt, prompts.offsets()[prompt + 1] - prompt - 1);
-            &bench.run.losses()[start..end]
+            &bench.session.run().losses()[start..end]
         };
         for &(trial, prompt) in own {
             let before = original(prompt);

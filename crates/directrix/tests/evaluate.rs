@@ -4,7 +4,6 @@ mod common;
 
 use std::fs;
 use std::process::Stdio;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use common::{Folder, directrix, done, failed, fixture, json, run, text};
@@ -62,8 +61,8 @@ fn numbers_are_the_librarys_and_are_written_as_tables_and_pictures() {
     let model = Model::load(&lab::folder(&model_name).unwrap(), Processing::default()).unwrap();
     let saes = saes.map(|name| Sae::load(&lab::folder(&name).unwrap()).unwrap().fit(model.config()).unwrap());
     let options = EvaluationOptions { rare_below: 0.05, dense_above: 0.3, ..EvaluationOptions::default() };
-    let go_on = AtomicBool::new(false);
-    let expected = evaluate(&model, &saes, &Prompts::from_rows(&rows), &options, &go_on, |_, _| ()).unwrap();
+    let expected =
+        evaluate(&model, &saes, &Prompts::from_rows(&rows), &options, &directrix::corpus::Watch::nobody()).unwrap();
     assert_eq!(found["saes"], serde_json::to_value(&expected).unwrap());
 
     let mut names: Vec<String> =

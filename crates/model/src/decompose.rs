@@ -4,8 +4,7 @@ use directrix_corpus::Prompts;
 use directrix_kernels::Matrix;
 
 use crate::config::PositionEncoding;
-use crate::run::{Ask, Model, Run};
-use crate::{BlockHook, HookPoint, Positions, Result};
+use crate::{Ask, BlockHook, HookPoint, Model, Positions, Result, Run};
 
 /// What reads the residual stream that is decomposed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::{HookPoint, Spot};
+
 /// A specialised `Result`.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -171,4 +173,35 @@ pub enum Error {
         /// What does not fit.
         problem: String,
     },
+    /// A prompt, or case, that there is not.
+    #[error("there is no prompt {prompt}: there are {prompts}, counted from 0")]
+    Prompt {
+        /// Asked prompt.
+        prompt: usize,
+        /// Number of prompts or cases.
+        prompts: usize,
+    },
+    /// Positions are listed for more or fewer prompts than there are.
+    #[error("positions are listed for {lists} prompts, and there are {prompts}; give one list for each")]
+    PositionLists {
+        /// Number of lists.
+        lists: usize,
+        /// Number of prompts or cases.
+        prompts: usize,
+    },
+    /// A session does not keep what a case needs.
+    #[error("the session cannot go on from there: {problem}")]
+    NotKept {
+        /// What was not kept.
+        problem: String,
+    },
+    /// The run was stopped from outside.
+    #[error("stopped")]
+    Stopped,
+}
+
+impl Error {
+    pub(crate) fn not_finite(hook: HookPoint, Spot { prompt, position }: Spot) -> Error {
+        Error::NotFinite { hook: hook.to_string(), prompt, position }
+    }
 }

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use directrix_corpus::Watch;
 use directrix_kernels::Matrix;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::pass::{KeyValues, Part, Pass, Stage};
-use crate::run::Model;
-use crate::{Error, Result};
+use crate::{Error, HookPoint, Model, Result, Spot};
 
 /// How tokens are drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,28 +44,30 @@ impl Model {
         self.check_prompt(0, prompt)?;
         let mut random = ChaCha8Rng::seed_from_u64(sampling.seed);
         let mut cache = KeyValues(vec![None; self.config().n_layers]);
+        let watch = Watch::nobody();
         let (mut tokens, mut done) = (prompt.to_vec(), 0);
         while tokens.len() < prompt.len() + count && tokens.len() < self.config().n_ctx {
-            let last = tokens.len() - 1;
+            let at = Spot { prompt: 0, position: tokens.len() - 1 };
             let pass = Pass {
                 model: self,
                 parts: vec![Part { tokens: &tokens[done..], start: done, before: 0..done }],
                 before: Some(&cache),
                 edits: BTreeMap::new(),
                 captures: BTreeMap::new(),
-                finals: vec![(0, last)],
+                finals: vec![at],
                 keep: None,
                 keep_spots: Vec::new(),
                 keep_keys: true,
                 longest: tokens.len(),
+                watch: &watch,
             };
-            let passed = pass.run(Stage::Start);
+            let passed = pass.run(Stage::Start)?;
             append(&mut cache, passed.keys);
             done = tokens.len();
             let normalized = passed.finals.expect("the last position was asked for");
             let logits = self.unembed(&normalized);
             if logits.first_not_finite().is_some() {
-                return Err(Error::NotFinite { hook: "unembed.hook_out".into(), prompt: 0, position: last });
+                return Err(Error::not_finite(HookPoint::UnembedOut, at));
             }
             let token = draw(logits.row(0), sampling, &mut random);
             tokens.push(token);

@@ -1,129 +1,312 @@
 //! Interventions: changes made at a hook point, as data.
 
-use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
-use directrix_kernels::dot;
+use directrix_kernels::{Matrix, dot};
+use serde::{Deserialize, Serialize};
 
-use crate::{HookPoint, Result};
-
-/// Positions of a prompt, or of each prompt of a batch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Positions {
-    /// Every position.
-    All,
-    /// One position, counted from the end of each prompt: 1 is the last, 2 the one before it.
-    FromEnd(usize),
-    /// These positions, counted from the start.
-    At(Vec<usize>),
-    /// From this one to the end.
-    From(usize),
-    /// A list of positions for each prompt.
-    Each(Vec<Vec<usize>>),
-}
-
-impl Positions {
-    /// The positions in prompt number `prompt`, of `len`; `Err` with the first one that it has not.
-    pub(crate) fn resolve(&self, prompt: usize, len: usize) -> Result<Vec<usize>, String> {
-        let listed = |at: &[usize]| match at.iter().find(|p| **p >= len) {
-            Some(p) => Err(p.to_string()),
-            None => Ok(at.to_vec()),
-        };
-        match self {
-            Positions::All => Ok((0..len).collect()),
-            Positions::FromEnd(n) if *n >= 1 && *n <= len => Ok(vec![len - n]),
-            Positions::FromEnd(n) => Err(format!("-{n}")),
-            Positions::At(at) => listed(at),
-            Positions::Each(lists) => listed(lists.get(prompt).map_or(&[], Vec::as_slice)),
-            Positions::From(start) => Ok((*start..len).collect()),
-        }
-    }
-}
-
-/// Where an intervention is being made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// Prompt of the batch, or case when resuming.
-    pub prompt: usize,
-    /// Position in the prompt.
-    pub position: usize,
-    /// Head, for attention scores and patterns; 0 elsewhere.
-    pub head: usize,
-}
-
-/// A function that changes a row.
-pub type RowFn = dyn Fn(Place, &mut [f32]) + Send + Sync;
-
-/// What to do to a position's row at a hook point.
-#[derive(Clone)]
-pub enum Kind {
-    /// Set to zero.
-    Zero,
-    /// Replace by this row.
-    Set(Arc<[f32]>),
-    /// Add this row.
-    Add(Arc<[f32]>),
-    /// Multiply by a number.
-    Scale(f32),
-    /// Remove the component along this row.
-    Project(Arc<[f32]>),
-    /// Change as a function says: the closure form.
-    Map(Arc<RowFn>),
-}
-
-impl fmt::Debug for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Kind::Zero => f.write_str("Zero"),
-            Kind::Set(row) => write!(f, "Set([{}])", row.len()),
-            Kind::Add(row) => write!(f, "Add([{}])", row.len()),
-            Kind::Scale(by) => write!(f, "Scale({by})"),
-            Kind::Project(row) => write!(f, "Project([{}])", row.len()),
-            Kind::Map(_) => f.write_str("Map"),
-        }
-    }
-}
-
-impl Kind {
-    /// The row length this kind asks for, if any.
-    pub(crate) fn width(&self) -> Option<usize> {
-        match self {
-            Kind::Set(row) | Kind::Add(row) | Kind::Project(row) => Some(row.len()),
-            Kind::Zero | Kind::Scale(_) | Kind::Map(_) => None,
-        }
-    }
-
-    pub(crate) fn apply(&self, place: Place, row: &mut [f32]) {
-        match self {
-            Kind::Zero => row.fill(0.0),
-            Kind::Set(with) => row.copy_from_slice(with),
-            Kind::Add(what) => row.iter_mut().zip(what.iter()).for_each(|(x, a)| *x += a),
-            // A score of -inf says that a position is not seen; it stays so.
-            Kind::Scale(by) => row.iter_mut().filter(|x| **x > f32::NEG_INFINITY).for_each(|x| *x *= by),
-            Kind::Project(along) => {
-                let square = dot(along, along);
-                let share = if square > 0.0 { (dot(row, along) / square) as f32 } else { 0.0 };
-                row.iter_mut().zip(along.iter()).for_each(|(x, a)| *x -= share * a);
-            }
-            Kind::Map(f) => f(place, row),
-        }
-    }
-}
+use crate::{BlockHook, Config, Error, HookPoint, Positions, Result, Spot};
 
 /// A change made at a hook point at some positions.
-#[derive(Debug, Clone)]
+///
+/// ```
+/// use directrix_model::{Columns, Edit, Intervention, Positions};
+///
+/// let ablate = Intervention::new("blocks.0.attn.hook_z".parse()?, Positions::FromEnd(2), Edit::Zero).in_columns(Columns::Head(3));
+/// let json = serde_json::to_string(&ablate)?;
+/// assert_eq!(json, r#"{"hook":"blocks.0.attn.hook_z","positions":{"from_end":2},"columns":{"head":3},"edit":"zero"}"#);
+/// assert_eq!(serde_json::from_str::<Intervention>(&json)?, ablate);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Intervention {
     /// Where.
     pub hook: HookPoint,
     /// At which positions of each prompt.
     pub positions: Positions,
+    /// In which columns of a position's row.
+    #[serde(default)]
+    pub columns: Columns,
     /// What is done there.
-    pub kind: Kind,
+    pub edit: Edit,
+}
+
+/// Columns of a position's row at a hook point.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Columns {
+    /// All of them.
+    #[default]
+    All,
+    /// Those of one head, where a row has one part per head; at attention scores and patterns, that head's.
+    Head(usize),
+    /// These; not at attention scores and patterns, whose rows differ in length.
+    Range(Range<usize>),
+}
+
+/// What is done to a position's row, or to some columns of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Edit {
+    /// Set to zero.
+    Zero,
+    /// Replace by a row.
+    Set(Rows),
+    /// Add a row.
+    Add(Rows),
+    /// Multiply by a number.
+    Scale(f32),
+    /// Remove the component along a row.
+    Project(Rows),
+}
+
+/// The rows of an edit, as wide as its columns: one for every position, or one for each.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Listed", into = "Listed")]
+pub struct Rows {
+    /// Shared, so that many interventions may have rows of one matrix.
+    matrix: Arc<Matrix>,
+    /// Its rows that are used; `None`: its only row, at every position.
+    each: Option<Range<usize>>,
+}
+
+/// [`Rows`] as they are written down.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Listed {
+    Every(Vec<f32>),
+    Each(Vec<Vec<f32>>),
+}
+
+impl Rows {
+    /// The same row at every position.
+    pub fn every(row: impl Into<Vec<f32>>) -> Rows {
+        let row = row.into();
+        let width = row.len();
+        Rows { matrix: Arc::new(Matrix::new(row, 1, width)), each: None }
+    }
+
+    /// Row `rows.start` of a matrix at the first position, the next at the next: in the order of the intervention's
+    /// positions, prompt after prompt.
+    ///
+    /// # Panics
+    /// If the matrix has not all these rows.
+    pub fn each(matrix: &Arc<Matrix>, rows: Range<usize>) -> Rows {
+        assert!(rows.start <= rows.end && rows.end <= matrix.rows(), "rows {rows:?} of {}", matrix.rows());
+        Rows { matrix: matrix.clone(), each: Some(rows) }
+    }
+
+    fn width(&self) -> usize {
+        self.matrix.columns()
+    }
+
+    /// The row of the `i`th position.
+    fn row(&self, i: usize) -> &[f32] {
+        self.matrix.row(self.each.as_ref().map_or(0, |rows| rows.start + i))
+    }
+
+    /// All rows that are used.
+    fn iter(&self) -> impl Iterator<Item = &[f32]> {
+        self.each.clone().unwrap_or(0..1).map(|row| self.matrix.row(row))
+    }
+}
+
+impl<R: Into<Vec<f32>>> From<R> for Rows {
+    fn from(row: R) -> Rows {
+        Rows::every(row)
+    }
+}
+
+impl From<Rows> for Listed {
+    fn from(rows: Rows) -> Listed {
+        match rows.each {
+            None => Listed::Every(rows.row(0).to_vec()),
+            Some(_) => Listed::Each(rows.iter().map(<[f32]>::to_vec).collect()),
+        }
+    }
+}
+
+impl TryFrom<Listed> for Rows {
+    type Error = String;
+
+    fn try_from(listed: Listed) -> Result<Rows, String> {
+        let rows = match listed {
+            Listed::Every(row) => return Ok(Rows::every(row)),
+            Listed::Each(rows) => rows,
+        };
+        let width = rows.first().map_or(0, Vec::len);
+        if let Some(odd) = rows.iter().position(|row| row.len() != width) {
+            return Err(format!("row {odd} has {} numbers, the first {width}; give all the same", rows[odd].len()));
+        }
+        Ok(Rows::each(&Arc::new(Matrix::new(rows.concat(), rows.len(), width)), 0..rows.len()))
+    }
+}
+
+impl Edit {
+    fn rows(&self) -> Option<&Rows> {
+        match self {
+            Edit::Set(rows) | Edit::Add(rows) | Edit::Project(rows) => Some(rows),
+            Edit::Zero | Edit::Scale(_) => None,
+        }
+    }
+
+    /// Edits the columns `values` of the `i`th position.
+    fn apply(&self, i: usize, values: &mut [f32]) {
+        match self {
+            Edit::Zero => values.fill(0.0),
+            Edit::Set(rows) => values.copy_from_slice(rows.row(i)),
+            Edit::Add(rows) => values.iter_mut().zip(rows.row(i)).for_each(|(x, a)| *x += a),
+            // A score of -inf says that a position is not seen; it stays so.
+            Edit::Scale(by) => values.iter_mut().filter(|x| **x > f32::NEG_INFINITY).for_each(|x| *x *= by),
+            Edit::Project(rows) => {
+                let along = rows.row(i);
+                let square = dot(along, along);
+                let share = if square > 0.0 { (dot(values, along) / square) as f32 } else { 0.0 };
+                values.iter_mut().zip(along).for_each(|(x, a)| *x -= share * a);
+            }
+        }
+    }
 }
 
 impl Intervention {
-    /// An intervention at `hook`.
-    pub fn new(hook: HookPoint, positions: Positions, kind: Kind) -> Intervention {
-        Intervention { hook, positions, kind }
+    /// An intervention at `hook`, in all columns.
+    pub fn new(hook: HookPoint, positions: Positions, edit: Edit) -> Intervention {
+        Intervention { hook, positions, columns: Columns::All, edit }
+    }
+
+    /// The same in some columns only.
+    #[must_use]
+    pub fn in_columns(mut self, columns: Columns) -> Intervention {
+        self.columns = columns;
+        self
+    }
+
+    /// The edits of single rows: at `spots`, the positions of the intervention in their order. Checks that the
+    /// intervention fits the model.
+    pub(crate) fn row_edits<'a>(&'a self, config: &Config, spots: &[Spot]) -> Result<Vec<RowEdit<'a>>> {
+        self.hook.check(config)?;
+        let problem = |problem: String| Error::Intervention { hook: self.hook.to_string(), problem };
+        if self.hook == HookPoint::UnembedOut {
+            return Err(problem("logits are the end of the pass; change what makes them".into()));
+        }
+        let by_key = matches!(self.hook, HookPoint::Block(_, BlockHook::AttnScores | BlockHook::Pattern));
+        let shape = self.hook.shape(config, 0);
+        let width: usize = shape.iter().product();
+        let columns = match self.columns {
+            Columns::All => 0..width,
+            Columns::Head(_) if shape.len() < 2 => return Err(problem("its rows are not of heads".into())),
+            Columns::Head(head) if head >= shape[0] => {
+                return Err(problem(format!("there is no head {head}; it has {}", shape[0])));
+            }
+            Columns::Head(head) => head * shape[1]..(head + 1) * shape[1],
+            Columns::Range(_) if by_key => {
+                return Err(problem("its rows differ in length; take all columns or a head".into()));
+            }
+            Columns::Range(ref range) if range.start > range.end || range.end > width => {
+                return Err(problem(format!("there are no columns {range:?}; it has {width}")));
+            }
+            Columns::Range(ref range) => range.clone(),
+        };
+        if let Some(rows) = self.edit.rows() {
+            if by_key {
+                return Err(problem("its rows differ in length; they can be zeroed or scaled".into()));
+            }
+            if rows.width() != columns.len() {
+                return Err(problem(format!("a row of {} numbers where there are {}", rows.width(), columns.len())));
+            }
+            if let Some(each) = &rows.each
+                && each.len() != spots.len()
+            {
+                return Err(problem(format!("{} rows for {} positions", each.len(), spots.len())));
+            }
+        }
+        let finite = match &self.edit {
+            Edit::Scale(by) => by.is_finite(),
+            edit => edit.rows().is_none_or(|rows| rows.iter().flatten().all(|x| x.is_finite())),
+        };
+        if !finite {
+            return Err(problem("it holds a number that is not finite".into()));
+        }
+        let part = match self.columns {
+            Columns::Head(head) if by_key => Part::OfHead(head),
+            _ if by_key => Part::All,
+            _ => Part::Columns(columns.start, columns.end),
+        };
+        let of = |(i, &spot)| RowEdit { spot, change: RowChange::Edit { edit: &self.edit, i, part } };
+        Ok(spots.iter().enumerate().map(of).collect())
+    }
+}
+
+/// A function that changes the rows at a hook point: the closure form of an [`Intervention`], for
+/// [`Model::run_hooked`](crate::Model::run_hooked).
+#[derive(Clone)]
+pub struct Hooked {
+    /// Where.
+    pub hook: HookPoint,
+    /// At which positions of each prompt.
+    pub positions: Positions,
+    /// What changes each row there; attention scores and patterns are given to it head by head.
+    pub function: Arc<RowFn>,
+}
+
+/// A function that changes a row.
+pub type RowFn = dyn Fn(RowAt, &mut [f32]) + Send + Sync;
+
+/// Where a row stands that a [`Hooked`] function is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowAt {
+    /// Its prompt and position.
+    pub spot: Spot,
+    /// Its head, for attention scores and patterns.
+    pub head: Option<usize>,
+}
+
+impl Hooked {
+    pub(crate) fn row_edits<'a>(&'a self, config: &Config, spots: &[Spot]) -> Result<Vec<RowEdit<'a>>> {
+        self.hook.check(config)?;
+        let change = RowChange::Function(&*self.function);
+        Ok(spots.iter().map(|&spot| RowEdit { spot, change }).collect())
+    }
+}
+
+/// A change of one row.
+#[derive(Clone, Copy)]
+pub(crate) struct RowEdit<'a> {
+    pub(crate) spot: Spot,
+    change: RowChange<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum RowChange<'a> {
+    /// An edit, with its row's number among its positions.
+    Edit {
+        edit: &'a Edit,
+        i: usize,
+        part: Part,
+    },
+    Function(&'a RowFn),
+}
+
+/// The part of a row that an edit is of.
+#[derive(Clone, Copy)]
+enum Part {
+    All,
+    /// Of attention's rows, those of one head.
+    OfHead(usize),
+    Columns(usize, usize),
+}
+
+impl RowEdit<'_> {
+    /// Changes `row`, which is of `head` if heads have rows of their own there.
+    pub(crate) fn apply(&self, head: Option<usize>, row: &mut [f32]) {
+        match self.change {
+            RowChange::Function(function) => function(RowAt { spot: self.spot, head }, row),
+            RowChange::Edit { edit, i, part: Part::All } => edit.apply(i, row),
+            RowChange::Edit { edit, i, part: Part::OfHead(of) } if head == Some(of) => edit.apply(i, row),
+            RowChange::Edit { part: Part::OfHead(_), .. } => {}
+            RowChange::Edit { edit, i, part: Part::Columns(start, end) } => edit.apply(i, &mut row[start..end]),
+        }
     }
 }

@@ -3,8 +3,8 @@
 //! A [`Model`] is loaded from a Hugging Face folder (GPT-Neo, GPT-2 or GPT-NeoX), its weights processed as
 //! TransformerLens does ([`Processing`]), and run on a ragged batch of prompts. A run computes what it is [`Ask`]ed for
 //! and no more: captured hook points, logits or predictions at chosen positions, losses. [`Intervention`]s change numbers
-//! at hook points on the way. A run that was asked to be resumable can be [resumed](Model::resume) with other
-//! interventions: only the positions and layers that they can change are computed again.
+//! at hook points on the way. A [`Session`] keeps what it takes to run its prompts again with other interventions: only the
+//! positions and layers that they can change are computed again.
 //!
 //! Hook points carry TransformerLens's names; see [`HookPoint`].
 //!
@@ -25,6 +25,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod ask;
 mod config;
 mod decompose;
 mod error;
@@ -33,12 +34,16 @@ mod folder;
 mod generate;
 mod hook;
 mod intervention;
+mod model;
 mod pass;
+mod positions;
 mod processing;
 mod run;
+mod session;
 mod tensors;
 mod weights;
 
+pub use ask::{Ask, Target};
 pub use config::{Attention, AttentionLayer, Config, Mlp, Norm, PositionEncoding, Rotary};
 pub use decompose::{Decomposition, Reader};
 pub use error::{Error, Result};
@@ -46,8 +51,11 @@ pub use family::Family;
 pub use folder::{FileBytes, Folder};
 pub use generate::Sampling;
 pub use hook::{BlockHook, HookPoint};
-pub use intervention::{Intervention, Kind, Place, Positions, RowFn};
+pub use intervention::{Columns, Edit, Hooked, Intervention, RowAt, RowFn, Rows};
+pub use model::Model;
+pub use positions::{Positions, Spot};
 pub use processing::Processing;
-pub use run::{Ask, Case, Model, Prediction, Run, Target, batches};
+pub use run::{Prediction, Run, batches};
+pub use session::{Case, Session};
 pub use tensors::Tensors;
 pub use weights::{Block, LayerNorm, Weights};

@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Mutex;
 
+use directrix_corpus::Watch;
 use directrix_kernels::{AttentionRows, AttentionStage, Matrix};
 
 use crate::config::Rotary;
-use crate::intervention::{Kind, Place};
-use crate::run::Model;
-use crate::{BlockHook, HookPoint, LayerNorm};
+use crate::intervention::RowEdit;
+use crate::{BlockHook, Error, HookPoint, LayerNorm, Model, Result, Spot};
 
 /// Keys and values of one pass, per layer; `None` for layers that were not reached.
 #[derive(Debug, Clone, Default)]
@@ -114,18 +114,15 @@ impl StageName {
     }
 }
 
-/// A position of a part's prompt, by part.
-pub(crate) type Spot = (usize, usize);
-
-/// The changes to make at one hook point.
-pub(crate) type Edits<'a> = Vec<(Spot, &'a Kind)>;
+/// The changes to make, by hook point. Their spots are of parts.
+pub(crate) type Edits<'a> = BTreeMap<HookPoint, Vec<RowEdit<'a>>>;
 
 /// What a pass is to do on the way and to bring back.
 pub(crate) struct Pass<'a> {
     pub(crate) model: &'a Model,
     pub(crate) parts: Vec<Part<'a>>,
     pub(crate) before: Option<&'a KeyValues>,
-    pub(crate) edits: BTreeMap<HookPoint, Edits<'a>>,
+    pub(crate) edits: Edits<'a>,
     pub(crate) captures: BTreeMap<HookPoint, Vec<Spot>>,
     /// Spots of which the final LayerNorm's output is wanted.
     pub(crate) finals: Vec<Spot>,
@@ -136,15 +133,24 @@ pub(crate) struct Pass<'a> {
     pub(crate) keep_keys: bool,
     /// Positions of the longest prompt: the width of captured scores and patterns.
     pub(crate) longest: usize,
+    pub(crate) watch: &'a Watch,
 }
 
 /// Edited rows of what each head reads: `[n_heads × d_model]` by row.
 type HeadInputs = BTreeMap<usize, Vec<f32>>;
 
-/// A stage to resume from: its rows are, part by part, `len` positions from `start` on.
+/// A stage to resume from: its rows are, part by part, some consecutive positions.
 pub(crate) struct Kept {
     pub(crate) stage: Stage,
-    pub(crate) parts: Vec<(usize, usize)>,
+    pub(crate) parts: Vec<Range<usize>>,
+}
+
+impl Kept {
+    /// First row of each part.
+    pub(crate) fn first_rows(&self) -> Vec<usize> {
+        let first = |row: &mut usize, part: &Range<usize>| Some(std::mem::replace(row, *row + part.len()));
+        self.parts.iter().scan(0, first).collect()
+    }
 }
 
 /// What a pass brings back.
@@ -159,33 +165,36 @@ pub(crate) struct Passed {
 
 impl Pass<'_> {
     /// Goes on from `stage` until everything asked for is there.
-    pub(crate) fn run(mut self, mut stage: Stage) -> Passed {
+    pub(crate) fn run(mut self, mut stage: Stage) -> Result<Passed> {
         let layers = self.model.config().n_layers;
         let mut passed = Passed { keys: KeyValues(vec![None; layers]), ..Passed::default() };
         let deepest = self.deepest();
         loop {
+            if self.watch.is_stopped() {
+                return Err(Error::Stopped);
+            }
             let name = stage.name();
             if self.keep == Some(name) {
                 self.keep_stage(stage.clone(), &mut passed);
             }
             if self.keep.is_none() && deepest.is_none_or(|hook| name.first_hook() > hook) {
-                return passed;
+                return Ok(passed);
             }
             if let Stage::Block(layer @ 1.., resid) = &mut stage {
                 let hook = HookPoint::Block(*layer - 1, BlockHook::ResidPost);
                 self.visit(hook, resid, &mut passed);
                 if self.keep.is_none() && deepest == Some(hook) {
-                    return passed;
+                    return Ok(passed);
                 }
             }
             stage = match stage {
                 Stage::Start => Stage::Block(0, self.embed(&mut passed)),
                 Stage::Block(layer, resid) if layer == layers => {
                     self.finish(resid, &mut passed);
-                    return passed;
+                    return Ok(passed);
                 }
                 Stage::Block(layer, resid) => {
-                    let (mid, mlp_in) = self.attention(layer, resid, deepest, &mut passed);
+                    let (mid, mlp_in) = self.attention(layer, resid, deepest, &mut passed)?;
                     Stage::Mlp(layer, mid, mlp_in)
                 }
                 Stage::Mlp(layer, mut mid, mlp_in) => {
@@ -194,7 +203,7 @@ impl Pass<'_> {
                     Stage::Neurons(layer, mid, post)
                 }
                 Stage::Neurons(layer, mid, post) => {
-                    let Some(resid) = self.mlp_out(layer, mid, post, deepest, &mut passed) else { return passed };
+                    let Some(resid) = self.mlp_out(layer, mid, post, deepest, &mut passed) else { return Ok(passed) };
                     Stage::Block(layer + 1, resid)
                 }
             };
@@ -202,7 +211,7 @@ impl Pass<'_> {
     }
 
     fn keep_stage(&mut self, stage: Stage, passed: &mut Passed) {
-        let parts = self.parts.iter().map(|part| (part.start, part.tokens.len())).collect();
+        let parts = self.parts.iter().map(|part| part.start..part.start + part.tokens.len()).collect();
         passed.kept = Some(Kept { stage, parts });
         self.keep = None;
     }
@@ -226,16 +235,15 @@ impl Pass<'_> {
         first
     }
 
-    fn row_of(&self, first_rows: &[usize], (part, position): Spot) -> usize {
-        first_rows[part] + position - self.parts[part].start
+    fn row_of(&self, first_rows: &[usize], spot: Spot) -> usize {
+        first_rows[spot.prompt] + spot.position - self.parts[spot.prompt].start
     }
 
     /// Makes the edits at `hook`, then captures it.
     fn visit(&self, hook: HookPoint, value: &mut Matrix, passed: &mut Passed) {
         let first_rows = self.first_rows();
-        for (spot, kind) in self.edits.get(&hook).into_iter().flatten() {
-            let place = Place { prompt: spot.0, position: spot.1, head: 0 };
-            kind.apply(place, value.row_mut(self.row_of(&first_rows, *spot)));
+        for edit in self.edits.get(&hook).into_iter().flatten() {
+            edit.apply(None, value.row_mut(self.row_of(&first_rows, edit.spot)));
         }
         if let Some(spots) = self.captures.get(&hook) {
             let rows: Vec<usize> = spots.iter().map(|spot| self.row_of(&first_rows, *spot)).collect();
@@ -298,12 +306,12 @@ impl Pass<'_> {
         mut resid: Matrix,
         deepest: Option<HookPoint>,
         passed: &mut Passed,
-    ) -> (Matrix, Option<Matrix>) {
+    ) -> Result<(Matrix, Option<Matrix>)> {
         let (model, at) = (self.model, |hook| HookPoint::Block(layer, hook));
         let (config, block) = (model.config(), &model.weights().blocks[layer]);
         self.visit(at(BlockHook::ResidPre), &mut resid, passed);
         if self.attention_unused(layer, deepest) {
-            return (resid, None);
+            return Ok((resid, None));
         }
         let x =
             self.normalize(&resid, block.ln1.as_ref(), at(BlockHook::Ln1Scale), at(BlockHook::Ln1Normalized), passed);
@@ -334,7 +342,7 @@ impl Pass<'_> {
             self.rotate(rotary, &mut q);
             self.visit(at(BlockHook::RotQ), &mut q, passed);
         }
-        let mut z = self.attend(layer, &q, &k, &v, narrowed.then_some(&ranges), passed);
+        let mut z = self.attend(layer, &q, &k, &v, narrowed.then_some(&ranges), passed)?;
         if self.keep_keys {
             passed.keys.0[layer] = Some((k, v));
         }
@@ -345,7 +353,7 @@ impl Pass<'_> {
         let mlp_in = config.parallel.then(|| resid.clone());
         let mut mid = resid;
         mid.add(&attn_out);
-        (mid, mlp_in)
+        Ok((mid, mlp_in))
     }
 
     /// Makes the edits at what each head reads, and captures it. Returns the edited rows, for queries, keys and values.
@@ -364,7 +372,7 @@ impl Pass<'_> {
             let mut input = attn_in.clone();
             self.visit(hooks[i], &mut input, passed);
             let edits = [hooks[0], hooks[i]].into_iter().filter_map(|hook| self.edits.get(&hook)).flatten();
-            edits.map(|(spot, _)| self.row_of(&first_rows, *spot)).map(|row| (row, input.row(row).to_vec())).collect()
+            edits.map(|edit| self.row_of(&first_rows, edit.spot)).map(|row| (row, input.row(row).to_vec())).collect()
         })
     }
 
@@ -406,7 +414,7 @@ impl Pass<'_> {
         let wanted =
             self.captures.range(from..).flat_map(|(_, spots)| spots).chain(&self.finals).chain(&self.keep_spots);
         let mut range: Vec<Option<(usize, usize)>> = vec![None; self.parts.len()];
-        for &(part, position) in wanted {
+        for &Spot { prompt: part, position } in wanted {
             let (low, high) = range[part].get_or_insert((position, position));
             (*low, *high) = ((*low).min(position), (*high).max(position));
         }
@@ -433,9 +441,9 @@ impl Pass<'_> {
         }
         for (_, edits) in self.edits.range_mut(from..) {
             let parts = &self.parts;
-            edits.retain(|((part, position), _)| {
-                let Part { start, tokens, .. } = &parts[*part];
-                (*start..start + tokens.len()).contains(position)
+            edits.retain(|edit| {
+                let Part { start, tokens, .. } = &parts[edit.spot.prompt];
+                (*start..start + tokens.len()).contains(&edit.spot.position)
             });
         }
         (Some(ranges.iter().cloned().flatten().collect()), ranges)
@@ -450,10 +458,14 @@ impl Pass<'_> {
         v: &Matrix,
         narrowed: Option<&Vec<Range<usize>>>,
         passed: &mut Passed,
-    ) -> Matrix {
+    ) -> Result<Matrix> {
         let config = self.model.config();
         let shape = config.attention_shape(layer);
         let earlier = self.before.and_then(|before| before.0[layer].as_ref());
+        if earlier.is_none() && self.parts.iter().any(|part| !part.before.is_empty()) {
+            let problem = format!("its own run did not reach the keys of block {layer}; ask it for something as deep");
+            return Err(Error::NotKept { problem });
+        }
         let first_rows = self.first_rows();
         // Keys and values before each part: of the earlier pass, of rows that were narrowed away, or of both.
         let before: Vec<(Rows, Rows)> = self
@@ -489,23 +501,21 @@ impl Pass<'_> {
 
         let hooks = [BlockHook::AttnScores, BlockHook::Pattern].map(|hook| HookPoint::Block(layer, hook));
         if !hooks.iter().any(|hook| self.visited(*hook)) {
-            return directrix_kernels::attention(shape, &rows, q, k, v, None);
+            return Ok(directrix_kernels::attention(shape, &rows, q, k, v, None));
         }
         let longest = self.longest;
         let width = shape.query_heads * longest;
         let seen = [f32::NEG_INFINITY, 0.0].map(|fill| Mutex::new(Matrix::repeat(&vec![fill; width], q.rows())));
-        let edits: [BTreeMap<usize, Edits>; 2] = hooks.map(|hook| {
-            let mut by_row: BTreeMap<usize, Edits> = BTreeMap::new();
-            for (spot, kind) in self.edits.get(&hook).into_iter().flatten() {
-                by_row.entry(self.row_of(&first_rows, *spot)).or_default().push((*spot, kind));
+        let edits: [BTreeMap<usize, Vec<RowEdit>>; 2] = hooks.map(|hook| {
+            let mut by_row: BTreeMap<usize, Vec<RowEdit>> = BTreeMap::new();
+            for edit in self.edits.get(&hook).into_iter().flatten() {
+                by_row.entry(self.row_of(&first_rows, edit.spot)).or_default().push(*edit);
             }
             by_row
         });
         let edit = |stage: AttentionStage, row: usize, head: usize, values: &mut [f32]| {
             let which = usize::from(stage == AttentionStage::Pattern);
-            for ((prompt, position), kind) in edits[which].get(&row).into_iter().flatten() {
-                kind.apply(Place { prompt: *prompt, position: *position, head }, values);
-            }
+            edits[which].get(&row).into_iter().flatten().for_each(|edit| edit.apply(Some(head), values));
             let mut seen = seen[which].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             seen.row_mut(row)[head * longest..][..values.len()].copy_from_slice(values);
         };
@@ -517,7 +527,7 @@ impl Pass<'_> {
                 passed.captured.insert(hook, seen.gather(rows.into_iter()));
             }
         }
-        z
+        Ok(z)
     }
 
     fn attn_out(&self, layer: usize, z: &Matrix, passed: &mut Passed) -> Matrix {
@@ -529,8 +539,8 @@ impl Pass<'_> {
             self.visit(hook, &mut results, passed);
             let first_rows = self.first_rows();
             // Only edited rows are summed from the heads, so that an edit leaves the bits of the others.
-            for (spot, _) in self.edits.get(&hook).into_iter().flatten() {
-                let row = self.row_of(&first_rows, *spot);
+            for edit in self.edits.get(&hook).into_iter().flatten() {
+                let row = self.row_of(&first_rows, edit.spot);
                 out.row_mut(row).copy_from_slice(&block.b_o);
                 for result in results.row(row).chunks_exact(config.d_model) {
                     out.row_mut(row).iter_mut().zip(result).for_each(|(o, r)| *o += r);

@@ -1,8 +1,13 @@
 //! What must hold for every run: a batch equals its parts, resuming equals running again, a cache equals no cache.
 
-use directrix_corpus::Prompts;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use directrix_corpus::{Prompts, Watch};
+use directrix_kernels::Matrix;
 use directrix_model::{
-    Ask, BlockHook, Case, Folder, HookPoint, Intervention, Kind, Model, Positions, Processing, Sampling, Target,
+    Ask, BlockHook, Case, Columns, Edit, Error, Folder, HookPoint, Hooked, Intervention, Model, Positions, Processing,
+    RowAt, Rows, Run, Sampling, Spot, Target,
 };
 use proptest::prelude::*;
 
@@ -21,15 +26,40 @@ fn prompts() -> impl Strategy<Value = Prompts> {
     prop::collection::vec(prop::collection::vec(0..128_u32, 2..30), 1..6).prop_map(Prompts::from_rows)
 }
 
-fn kinds(width: usize) -> Vec<Kind> {
+/// Whether a hook point has a number per key position.
+fn by_key(hook: HookPoint) -> bool {
+    matches!(hook, HookPoint::Block(_, BlockHook::AttnScores | BlockHook::Pattern))
+}
+
+/// Hook points at which interventions can be made.
+fn hooks(model: &Model) -> Vec<HookPoint> {
+    let all = HookPoint::all(model.config()).into_iter();
+    all.filter(|hook| *hook != HookPoint::UnembedOut && !hook.to_string().ends_with("scale")).collect()
+}
+
+/// An intervention at `positions`, one of every kind that can be made at `hook`.
+fn intervention(model: &Model, hook: HookPoint, positions: &[usize], [kind, columns]: [usize; 2]) -> Intervention {
+    let shape = hook.shape(model.config(), 0);
+    let width: usize = shape.iter().product();
+    let mut choices = vec![(Columns::All, width)];
+    if shape.len() == 2 {
+        choices.push((Columns::Head(columns % shape[0]), shape[1]));
+    }
+    if !by_key(hook) {
+        choices.push((Columns::Range(width / 3..width / 2 + 1), width / 2 + 1 - width / 3));
+    }
+    let (columns, width) = choices.swap_remove(columns % choices.len());
     let row: Vec<f32> = (0..width).map(|i| (i as f32 * 0.7).sin()).collect();
-    vec![
-        Kind::Zero,
-        Kind::Scale(-0.5),
-        Kind::Set(row.clone().into()),
-        Kind::Add(row.clone().into()),
-        Kind::Project(row.into()),
-    ]
+    let each: Vec<f32> = (0..width * (positions.len() + 2)).map(|i| (i as f32 * 0.3).cos()).collect();
+    let each = Rows::each(&Arc::new(Matrix::new(each, positions.len() + 2, width)), 1..positions.len() + 1);
+    let mut edits = vec![Edit::Zero, Edit::Scale(-0.5)];
+    if !by_key(hook) {
+        let rows = Rows::every(row);
+        edits.extend([Edit::Set(rows.clone()), Edit::Add(rows.clone()), Edit::Project(rows)]);
+        edits.extend([Edit::Set(each.clone()), Edit::Add(each)]);
+    }
+    let edit = edits.swap_remove(kind % edits.len());
+    Intervention::new(hook, Positions::At(positions.to_vec()), edit).in_columns(columns)
 }
 
 proptest! {
@@ -66,33 +96,49 @@ proptest! {
     }
 
     #[test]
-    fn resuming_has_the_bits_of_running_again(model in models(), prompts in prompts(), picks in prop::collection::vec((any::<usize>(), any::<usize>(), any::<usize>(), any::<usize>()), 1..6), from_end: bool) {
-        let hooks = HookPoint::all(model.config()).into_iter().filter(|h| *h != HookPoint::UnembedOut && !h.to_string().ends_with("scale")).collect::<Vec<_>>();
-        let out = HookPoint::UnembedIn;
+    fn resuming_has_the_bits_of_running_again(model in models(), prompts in prompts(), picks in prop::collection::vec(any::<[usize; 5]>(), 1..6), from_end: bool, by_way_of: usize) {
+        let (hooks, out) = (hooks(&model), HookPoint::UnembedIn);
         let mut cases = Vec::new();
-        for (hook, prompt, position, kind) in picks {
-            let hook = hooks[hook % hooks.len()];
-            let by_key = matches!(hook, HookPoint::Block(_, BlockHook::AttnScores | BlockHook::Pattern));
-            let mut kinds = kinds(hook.shape(model.config(), 0).iter().product());
-            if by_key { kinds.truncate(2) }
-            let prompt = prompt % prompts.len();
-            let position = if from_end { prompts.get(prompt).len() - 2 } else { position % prompts.get(prompt).len() };
-            let kind = kinds[kind % kinds.len()].clone();
-            cases.push(Case { prompt, until: prompts.get(prompt).len() - 1 - usize::from(from_end), interventions: vec![Intervention::new(hook, Positions::At(vec![position]), kind)] });
+        for [hook, prompt, position, kind, columns] in picks {
+            let (hook, prompt) = (hooks[hook % hooks.len()], prompt % prompts.len());
+            let len = prompts.get(prompt).len();
+            let until = len - 1 - usize::from(from_end);
+            // Those after the last that is computed are left out, with their rows.
+            let mut positions = if from_end { vec![len - 1, until] } else { vec![position % len, (position / len) % len, 0] };
+            positions.dedup();
+            let change = intervention(&model, hook, &positions, [kind, columns]);
+            cases.push(Case { prompt, until, interventions: vec![change] });
         }
         let first = cases.iter().map(|c| c.interventions[0].hook).min().unwrap();
+        let earlier = hooks[by_way_of % (hooks.iter().position(|h| *h == first).unwrap() + 1)];
         let kept = if from_end { Positions::FromEnd(2) } else { Positions::All };
-        let base = model.run(&prompts, &Ask::nothing().with_logits(kept.clone()).resumable(first, kept), &[]).unwrap();
+        let ask = Ask::nothing().with_logits(kept.clone());
+        let session = model.session(prompts.clone(), &ask, first, kept.clone()).unwrap();
+        let advanced = model.session(prompts.clone(), &ask, earlier, kept).unwrap().advance(first).unwrap();
         let last = |case: usize| Target { prompt: case, position: cases[case].until, token: 3 };
         let ask = Ask::nothing().with_capture(out, Positions::FromEnd(1)).with_predictions((0..cases.len()).map(last));
-        let resumed = model.resume(&prompts, &base, &cases, &ask).unwrap();
-        for (i, case) in cases.iter().enumerate() {
-            let prompt = Prompts::from_rows([&prompts.get(case.prompt)[..=case.until]]);
-            let ask = Ask::nothing().with_capture(out, Positions::FromEnd(1)).with_predictions([Target { prompt: 0, ..last(i) }]);
-            let again = model.run(&prompt, &ask, &case.interventions).unwrap();
-            prop_assert_eq!(again.captured(out).row(0), resumed.captured(out).row(i), "{:?}", case);
-            prop_assert_eq!(again.predictions()[0], resumed.predictions()[i]);
+        for session in [session, advanced] {
+            let resumed = session.resume(&cases, &ask).unwrap();
+            for (i, case) in cases.iter().enumerate() {
+                // The whole prompt: an edit may be of positions after the last that is looked at.
+                let at = Positions::At(vec![case.until]);
+                let ask = Ask::nothing().with_capture(out, at).with_predictions([Target { prompt: 0, ..last(i) }]);
+                let again = model.run(&Prompts::from_rows([prompts.get(case.prompt)]), &ask, &case.interventions).unwrap();
+                prop_assert_eq!(again.captured(out).row(0), resumed.captured(out).row(i), "{:?}", case);
+                prop_assert_eq!(again.predictions()[0], resumed.predictions()[i]);
+            }
         }
+    }
+
+    #[test]
+    fn an_intervention_read_back_is_the_same(model in models(), picks: [usize; 3], positions in prop::collection::vec(0..9_usize, 0..4)) {
+        let hooks = hooks(&model);
+        let change = intervention(&model, hooks[picks[0] % hooks.len()], &positions, [picks[1], picks[2]]);
+        let json = serde_json::to_string(&change).unwrap();
+        let read = serde_json::from_str::<Intervention>(&json).unwrap();
+        prop_assert_eq!(serde_json::to_string(&read).unwrap(), json);
+        let rows = |change: &Intervention| matches!(&change.edit, Edit::Set(_) | Edit::Add(_)) && !positions.is_empty();
+        prop_assert!(rows(&change) || read == change);
     }
 
     #[test]
@@ -116,21 +162,114 @@ fn interventions_do_what_they_say() {
     let model = model("neo-tiny", Processing::default());
     let prompts = Prompts::from_rows([[0_u32, 5, 9, 3, 7]]);
     let hook: HookPoint = "blocks.1.mlp.hook_post".parse().unwrap();
-    let captured = |kind| {
-        let intervention = Intervention::new(hook, Positions::At(vec![2]), kind);
+    let captured = |edit| {
+        let intervention = Intervention::new(hook, Positions::At(vec![2]), edit);
         model.run(&prompts, &Ask::capture([hook]), &[intervention]).unwrap().captured(hook).clone()
     };
     let base = model.run(&prompts, &Ask::capture([hook]), &[]).unwrap().captured(hook).clone();
-    let changed = captured(Kind::Zero);
+    let changed = captured(Edit::Zero);
     assert!(changed.row(2).iter().all(|x| *x == 0.0));
     assert_eq!(changed.row(1), base.row(1));
-    assert_eq!(captured(Kind::Scale(2.0)).row(2)[5], base.row(2)[5] * 2.0);
+    assert_eq!(captured(Edit::Scale(2.0)).row(2)[5], base.row(2)[5] * 2.0);
     let along: Vec<f32> = (0..128).map(|i| i as f32).collect();
-    let projected = captured(Kind::Project(along.clone().into()));
+    let projected = captured(Edit::Project(along.clone().into()));
     let dot: f32 = projected.row(2).iter().zip(&along).map(|(x, a)| x * a).sum();
     assert!(dot.abs() < 1e-2);
-    let map = Kind::Map(std::sync::Arc::new(|place, row: &mut [f32]| row[0] = place.position as f32));
-    assert_eq!(captured(map).row(2)[0], 2.0);
+
+    let rows = Arc::new(Matrix::from_rows(&[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]));
+    let set = Intervention::new(hook, Positions::At(vec![4, 0]), Edit::Set(Rows::each(&rows, 1..3)))
+        .in_columns(Columns::Range(7..9));
+    let changed = model.run(&prompts, &Ask::capture([hook]), &[set]).unwrap().captured(hook).clone();
+    assert_eq!((&changed.row(4)[7..9], &changed.row(0)[7..9]), (&[3.0, 4.0][..], &[5.0, 6.0][..]));
+    assert_eq!((changed.row(1), &changed.row(4)[9..]), (base.row(1), &base.row(4)[9..]));
+
+    let pattern: HookPoint = "blocks.1.attn.hook_pattern".parse().unwrap();
+    let ask = Ask::capture([pattern]);
+    let base = model.run(&prompts, &ask, &[]).unwrap().captured(pattern).clone();
+    let zero = Intervention::new(pattern, Positions::At(vec![3]), Edit::Zero).in_columns(Columns::Head(1));
+    let changed = model.run(&prompts, &ask, &[zero]).unwrap().captured(pattern).clone();
+    assert!(changed.row(3)[5..10].iter().all(|x| *x == 0.0));
+    assert_eq!((&changed.row(3)[..5], &changed.row(3)[10..]), (&base.row(3)[..5], &base.row(3)[10..]));
+}
+
+#[test]
+fn functions_see_every_row_with_its_place() {
+    let model = model("neo-tiny", Processing::default());
+    let prompts = Prompts::from_rows([&[0_u32, 5, 9][..], &[3, 7]]);
+    let run = |hook: &str, positions: Positions| {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let record = seen.clone();
+        let function = Arc::new(move |at: RowAt, row: &mut [f32]| {
+            row[0] = at.spot.position as f32 + 10.0;
+            record.lock().unwrap().push((at.spot, at.head, row.len()));
+        });
+        let hooked = Hooked { hook: hook.parse().unwrap(), positions, function };
+        let hook = hooked.hook;
+        let run = model.run_hooked(&prompts, &Ask::capture([hook]), &[hooked]).unwrap();
+        let mut seen = std::mem::take(&mut *seen.lock().unwrap());
+        seen.sort_unstable();
+        (run.captured(hook).clone(), seen)
+    };
+    let spot = |prompt, position| Spot { prompt, position };
+    let (changed, seen) = run("blocks.1.mlp.hook_post", Positions::FromEnd(1));
+    assert_eq!(seen, [(spot(0, 2), None, 128), (spot(1, 1), None, 128)]);
+    assert_eq!((changed.row(2)[0], changed.row(4)[0]), (12.0, 11.0));
+    let (changed, seen) = run("blocks.0.attn.hook_pattern", Positions::At(vec![1]));
+    let heads = model.config().attention.query_heads;
+    assert_eq!(seen.len(), 2 * heads);
+    assert_eq!((seen[1], changed.row(1)[3]), ((spot(0, 1), Some(1), 2), 11.0));
+}
+
+#[test]
+fn a_session_refuses_what_it_does_not_keep() {
+    let model = model("neo-tiny", Processing::default());
+    let prompts = Prompts::from_rows([[0_u32, 5, 9, 3, 7]]);
+    let hook = |name: &str| name.parse::<HookPoint>().unwrap();
+    let session = |ask: Ask| model.session(prompts.clone(), &ask, hook("blocks.0.hook_mlp_out"), Positions::FromEnd(2));
+    let case = |name: &str, at: usize, until: usize| {
+        let zero = Intervention::new(hook(name), Positions::At(vec![at]), Edit::Zero);
+        Case { prompt: 0, until, interventions: vec![zero] }
+    };
+    let deep = session(Ask::nothing().with_losses()).unwrap();
+    let message = |case: Case, ask: Ask| deep.resume(&[case], &ask).err().unwrap().to_string();
+    let logits = Ask::nothing().with_logits(Positions::FromEnd(1));
+    assert!(
+        message(case("blocks.0.hook_attn_out", 3, 3), logits.clone()).contains("blocks.0.hook_attn_out comes before")
+    );
+    assert!(
+        message(case("blocks.1.hook_attn_out", 2, 3), logits.clone()).contains("position 2 of prompt 0 was not kept")
+    );
+    let early = Ask::nothing().with_capture(hook("hook_embed"), Positions::FromEnd(1));
+    assert!(message(case("blocks.1.hook_attn_out", 3, 3), early).contains("hook_embed comes before"));
+    assert!(matches!(deep.advance(hook("blocks.0.hook_attn_out")), Err(Error::NotKept { .. })));
+
+    let shallow = session(Ask::nothing()).unwrap();
+    let error = shallow.resume(&[case("blocks.0.hook_mlp_out", 3, 3)], &logits).err().unwrap();
+    assert!(error.to_string().contains("did not reach the keys of block 1"), "{error}");
+}
+
+#[test]
+fn a_stopped_run_ends_between_two_stages() {
+    let model = model("neo-tiny", Processing::default());
+    let prompts = Prompts::from_rows([[0_u32, 5, 9, 3, 7]]);
+    // Stops while block 0 is computed: block 1 is not begun.
+    let (stop, begun) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
+    let watch = Watch::new(Arc::clone(&stop), |_| ());
+    let (set, count) = (stop, begun.clone());
+    let hooked = ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"].map(|name| Hooked {
+        hook: name.parse().unwrap(),
+        positions: Positions::FromEnd(1),
+        function: Arc::new({
+            let (set, count) = (set.clone(), count.clone());
+            move |_: RowAt, _: &mut [f32]| {
+                set.store(true, Ordering::Relaxed);
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        }),
+    });
+    let error = model.run_hooked(&prompts, &Ask::nothing().with_losses().watched(&watch), &hooked).unwrap_err();
+    assert!(matches!(error, Error::Stopped));
+    assert_eq!(begun.load(Ordering::Relaxed), 1);
 }
 
 #[test]
@@ -150,6 +289,68 @@ fn what_does_not_exist_is_refused_with_its_name() {
     assert!(message(&[&[1]], "blocks.0.hook_nonsense").contains("no hook point `blocks.0.hook_nonsense`"));
 }
 
+/// What is wrong in a run or a resumed run, by the words that say so.
+#[test]
+fn a_request_for_what_does_not_exist_is_an_error_in_a_run_and_in_a_session() {
+    let model = model("neo-tiny", Processing::default());
+    let prompts = Prompts::from_rows([&[0_u32, 5, 9][..], &[3, 7]]);
+    let hook = |name: &str| name.parse::<HookPoint>().unwrap();
+    let (z, mid, scores) =
+        (hook("blocks.1.attn.hook_z"), hook("blocks.1.hook_resid_mid"), hook("blocks.1.attn.hook_attn_scores"));
+    let session =
+        model.session(prompts.clone(), &Ask::nothing().with_losses(), hook("hook_embed"), Positions::All).unwrap();
+
+    let target = |prompt, position, token| Ask::nothing().with_predictions([Target { prompt, position, token }]);
+    let capture = |hook, positions| Ask::nothing().with_capture(hook, positions);
+    for (ask, words) in [
+        (target(2, 0, 0), "no prompt 2: there are 2"),
+        (target(1, 2, 0), "prompt 1 has 2 positions, so there is no position 2"),
+        (target(0, 0, 128), "token 128 is outside the vocabulary of 128"),
+        (capture(mid, Positions::At(vec![0, 2])), "no position 2"),
+        (capture(mid, Positions::FromEnd(3)), "no position -3"),
+        (capture(mid, Positions::FromEnd(0)), "no position -0"),
+        (capture(mid, Positions::Each(vec![vec![]; 3])), "listed for 3 prompts, and there are 2"),
+        (capture(hook("blocks.2.hook_resid_mid"), Positions::All), "it has 2 blocks"),
+    ] {
+        let run = model.run(&prompts, &ask, &[]).unwrap_err();
+        assert!(run.to_string().contains(words), "{run}");
+        let cases = [(0, 2), (1, 1)].map(|(prompt, until)| Case { prompt, until, interventions: Vec::new() });
+        let resumed = session.resume(&cases, &ask).unwrap_err();
+        assert!(resumed.to_string().contains(words), "{resumed}");
+    }
+
+    let row = |width: usize| Edit::Add(vec![1.0; width].into());
+    let each = |n: usize| Edit::Set(Rows::each(&Arc::new(Matrix::zeros(n, 32)), 0..n));
+    let at = |hook, positions: &[usize], edit| Intervention::new(hook, Positions::At(positions.to_vec()), edit);
+    for (change, words) in [
+        (at(mid, &[2], Edit::Zero), "prompt 1 has 2 positions, so there is no position 2"),
+        (Intervention::new(mid, Positions::Each(vec![vec![0]]), Edit::Zero), "listed for 1 prompts, and there are 2"),
+        (at(hook("blocks.2.hook_resid_mid"), &[0], Edit::Zero), "it has 2 blocks"),
+        (at(HookPoint::UnembedOut, &[0], Edit::Zero), "the end of the pass"),
+        (at(mid, &[0], row(31)), "a row of 31 numbers where there are 32"),
+        (at(z, &[0], row(32)).in_columns(Columns::Head(0)), "a row of 32 numbers where there are 8"),
+        (at(z, &[0], Edit::Zero).in_columns(Columns::Head(4)), "no head 4; it has 4"),
+        (at(mid, &[0], Edit::Zero).in_columns(Columns::Head(0)), "its rows are not of heads"),
+        (at(mid, &[0], Edit::Zero).in_columns(Columns::Range(30..33)), "no columns 30..33; it has 32"),
+        (at(mid, &[1, 0], each(5)), "5 rows for "),
+        (at(scores, &[1], row(3)), "rows differ in length"),
+        (at(scores, &[1], Edit::Zero).in_columns(Columns::Range(0..1)), "rows differ in length"),
+        (at(mid, &[1], Edit::Scale(f32::NAN)), "not finite"),
+        (at(mid, &[1], Edit::Set(vec![f32::INFINITY; 32].into())), "not finite"),
+    ] {
+        let run = model.run(&prompts, &Ask::nothing().with_losses(), std::slice::from_ref(&change)).unwrap_err();
+        assert!(run.to_string().contains(words), "{run}");
+        let case = Case { prompt: 1, until: 1, interventions: vec![change.clone()] };
+        let resumed = session.resume(&[case], &Ask::nothing().with_logits(Positions::All)).unwrap_err();
+        assert!(resumed.to_string().contains(words), "{resumed}");
+    }
+    for (prompt, until, words) in [(2, 0, "no prompt 2"), (1, 2, "no position 2")] {
+        let case = Case { prompt, until, interventions: Vec::new() };
+        let error = session.resume(&[case], &Ask::nothing().with_logits(Positions::All)).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
 #[test]
 fn a_heads_own_input_changes_that_head_alone() {
     for name in ["neo-tiny", "gpt2-tiny", "neox-tiny"] {
@@ -164,14 +365,12 @@ fn a_heads_own_input_changes_that_head_alone() {
             let (d, dh) = (model.config().d_model, model.config().attention.d_head);
             assert_eq!(&base.captured(input).row(3)[d..2 * d], base.captured(pre).row(3));
             // Head 1 reads, at position 3, what stands at position 1; through hook_resid_pre all heads would.
-            let other: std::sync::Arc<[f32]> = base.captured(pre).row(1).into();
-            let swap = other.clone();
-            let kind = Kind::Map(std::sync::Arc::new(move |_, row: &mut [f32]| row[d..2 * d].copy_from_slice(&swap)));
-            let one = Intervention::new(input, Positions::At(vec![3]), kind);
+            let other = Edit::Set(base.captured(pre).row(1).into());
+            let one = Intervention::new(input, Positions::At(vec![3]), other.clone()).in_columns(Columns::Head(1));
             let changed = model.run(&prompts, &ask, &[one]).unwrap();
-            let all = Intervention::new(pre, Positions::At(vec![3]), Kind::Set(other));
+            let all = Intervention::new(pre, Positions::At(vec![3]), other);
             let wanted = model.run(&prompts, &ask, &[all]).unwrap();
-            let head = |run: &directrix_model::Run, h: usize| run.captured(q).row(3)[h * dh..(h + 1) * dh].to_vec();
+            let head = |run: &Run, h: usize| run.captured(q).row(3)[h * dh..(h + 1) * dh].to_vec();
             for h in 0..model.config().attention.query_heads {
                 let from = if h == 1 { &wanted } else { &base };
                 for (a, b) in head(&changed, h).iter().zip(head(from, h)) {

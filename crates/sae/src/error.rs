@@ -12,7 +12,7 @@ pub enum Error {
     Corpus(#[from] directrix_corpus::Error),
     /// A tensor is missing or damaged, or a hook point does not exist.
     #[error(transparent)]
-    Model(#[from] directrix_model::Error),
+    Model(directrix_model::Error),
     /// The configuration is not JSON, lacks a key, or asks for what is not supported.
     #[error("{file}: {problem}")]
     Config {
@@ -147,4 +147,13 @@ pub enum Error {
 
 fn advice(doing: &str) -> &'static str {
     if doing == "write" { "; check that the disk has room and the folder can be written to" } else { "" }
+}
+
+impl From<directrix_model::Error> for Error {
+    fn from(error: directrix_model::Error) -> Error {
+        match error {
+            directrix_model::Error::Stopped => Error::Stopped,
+            error => Error::Model(error),
+        }
+    }
 }

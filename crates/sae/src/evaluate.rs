@@ -7,11 +7,10 @@ mod reconstruction;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use directrix_corpus::Prompts;
+use directrix_corpus::{Event, Prompts, Watch};
 use directrix_kernels::Matrix;
-use directrix_model::{Ask, Case, HookPoint, Intervention, Kind, Model, Place, Positions, Run, batches};
+use directrix_model::{Ask, Case, Columns, Edit, HookPoint, Intervention, Model, Positions, Rows, Session, batches};
 use serde::Serialize;
 
 use crate::statistics::{Distribution, Ratio};
@@ -196,18 +195,16 @@ pub struct DirectionEvaluation {
 /// Evaluates SAEs on prompts, all in one pass: the model runs once unchanged, and from each site on once with it zeroed
 /// and once per SAE with it reconstructed.
 ///
-/// Beside the prompts, memory holds one batch, counts per direction and a few numbers per prompt. `progress` is told the
-/// prompts and positions done.
+/// Beside the prompts, memory holds one batch, counts per direction and a few numbers per prompt.
 ///
 /// # Errors
-/// If there is no prompt, a prompt does not suit the model, a number is not finite, or `stop` was set.
+/// If there is no prompt, a prompt does not suit the model, a number is not finite, or `watch` stopped it.
 pub fn evaluate(
     model: &Model,
     saes: &[Sae],
     prompts: &Prompts,
     options: &EvaluationOptions,
-    stop: &AtomicBool,
-    mut progress: impl FnMut(usize, u64),
+    watch: &Watch,
 ) -> Result<Vec<Evaluation>> {
     if prompts.is_empty() {
         return Err(Error::NoPrompt);
@@ -217,14 +214,10 @@ pub fn evaluate(
         return Err(directrix_model::Error::Length { prompt, positions: 0, context }.into());
     }
     let mut pass = Pass::new(model, saes, prompts, options);
-    let mut positions = 0;
     for batch in batches(prompts, options.batch_positions) {
-        if stop.load(Ordering::Relaxed) {
-            return Err(Error::Stopped);
-        }
-        pass.batch(batch.clone())?;
-        positions += prompts.offsets()[batch.end] - prompts.offsets()[batch.start];
-        progress(batch.end, positions as u64);
+        let end = prompts.offsets()[batch.end];
+        pass.batch(batch, watch)?;
+        watch.tell(Event::new("evaluate", end as u64, "positions").of(prompts.positions() as u64));
     }
     Ok((0..saes.len()).map(|sae| pass.evaluation(sae, options)).collect())
 }
@@ -256,9 +249,6 @@ struct Pass<'a> {
     of_saes: Vec<OfSae>,
 }
 
-/// A batch's numbers at a hook point, exchanged for others.
-type Exchange = (HookPoint, Kind);
-
 impl<'a> Pass<'a> {
     fn new(model: &'a Model, saes: &'a [Sae], prompts: &'a Prompts, options: &EvaluationOptions) -> Pass<'a> {
         let buckets = bucket(prompts.longest() - 1) + 1;
@@ -280,59 +270,51 @@ impl<'a> Pass<'a> {
         Pass { model, saes, prompts, clean: Vec::new(), sites: ends.into_iter().map(at_site).collect(), of_saes }
     }
 
-    fn batch(&mut self, batch: Range<usize>) -> Result<()> {
+    fn batch(&mut self, batch: Range<usize>, watch: &Watch) -> Result<()> {
         let part = self.prompts.range(batch.clone());
         let buckets: Vec<usize> = part.iter().flat_map(|prompt| (0..prompt.len()).map(bucket)).collect();
         // Logits are made of this, block by block: they never exist for a whole batch.
         let last = HookPoint::UnembedIn;
         let predicting = Positions::Each(part.iter().map(|prompt| (0..prompt.len() - 1).collect()).collect());
         let targets: Vec<u32> = part.iter().flat_map(|prompt| &prompt[1..]).copied().collect();
+        let ask = Ask::nothing().with_capture(last, predicting.clone()).watched(watch);
 
-        let first = self.sites.first().map(|at| at.end.hook);
+        let Some(first) = self.sites.first().map(|at| at.end.hook) else { return Ok(()) };
         let read = self.saes.iter().map(|sae| sae.site().reads.hook);
         let hooks: BTreeSet<HookPoint> = self.sites.iter().map(|at| at.end.hook).chain(read).collect();
-        let mut ask = Ask::capture(hooks).with_capture(last, predicting.clone());
-        if let Some(first) = first {
-            ask = ask.resumable(first, Positions::All);
-        }
-        let clean = self.model.run(&part, &ask, &[])?;
+        let all = hooks.iter().fold(ask.clone(), |ask, hook| ask.with_capture(*hook, Positions::All));
+        let mut session = self.model.session(part.clone(), &all, first, Positions::All)?;
 
         // Per site the zeroed pass, per SAE the reconstructed one.
         let mut zeroed = Vec::new();
         let mut reconstructed: Vec<Matrix> = vec![Matrix::default(); self.saes.len()];
-        let mut kept: Option<Run> = None;
-        let mut kept_at = first;
         for (number, at) in self.sites.iter_mut().enumerate() {
             let (hook, columns) = (at.end.hook, at.end.columns());
-            if kept_at != Some(hook) {
-                let unchanged: Exchange = (kept_at.unwrap_or(hook), Kind::Scale(1.0));
-                let ask = Ask::nothing().resumable(hook, Positions::All);
-                kept = Some(resume(self.model, &part, kept.as_ref().unwrap_or(&clean), unchanged, &ask)?);
-                kept_at = Some(hook);
-            }
-            let from = kept.as_ref().unwrap_or(&clean);
-            let changed = |exchange: Kind| {
-                let ask = Ask::nothing().with_capture(last, predicting.clone());
-                Ok::<Matrix, Error>(resume(self.model, &part, from, (hook, exchange), &ask)?.captured(last).clone())
+            session = session.advance(hook)?;
+            let changed = |edit: &dyn Fn(Range<usize>) -> Edit| {
+                let case = |prompt: usize| exchanged(&session, prompt, &at.end, edit);
+                let cases: Vec<Case> = (0..part.len()).map(case).collect();
+                Ok::<Matrix, Error>(session.resume(&cases, &ask)?.captured(last).clone())
             };
-            let x = clean.captured(hook);
+            let x = session.run().captured(hook);
             at.moments.add(x, &buckets);
-            zeroed.push(changed(zeros(columns.clone()))?);
+            zeroed.push(changed(&|_| Edit::Zero)?);
             for ((sae, of_sae), reconstructed) in self.saes.iter().zip(&mut self.of_saes).zip(&mut reconstructed) {
                 if of_sae.site != number {
                     continue;
                 }
-                let acts = sae.encode(clean.captured(sae.site().reads.hook))?;
+                let acts = sae.encode(session.run().captured(sae.site().reads.hook))?;
                 let recon = sae.decode(&acts);
                 check(sae, &recon, &part, batch.start)?;
                 of_sae.reconstruction.add(x, columns.clone(), &recon, &acts, &buckets);
                 of_sae.firing.add(&acts, &part, batch.start);
-                *reconstructed = changed(rows(columns.clone(), recon, part.offsets().to_vec()))?;
+                let recon = Arc::new(recon);
+                *reconstructed = changed(&|rows| Edit::Set(Rows::each(&recon, rows)))?;
             }
         }
 
         let changed: Vec<&Matrix> = zeroed.iter().chain(&reconstructed).collect();
-        let compared = compare(self.model, clean.captured(last), &changed, &targets);
+        let compared = compare(self.model, session.run().captured(last), &changed, &targets);
         let by_prompt: Vec<Range<usize>> =
             part.offsets().windows(2).enumerate().map(|(i, ends)| ends[0] - i..ends[1] - i - 1).collect();
         for rows in &by_prompt {
@@ -423,28 +405,13 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// Runs all positions of all prompts again from what `run` kept, with one exchange.
-fn resume(model: &Model, prompts: &Prompts, run: &Run, (hook, kind): Exchange, ask: &Ask) -> Result<Run> {
-    let intervention = Intervention::new(hook, Positions::All, kind);
-    let case = |(prompt, tokens): (usize, &[u32])| Case {
-        prompt,
-        until: tokens.len() - 1,
-        interventions: vec![intervention.clone()],
-    };
-    let cases: Vec<Case> = prompts.iter().enumerate().map(case).collect();
-    Ok(model.resume(prompts, run, &cases, ask)?)
-}
-
-fn zeros(columns: Range<usize>) -> Kind {
-    Kind::Map(Arc::new(move |_: Place, row: &mut [f32]| row[columns.clone()].fill(0.0)))
-}
-
-/// The site's columns replaced by `rows`, of which prompt `i`'s begin at `offsets[i]`.
-fn rows(columns: Range<usize>, rows: Matrix, offsets: Vec<usize>) -> Kind {
-    let exchange = move |place: Place, row: &mut [f32]| {
-        row[columns.clone()].copy_from_slice(rows.row(offsets[place.prompt] + place.position));
-    };
-    Kind::Map(Arc::new(exchange))
+/// A prompt of the session with a site's end changed at every position. `edit` is given the prompt's rows in the batch.
+fn exchanged(session: &Session, prompt: usize, end: &End, edit: &dyn Fn(Range<usize>) -> Edit) -> Case {
+    let rows = session.prompts().offsets()[prompt]..session.prompts().offsets()[prompt + 1];
+    let until = rows.len() - 1;
+    let columns = Columns::Range(end.columns());
+    let intervention = Intervention::new(end.hook, Positions::All, edit(rows)).in_columns(columns);
+    Case { prompt, until, interventions: vec![intervention] }
 }
 
 fn check(sae: &Sae, recon: &Matrix, prompts: &Prompts, first_prompt: usize) -> Result<()> {

@@ -1,10 +1,8 @@
 //! An SAE without a model, and one whose two ends are different places.
 
-use std::sync::atomic::AtomicBool;
-
-use directrix_corpus::Prompts;
+use directrix_corpus::{Prompts, Watch};
 use directrix_kernels::Matrix;
-use directrix_model::{Ask, Folder, HookPoint, Intervention, Kind, Model, Positions, Processing};
+use directrix_model::{Ask, Edit, Folder, HookPoint, Intervention, Model, Positions, Processing};
 use directrix_sae::{Architecture, End, Error, EvaluationOptions, Parameters, Sae, Site, evaluate};
 
 const DIRECTIONS: usize = 40;
@@ -204,8 +202,7 @@ fn evaluation_replaces_what_a_transcoder_writes() {
     let tokens: Vec<u32> = (0..24).map(|i| (i * 7 + 3) % 90).collect();
     let prompts = Prompts::from_rows([&tokens]);
     let options = EvaluationOptions::default();
-    let never = AtomicBool::new(false);
-    let found = &evaluate(&model, std::slice::from_ref(&sae), &prompts, &options, &never, |_, _| ()).unwrap()[0];
+    let found = &evaluate(&model, std::slice::from_ref(&sae), &prompts, &options, &Watch::nobody()).unwrap()[0];
 
     let clean = model.run(&prompts, &Ask::capture([reads, writes]), &[]).unwrap();
     let recon = sae.decode(&sae.encode(clean.captured(reads)).unwrap());
@@ -214,7 +211,7 @@ fn evaluation_replaces_what_a_transcoder_writes() {
     let mse = x.iter_rows().zip(recon.iter_rows()).map(|(x, r)| square(x, r)).sum::<f64>() / tokens.len() as f64;
     assert!((found.mse - mse).abs() < 1e-6 * mse, "{} against {mse}", found.mse);
     let set = |(position, row): (usize, &[f32])| {
-        Intervention::new(writes, Positions::At(vec![position]), Kind::Set(row.into()))
+        Intervention::new(writes, Positions::At(vec![position]), Edit::Set(row.into()))
     };
     let interventions: Vec<Intervention> = recon.iter_rows().enumerate().map(set).collect();
     let changed = model.run(&prompts, &Ask::nothing().with_losses(), &interventions).unwrap();

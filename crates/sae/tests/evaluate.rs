@@ -2,15 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
 
-use directrix_corpus::Prompts;
+use directrix_corpus::{Prompts, Watch};
 use directrix_kernels::Matrix;
-use directrix_model::{Ask, Folder, Intervention, Kind, Model, Positions, Processing};
+use directrix_model::{Ask, Edit, Folder, Intervention, Model, Positions, Processing};
 use directrix_sae::{Error, Evaluation, EvaluationOptions, Sae, evaluate};
 use serde_json::json;
-
-static GO_ON: AtomicBool = AtomicBool::new(false);
 
 fn path(name: &str) -> String {
     format!("{}/../model/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"))
@@ -51,7 +49,7 @@ fn options() -> EvaluationOptions {
 }
 
 fn evaluated(model: &Model, saes: &[Sae], options: &EvaluationOptions) -> Vec<Evaluation> {
-    evaluate(model, saes, &prompts(), options, &GO_ON, |_, _| ()).unwrap()
+    evaluate(model, saes, &prompts(), options, &Watch::nobody()).unwrap()
 }
 
 /// Tensors of an SAE to be made: name, shape, values.
@@ -145,7 +143,7 @@ fn dense(sae: &Sae, x: &[f64], encoded: &[u32]) -> (Vec<f64>, Vec<f64>) {
 /// `ln softmax` of the logits of every position, with the values at the SAE's hook point set to `rows` if given.
 fn log_probs(model: &Model, tokens: &[u32], sae: &Sae, rows: Option<&[Vec<f32>]>) -> Vec<Vec<f64>> {
     let set = |(position, row): (usize, &Vec<f32>)| {
-        Intervention::new(sae.site().reads.hook, Positions::At(vec![position]), Kind::Set(row.as_slice().into()))
+        Intervention::new(sae.site().reads.hook, Positions::At(vec![position]), Edit::Set(row.as_slice().into()))
     };
     let interventions: Vec<Intervention> = rows.into_iter().flatten().enumerate().map(set).collect();
     let ask = Ask::nothing().with_logits(Positions::All);
@@ -389,7 +387,7 @@ fn what_cannot_be_evaluated_is_refused() {
     let model = model();
     let saes = fixtures(&model);
     let fails = |saes: &[Sae], prompts: &Prompts, stop: bool| {
-        evaluate(&model, saes, prompts, &options(), &AtomicBool::new(stop), |_, _| ()).unwrap_err()
+        evaluate(&model, saes, prompts, &options(), &Watch::new(Arc::new(stop.into()), |_| ())).unwrap_err()
     };
     assert!(matches!(fails(&saes, &Prompts::new(), false), Error::NoPrompt));
     assert!(matches!(fails(&saes, &prompts(), true), Error::Stopped));
@@ -406,7 +404,7 @@ fn what_cannot_be_evaluated_is_refused() {
     }
 
     let one = Prompts::from_rows([[5]]);
-    let found = evaluate(&model, &saes, &one, &options(), &GO_ON, |_, _| ()).unwrap();
+    let found = evaluate(&model, &saes, &one, &options(), &Watch::nobody()).unwrap();
     assert!(found[0].token_mean.clean.is_nan() && found[0].predicted_tokens == 0 && found[0].l0 > 0.0);
-    assert!(evaluate(&model, &[], &one, &options(), &GO_ON, |_, _| ()).unwrap().is_empty());
+    assert!(evaluate(&model, &[], &one, &options(), &Watch::nobody()).unwrap().is_empty());
 }

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::bail;
 use clap::Args;
@@ -63,7 +64,6 @@ impl Evaluate {
             }
         }
         self.threads.apply()?;
-        let stop = interrupt::flag();
         let loaded = self.model.load(self.processing.processing())?;
         let saes = self.saes.load_or_shipped(&loaded)?;
         let Chunk { prompts, cut } = self.prompts(&loaded)?;
@@ -72,15 +72,20 @@ impl Evaluate {
             rare_below: self.rare_below,
             ..EvaluationOptions::default()
         };
-        let mut progress = Progress::new("evaluating", prompts.len());
-        let found = sae::evaluate(&loaded.model, &saes, &prompts, &options, stop, |prompts, positions| {
-            progress.at(prompts, positions);
+        let progress = Arc::new(Mutex::new(Progress::of("evaluating", "positions", prompts.positions())));
+        let at = progress.clone();
+        let watch = interrupt::watch(move |event| {
+            at.lock().unwrap_or_else(PoisonError::into_inner).at(event.done as usize, event.done);
         });
+        let found = sae::evaluate(&loaded.model, &saes, &prompts, &options, &watch);
         let evaluations = match found {
             Err(sae::Error::Stopped) => return Err(Stopped.into()),
             found => found?,
         };
-        progress.end();
+        drop(watch);
+        if let Some(progress) = Arc::into_inner(progress).and_then(|progress| progress.into_inner().ok()) {
+            progress.end();
+        }
         note_cut(cut, loaded.model.config());
         if let Some(folder) = &self.out {
             write(folder, &evaluations, &loaded)?;

@@ -1,10 +1,13 @@
 //! ctrl-C.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
+
+use directrix::corpus::{Event, Watch};
 
 use super::terminal::remark;
 
-static STOP: AtomicBool = AtomicBool::new(false);
+static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
 /// The user stopped the command.
 #[derive(Debug)]
@@ -29,4 +32,10 @@ pub(crate) fn flag() -> &'static AtomicBool {
     // A system that offers no handler keeps its own: ctrl-C ends the process.
     drop(set);
     &STOP
+}
+
+/// Work that the first ctrl-C ends, and that tells `event` how far it is.
+pub(crate) fn watch(event: impl Fn(&Event) + Send + Sync + 'static) -> Watch {
+    flag();
+    Watch::new(STOP.clone(), event)
 }

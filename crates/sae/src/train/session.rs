@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use directrix_corpus::Prompts;
+use directrix_corpus::{Prompts, Watch};
 use directrix_kernels::Matrix;
 use directrix_model::{HookPoint, Model};
 use serde::{Deserialize, Serialize};
@@ -384,8 +384,8 @@ impl Member {
         if (due || step == steps) && !run.evaluation.is_empty() && run.feed.evaluate_every > 0 {
             let sae = self.trainer.to_sae(&self.name, Site::at(self.end.clone()))?;
             let options = EvaluationOptions::default();
-            let never = AtomicBool::new(false);
-            let found = evaluate(run.model, std::slice::from_ref(&sae), run.evaluation, &options, &never, |_, _| {})?;
+            let nobody = Watch::nobody();
+            let found = evaluate(run.model, std::slice::from_ref(&sae), run.evaluation, &options, &nobody)?;
             if let Some(found) = found.first() {
                 metrics.loss_recovered = Some(found.token_mean.recovered.value);
                 metrics.evaluation_l0 = Some(found.l0);

@@ -1,0 +1,99 @@
+//! Models.
+
+use std::fmt;
+use std::sync::Arc;
+
+use directrix_kernels::Matrix;
+
+use crate::config::Norm;
+use crate::family::Checkpoint;
+use crate::{Config, Error, Folder, Processing, Result, Tensors, Weights};
+
+/// A decoder-only transformer: its dimensions and (processed) weights.
+#[derive(Clone)]
+pub struct Model {
+    config: Config,
+    weights: Arc<Weights>,
+    processing: Processing,
+}
+
+impl Model {
+    /// Loads a model from a Hugging Face folder: `config.json` and `*.safetensors` (f32, f16 or bf16).
+    ///
+    /// # Errors
+    /// If a file is missing or damaged, a tensor is missing, of another shape or not finite, or the architecture is not
+    /// supported.
+    pub fn load(folder: &Folder, processing: Processing) -> Result<Model> {
+        let config = Config::from_folder(folder)?;
+        let checkpoint = Checkpoint { config: &config, tensors: &Tensors::open(folder, None)? };
+        let mut weights = (config.family.weights)(&checkpoint)?;
+        processing.apply(&mut weights);
+        Ok(Model { config, weights: Arc::new(weights), processing })
+    }
+
+    /// Its dimensions.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Its weights, as processed.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// How its weights were processed.
+    pub fn processing(&self) -> Processing {
+        self.processing
+    }
+
+    /// Rows as the weights behind a normalisation read them, but for its own weights; and what each was divided by.
+    pub(crate) fn normalize(&self, x: &Matrix) -> (Matrix, Vec<f32>) {
+        match self.config.norm {
+            Norm::Layer { eps } => directrix_kernels::layer_norm(x, eps),
+        }
+    }
+
+    /// What each head writes: `[rows, n_heads × d_model]` from `[rows, n_heads × d_head]`, output bias not included.
+    pub fn head_results(&self, layer: usize, z: &Matrix) -> Matrix {
+        let Config { ref attention, d_model, .. } = self.config;
+        let (n_heads, d_head) = (attention.query_heads, attention.d_head);
+        let w_o = self.weights.blocks[layer].w_o.view();
+        let mut results = Matrix::zeros(z.rows(), n_heads * d_model);
+        for head in 0..n_heads {
+            let range = head * d_head..(head + 1) * d_head;
+            let mut result = Matrix::zeros(z.rows(), d_model);
+            directrix_kernels::product(z.view().columns_of(range.clone()), w_o.rows_of(range), &mut result, false);
+            for (row, part) in result.iter_rows().enumerate() {
+                results.row_mut(row)[head * d_model..][..d_model].copy_from_slice(part);
+            }
+        }
+        results
+    }
+
+    /// Logits of rows of the final LayerNorm's output: `x W_U + b_U`.
+    pub fn unembed(&self, normalized: &Matrix) -> Matrix {
+        directrix_kernels::affine(normalized.view(), self.weights.w_u.view(), &self.weights.b_u)
+    }
+
+    /// Refuses a prompt of no positions or too many, or with a token outside the vocabulary.
+    pub(crate) fn check_prompt(&self, prompt: usize, tokens: &[u32]) -> Result<()> {
+        if tokens.is_empty() || tokens.len() > self.config.n_ctx {
+            return Err(Error::Length { prompt, positions: tokens.len(), context: self.config.n_ctx });
+        }
+        tokens.iter().enumerate().try_for_each(|(position, token)| self.check_token(prompt, position, *token))
+    }
+
+    pub(crate) fn check_token(&self, prompt: usize, position: usize, token: u32) -> Result<()> {
+        let vocabulary = self.config.d_vocab;
+        if (token as usize) < vocabulary { Ok(()) } else { Err(Error::Token { prompt, position, token, vocabulary }) }
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model")
+            .field("config", &self.config)
+            .field("processing", &self.processing)
+            .finish_non_exhaustive()
+    }
+}
