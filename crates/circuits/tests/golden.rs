@@ -31,7 +31,7 @@ fn fixtures() -> impl Iterator<Item = Fixture> {
         let folder = Folder::open(&path).unwrap();
         let model = Model::load(&folder, Processing::default()).unwrap();
         let sae = |l: &usize| {
-            Sae::load(&Folder::open(&format!("{path}/sae-l{l}")).unwrap()).unwrap().fit(model.config()).unwrap()
+            Sae::load(&Folder::open(format!("{path}/sae-l{l}")).unwrap()).unwrap().fit(model.config()).unwrap()
         };
         let saes = layers.iter().map(sae).collect();
         let expected = Tensors::open(&folder, Some("expected.safetensors")).unwrap();

@@ -26,7 +26,7 @@ fn fixture(name: &str) -> Fixture {
     let folder = Folder::open(&path).unwrap();
     let model = Model::load(&folder, Processing::default()).unwrap();
     let sae =
-        |l: usize| Sae::load(&Folder::open(&format!("{path}/sae-l{l}")).unwrap()).unwrap().fit(model.config()).unwrap();
+        |l: usize| Sae::load(&Folder::open(format!("{path}/sae-l{l}")).unwrap()).unwrap().fit(model.config()).unwrap();
     let saes = layers.map(sae).to_vec();
     let expected = Tensors::open(&folder, Some("expected.safetensors")).unwrap();
     let expected_file = std::fs::read(format!("{path}/expected.safetensors")).unwrap();

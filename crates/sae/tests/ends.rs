@@ -60,9 +60,8 @@ fn activations(p: &Parameters, x: &[f32]) -> Vec<f64> {
     let mut sorted = pre.clone();
     sorted.sort_by(|a, b| b.total_cmp(a));
     let of = |d: usize| match &p.architecture {
-        Architecture::Relu => pre[d].max(0.0),
         Architecture::TopK { k } if pre[d] < sorted[k - 1] => 0.0,
-        Architecture::TopK { .. } => pre[d].max(0.0),
+        Architecture::Relu | Architecture::TopK { .. } => pre[d].max(0.0),
         Architecture::JumpRelu { threshold } if pre[d] <= threshold[d] as f64 => 0.0,
         Architecture::JumpRelu { .. } => pre[d],
         Architecture::Gated { .. } if pre[d] <= 0.0 => 0.0,

@@ -15,7 +15,7 @@ fn path(name: &str) -> String {
 }
 
 fn model() -> Model {
-    Model::load(&Folder::open(&path("neo-tiny")).unwrap(), Processing::default()).unwrap()
+    Model::load(&Folder::open(path("neo-tiny")).unwrap(), Processing::default()).unwrap()
 }
 
 fn load(name: &str, model: &Model) -> Sae {

@@ -9,7 +9,7 @@ fn path(name: &str) -> String {
 }
 
 fn folder(name: &str) -> Folder {
-    Folder::open(&path(name)).unwrap()
+    Folder::open(path(name)).unwrap()
 }
 
 fn model(name: &str) -> Model {

@@ -100,7 +100,12 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let bytes = fs::read(path).reading(path)?;
     check_seal(path, &bytes)?;
-    serde_json::from_slice(&bytes).map_err(|e| damaged(path, format!("it holds something else ({e})")))
+    let content = |bytes| {
+        let mut content: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(bytes)?;
+        content.shift_remove(KEY);
+        serde_json::from_value(content.into())
+    };
+    content(&bytes).map_err(|e| damaged(path, format!("it holds something else ({e})")))
 }
 
 /// Where the digits of the checksum stand.

@@ -23,7 +23,7 @@ impl Case {
         let number = |key: &str| case[key].as_f64().ok_or(format!("case.json: no {key}"));
         let numbers =
             |key: &str| case[key].as_array().into_iter().flatten().filter_map(Value::as_f64).collect::<Vec<_>>();
-        let init = Tensors::open(&Folder::open(&folder.display().to_string())?, Some("init.safetensors"))?;
+        let init = Tensors::open(&Folder::open(folder.display().to_string())?, Some("init.safetensors"))?;
         let shape = init.shape("W_dec")?;
         let (directions, d_in) = (shape[0], shape[1]);
         let name = case["objective"].as_str().unwrap_or_default();
@@ -64,7 +64,7 @@ impl Case {
         }
         let beside = folder.join("batches.safetensors").is_file();
         let holder = if beside { folder } else { folder.parent().unwrap_or(folder) };
-        let file = Tensors::open(&Folder::open(&holder.display().to_string())?, Some("batches.safetensors"))?;
+        let file = Tensors::open(&Folder::open(holder.display().to_string())?, Some("batches.safetensors"))?;
         let shape = file.shape("batches")?;
         let batches = file.get("batches", &shape)?;
         let betas = numbers("betas");
