@@ -63,7 +63,7 @@ pub enum Edit {
 }
 
 /// The rows of an edit, as wide as its columns: one for every position, or one for each.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(try_from = "Listed", into = "Listed")]
 pub struct Rows {
     /// Shared, so that many interventions may have rows of one matrix.
@@ -76,8 +76,15 @@ pub struct Rows {
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Listed {
-    Every(Vec<f32>),
+    // First, so that an empty list is no rows and not a row of no numbers.
     Each(Vec<Vec<f32>>),
+    Every(Vec<f32>),
+}
+
+impl PartialEq for Rows {
+    fn eq(&self, other: &Rows) -> bool {
+        self.each.is_some() == other.each.is_some() && self.iter().eq(other.iter())
+    }
 }
 
 impl Rows {
@@ -108,7 +115,7 @@ impl Rows {
     }
 
     /// All rows that are used.
-    fn iter(&self) -> impl Iterator<Item = &[f32]> {
+    fn iter(&self) -> impl ExactSizeIterator<Item = &[f32]> {
         self.each.clone().unwrap_or(0..1).map(|row| self.matrix.row(row))
     }
 }
@@ -213,7 +220,7 @@ impl Intervention {
             if by_key {
                 return Err(problem("its rows differ in length; they can be zeroed or scaled".into()));
             }
-            if rows.width() != columns.len() {
+            if rows.width() != columns.len() && rows.iter().len() > 0 {
                 return Err(problem(format!("a row of {} numbers where there are {}", rows.width(), columns.len())));
             }
             if let Some(each) = &rows.each

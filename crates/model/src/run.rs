@@ -93,9 +93,9 @@ impl Model {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use directrix_corpus::{Folder, Prompts};
-    /// # use directrix_model::{Ask, HookPoint, Hooked, Model, Positions, Processing, RowAt};
-    /// # let model = Model::load(&Folder::find("tinystories-2l")?, Processing::default())?;
+    /// # use directrix_corpus::Prompts;
+    /// # use directrix_model::{Ask, Folder, HookPoint, Hooked, Model, Positions, Processing, RowAt};
+    /// # let model = Model::load(&Folder::open("../../assets/tinystories-2l")?, Processing::default())?;
     /// let hook: HookPoint = "blocks.1.attn.hook_pattern".parse()?;
     /// // Head 0 looks at the first position alone.
     /// let first = |at: RowAt, pattern: &mut [f32]| {
@@ -138,20 +138,26 @@ impl Model {
     pub(crate) fn pass<'a>(&'a self, begin: Begin<'a>, ask: &'a Ask) -> Result<(Run, Passed)> {
         let Begin { tokens, parts, before, stage, edits, keep } = begin;
         let lengths = Lengths::new(tokens.iter().map(|tokens| tokens.len()).collect());
+        let computed = |spots: Vec<Spot>| match spots.iter().find(|spot| spot.position < parts[spot.prompt].start) {
+            None => Ok(spots),
+            Some(Spot { prompt, position }) => Err(Error::NotKept {
+                problem: format!("position {position} of case {prompt} comes before its first change"),
+            }),
+        };
         let mut captures: BTreeMap<HookPoint, Vec<Spot>> = BTreeMap::new();
         for (hook, positions) in &ask.hooks {
             hook.check(self.config())?;
-            captures.entry(*hook).or_default().extend(lengths.spots(positions)?);
+            captures.entry(*hook).or_default().extend(computed(lengths.spots(positions)?)?);
         }
         let unembedded = captures.remove(&HookPoint::UnembedOut);
         let losses: Vec<Target> = if ask.losses { next_tokens(&tokens) } else { Vec::new() };
-        let logits = ask.logits.as_ref().map(|positions| lengths.spots(positions)).transpose()?;
+        let logits = ask.logits.as_ref().map(|positions| computed(lengths.spots(positions)?)).transpose()?;
         for target in &ask.targets {
             lengths.check(target.spot())?;
             self.check_token(target.prompt, target.position, target.token)?;
         }
         // Every spot is normalised and unembedded once, however many things are asked of it.
-        let mut finals: Vec<Spot> = losses.iter().chain(&ask.targets).map(Target::spot).collect();
+        let mut finals = computed(losses.iter().chain(&ask.targets).map(Target::spot).collect())?;
         finals.extend(logits.iter().chain(&unembedded).flatten());
         finals.sort_unstable();
         finals.dedup();

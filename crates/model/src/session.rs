@@ -10,9 +10,9 @@ use crate::{Ask, Error, HookPoint, Intervention, Model, Positions, Result, Run, 
 /// Prompts that a model ran on, with what is needed to go on from there with changes.
 ///
 /// ```
-/// # use directrix_corpus::{Folder, Prompts};
-/// # use directrix_model::{Ask, Case, Edit, HookPoint, Intervention, Model, Positions, Processing, Target};
-/// # let model = Model::load(&Folder::find("tinystories-2l")?, Processing::default())?;
+/// # use directrix_corpus::Prompts;
+/// # use directrix_model::{Ask, Case, Edit, Folder, HookPoint, Intervention, Model, Positions, Processing, Target};
+/// # let model = Model::load(&Folder::open("../../assets/tinystories-2l")?, Processing::default())?;
 /// let hook: HookPoint = "blocks.1.hook_mlp_out".parse()?;
 /// let prompts = Prompts::from_rows([[1, 2, 3], [4, 5, 6]]);
 /// let of = |prompt| Target { prompt, position: 1, token: 3 };
@@ -79,8 +79,9 @@ impl<'m> Session<'m> {
     /// Runs changed prompts by reusing what the session keeps: of each case, only the positions from the first edited one
     /// on, and only the layers from the kept one on, are computed. The result has the bits of a full run.
     ///
-    /// Positions and targets of `ask` are those of the cases, which take the place of prompts; each case ends at its
-    /// `until`. Losses need the whole prompt, so a case asked for losses must begin at position 0 or use predictions.
+    /// Positions and targets of `ask` are those of the cases, which take the place of prompts; each case begins at its first
+    /// change, or else at its `until`, and ends there. Losses need the whole prompt: of a case that begins later, ask for
+    /// predictions.
     ///
     /// # Errors
     /// As [`Model::run`]; [`Error::NotKept`] if a case needs what the session does not keep.
