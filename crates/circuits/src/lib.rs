@@ -2,7 +2,7 @@
 //!
 //! What an interpretability notebook does by hand, as functions that return rows of typed tables. Most of them ask one
 //! question: what does a [`Change`] at an SAE's site do to the model's prediction, or to another SAE's direction? Prompts
-//! are run once, changed prompts are [resumed](directrix_model::Model::resume) from there, many at a time. A row that is a
+//! are run once, changed prompts are [resumed](directrix_model::Session::resume) from there, many at a time. A row that is a
 //! mean carries its n, standard error and 95 % interval ([`Estimate`]); [`Table`] is the column form of any rows.
 //!
 //! | question | function |
