@@ -2,6 +2,7 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 
 /// The result of this crate's fallible functions.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -20,6 +21,28 @@ pub enum Error {
         path: String,
         /// What the operating system answered.
         error: io::Error,
+    },
+    /// The operating system refused a write.
+    #[error("cannot write `{}`: {error}; check that the disk has room and the folder can be written to", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system answered.
+        error: io::Error,
+    },
+    /// A file that this program wrote is no longer as it was written.
+    #[error("`{}` is damaged: {problem}; remove it and make it again", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// An output has a writer already.
+    #[error("`{}` is being written by another process; wait for it to end, or write elsewhere", path.display())]
+    InUse {
+        /// The file or folder.
+        path: PathBuf,
     },
     /// A tokenizer's file cannot be used.
     #[error("`{path}` is not a usable tokenizer file: {reason}; save it again with the tokenizers library")]

@@ -3,6 +3,7 @@
 //! - A [`Tokenizer`] is made of the files of a model's folder. It turns text into token ids and back.
 //! - A [`Corpus`] is one file of documents: `.txt`, `.jsonl` or `.parquet`. A [`Document`] is text, or token ids
 //!   that are ready to run.
+//! - [`durable`] is how files are written, and read again, by every room.
 //! - [`Prompts`] is a ragged batch of prompts: one vector of token ids and an offset per prompt, without padding.
 //!
 //! Documents stream: [`Corpus::documents`] reads them one by one, [`prompts`] tokenises them in parallel and hands them
@@ -37,6 +38,7 @@
 //! # }
 //! ```
 
+pub mod durable;
 mod error;
 mod prompts;
 mod source;

@@ -1,0 +1,131 @@
+//! One writer at a time.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::{At, beside};
+use crate::{Error, Result};
+
+/// The right to write an output: a lock on `OUT.lock`, given up when dropped and when the process ends in whatever way.
+///
+/// A file system without locks gives none, and then nothing keeps two processes apart.
+#[derive(Debug)]
+pub struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock of the file or folder `out`, which need not be there yet.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] if another process has it, [`Error::Write`] if nothing can be made beside `out`.
+    pub fn take(out: &Path) -> Result<Lock> {
+        let path = lock_file(out).writing(out)?;
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).writing(out)?;
+        }
+        loop {
+            let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path).writing(out)?;
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: out.into() }),
+                Err(TryLockError::Error(error)) if error.kind() != ErrorKind::Unsupported => {
+                    return Err(Error::Write { path: out.into(), error });
+                }
+                _ if is_there(&file, &path) => return Ok(Lock { path, _file: file }),
+                // Whoever had it removed the file between our opening and locking it.
+                _ => {}
+            }
+        }
+    }
+
+    /// Removes what killed processes left unfinished directly in `folder`, which must be of the output.
+    ///
+    /// # Errors
+    /// If the folder cannot be read, or a file not be removed.
+    pub fn clean(&self, folder: &Path) -> Result<()> {
+        beside::clean(folder)
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // While it is still held: who opened it meanwhile finds that it is no longer there.
+        if cfg!(unix) {
+            drop(fs::remove_file(&self.path));
+        }
+    }
+}
+
+/// The lock's place, the same for every spelling of `out`.
+fn lock_file(out: &Path) -> std::io::Result<PathBuf> {
+    let whole = fs::canonicalize(out).or_else(|_| std::path::absolute(out))?;
+    let name = whole.file_name().ok_or(ErrorKind::IsADirectory)?;
+    let mut name = name.to_owned();
+    name.push(".lock");
+    Ok(whole.with_file_name(name))
+}
+
+#[cfg(unix)]
+fn is_there(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let (Ok(opened), Ok(there)) = (file.metadata(), fs::metadata(path)) else { return false };
+    (opened.dev(), opened.ino()) == (there.dev(), there.ino())
+}
+
+#[cfg(not(unix))]
+fn is_there(_: &File, _: &Path) -> bool {
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_lock_is_held_once_and_given_up_when_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("made/index");
+        let lock = Lock::take(&out).unwrap();
+        let error = Lock::take(&folder.path().join("made/../made/index")).unwrap_err();
+        assert!(matches!(error, Error::InUse { .. }), "{error}");
+        assert!(error.to_string().contains("is being written by another process"));
+        drop(Lock::take(&folder.path().join("made/other")).unwrap());
+        drop(lock);
+        drop(Lock::take(&out).unwrap());
+        assert_eq!(fs::read_dir(folder.path().join("made")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn of_many_at_once_one_has_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out");
+        let (inside, taken) = (AtomicBool::new(false), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..300 {
+                        let Ok(_lock) = Lock::take(&out) else { continue };
+                        assert!(!inside.swap(true, Ordering::SeqCst), "two have it");
+                        taken.fetch_add(1, Ordering::Relaxed);
+                        inside.store(false, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        assert!(taken.into_inner() > 0);
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, b"").unwrap();
+        let error = Lock::take(&file.join("below")).unwrap_err();
+        assert!(error.to_string().contains("file/below"), "{error}");
+        assert!(Lock::take(Path::new("/")).is_err());
+    }
+}
