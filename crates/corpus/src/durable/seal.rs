@@ -8,8 +8,8 @@ use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::{At, Beside, damaged};
 use crate::Result;
@@ -20,6 +20,14 @@ const KEY: &str = "crc32c";
 const ZEROS: &str = "00000000";
 /// The checksum stands within this many bytes.
 const HEAD: usize = 1 << 12;
+
+/// JSON with its checksum.
+#[derive(Serialize, Deserialize)]
+struct Sealed<T> {
+    crc32c: String,
+    #[serde(flatten)]
+    content: T,
+}
 
 /// The key and the zeros that [`seal`] will replace, to be put near the beginning of a file's JSON.
 pub fn unsealed() -> (&'static str, &'static str) {
@@ -76,13 +84,7 @@ pub fn check_seal(path: &Path, bytes: &[u8]) -> Result<()> {
 /// # Panics
 /// If `value` is not a struct or map of plain data.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    #[derive(Serialize)]
-    struct Sealed<'a, T> {
-        crc32c: &'static str,
-        #[serde(flatten)]
-        content: &'a T,
-    }
-    let sealed = Sealed { crc32c: ZEROS, content: value };
+    let sealed = Sealed { crc32c: ZEROS.into(), content: value };
     let mut text = serde_json::to_string_pretty(&sealed).expect("structs and maps of plain data serialise");
     text.push('\n');
     let mut file = Beside::create(path)?;
@@ -100,12 +102,8 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let bytes = fs::read(path).reading(path)?;
     check_seal(path, &bytes)?;
-    let content = |bytes| {
-        let mut content: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(bytes)?;
-        content.shift_remove(KEY);
-        serde_json::from_value(content.into())
-    };
-    content(&bytes).map_err(|e| damaged(path, format!("it holds something else ({e})")))
+    let sealed: serde_json::Result<Sealed<T>> = serde_json::from_slice(&bytes);
+    sealed.map(|sealed| sealed.content).map_err(|e| damaged(path, format!("it holds something else ({e})")))
 }
 
 /// Where the digits of the checksum stand.
@@ -132,7 +130,7 @@ mod tests {
         let path = folder.path().join("a.json");
         let value: BTreeMap<String, f64> = [("x".into(), 0.1 + 0.2), ("crc32c2".into(), 1e300)].into();
         write_json(&path, &value).unwrap();
-        assert_eq!(read_json::<BTreeMap<String, serde_json::Value>>(&path).unwrap()["x"], 0.1 + 0.2);
+        assert_eq!(read_json::<BTreeMap<String, f64>>(&path).unwrap(), value);
         assert!(serde_json::from_slice::<serde_json::Value>(&fs::read(&path).unwrap()).is_ok(), "and by anyone");
         fs::write(&path, "{}").unwrap();
         assert!(read_json::<serde_json::Value>(&path).unwrap_err().to_string().contains("carries no checksum"));
