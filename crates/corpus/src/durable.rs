@@ -8,6 +8,7 @@
 //! - [`write_json`] and [`read_json`] keep a checksum in the file, [`seal`] and [`check_seal`] in any file with a JSON header.
 //! - An [`Appender`] grows an array file and sums it block by block; a [`Mapped`] array checks each block against its sum when
 //!   it is first touched. [`Pieces`] reads what was just written.
+//! - A [`Journal`] has records that are appended one by one and read by number; a killed writer loses the last one at most.
 //! - [`replace_folder`] puts a finished folder where another one stands.
 //!
 //! Checksums are CRC-32C. No size that stands in a file is trusted before the file has been found to be as large.
@@ -32,6 +33,7 @@
 mod array;
 mod beside;
 mod folder;
+mod journal;
 mod lock;
 mod seal;
 
@@ -41,8 +43,9 @@ use std::path::Path;
 pub use array::{Appender, Mapped, Pieces, Sums};
 pub use beside::{Beside, write};
 pub use folder::{finish_replacing, replace_folder};
+pub use journal::Journal;
 pub use lock::Lock;
-pub use seal::{check_seal, read_json, seal, unsealed, write_json};
+pub use seal::{check_seal, read_json, read_sealed, seal, unsealed, write_json};
 
 use crate::{Error, Result};
 

@@ -76,6 +76,17 @@ pub fn check_seal(path: &Path, bytes: &[u8]) -> Result<()> {
     Err(damaged(path, "its bytes do not match its checksum"))
 }
 
+/// The bytes of a sealed file.
+///
+/// # Errors
+/// [`Error::Io`](crate::Error::Io) if there is no such file, [`Error::Damaged`](crate::Error::Damaged) if its bytes are not those
+/// that were sealed.
+pub fn read_sealed(path: &Path) -> Result<Vec<u8>> {
+    let bytes = fs::read(path).reading(path)?;
+    check_seal(path, &bytes)?;
+    Ok(bytes)
+}
+
 /// Writes a struct or map as JSON with its checksum, and waits until the disk has it.
 ///
 /// # Errors
@@ -100,8 +111,7 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 /// [`Error::Io`](crate::Error::Io) if there is no such file, [`Error::Damaged`](crate::Error::Damaged) if its bytes are not those
 /// that were written, or hold something else.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let bytes = fs::read(path).reading(path)?;
-    check_seal(path, &bytes)?;
+    let bytes = read_sealed(path)?;
     let sealed: serde_json::Result<Sealed<T>> = serde_json::from_slice(&bytes);
     sealed.map(|sealed| sealed.content).map_err(|e| damaged(path, format!("it holds something else ({e})")))
 }
