@@ -2,7 +2,7 @@
 
     python bench/scaling.py [--out out/scaling.svg] [--work FOLDER]
 
-Runs `directrix bench` in the original notebook's sizes with one of them changed at a time, every point in a process of its
+Runs `directrix-bench` in the original notebook's sizes with one of them changed at a time, every point in a process of its
 own, and draws the seconds and the peak memory of the index pass, what every task reaches of the machine's f32 rate, and f32
 products by number of rows under the machine's two roofs: that rate, and how fast it reads memory (Williams, Waterman and
 Patterson 2009). Needs `pip install -r bench/requirements.txt`.
@@ -20,7 +20,7 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 import torch
 
-BINARY = Path(__file__).resolve().parent.parent / "target/release/directrix"
+BINARY = Path(__file__).resolve().parent.parent / "target/release/directrix-bench"
 THREADS = os.cpu_count()
 BLUE, ORANGE = "#2a6fbb", "#d1742f"
 WEIGHTS = (4096, 16384)  # of the encoder, and of the task `product`
@@ -35,7 +35,7 @@ def bench(work, tasks, threads=THREADS, repeats=1, **changed):
     """The tasks in the origin's sizes with some changed; the fastest of some repeats."""
     sizes = ",".join(["origin", *(f"{name}={n}" for name, n in changed.items())])
     inputs = work / sizes
-    command = [BINARY, "bench", "--sizes", sizes, "--inputs", inputs, "--threads", str(threads), "--json"]
+    command = [BINARY, "--sizes", sizes, "--inputs", inputs, "--threads", str(threads), "--json"]
     command += [part for task in tasks for part in ("--task", task)]
     runs = [json.loads(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(repeats)]
     return [min(same, key=lambda row: row["seconds"]) for same in zip(*runs)]

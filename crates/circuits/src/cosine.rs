@@ -124,8 +124,9 @@ pub fn pair_effects(
 ) -> Result<Vec<PairEffect>> {
     check_order(first, second)?;
     let of = |pair: &CosinePair| {
-        let examples = first_index.top_examples(index, pair.first, k);
-        let prompts = Prompts::from_rows(examples.iter().map(|e| index.prompt(e.prompt)));
+        let examples = first_index.top_examples(pair.first, k)?;
+        let rows: Vec<&[u32]> = examples.iter().map(|e| index.prompt(e.prompt)).collect::<Result<_, _>>()?;
+        let prompts = Prompts::from_rows(rows);
         pair_effect(model, first, second, &prompts, &examples, *pair)
     };
     pairs.iter().map(of).collect()

@@ -61,4 +61,4 @@ pub use effects::{
 };
 pub use error::{Error, Result};
 pub use table::{Cells, Column, Table};
-pub use tokens::{TokenCount, TopToken, token_occurrences, top_tokens};
+pub use tokens::{TopToken, token_occurrences, top_tokens};

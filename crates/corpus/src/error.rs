@@ -186,6 +186,9 @@ pub enum Error {
         /// The number of ids the model knows.
         vocab_size: usize,
     },
+    /// The work was stopped before its end.
+    #[error("stopped; nothing was written")]
+    Stopped,
     /// No prompt came out of a corpus.
     #[error("corpus `{corpus}` holds no prompt; it is empty, or all of its documents are")]
     Empty {

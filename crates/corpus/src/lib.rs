@@ -50,5 +50,5 @@ pub use error::{Error, Result};
 pub use prompts::Prompts;
 pub use source::{Corpus, Document, Survey};
 pub use tokenise::{Chunk, Tokenising, join, load, prompts};
-pub use tokenizer::{Tokenizer, TokenizerFiles};
+pub use tokenizer::{Tokenizer, TokenizerFiles, token_text};
 pub use watch::{Event, Watch};

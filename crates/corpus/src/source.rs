@@ -15,6 +15,7 @@ use self::json::JsonLines;
 use self::lines::{Lines, Stories};
 use self::parquet::Rows;
 use crate::error::{Error, Result, excerpt};
+use crate::watch::{Event, Watch};
 
 /// One document of a corpus.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,8 +136,8 @@ impl Corpus {
     /// Hashes the file and counts its documents, at most `limit`, in one walk.
     ///
     /// # Errors
-    /// As [`documents`](Corpus::documents), for the documents counted.
-    pub fn survey(&self, limit: usize) -> Result<Survey> {
+    /// As [`documents`](Corpus::documents), for the documents counted; [`Error::Stopped`] if the watch says so.
+    pub fn survey(&self, limit: usize, watch: &Watch) -> Result<Survey> {
         let (documents, lines) = match self.format {
             Format::Parquet => {
                 let documents = self.rows()?.count().min(limit);
@@ -144,11 +145,11 @@ impl Corpus {
             }
             Format::JsonLines => {
                 let mut lines = JsonLines::new(self.lines()?.hashed(), self.column.clone());
-                (count(limit, || lines.next())?, lines.into_lines())
+                (count(limit, watch, || lines.next())?, lines.into_lines())
             }
             Format::Text => {
                 let mut stories = Stories::new(self.lines()?.hashed());
-                (count(limit, || stories.next())?, stories.into_lines())
+                (count(limit, watch, || stories.next())?, stories.into_lines())
             }
         };
         Ok(Survey { hash: lines.into_hash()?, documents })
@@ -183,10 +184,17 @@ impl Corpus {
 }
 
 /// How often `next` gives a document, at most `limit` times.
-fn count(limit: usize, mut next: impl FnMut() -> Result<Option<Document>>) -> Result<usize> {
+fn count(limit: usize, watch: &Watch, mut next: impl FnMut() -> Result<Option<Document>>) -> Result<usize> {
+    const TOLD: usize = 1 << 14;
     let mut documents = 0;
     while documents < limit && next()?.is_some() {
         documents += 1;
+        if watch.is_stopped() {
+            return Err(Error::Stopped);
+        }
+        if documents.is_multiple_of(TOLD) {
+            watch.tell(Event::new("counting", documents as u64, "documents"));
+        }
     }
     Ok(documents)
 }
@@ -225,7 +233,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::{Corpus, Document};
-    use crate::{Error, Result};
+    use crate::{Error, Result, Watch};
 
     /// A file of the given name and content.
     pub(super) fn file(name: &str, content: impl AsRef<[u8]>) -> (tempfile::TempDir, PathBuf) {
@@ -255,7 +263,10 @@ mod tests {
         assert_eq!(corpus.name(), path);
         let embedded = Corpus::in_memory("embedded:x/stories.txt", fs::read(path).unwrap(), None).unwrap();
         assert_eq!(embedded.documents().unwrap().collect::<Result<Vec<_>>>().unwrap(), stories);
-        assert_eq!(embedded.survey(usize::MAX).unwrap(), corpus.survey(usize::MAX).unwrap());
+        assert_eq!(
+            embedded.survey(usize::MAX, &Watch::nobody()).unwrap(),
+            corpus.survey(usize::MAX, &Watch::nobody()).unwrap()
+        );
     }
 
     #[test]
@@ -275,14 +286,14 @@ mod tests {
             let corpus = Corpus::open(path.to_str().unwrap(), None).unwrap();
             let all = corpus.documents().unwrap().count();
             for limit in [0, 4, 9, 10] {
-                let survey = corpus.survey(limit).unwrap();
+                let survey = corpus.survey(limit, &Watch::nobody()).unwrap();
                 assert_eq!((survey.hash, survey.documents), (corpus.hash().unwrap(), all.min(limit)), "{name}");
             }
         }
         let (_disk, path) = file("a.jsonl", "\"a\"\n7\n");
         let corpus = Corpus::open(path.to_str().unwrap(), None).unwrap();
-        assert!(matches!(corpus.survey(9), Err(Error::Line { line: 2, .. })));
-        assert_eq!(corpus.survey(1).unwrap().documents, 1);
+        assert!(matches!(corpus.survey(9, &Watch::nobody()), Err(Error::Line { line: 2, .. })));
+        assert_eq!(corpus.survey(1, &Watch::nobody()).unwrap().documents, 1);
     }
 
     #[test]

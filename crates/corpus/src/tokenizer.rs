@@ -150,6 +150,11 @@ impl Tokenizer {
     }
 }
 
+/// A token as a person should see it: its [text](Tokenizer::token_text), or `[id]` without a tokenizer.
+pub fn token_text(tokenizer: Option<&Tokenizer>, token: u32) -> String {
+    tokenizer.map_or_else(|| format!("[{token}]"), |tokenizer| tokenizer.token_text(token))
+}
+
 impl fmt::Debug for Tokenizer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter

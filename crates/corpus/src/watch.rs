@@ -55,6 +55,18 @@ impl Watch {
         self.stop.load(Ordering::Relaxed)
     }
 
+    /// What [`is_stopped`](Watch::is_stopped) reads, for work that is given the flag alone.
+    pub fn stop(&self) -> &AtomicBool {
+        &self.stop
+    }
+
+    /// A watch of a part of the work: stopped with this one, which is told what `change` makes of its events.
+    #[must_use]
+    pub fn through(&self, change: impl Fn(Event) -> Event + Send + Sync + 'static) -> Watch {
+        let whole = self.event.clone();
+        Watch { stop: self.stop.clone(), event: Arc::new(move |event| whole(&change(event.clone()))) }
+    }
+
     /// Tells how far the work is.
     pub fn tell(&self, event: Event) {
         (self.event)(&event);

@@ -1,326 +1,437 @@
-//! The pass: corpus to sparse activations on disk, shard by shard.
+//! The pass: corpus to sparse activations on disk, run by run.
 
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use directrix_corpus::{Chunk, Prompts};
+use directrix_corpus::durable::{self, Lock, finish_replacing, replace_folder};
+use directrix_corpus::{Chunk, Event, Prompts, Watch};
+use directrix_kernels::SparseActivations;
 use directrix_model::{Ask, HookPoint, Model, batches};
 use directrix_sae::Sae;
 use serde::{Deserialize, Serialize};
 
-use crate::error::At;
-use crate::files::{Appender, read_json, write_json};
-use crate::index::{Meta, SaeMeta};
+use crate::index::{Meta, Prompts as IndexedPrompts};
+use crate::layout::{self, Contents, FORMAT, Files, Finished, INDEX, SaeMeta, ShardMeta, Written};
+use crate::shard::{Shard, is_run, remove_runs};
 use crate::{Error, Identity, Index, Result, sort};
 
 /// Positions between two checkpoints.
-const SHARD: usize = 32_768;
+const RUN: usize = 32_768;
 /// Positions in one model pass.
 const BATCH: usize = 2048;
+/// A shard's positions are numbered with 32 bits.
+const SHARD: u64 = u32::MAX as u64;
 /// The file that says what an unfinished pass has done.
 const CHECKPOINT: &str = "checkpoint.json";
-/// Positions are numbered with 32 bits.
-const MOST_POSITIONS: u64 = u32::MAX as u64;
-
-/// How far a pass is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// Prompts done, those of an earlier start included.
-    pub prompts: usize,
-    /// Positions done, likewise.
-    pub positions: u64,
-    /// Whether the pass is over and the activations are being sorted by direction.
-    pub sorting: bool,
-}
-
-/// The last consistent state of an unfinished pass.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Checkpoint {
-    identity: Identity,
-    prompts: usize,
-    positions: u64,
-    cut: usize,
-    shards: u64,
-    /// Stored activations per SAE.
-    active: Vec<u64>,
-}
-
-/// The growing files of one SAE.
-struct SaeFiles {
-    indptr: Appender<u64>,
-    directions: Appender<u32>,
-    values: Appender<f32>,
-    run_indptr: Appender<u64>,
-    run_positions: Appender<u32>,
-    run_values: Appender<f32>,
-}
 
 /// Indexes the prompts of `chunks` in `folder`.
 ///
 /// The work is done in `folder` with `.partial` appended, which is renamed when complete. An interrupted pass over the same
-/// inputs goes on from its last checkpoint; a finished one is opened as it is.
+/// inputs goes on from its last checkpoint; a finished one is opened as it is. `watch` is told the prompts and the positions
+/// that are done.
 ///
 /// # Errors
-/// If `folder` holds something else, an input is bad, a file cannot be written, or `stop` was set.
+/// If `folder` holds something else or another process writes it, an input is bad, a file cannot be written, or `watch` says
+/// stop ([`Error::Stopped`]).
 pub fn build(
     model: &Model,
     saes: &[Sae],
     chunks: impl Iterator<Item = directrix_corpus::Result<Chunk>>,
     identity: &Identity,
     folder: &Path,
-    stop: &AtomicBool,
-    mut progress: impl FnMut(Progress),
+    watch: &Watch,
 ) -> Result<Index> {
-    if folder.exists() {
-        let index = Index::open(folder)?;
-        return match index.meta().identity.difference(identity) {
-            None => Ok(index),
-            Some(difference) => Err(Error::Other { path: folder.into(), difference }),
-        };
-    }
-    let partial = partial_folder(folder);
-    let foreign = partial.exists() && !partial.join(CHECKPOINT).exists();
-    let built = pass(model, saes, chunks, identity, &partial, stop, &mut progress);
-    // What has no checkpoint cannot be gone on from: a bad input leaves nothing behind.
-    if built.is_err() && !foreign && partial.is_dir() && !partial.join(CHECKPOINT).exists() {
-        std::fs::remove_dir_all(&partial).at(&partial)?;
-    }
-    built?;
-    std::fs::rename(&partial, folder).at(folder)?;
-    Index::open(folder)
+    Build { model, saes, identity, folder, watch, replace: false, shard: SHARD }.run(chunks)
 }
 
-/// Makes the index in `partial`, all but its name.
-fn pass(
+/// As [`build`], but an index of other inputs, of another format or damaged gives way: when the new one is complete, not before.
+///
+/// # Errors
+/// As [`build`].
+pub fn rebuild(
     model: &Model,
     saes: &[Sae],
     chunks: impl Iterator<Item = directrix_corpus::Result<Chunk>>,
     identity: &Identity,
-    partial: &Path,
-    stop: &AtomicBool,
-    progress: &mut impl FnMut(Progress),
-) -> Result<()> {
-    let mut pass = Pass::open(model, saes, identity, partial)?;
-    let mut held = Prompts::new();
-    let mut skip = pass.done.prompts;
-    for chunk in chunks {
-        let Chunk { prompts, cut } = chunk?;
-        let already = skip.min(prompts.len());
-        skip -= already;
-        pass.done.cut += cut;
-        for prompt in prompts.iter().skip(already) {
-            held.push(prompt);
-            if held.positions() >= SHARD {
-                pass.shard(&std::mem::take(&mut held), stop, progress)?;
-            }
-        }
-    }
-    if !held.is_empty() {
-        pass.shard(&held, stop, progress)?;
-    }
-    let done = pass.done.clone();
-    drop(pass);
-    progress(Progress { prompts: done.prompts, positions: done.positions, sorting: true });
-    let meta = Meta {
-        format: Meta::FORMAT,
-        identity: identity.clone(),
-        prompts: done.prompts,
-        positions: done.positions,
-        cut: done.cut,
-        vocabulary: model.config().d_vocab,
-        saes: saes
-            .iter()
-            .enumerate()
-            .map(|(i, sae)| SaeMeta {
-                folder: format!("sae-{i}"),
-                name: sae.short_name().into(),
-                hook: sae.site().reads.hook,
-                directions: sae.directions(),
-                active: done.active[i],
-            })
-            .collect(),
-    };
-    for sae in &meta.saes {
-        if stop.load(Ordering::Relaxed) {
-            return Err(Error::Stopped { prompts: done.prompts });
-        }
-        sort::by_direction(partial, sae, &meta, done.shards)?;
-    }
-    for sae in &meta.saes {
-        sort::remove_runs(partial, sae)?;
-    }
-    write_json(&partial.join("index.json"), &meta)?;
-    let checkpoint = partial.join(CHECKPOINT);
-    std::fs::remove_file(&checkpoint).at(&checkpoint)
+    folder: &Path,
+    watch: &Watch,
+) -> Result<Index> {
+    Build { model, saes, identity, folder, watch, replace: true, shard: SHARD }.run(chunks)
 }
 
-fn partial_folder(folder: &Path) -> PathBuf {
-    let mut name = folder.as_os_str().to_owned();
-    name.push(".partial");
-    name.into()
-}
-
-/// Removes an unfinished pass over other inputs; anything else that stands in its place is left alone.
-fn clear(folder: &Path) -> Result<()> {
-    if folder.join(CHECKPOINT).exists() {
-        return std::fs::remove_dir_all(folder).at(folder);
-    }
-    if folder.exists() && std::fs::read_dir(folder).at(folder)?.next().is_some() {
-        let problem = "is not an unfinished index, but stands where one would be made; move it or choose another --out";
-        return Err(Error::Damaged { path: folder.into(), problem: problem.into() });
-    }
-    Ok(())
-}
-
-struct Pass<'a> {
+/// What is indexed, and where.
+#[derive(Clone, Copy)]
+struct Build<'a> {
     model: &'a Model,
     saes: &'a [Sae],
+    identity: &'a Identity,
+    folder: &'a Path,
+    watch: &'a Watch,
+    /// Whether another index gives way.
+    replace: bool,
+    /// The most positions of a shard.
+    shard: u64,
+}
+
+/// The last consistent state of an unfinished pass.
+#[derive(Serialize, Deserialize)]
+struct Checkpoint {
+    format: u32,
+    identity: Identity,
+    shards: Vec<Done>,
+    files: Vec<Written>,
+}
+
+/// What is done of a shard.
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Done {
+    runs: u64,
+    meta: ShardMeta,
+}
+
+impl Checkpoint {
+    fn read(folder: &Path) -> Option<Checkpoint> {
+        durable::read_json(&folder.join(CHECKPOINT)).ok()
+    }
+
+    fn write(&self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder).map_err(|error| Error::write(folder, error))?;
+        Ok(durable::write_json(&folder.join(CHECKPOINT), self)?)
+    }
+
+    /// Whether there is something to go on from.
+    fn has_runs(&self) -> bool {
+        !self.shards.is_empty()
+    }
+}
+
+impl Build<'_> {
+    fn run(&self, chunks: impl Iterator<Item = directrix_corpus::Result<Chunk>>) -> Result<Index> {
+        if let Some(index) = self.finished()? {
+            return Ok(index);
+        }
+        let lock = Lock::take(self.folder)?;
+        let mut partial = self.folder.as_os_str().to_owned();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        finish_replacing(is_whole(&partial).then_some(&partial), self.folder)?;
+        // Another process may have built it just now.
+        if let Some(index) = self.finished()? {
+            return Ok(index);
+        }
+        if !self.is_made(&partial) {
+            lock.clean(&partial)?;
+            let foreign = partial.exists() && !is_ours(&partial);
+            let made = self.make(&partial, chunks);
+            // A bad input leaves nothing behind where there is nothing to go on from.
+            if made.is_err()
+                && !foreign
+                && partial.is_dir()
+                && !Checkpoint::read(&partial).is_some_and(|c| c.has_runs())
+            {
+                fs::remove_dir_all(&partial).map_err(|error| Error::write(&partial, error))?;
+            }
+            made?;
+        }
+        remove_runs(&partial)?;
+        replace_folder(&partial, self.folder)?;
+        Index::open(self.folder)
+    }
+
+    /// The index, if it is there; an error if something else is that does not give way.
+    fn finished(&self) -> Result<Option<Index>> {
+        let there = self.folder.join(INDEX).is_file();
+        if !there && is_free(self.folder) {
+            return Ok(None);
+        }
+        match Index::open(self.folder) {
+            Ok(index) => match index.meta().identity.difference(self.identity) {
+                None => Ok(Some(index)),
+                Some(_) if self.replace => Ok(None),
+                Some(difference) => Err(Error::Other { path: self.folder.into(), difference }),
+            },
+            Err(_) if self.replace && there => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether `partial` is the index, all but its name.
+    fn is_made(&self, partial: &Path) -> bool {
+        let same = |index: Index| index.meta().identity.difference(self.identity).is_none();
+        is_whole(partial) && Index::open(partial).is_ok_and(same)
+    }
+
+    /// Makes the index in `partial`.
+    fn make(&self, partial: &Path, chunks: impl Iterator<Item = directrix_corpus::Result<Chunk>>) -> Result<()> {
+        let mut pass = Pass::open(*self, partial)?;
+        let mut held = Prompts::new();
+        let (mut skip, mut all_cut) = (pass.prompts(), 0);
+        for chunk in chunks {
+            let Chunk { prompts, cut } = chunk?;
+            let already = skip.min(prompts.len());
+            skip -= already;
+            all_cut += cut;
+            for prompt in prompts.iter().skip(already) {
+                held.push(prompt);
+                if held.positions() >= RUN {
+                    pass.run(&std::mem::take(&mut held))?;
+                }
+            }
+        }
+        if !held.is_empty() {
+            pass.run(&held)?;
+        }
+        pass.end(all_cut)
+    }
+}
+
+/// Whether a folder holds an index to which only its name is missing.
+fn is_whole(folder: &Path) -> bool {
+    folder.join(INDEX).is_file() && !folder.join(CHECKPOINT).exists()
+}
+
+/// Whether a folder holds a pass or what it made.
+fn is_ours(folder: &Path) -> bool {
+    folder.join(INDEX).is_file() || folder.join(CHECKPOINT).exists()
+}
+
+/// Whether there is nothing, or a folder with nothing in it.
+fn is_free(folder: &Path) -> bool {
+    !folder.exists() || fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// A pass that goes on.
+struct Pass<'a> {
+    build: Build<'a>,
     folder: PathBuf,
-    done: Checkpoint,
-    tokens: Appender<u32>,
-    offsets: Appender<u64>,
-    files: Vec<SaeFiles>,
+    /// Shards that are full.
+    full: Vec<Done>,
+    /// Their files.
+    files: Vec<Finished>,
+    shard: Shard,
+    /// Runs of the shard.
+    runs: u64,
 }
 
 impl<'a> Pass<'a> {
-    /// Starts anew, or goes on from the checkpoint in `folder` when it is of the same inputs.
-    fn open(model: &'a Model, saes: &'a [Sae], identity: &Identity, folder: &Path) -> Result<Pass<'a>> {
-        let fresh = Checkpoint {
-            identity: identity.clone(),
-            prompts: 0,
-            positions: 0,
-            cut: 0,
-            shards: 0,
-            active: vec![0; saes.len()],
+    /// Goes on from the checkpoint in `folder` when it is of the same inputs and nothing is damaged; else begins anew.
+    fn open(build: Build<'a>, folder: &Path) -> Result<Pass<'a>> {
+        let same = |earlier: &Checkpoint| {
+            earlier.format == FORMAT
+                && earlier.identity.difference(build.identity).is_none()
+                && earlier.shards.iter().all(|shard| shard.meta.active.len() == build.saes.len())
         };
-        let earlier: Option<Checkpoint> = read_json(&folder.join(CHECKPOINT)).ok();
-        let same = earlier.filter(|c| c.identity.difference(identity).is_none());
-        if same.is_none() {
-            clear(folder)?;
+        if let Some(checkpoint) = Checkpoint::read(folder).filter(Checkpoint::has_runs).filter(same) {
+            match Pass::resume(build, folder, checkpoint) {
+                Err(Error::Damaged { .. }) => {}
+                resumed => return resumed,
+            }
         }
-        let mut done = same.unwrap_or(fresh);
-        std::fs::create_dir_all(folder).at(folder)?;
-        // The corpus is read from its start again, and its cut prompts counted again.
-        done.cut = 0;
-        let file = |name: &str| folder.join(name);
-        let files = saes
-            .iter()
-            .enumerate()
-            .map(|(i, sae)| {
-                let own = folder.join(format!("sae-{i}"));
-                std::fs::create_dir_all(&own).at(&own)?;
-                let (active, rows) = (done.active[i], (sae.directions() as u64 + 1) * done.shards);
-                // Before the first shard the position index holds nothing, after it one offset more than positions.
-                let indptr = if done.shards == 0 { 0 } else { done.positions + 1 };
-                Ok(SaeFiles {
-                    indptr: Appender::open(own.join("by_position.indptr.u64"), indptr)?,
-                    directions: Appender::open(own.join("by_position.directions.u32"), active)?,
-                    values: Appender::open(own.join("by_position.values.f32"), active)?,
-                    run_indptr: Appender::open(own.join("runs.indptr.u64"), rows)?,
-                    run_positions: Appender::open(own.join("runs.positions.u32"), active)?,
-                    run_values: Appender::open(own.join("runs.values.f32"), active)?,
-                })
-            })
-            .collect::<Result<_>>()?;
-        let offsets = if done.shards == 0 { 0 } else { done.prompts as u64 + 1 };
-        Ok(Pass {
-            model,
-            saes,
-            tokens: Appender::open(file("tokens.u32"), done.positions)?,
-            offsets: Appender::open(file("offsets.u64"), offsets)?,
-            folder: folder.into(),
-            done,
-            files,
-        })
+        if is_ours(folder) {
+            fs::remove_dir_all(folder).map_err(|error| Error::write(folder, error))?;
+        } else if !is_free(folder) {
+            return Err(Error::Occupied { path: folder.into() });
+        }
+        // What is made from here on is known to be ours, whenever the process is killed.
+        let identity = build.identity.clone();
+        Checkpoint { format: FORMAT, identity, shards: Vec::new(), files: Vec::new() }.write(folder)?;
+        let shard = Shard::create(folder, 0, build.saes.len())?;
+        Ok(Pass { build, folder: folder.into(), full: Vec::new(), files: Vec::new(), shard, runs: 0 })
     }
 
-    /// Runs one shard of prompts and makes a checkpoint.
-    fn shard(&mut self, prompts: &Prompts, stop: &AtomicBool, progress: &mut impl FnMut(Progress)) -> Result<()> {
-        if self.done.positions + prompts.positions() as u64 > MOST_POSITIONS {
-            return Err(Error::TooLarge { limit: MOST_POSITIONS as u32 });
+    fn resume(build: Build<'a>, folder: &Path, checkpoint: Checkpoint) -> Result<Pass<'a>> {
+        let Checkpoint { mut shards, files: written, .. } = checkpoint;
+        let Done { runs, meta } = shards.pop().unwrap_or_default();
+        let mut files = Vec::new();
+        for (number, shard) in shards.iter().enumerate() {
+            files.extend(Shard::resume(folder, number, shard.meta.clone(), &written)?.finish()?);
         }
-        let hooks: Vec<HookPoint> = self.saes.iter().map(|sae| sae.site().reads.hook).collect();
+        let shard = Shard::resume(folder, shards.len(), meta, &written)?;
+        Ok(Pass { build, folder: folder.into(), full: shards, files, shard, runs })
+    }
+
+    /// Prompts that are done.
+    fn prompts(&self) -> usize {
+        self.full.iter().map(|shard| shard.meta.prompts).sum::<usize>() + self.shard.meta().prompts
+    }
+
+    /// Positions that are done.
+    fn positions(&self) -> u64 {
+        self.full.iter().map(|shard| shard.meta.positions).sum::<u64>() + self.shard.meta().positions
+    }
+
+    /// Runs the next prompts and makes a checkpoint.
+    fn run(&mut self, prompts: &Prompts) -> Result<()> {
+        let Build { model, saes, watch, .. } = self.build;
+        let (done_prompts, done_positions) = (self.prompts(), self.positions());
+        let hooks: Vec<HookPoint> = saes.iter().map(|sae| sae.site().reads.hook).collect();
         let ask = Ask::capture(hooks.iter().copied().collect::<std::collections::BTreeSet<_>>());
-        let mut acts = vec![directrix_kernels::SparseActivations::default(); self.saes.len()];
+        let mut acts = vec![SparseActivations::default(); saes.len()];
         let mut positions = 0;
         for batch in batches(prompts, BATCH) {
-            if stop.load(Ordering::Relaxed) {
-                return Err(Error::Stopped { prompts: self.done.prompts });
+            if watch.is_stopped() {
+                return Err(Error::Stopped { prompts: done_prompts });
             }
             let end = batch.end;
             let part = prompts.range(batch);
-            let run = self.model.run(&part, &ask, &[])?;
-            for ((sae, hook), acts) in self.saes.iter().zip(&hooks).zip(&mut acts) {
+            let run = model.run(&part, &ask, &[])?;
+            for ((sae, hook), acts) in saes.iter().zip(&hooks).zip(&mut acts) {
                 acts.extend(&sae.encode(run.captured(*hook))?);
             }
             positions += part.positions() as u64;
-            progress(Progress {
-                prompts: self.done.prompts + end,
-                positions: self.done.positions + positions,
-                sorting: false,
-            });
+            let detail = format!("{} positions", done_positions + positions);
+            watch.tell(Event::new("index", (done_prompts + end) as u64, "prompts").with_detail(detail));
         }
-        for ((sae, files), acts) in self.saes.iter().zip(&mut self.files).zip(&acts) {
-            files.append(acts, sae.directions(), self.done.positions as u32)?;
+        if self.runs > 0 && self.shard.meta().positions + prompts.positions() as u64 > self.build.shard {
+            self.next_shard()?;
         }
-        self.append_prompts(prompts)?;
-        self.done.prompts += prompts.len();
-        self.done.positions += prompts.positions() as u64;
-        self.done.shards += 1;
-        self.done.active = self.files.iter().map(|files| files.values.len()).collect();
-        write_json(&self.folder.join(CHECKPOINT), &self.done)
+        let directions: Vec<usize> = saes.iter().map(Sae::directions).collect();
+        self.shard.append(prompts, &acts, &directions)?;
+        self.runs += 1;
+        self.checkpoint()
     }
 
-    fn append_prompts(&mut self, prompts: &Prompts) -> Result<()> {
-        self.tokens.append(prompts.tokens())?;
-        if self.offsets.len() == 0 {
-            self.offsets.append(&[0])?;
+    /// Ends the shard and begins another.
+    fn next_shard(&mut self) -> Result<()> {
+        let next = Shard::create(&self.folder, self.full.len() + 1, self.build.saes.len())?;
+        self.full.push(Done { runs: std::mem::take(&mut self.runs), meta: self.shard.meta().clone() });
+        self.files.extend(std::mem::replace(&mut self.shard, next).finish()?);
+        Ok(())
+    }
+
+    fn checkpoint(&mut self) -> Result<()> {
+        let mut files: Vec<Written> = self.files.iter().map(|file| file.written.clone()).collect();
+        files.extend(self.shard.flush()?);
+        let last = Done { runs: self.runs, meta: self.shard.meta().clone() };
+        let shards = self.full.iter().cloned().chain([last]).collect();
+        Checkpoint { format: FORMAT, identity: self.build.identity.clone(), shards, files }.write(&self.folder)
+    }
+
+    /// Sorts by direction and writes what makes it an index; the checkpoint goes last.
+    fn end(mut self, cut: usize) -> Result<()> {
+        let (prompts, positions) = (self.prompts(), self.positions());
+        let Build { model, saes, identity, watch, .. } = self.build;
+        self.full.push(Done { runs: self.runs, meta: self.shard.meta().clone() });
+        self.files.extend(self.shard.finish()?);
+        let mut files = self.files;
+        let meta = |sae: &Sae| SaeMeta {
+            name: sae.short_name().into(),
+            hook: sae.site().reads.hook,
+            directions: sae.directions(),
+        };
+        let vocabulary = model.config().d_vocab;
+        let mut contents = Contents {
+            format: FORMAT,
+            meta: Meta { identity: identity.clone(), prompts, positions, cut, vocabulary },
+            saes: saes.iter().map(meta).collect(),
+            shards: self.full.iter().map(|shard| shard.meta.clone()).collect(),
+            files: Vec::new(),
+        };
+        let indexed = IndexedPrompts::open(&contents, &Files::of(&self.folder, &files))?;
+        let runs: Vec<u64> = self.full.iter().map(|shard| shard.runs).collect();
+        for (number, sae) in saes.iter().enumerate() {
+            watch.tell(Event::new("sort", number as u64, "SAEs").of(saes.len() as u64));
+            let (directions, options) = (sae.directions(), identity.options);
+            files.extend(sort::by_direction(&self.folder, number, directions, &indexed.shards, &runs, options, watch)?);
         }
-        let offsets: Vec<u64> = prompts.offsets()[1..].iter().map(|o| self.done.positions + *o as u64).collect();
-        self.offsets.append(&offsets)?;
-        self.tokens.flush()?;
-        self.offsets.flush()
+        files.retain(|file| !is_run(&file.written.file));
+        contents.files = files.iter().map(|file| file.written.clone()).collect();
+        layout::write(&self.folder, &contents, &files)?;
+        let checkpoint = self.folder.join(CHECKPOINT);
+        match fs::remove_file(&checkpoint) {
+            // A corpus without a prompt never came to one.
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::write(&checkpoint, error)),
+            _ => Ok(()),
+        }
     }
 }
 
-impl SaeFiles {
-    /// Appends a shard twice: as it is, by position, and as a run sorted by direction, for [`sort::by_direction`].
-    fn append(&mut self, acts: &directrix_kernels::SparseActivations, directions: usize, first: u32) -> Result<()> {
-        let base = self.values.len();
-        if self.indptr.len() == 0 {
-            self.indptr.append(&[0])?;
-        }
-        let indptr: Vec<u64> = acts.indptr()[1..].iter().map(|i| base + *i as u64).collect();
-        self.indptr.append(&indptr)?;
-        self.directions.append(acts.directions())?;
-        self.values.append(acts.values())?;
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, Mutex};
 
-        let mut starts = vec![0_u64; directions + 1];
-        for &direction in acts.directions() {
-            starts[direction as usize + 1] += 1;
-        }
-        for i in 0..directions {
-            starts[i + 1] += starts[i];
-        }
-        let mut next = starts.clone();
-        let (mut positions, mut values) = (vec![0_u32; acts.active()], vec![0.0_f32; acts.active()]);
-        for position in 0..acts.positions() {
-            let (active, activations) = acts.at(position);
-            for (&direction, &activation) in active.iter().zip(activations) {
-                let slot = &mut next[direction as usize];
-                positions[*slot as usize] = first + position as u32;
-                values[*slot as usize] = activation;
-                *slot += 1;
+    use directrix_model::{Folder, Processing};
+
+    use super::*;
+    use crate::{Input, Options};
+
+    /// Everything an index answers.
+    fn answers(index: &Index) -> Vec<String> {
+        let mut all = vec![format!("{:?} {:?}", index.meta(), index.occurrences().unwrap())];
+        for sae in index.saes() {
+            for d in 0..sae.directions() {
+                let whole = sae.activations(d).unwrap().into_iter().flat_map(|shard| {
+                    let of_corpus = shard.positions.iter().map(move |p| shard.first_position + u64::from(*p));
+                    of_corpus.zip(shard.values).collect::<Vec<_>>()
+                });
+                all.push(format!("{:?} {}", sae.direction(d), sae.maximum_position(d)));
+                all.push(format!("{:?}", whole.collect::<Vec<_>>()));
+                all.push(format!("{:?} {:?}", sae.histogram(d), sae.token_counts(d).unwrap()));
+                all.push(format!("{:?}", sae.prompt_maxima(d).unwrap()));
+                all.push(format!("{:?}", sae.interval_examples(d, 0.3, 0.8, 4).unwrap()));
+            }
+            for prompt in (0..index.prompts()).step_by(97) {
+                all.push(format!("{:?} {:?}", index.prompt(prompt).unwrap(), sae.on_prompt(prompt, 3).unwrap()));
+                all.push(format!("{:?}", sae.at(prompt, 1).unwrap()));
             }
         }
-        self.run_indptr.append(&starts.iter().map(|s| base + s).collect::<Vec<_>>())?;
-        self.run_positions.append(&positions)?;
-        self.run_values.append(&values)?;
-        self.indptr.flush()?;
-        self.directions.flush()?;
-        self.values.flush()?;
-        self.run_indptr.flush()?;
-        self.run_positions.flush()?;
-        self.run_values.flush()
+        all
+    }
+
+    #[test]
+    fn several_shards_answer_as_one_also_when_interrupted_between_them() {
+        let path = "../model/tests/fixtures/neo-tiny";
+        let model = Model::load(&Folder::open(path).unwrap(), Processing::default()).unwrap();
+        let saes = [Sae::load(&Folder::open(format!("{path}/sae-l0")).unwrap()).unwrap().fit(model.config()).unwrap()];
+        let vocabulary = model.config().d_vocab as u32;
+        let prompts = Prompts::from_rows(
+            (0..3400_u32).map(|i| (0..20 + i % 21).map(|j| (i * 31 + j * j * 7) % vocabulary).collect::<Vec<_>>()),
+        );
+        let input = |name: &str| Input { name: name.into(), hash: name.into() };
+        let identity = Identity {
+            model: input("m"),
+            processing: Processing::default(),
+            saes: vec![input("a")],
+            corpus: input("c"),
+            bos: false,
+            limit: None,
+            options: Options::default(),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let made = |name: &str, shard: u64, watch: &Watch| {
+            let folder = folder.path().join(name);
+            let build = Build {
+                model: &model,
+                saes: &saes,
+                identity: &identity,
+                folder: &folder,
+                watch,
+                replace: false,
+                shard,
+            };
+            build.run(std::iter::once(Ok(Chunk { prompts: prompts.clone(), cut: 2 })))
+        };
+        let one = made("one", SHARD, &Watch::nobody()).unwrap();
+        let many = made("many", 40_000, &Watch::nobody()).unwrap();
+        assert!(folder.path().join("many/shard-2").is_dir() && !folder.path().join("one/shard-1").exists());
+        let (one, many) = (answers(&one), answers(&many));
+        for (one, many) in one.iter().zip(&many) {
+            assert_eq!(one, many);
+        }
+        assert_eq!(one.len(), many.len());
+
+        // Stopped in the second shard and in the third.
+        for limit in [1700, 2700] {
+            let stop = Arc::new(AtomicBool::new(false));
+            let (setting, last) = (stop.clone(), Mutex::new(0));
+            let watch = Watch::new(stop, move |event| {
+                let mut last = last.lock().unwrap();
+                *last = if event.unit == "prompts" { event.done } else { *last };
+                setting.store(*last > limit, Ordering::Relaxed);
+            });
+            assert!(matches!(made("resumed", 40_000, &watch), Err(Error::Stopped { .. })));
+        }
+        assert_eq!(answers(&made("resumed", 40_000, &Watch::nobody()).unwrap()), many);
     }
 }

@@ -1,5 +1,6 @@
 //! What can go wrong with an index.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// A specialised `Result`.
@@ -9,30 +10,44 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The corpus could not be read or tokenised.
+    /// The corpus could not be read or tokenised, or a file could not be written.
     #[error(transparent)]
-    Corpus(#[from] directrix_corpus::Error),
+    Corpus(directrix_corpus::Error),
     /// The model could not be run.
     #[error(transparent)]
     Model(#[from] directrix_model::Error),
     /// An SAE could not encode.
     #[error(transparent)]
     Sae(#[from] directrix_sae::Error),
-    /// A file of the index could not be read or written.
-    #[error("{path}: {source}; check that the folder is writable and the disk has room")]
-    Io {
-        /// The file.
+    /// The folder holds no index.
+    #[error("{path}: this folder holds no index; build one with `directrix index`")]
+    NoIndex {
+        /// The folder.
         path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
     },
-    /// The folder holds no index, or a damaged one.
-    #[error("{path}: {problem}")]
+    /// The index was built by another version.
+    #[error("{path}: index format {found}, expected {expected}; remove the folder and build the index again")]
+    Format {
+        /// `index.json`.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The format that is read.
+        expected: u32,
+    },
+    /// A file of the index is not as it was written.
+    #[error("{path} is damaged: {problem}; remove the folder and build the index again")]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and what to do.
+        /// What is wrong with it.
         problem: String,
+    },
+    /// Something else stands where the work would be done.
+    #[error("{path} is not an unfinished index, but stands where one would be made; move it or choose another --out")]
+    Occupied {
+        /// The folder.
+        path: PathBuf,
     },
     /// The folder holds an index of something else.
     #[error("{path} holds an index of other inputs ({difference}); choose another --out or delete the folder")]
@@ -42,27 +57,43 @@ pub enum Error {
         /// What differs.
         difference: String,
     },
+    /// A prompt, position or direction that the index has not.
+    #[error("the index has no {what} {number}: there are {there}, counted from 0")]
+    Outside {
+        /// `prompt`, `position` or `direction`.
+        what: &'static str,
+        /// The number asked for.
+        number: usize,
+        /// How many there are.
+        there: usize,
+    },
     /// The pass was asked to stop.
     #[error("stopped after {prompts} prompts; run the same command again to go on from there")]
     Stopped {
         /// Prompts that are done.
         prompts: usize,
     },
-    /// More positions than the index can number.
-    #[error("the corpus has more than {limit} positions; index it in parts")]
-    TooLarge {
-        /// The most positions an index can hold.
-        limit: u32,
-    },
 }
 
-pub(crate) trait At<T> {
-    /// Names the file that an operation failed on.
-    fn at(self, path: &Path) -> Result<T>;
+impl From<directrix_corpus::Error> for Error {
+    fn from(error: directrix_corpus::Error) -> Error {
+        match error {
+            directrix_corpus::Error::Damaged { path, problem } => Error::Damaged { path, problem },
+            error => Error::Corpus(error),
+        }
+    }
 }
 
-impl<T> At<T> for std::io::Result<T> {
-    fn at(self, path: &Path) -> Result<T> {
-        self.map_err(|source| Error::Io { path: path.into(), source })
+impl Error {
+    pub(crate) fn damaged(path: PathBuf, problem: impl Into<String>) -> Error {
+        Error::Damaged { path, problem: problem.into() }
+    }
+
+    pub(crate) fn read(path: &Path, error: io::Error) -> Error {
+        Error::Corpus(directrix_corpus::Error::Io { path: path.display().to_string(), error })
+    }
+
+    pub(crate) fn write(path: &Path, error: io::Error) -> Error {
+        Error::Corpus(directrix_corpus::Error::Write { path: path.into(), error })
     }
 }

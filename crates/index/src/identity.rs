@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// A named input with the hash of its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Source {
+pub struct Input {
     /// Path or shipped name.
     pub name: String,
     /// A folder's [`hash`](directrix_model::Folder::hash), or the SHA-256 of a corpus, hexadecimal.
@@ -33,13 +33,13 @@ impl Default for Options {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Identity {
     /// The model.
-    pub model: Source,
+    pub model: Input,
     /// How its weights were processed.
     pub processing: Processing,
     /// The SAEs, in order.
-    pub saes: Vec<Source>,
+    pub saes: Vec<Input>,
     /// The corpus.
-    pub corpus: Source,
+    pub corpus: Input,
     /// Whether text prompts start with BOS.
     pub bos: bool,
     /// Only this many prompts from the start of the corpus.

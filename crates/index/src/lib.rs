@@ -1,33 +1,68 @@
 //! What every direction of an SAE fires on.
 //!
 //! [`build`] makes one streaming pass over a corpus for all SAEs at once: a model pass that stops at the deepest site, an
-//! encoder per SAE straight to sparse, and files appended shard by shard. Memory is bounded by the SAEs, not by the
-//! corpus. When the pass is done, the activations are sorted by direction, and all that is said of a direction (maximum,
-//! density, mean, histogram, token counts) is computed from its own list.
+//! encoder per SAE straight to sparse, and files appended run by run. Memory is bounded by the SAEs, not by the corpus. When the
+//! pass is done, the activations are sorted by direction, and all that is said of a direction (maximum, density, mean,
+//! histogram, token counts) is computed from its own list.
 //!
-//! An [`Index`] opens the files again, memory-mapped. Everything is then a query, without the model:
+//! ```text
+//! prompts ──model──▶ activations ──sae──▶ runs ──checkpoint──▶ … ──sort──▶ shards (by position, by direction)
+//!                                                                      └─▶ what is said of each direction
+//! ```
 //!
-//! ```no_run
-//! use directrix_index::Index;
+//! An [`Index`] opens the files again, memory-mapped. Everything is then a query on a [`SaeIndex`], without the model. A file
+//! that was damaged since gives an error, whatever is in it; see [`Index`] for what is checked when.
 //!
-//! let index = Index::open("out/index".as_ref())?;
+//! ```
+//! use directrix_corpus::{Chunk, Prompts, Watch};
+//! use directrix_index::{Identity, Input, Options, build};
+//! use directrix_model::{Folder, Model, Processing};
+//! use directrix_sae::Sae;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let out = tempfile::tempdir()?;
+//! # let out = out.path().join("index");
+//! let folder = "../model/tests/fixtures/neo-tiny";
+//! let model = Model::load(&Folder::open(folder)?, Processing::default())?;
+//! let sae = Sae::load(&Folder::open(&format!("{folder}/sae-l0"))?)?.fit(model.config())?;
+//! let prompts = Prompts::from_rows([[1, 2, 3, 4], [5, 6, 7, 8]]);
+//!
+//! let input = |name: &str| Input { name: name.into(), hash: String::new() };
+//! let identity = Identity {
+//!     model: input("neo-tiny"),
+//!     processing: model.processing(),
+//!     saes: vec![input("sae-l0")],
+//!     corpus: input("two prompts"),
+//!     bos: false,
+//!     limit: None,
+//!     options: Options::default(),
+//! };
+//! let chunks = std::iter::once(Ok(Chunk { prompts, cut: 0 }));
+//! let index = build(&model, &[sae], chunks, &identity, &out, &Watch::nobody())?;
+//!
 //! let sae = index.sae(0);
-//! for example in sae.top_examples(&index, 42, 5) {
+//! for example in sae.top_examples(42, 5)? {
 //!     println!("{:.2} at position {} of prompt {}", example.activation, example.position, example.prompt);
 //! }
-//! # Ok::<(), directrix_index::Error>(())
+//! # Ok(())
+//! # }
 //! ```
 //!
 //! The files are described in `docs/index-format.md`.
 
+mod activations;
 mod build;
 mod error;
-mod files;
 mod identity;
 mod index;
+mod layout;
+mod query;
+mod shard;
 mod sort;
 
-pub use build::{Progress, build};
+pub use activations::{Activations, Example, TokenCount};
+pub use build::{build, rebuild};
 pub use error::{Error, Result};
-pub use identity::{Identity, Options, Source};
-pub use index::{Direction, Example, Index, Meta, SaeIndex};
+pub use identity::{Identity, Input, Options};
+pub use index::{Index, Meta};
+pub use query::{Direction, SaeIndex};

@@ -1,173 +1,210 @@
-//! From runs sorted by direction to one list per direction, and what is said of each direction.
+//! From runs to one list per direction in each shard, and what is said of each direction over all of them.
 
+use std::ops::Range;
 use std::path::Path;
 
+use directrix_corpus::Watch;
+use directrix_corpus::durable::Pieces;
 use rayon::prelude::*;
 
-use crate::error::At;
-use crate::files::{Appender, Mapped, Pieces};
-use crate::index::{BINS, Meta, SaeMeta};
-use crate::{Options, Result};
+use crate::activations::{Activations, Summary, rise_below};
+use crate::index::Shard;
+use crate::layout::{Array, Finished, of_part, of_sae};
+use crate::shard::{RUN_OFFSETS, RUN_POSITIONS, RUN_VALUES};
+use crate::{Error, Options, Result};
 
 /// Activations held in memory at a time.
 const HELD: u64 = 1 << 21;
 
-/// What is computed from one direction's activations.
-struct Summary {
-    maximum: f32,
-    maximum_position: u32,
-    prompts: u32,
-    sum: f64,
-    histogram: [u64; BINS],
-    /// (token, count), ascending.
-    tokens: Vec<(u32, u32)>,
+/// One SAE's runs in a shard, and the lists they are joined to.
+struct Part {
+    /// Where each direction begins in each run: `[runs, directions + 1]`.
+    run_offsets: Pieces<u64>,
+    run_positions: Pieces<u32>,
+    run_values: Pieces<f32>,
+    runs: u64,
+    offsets: Array<u64>,
+    positions: Array<u32>,
+    values: Array<f32>,
 }
 
-/// Removes the runs of one SAE.
-pub(crate) fn remove_runs(folder: &Path, sae: &SaeMeta) -> Result<()> {
-    for name in ["runs.indptr.u64", "runs.positions.u32", "runs.values.f32"] {
-        let path = folder.join(&sae.folder).join(name);
-        std::fs::remove_file(&path).at(&path)?;
-    }
-    Ok(())
+/// A direction's list in a shard.
+#[derive(Default)]
+struct List {
+    positions: Vec<u32>,
+    values: Vec<f32>,
 }
 
-/// Joins the runs of one SAE bucket by bucket of directions.
-pub(crate) fn by_direction(folder: &Path, sae: &SaeMeta, meta: &Meta, shards: u64) -> Result<()> {
-    let own = folder.join(&sae.folder);
-    let tokens: Mapped<u32> = Mapped::open(folder.join("tokens.u32"), Some(meta.positions as usize))?;
-    let offsets: Mapped<u64> = Mapped::open(folder.join("offsets.u64"), Some(meta.prompts + 1))?;
-    let width = sae.directions as u64 + 1;
-    let mut run_indptr: Pieces<u64> = Pieces::open(own.join("runs.indptr.u64"))?;
-    let mut run_positions: Pieces<u32> = Pieces::open(own.join("runs.positions.u32"))?;
-    let mut run_values: Pieces<f32> = Pieces::open(own.join("runs.values.f32"))?;
-
-    let mut counts = vec![0_u64; sae.directions];
-    for shard in 0..shards {
-        let starts = run_indptr.read(shard * width..(shard + 1) * width)?;
-        counts.iter_mut().zip(starts.windows(2)).for_each(|(c, s)| *c += s[1] - s[0]);
+/// Joins the runs of SAE number `sae`, bucket by bucket of directions, and gives the files made; `runs` are each shard's.
+pub(crate) fn by_direction(
+    folder: &Path,
+    sae: usize,
+    directions: usize,
+    shards: &[Shard],
+    runs: &[u64],
+    options: Options,
+    watch: &Watch,
+) -> Result<Vec<Finished>> {
+    let tokens: Vec<&[u32]> = shards.iter().map(|shard| shard.tokens.all()).collect::<Result<_, _>>()?;
+    let mut parts: Vec<Part> =
+        runs.iter().enumerate().map(|(shard, runs)| Part::open(folder, shard, sae, *runs)).collect::<Result<_>>()?;
+    let mut counts = vec![0; directions];
+    for part in &mut parts {
+        part.count(&mut counts)?;
     }
-
-    let output = |name: &str| own.join(name);
-    let mut indptr: Appender<u64> = Appender::open(output("by_direction.indptr.u64"), 0)?;
-    let mut positions: Appender<u32> = Appender::open(output("by_direction.positions.u32"), 0)?;
-    let mut values: Appender<f32> = Appender::open(output("by_direction.values.f32"), 0)?;
-    let mut maximum: Appender<f32> = Appender::open(output("maximum.f32"), 0)?;
-    let mut maximum_position: Appender<u32> = Appender::open(output("maximum_position.u32"), 0)?;
-    let mut prompts: Appender<u32> = Appender::open(output("prompts.u32"), 0)?;
-    let mut sum: Appender<f64> = Appender::open(output("sum.f64"), 0)?;
-    let mut histogram: Appender<u64> = Appender::open(output("histogram.u64"), 0)?;
-    let mut token_indptr: Appender<u64> = Appender::open(output("tokens.indptr.u64"), 0)?;
-    let mut token_ids: Appender<u32> = Appender::open(output("tokens.tokens.u32"), 0)?;
-    let mut token_counts: Appender<u32> = Appender::open(output("tokens.counts.u32"), 0)?;
-    indptr.append(&[0])?;
-    token_indptr.append(&[0])?;
-
-    let mut first = 0;
-    while first < sae.directions {
-        let mut last = first + 1;
-        let mut held = counts[first];
-        while last < sae.directions && held + counts[last] <= HELD {
-            held += counts[last];
-            last += 1;
+    let mut summaries = Summaries::create(folder, sae)?;
+    let mut bucket = 0..0;
+    while bucket.end < directions {
+        if watch.is_stopped() {
+            let prompts = shards.last().map_or(0, |last| last.first_prompt + last.offsets.len() - 1);
+            return Err(Error::Stopped { prompts });
         }
-        let mut lists: Vec<(Vec<u32>, Vec<f32>)> = counts[first..last]
-            .iter()
-            .map(|&c| (Vec::with_capacity(c as usize), Vec::with_capacity(c as usize)))
-            .collect();
-        for shard in 0..shards {
-            let base = shard * width;
-            let starts = run_indptr.read(base + first as u64..base + last as u64 + 1)?;
-            let range = starts[0]..starts[starts.len() - 1];
-            let (run_positions, run_values) = (run_positions.read(range.clone())?, run_values.read(range.clone())?);
-            for (list, start) in lists.iter_mut().zip(starts.windows(2)) {
-                let own = (start[0] - range.start) as usize..(start[1] - range.start) as usize;
-                list.0.extend_from_slice(&run_positions[own.clone()]);
-                list.1.extend_from_slice(&run_values[own]);
+        bucket = next_bucket(bucket.end, &counts);
+        let lists: Vec<Vec<List>> = parts
+            .iter_mut()
+            .zip(shards)
+            .map(|(part, shard)| part.join(&bucket, directions, shard.tokens.len()))
+            .collect::<Result<_>>()?;
+        let of_direction = |i: usize| {
+            let lists = shards.iter().zip(&lists).map(|(shard, lists)| Activations {
+                first_prompt: shard.first_prompt,
+                first_position: shard.first_position,
+                positions: &lists[i].positions,
+                values: &lists[i].values,
+                offsets: &shard.offsets,
+            });
+            Summary::of(&lists.collect::<Vec<_>>(), &tokens, options)
+        };
+        let made: Vec<Summary> = (0..bucket.len()).into_par_iter().map(of_direction).collect();
+        made.iter().try_for_each(|summary| summaries.append(summary))?;
+    }
+    let mut files = summaries.finish()?;
+    for part in parts {
+        files.extend([part.offsets.finish()?, part.positions.finish()?, part.values.finish()?]);
+    }
+    Ok(files)
+}
+
+/// As many directions from `first` as can be held, at least one.
+fn next_bucket(first: usize, counts: &[u64]) -> Range<usize> {
+    let (mut last, mut held) = (first + 1, counts[first]);
+    while last < counts.len() && held + counts[last] <= HELD {
+        held += counts[last];
+        last += 1;
+    }
+    first..last
+}
+
+impl Part {
+    fn open(folder: &Path, shard: usize, sae: usize, runs: u64) -> Result<Part> {
+        let file = |name| of_part(shard, sae, name);
+        let mut part = Part {
+            run_offsets: Pieces::open(folder.join(file(RUN_OFFSETS)))?,
+            run_positions: Pieces::open(folder.join(file(RUN_POSITIONS)))?,
+            run_values: Pieces::open(folder.join(file(RUN_VALUES)))?,
+            runs,
+            offsets: Array::create(folder, file("by_direction.indptr.u64"))?,
+            positions: Array::create(folder, file("by_direction.positions.u32"))?,
+            values: Array::create(folder, file("by_direction.values.f32"))?,
+        };
+        part.offsets.append(&[0])?;
+        Ok(part)
+    }
+
+    /// Adds each direction's activations.
+    fn count(&mut self, counts: &mut [u64]) -> Result<()> {
+        let row = counts.len() as u64 + 1;
+        for run in 0..self.runs {
+            let starts = self.run_offsets.read(run * row..(run + 1) * row)?;
+            if !starts.is_sorted() {
+                return Err(self.damaged());
+            }
+            counts.iter_mut().zip(starts.windows(2)).for_each(|(count, ends)| *count += ends[1] - ends[0]);
+        }
+        Ok(())
+    }
+
+    /// The lists of some of all `directions`, which are written as they are made; the shard has so many `positions`.
+    fn join(&mut self, bucket: &Range<usize>, directions: usize, positions: u64) -> Result<Vec<List>> {
+        let mut lists: Vec<List> = bucket.clone().map(|_| List::default()).collect();
+        for run in 0..self.runs {
+            let row = run * (directions as u64 + 1);
+            let starts = self.run_offsets.read(row + bucket.start as u64..row + bucket.end as u64 + 1)?;
+            let all = starts[0]..starts[bucket.len()];
+            let (run_positions, run_values) =
+                (self.run_positions.read(all.clone())?, self.run_values.read(all.clone())?);
+            for (list, ends) in lists.iter_mut().zip(starts.windows(2)) {
+                let own = (ends[0] - all.start) as usize..(ends[1] - all.start) as usize;
+                list.positions.extend_from_slice(&run_positions[own.clone()]);
+                list.values.extend_from_slice(&run_values[own]);
             }
         }
-        let summaries: Vec<Summary> = lists
-            .par_iter()
-            .map(|(positions, values)| summarise(positions, values, &tokens, &offsets, meta.identity.options))
-            .collect();
-        for ((list_positions, list_values), summary) in lists.iter().zip(summaries) {
-            positions.append(list_positions)?;
-            values.append(list_values)?;
-            indptr.append(&[positions.len()])?;
-            maximum.append(&[summary.maximum])?;
-            maximum_position.append(&[summary.maximum_position])?;
-            prompts.append(&[summary.prompts])?;
-            sum.append(&[summary.sum])?;
-            histogram.append(&summary.histogram)?;
-            token_ids.append(&summary.tokens.iter().map(|t| t.0).collect::<Vec<_>>())?;
-            token_counts.append(&summary.tokens.iter().map(|t| t.1).collect::<Vec<_>>())?;
-            token_indptr.append(&[token_ids.len()])?;
-        }
-        first = last;
-    }
-    indptr.flush()?;
-    positions.flush()?;
-    values.flush()?;
-    maximum.flush()?;
-    maximum_position.flush()?;
-    prompts.flush()?;
-    sum.flush()?;
-    histogram.flush()?;
-    token_indptr.flush()?;
-    token_ids.flush()?;
-    token_counts.flush()?;
-    Ok(())
-}
-
-/// Calls `f` with (prompt, first position of the prompt, positions of the prompt, entries) for every prompt in which the
-/// direction fires.
-pub(crate) fn by_prompt<'a>(
-    positions: &'a [u32],
-    values: &'a [f32],
-    offsets: &'a [u64],
-) -> impl Iterator<Item = (usize, u64, u64, &'a [u32], &'a [f32])> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let position = *positions.get(at)? as u64;
-        let prompt = offsets.partition_point(|o| *o <= position) - 1;
-        let (start, end) = (offsets[prompt], offsets[prompt + 1]);
-        let n = positions[at..].partition_point(|p| (*p as u64) < end);
-        let entries = at..at + n;
-        at += n;
-        Some((prompt, start, end - start, &positions[entries.clone()], &values[entries]))
-    })
-}
-
-fn summarise(positions: &[u32], values: &[f32], tokens: &[u32], offsets: &[u64], options: Options) -> Summary {
-    let (mut maximum, mut maximum_position, mut prompts) = (0.0_f32, 0, 0);
-    for (_, start, len, positions, values) in by_prompt(positions, values, offsets) {
-        let end = start + len - u64::from(options.skip_last);
-        let mut seen = false;
-        for (&position, &value) in positions.iter().zip(values).take_while(|(p, _)| (**p as u64) < end) {
-            seen = true;
-            if value > maximum {
-                (maximum, maximum_position) = (value, position);
+        for list in &lists {
+            if !rise_below(&list.positions, positions) {
+                return Err(self.damaged());
             }
+            self.positions.append(&list.positions)?;
+            self.values.append(&list.values)?;
+            self.offsets.append(&[self.positions.len()])?;
         }
-        prompts += u32::from(seen);
+        Ok(lists)
     }
-    let mut histogram = [0; BINS];
-    for &value in values {
-        let bin = if maximum > 0.0 { (value / maximum * BINS as f32) as usize } else { BINS };
-        histogram[bin.min(BINS - 1)] += 1;
+
+    fn damaged(&self) -> Error {
+        Error::damaged(self.run_positions.path().into(), "it is not what the pass wrote")
     }
-    let threshold = options.count_above * maximum;
-    let mut counted: Vec<u32> = by_prompt(positions, values, offsets)
-        .flat_map(|(_, start, _, positions, values)| {
-            positions
-                .iter()
-                .zip(values)
-                .filter(move |(p, v)| **v > threshold && **p as u64 - start >= options.skip_first as u64)
-        })
-        .map(|(&position, _)| tokens[position as usize])
-        .collect();
-    counted.sort_unstable();
-    let tokens = counted.chunk_by(|a, b| a == b).map(|same| (same[0], same.len() as u32)).collect();
-    let sum = values.iter().map(|&v| v as f64).sum();
-    Summary { maximum, maximum_position, prompts, sum, histogram, tokens }
+}
+
+/// The files of what is said of each direction.
+struct Summaries {
+    maximum: Array<f32>,
+    maximum_position: Array<u64>,
+    prompts: Array<u64>,
+    sum: Array<f64>,
+    histogram: Array<u64>,
+    token_offsets: Array<u64>,
+    tokens: Array<u32>,
+    token_counts: Array<u64>,
+}
+
+impl Summaries {
+    fn create(folder: &Path, sae: usize) -> Result<Summaries> {
+        let file = |name| of_sae(sae, name);
+        let mut files = Summaries {
+            maximum: Array::create(folder, file("maximum.f32"))?,
+            maximum_position: Array::create(folder, file("maximum_position.u64"))?,
+            prompts: Array::create(folder, file("prompts.u64"))?,
+            sum: Array::create(folder, file("sum.f64"))?,
+            histogram: Array::create(folder, file("histogram.u64"))?,
+            token_offsets: Array::create(folder, file("tokens.indptr.u64"))?,
+            tokens: Array::create(folder, file("tokens.tokens.u32"))?,
+            token_counts: Array::create(folder, file("tokens.counts.u64"))?,
+        };
+        files.token_offsets.append(&[0])?;
+        Ok(files)
+    }
+
+    fn append(&mut self, summary: &Summary) -> Result<()> {
+        self.maximum.append(&[summary.maximum])?;
+        self.maximum_position.append(&[summary.maximum_position])?;
+        self.prompts.append(&[summary.prompts])?;
+        self.sum.append(&[summary.sum])?;
+        self.histogram.append(&summary.histogram)?;
+        self.tokens.append(&summary.tokens.iter().map(|of| of.token).collect::<Vec<_>>())?;
+        self.token_counts.append(&summary.tokens.iter().map(|of| of.count).collect::<Vec<_>>())?;
+        self.token_offsets.append(&[self.tokens.len()])
+    }
+
+    fn finish(self) -> Result<Vec<Finished>> {
+        Ok(vec![
+            self.maximum.finish()?,
+            self.maximum_position.finish()?,
+            self.prompts.finish()?,
+            self.sum.finish()?,
+            self.histogram.finish()?,
+            self.token_offsets.finish()?,
+            self.tokens.finish()?,
+            self.token_counts.finish()?,
+        ])
+    }
 }

@@ -1,60 +1,15 @@
 //! The pass against the reference procedure, and what must hold however it was interrupted.
 
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+mod common;
 
-use directrix_corpus::{Chunk, Prompts};
-use directrix_index::{Error, Identity, Index, Options, Source, build};
-use directrix_model::{Folder, Model, Processing, Tensors};
-use directrix_sae::Sae;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
-struct Fixture {
-    model: Model,
-    saes: Vec<Sae>,
-    layers: [usize; 2],
-    prompts: Prompts,
-    expected: Tensors,
-    expected_file: Vec<u8>,
-}
-
-fn fixture(name: &str) -> Fixture {
-    let path = format!("{}/../model/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
-    let json: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(format!("{path}/expected.json")).unwrap()).unwrap();
-    let rows: Vec<Vec<u32>> = serde_json::from_value(json["prompts"].clone()).unwrap();
-    let layers: [usize; 2] = serde_json::from_value(json["layers"].clone()).unwrap();
-    let folder = Folder::open(&path).unwrap();
-    let model = Model::load(&folder, Processing::default()).unwrap();
-    let sae =
-        |l: usize| Sae::load(&Folder::open(format!("{path}/sae-l{l}")).unwrap()).unwrap().fit(model.config()).unwrap();
-    let saes = layers.map(sae).to_vec();
-    let expected = Tensors::open(&folder, Some("expected.safetensors")).unwrap();
-    let expected_file = std::fs::read(format!("{path}/expected.safetensors")).unwrap();
-    Fixture { model, saes, layers, prompts: Prompts::from_rows(rows), expected, expected_file }
-}
-
-fn identity(corpus: &str) -> Identity {
-    let source = |name: &str| Source { name: name.into(), hash: name.into() };
-    Identity {
-        model: source("m"),
-        processing: Processing::default(),
-        saes: vec![source("a"), source("b")],
-        corpus: source(corpus),
-        bos: false,
-        limit: None,
-        options: Options::default(),
-    }
-}
-
-fn chunks(prompts: &Prompts, size: usize) -> impl Iterator<Item = directrix_corpus::Result<Chunk>> {
-    let n = prompts.len();
-    (0..n).step_by(size).map(move |i| Ok(Chunk { prompts: prompts.range(i..(i + size).min(n)), cut: 0 }))
-}
-
-fn index(fixture: &Fixture, prompts: &Prompts, folder: &Path) -> Index {
-    let never = AtomicBool::new(false);
-    build(&fixture.model, &fixture.saes, chunks(prompts, 5), &identity("c"), folder, &never, |_| ()).unwrap()
-}
+use common::{Fixture, chunks, files, fixture, identity, index, layers, make, path, try_index};
+use directrix_corpus::durable::Lock;
+use directrix_corpus::{Chunk, Event, Prompts, Watch};
+use directrix_index::{Error, Index, build, rebuild};
+use directrix_model::{Folder, Tensors};
 
 /// The integers of an `i32` tensor.
 fn integers(expected: &[u8], name: &str) -> Vec<i32> {
@@ -68,17 +23,19 @@ fn maxima_positions_and_token_counts_agree_with_the_reference() {
         let fixture = fixture(name);
         let folder = tempfile::tempdir().unwrap();
         let index = index(&fixture, &fixture.prompts, &folder.path().join("index"));
-        for (number, layer) in fixture.layers.into_iter().enumerate() {
+        let expected = Tensors::open(&Folder::open(path(name)).unwrap(), Some("expected.safetensors")).unwrap();
+        let expected_file = std::fs::read(format!("{}/expected.safetensors", path(name))).unwrap();
+        for (number, layer) in layers(&common::expected(name)).into_iter().enumerate() {
             let sae = index.sae(number);
             let (n, d) = (index.prompts(), sae.directions());
-            let maxima = fixture.expected.get(&format!("l{layer}.max_activations"), &[n, d]).unwrap();
-            let positions = integers(&fixture.expected_file, &format!("l{layer}.max_positions"));
-            let counts = integers(&fixture.expected_file, &format!("l{layer}.token_counts"));
+            let maxima = expected.get(&format!("l{layer}.max_activations"), &[n, d]).unwrap();
+            let positions = integers(&expected_file, &format!("l{layer}.max_positions"));
+            let counts = integers(&expected_file, &format!("l{layer}.token_counts"));
             let vocabulary = counts.len() / d;
             let mut worst = 0.0_f32;
             for direction in 0..d {
                 let mut found = vec![(0.0, 0); n];
-                for example in sae.prompt_maxima(&index, direction) {
+                for example in sae.prompt_maxima(direction).unwrap() {
                     found[example.prompt] = (example.activation, example.position as i32);
                 }
                 for (prompt, (activation, position)) in found.into_iter().enumerate() {
@@ -89,7 +46,9 @@ fn maxima_positions_and_token_counts_agree_with_the_reference() {
                     }
                 }
                 let mut row = vec![0; vocabulary];
-                sae.token_counts(direction).iter().for_each(|(token, count)| row[*token as usize] = *count as i32);
+                for counted in sae.token_counts(direction).unwrap() {
+                    row[counted.token as usize] = counted.count as i32;
+                }
                 assert_eq!(row, counts[direction * vocabulary..(direction + 1) * vocabulary], "{name} {direction}");
             }
             println!("{name} l{layer} maxima: largest Δ {worst:.1e}");
@@ -98,30 +57,13 @@ fn maxima_positions_and_token_counts_agree_with_the_reference() {
     }
 }
 
-/// Enough copies of the fixture's prompts for several shards.
+/// Enough copies of the fixture's prompts for several runs between checkpoints.
 fn many(fixture: &Fixture) -> Prompts {
     let mut prompts = Prompts::new();
-    while prompts.positions() < 100_000 {
+    while prompts.positions() < 70_000 {
         prompts.extend(&fixture.prompts);
     }
     prompts
-}
-
-fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
-    let mut all = Vec::new();
-    let mut left = vec![folder.to_path_buf()];
-    while let Some(next) = left.pop() {
-        for entry in std::fs::read_dir(next).unwrap().map(|e| e.unwrap().path()) {
-            if entry.is_dir() {
-                left.push(entry);
-            } else {
-                let name = entry.strip_prefix(folder).unwrap().display().to_string();
-                all.push((name, std::fs::read(&entry).unwrap()));
-            }
-        }
-    }
-    all.sort();
-    all
 }
 
 #[test]
@@ -132,28 +74,122 @@ fn an_interrupted_pass_goes_on_and_gives_the_same_files() {
     let (whole, resumed) = (folder.path().join("whole"), folder.path().join("resumed"));
     index(&fixture, &prompts, &whole);
 
-    let stop = AtomicBool::new(false);
     let mut seen = 0;
     let mut attempts = 0;
     loop {
         attempts += 1;
-        stop.store(false, Ordering::Relaxed);
-        let limit = seen + 40_000;
-        let result = build(&fixture.model, &fixture.saes, chunks(&prompts, 7), &identity("c"), &resumed, &stop, |p| {
-            assert!(p.positions >= seen, "work that was done is not done again");
-            if p.positions > limit && !p.sorting {
-                stop.store(true, Ordering::Relaxed);
+        let stop = Arc::new(AtomicBool::new(false));
+        let (setting, lowest) = (stop.clone(), Arc::new(AtomicU64::new(u64::MAX)));
+        let (limit, least) = (seen + prompts.len() as u64 / 2, lowest.clone());
+        let watch = Watch::new(stop, move |event: &Event| {
+            if event.step == "index" {
+                least.fetch_min(event.done, Ordering::Relaxed);
+                setting.fetch_or(event.done > limit, Ordering::Relaxed);
             }
         });
+        let result = try_index(&fixture, &prompts, &resumed, &watch);
+        assert!(lowest.load(Ordering::Relaxed) >= seen, "work that was done is not done again");
         match result {
             Ok(_) => break,
-            Err(Error::Stopped { prompts: done }) => seen = prompts.offsets()[done] as u64,
+            Err(Error::Stopped { prompts: done }) => seen = done as u64,
             Err(other) => panic!("{other}"),
         }
         assert!(!resumed.exists(), "a half-made index is not there under its name");
     }
     assert!(attempts > 1);
     assert_eq!(files(&whole), files(&resumed));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn killed_at_any_moment_and_damaged_since_a_pass_goes_on() {
+    let fixture = fixture("neo-tiny");
+    let prompts = many(&fixture);
+    let folder = tempfile::tempdir().unwrap();
+    let (out, partial) = (folder.path().join("index"), folder.path().join("index.partial"));
+    // What lies on the disk at some moments of the pass, as a kill would leave it.
+    let states = Arc::new(Mutex::new(Vec::new()));
+    let (seen, there) = (states.clone(), partial.clone());
+    let every = AtomicU64::new(0);
+    let watch = Watch::new(Arc::default(), move |event: &Event| {
+        if event.step == "sort" || every.fetch_add(1, Ordering::Relaxed) % 16 == 0 {
+            seen.lock().unwrap().push(files(&there));
+        }
+    });
+    try_index(&fixture, &prompts, &out, &watch).unwrap();
+    let whole = files(&out);
+    let mut states = std::mem::take(&mut *states.lock().unwrap());
+    assert!(states.len() > 4);
+    // Killed between the last two steps: the index is whole but for its name, with or without its checkpoint.
+    let mut ended = states[states.len() - 1].clone();
+    ended.retain(|(name, _)| !whole.iter().any(|(of_whole, _)| of_whole == name));
+    ended.extend(whole.iter().cloned());
+    states.push(ended.clone());
+    ended.retain(|(name, _)| name != "checkpoint.json");
+    states.push(ended);
+    // Damage: the last bytes of a file are lost, a bit is flipped, a file is gone; and a JSON file was half written.
+    let state = states[states.len() / 2].clone();
+    for i in 0..state.len() {
+        let mut changed = state.clone();
+        let bytes = &mut changed[i].1;
+        let half = bytes.len() / 2;
+        match i % 3 {
+            0 => bytes.truncate(half),
+            1 => bytes.iter_mut().skip(half).take(1).for_each(|byte| *byte ^= 4),
+            _ => drop(changed.remove(i)),
+        }
+        changed.push((".checkpoint.json.1-0.partial".into(), b"{".to_vec()));
+        states.push(changed);
+    }
+    for state in states {
+        std::fs::remove_dir_all(&out).unwrap();
+        make(&partial, &state);
+        let resumed = try_index(&fixture, &prompts, &out, &Watch::nobody());
+        assert!(resumed.is_ok(), "{} after {:?}", resumed.unwrap_err(), state.iter().map(|s| &s.0).collect::<Vec<_>>());
+        assert!(files(&out) == whole);
+        assert!(!partial.exists());
+    }
+}
+
+#[test]
+fn an_index_of_other_inputs_gives_way_when_the_new_one_is_complete() {
+    let fixture = fixture("neo-tiny");
+    let folder = tempfile::tempdir().unwrap();
+    let (out, stopped) = (folder.path().join("index"), Arc::new(AtomicBool::new(true)));
+    index(&fixture, &fixture.prompts, &out);
+    let old = files(&out);
+    let again = |watch: &Watch| {
+        let fewer = fixture.prompts.range(0..2);
+        rebuild(&fixture.model, &fixture.saes, chunks(&fewer, 5), &identity("fewer"), &out, watch).map(|_| ())
+    };
+    assert!(matches!(again(&Watch::new(stopped, |_| ())), Err(Error::Stopped { .. })));
+    assert_eq!(files(&out), old, "the old one is there until then");
+    again(&Watch::nobody()).unwrap();
+    assert_eq!(Index::open(&out).unwrap().prompts(), 2);
+    // Killed while the folders were exchanged.
+    let new = files(&out);
+    std::fs::rename(&out, folder.path().join("index.partial")).unwrap();
+    make(&folder.path().join("index.old"), &old);
+    again(&Watch::nobody()).unwrap();
+    assert_eq!(files(&out), new);
+    std::fs::write(out.join("index.json"), "{").unwrap();
+    again(&Watch::nobody()).unwrap();
+    assert_eq!(files(&out), new, "and so does a damaged one");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn one_process_writes_an_index_at_a_time() {
+    let fixture = fixture("neo-tiny");
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("index");
+    let lock = Lock::take(&out).unwrap();
+    let message = try_index(&fixture, &fixture.prompts, &out, &Watch::nobody()).unwrap_err().to_string();
+    assert!(message.contains("index` is being written by another process"), "{message}");
+    drop(lock);
+    index(&fixture, &fixture.prompts, &out);
+    let _lock = Lock::take(&out).unwrap();
+    index(&fixture, &fixture.prompts, &out);
 }
 
 #[test]
@@ -167,16 +203,16 @@ fn both_orders_hold_the_same_activations() {
             let summary = sae.direction(direction);
             total += summary.active;
             assert_eq!(sae.histogram(direction).iter().sum::<u64>(), summary.active);
-            for example in sae.top_examples(&index, direction, 3) {
-                let (directions, values) = sae.at(&index, example.prompt, example.position);
+            for example in sae.top_examples(direction, 3).unwrap() {
+                let (directions, values) = sae.at(example.prompt, example.position).unwrap();
                 let i = directions.binary_search(&(direction as u32)).unwrap();
                 assert_eq!(values[i], example.activation);
-                assert_eq!(sae.on_prompt(&index, example.prompt, direction)[example.position], example.activation);
+                assert_eq!(sae.on_prompt(example.prompt, direction).unwrap()[example.position], example.activation);
             }
         }
         let by_position: usize = (0..index.prompts())
-            .flat_map(|p| (0..index.prompt(p).len()).map(move |i| (p, i)))
-            .map(|(p, i)| sae.at(&index, p, i).0.len())
+            .flat_map(|p| (0..index.prompt(p).unwrap().len()).map(move |i| (p, i)))
+            .map(|(p, i)| sae.at(p, i).unwrap().0.len())
             .sum();
         assert_eq!(total, by_position as u64);
     }
@@ -188,27 +224,11 @@ fn a_finished_index_is_reused_and_one_of_other_inputs_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("index");
     index(&fixture, &fixture.prompts, &path);
-    let never = AtomicBool::new(false);
     let again = |corpus: &str| {
         let none = std::iter::from_fn(|| -> Option<directrix_corpus::Result<Chunk>> { panic!("nothing is read") });
-        build(&fixture.model, &fixture.saes, none, &identity(corpus), &path, &never, |_| ()).map(|_| ())
+        build(&fixture.model, &fixture.saes, none, &identity(corpus), &path, &Watch::nobody()).map(|_| ())
     };
     again("c").unwrap();
     let message = again("another").unwrap_err().to_string();
     assert!(message.contains("another corpus"), "{message}");
-}
-
-#[test]
-fn damaged_files_are_named() {
-    let fixture = fixture("neo-tiny");
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("index");
-    let message = |path: &Path| Index::open(path).map(|_| ()).unwrap_err().to_string();
-    assert!(message(&path).contains("holds no index"));
-    index(&fixture, &fixture.prompts, &path);
-    let file = path.join("sae-1/maximum.f32");
-    std::fs::write(&file, [0; 7]).unwrap();
-    assert!(message(&path).contains("maximum.f32"), "{}", message(&path));
-    std::fs::write(path.join("index.json"), "{").unwrap();
-    assert!(message(&path).contains("index.json"));
 }

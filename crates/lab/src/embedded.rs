@@ -3,7 +3,7 @@
 /// The embedded model.
 pub const MODEL: &str = "tinystories-2l";
 /// The embedded SAEs of the embedded model, the earlier one first.
-pub const SAES: [&str; 2] = ["tinystories-2l/sae-l0", "tinystories-2l/sae-l1"];
+pub(crate) const SAES: [&str; 2] = ["tinystories-2l/sae-l0", "tinystories-2l/sae-l1"];
 /// The embedded corpus, on which the embedded model was trained.
 pub const CORPUS: &str = "tinystories-2l/stories.txt";
 

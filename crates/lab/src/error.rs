@@ -1,5 +1,7 @@
 //! What can go wrong when things are opened.
 
+use std::path::PathBuf;
+
 /// A specialised `Result`.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -13,6 +15,12 @@ pub enum Error {
     /// The model could not be loaded.
     #[error(transparent)]
     Model(#[from] directrix_model::Error),
+    /// An SAE could not be loaded, or does not fit the model.
+    #[error(transparent)]
+    Sae(#[from] directrix_sae::Error),
+    /// The index could not be made or read.
+    #[error(transparent)]
+    Index(#[from] directrix_index::Error),
     /// A name is that of nothing.
     #[error(
         "no {what} `{name}`: nothing on disk has this path and nothing embedded has this name; embedded: {embedded}"
@@ -24,5 +32,53 @@ pub enum Error {
         name: String,
         /// The names that are part of the program.
         embedded: String,
+    },
+    /// Two SAEs are called the same in results.
+    #[error("the SAEs `{one}` and `{two}` are both called `{name}` in results; rename one of the folders")]
+    SameName {
+        /// What both are called.
+        name: String,
+        /// The one.
+        one: String,
+        /// The other.
+        two: String,
+    },
+    /// BOS is asked for and there is none.
+    #[error(
+        "`{folder}` names no BOS token, which texts are to begin with; do not ask for BOS, or set bos_token in tokenizer_config.json"
+    )]
+    NoBos {
+        /// The model's folder.
+        folder: String,
+    },
+    /// There is text and no tokenizer.
+    #[error("`{path}` is missing, and text needs it; put the model's tokenizer there")]
+    NoTokenizer {
+        /// Where it should be.
+        path: String,
+    },
+    /// A folder holds no index.
+    #[error("`{0}` holds no index; make one with `directrix index --out {0}`, or name another", path.display())]
+    NoIndex {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// An index is of another model.
+    #[error("the index `{}` is of the model {found}, not of `{wanted}`", path.display())]
+    OtherModel {
+        /// The index.
+        path: PathBuf,
+        /// Its model.
+        found: String,
+        /// The model that is open.
+        wanted: String,
+    },
+    /// An index has no part for an SAE.
+    #[error("the index `{}` has no part for `{sae}`; make one with this SAE", path.display())]
+    NotIndexed {
+        /// The index.
+        path: PathBuf,
+        /// The SAE.
+        sae: String,
     },
 }

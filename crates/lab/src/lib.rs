@@ -1,21 +1,32 @@
 //! What is wanted to what is open.
 //!
-//! A model, an SAE or a corpus is named in one way everywhere: by its path; by `embedded:` and the name of one that is
-//! part of the program; or, where nothing has that path, by the latter's name alone. [`folder`] and [`corpus`] find them.
+//! - A model, an SAE or a corpus is named in one way everywhere: by its path; by `embedded:` and the name of one that is
+//!   part of the program; or, where nothing has that path, by the latter's name alone. [`folder`] and [`corpus`] find them.
+//! - [`Wanted`] is plain data: the names of a model, SAEs and a corpus, and how they are to be taken. Command, study and
+//!   page all say what they want with it.
+//! - [`Wanted::open`] gives an [`Opened`]: the model with its tokenizer, SAEs that fit it, the corpus. Of these it makes
+//!   prompts, and an index that knows by their hashes what it is an index of.
 //!
 //! ```
-//! use directrix_model::{Model, Processing};
+//! use directrix_lab::Wanted;
 //!
-//! let folder = directrix_lab::folder("embedded:tinystories-2l")?;
-//! let model = Model::load(&folder, Processing::default())?;
-//! assert_eq!(model.config().n_layers, 2);
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! let wanted = Wanted { saes: vec!["tinystories-2l/sae-l1".into()], limit: Some(2), ..Wanted::default() };
+//! let opened = wanted.open()?;
+//!
+//! let prompts = opened.prompts()?.prompts;
+//! assert_eq!((prompts.len(), opened.token(prompts.get(0)[1])), (2, "Once".into()));
+//! assert_eq!(opened.saes[0].short_name(), "sae-l1");
+//! # Ok::<(), directrix_lab::Error>(())
 //! ```
 
 mod embedded;
 mod error;
+mod opened;
 mod source;
+mod wanted;
 
-pub use embedded::{CORPUS, MODEL, SAES};
+pub use embedded::{CORPUS, MODEL};
 pub use error::{Error, Result};
-pub use source::{corpus, folder};
+pub use opened::{Opened, OtherIndex, open_index, sae};
+pub use source::{corpus, folder, saes_of};
+pub use wanted::Wanted;

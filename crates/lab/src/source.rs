@@ -5,7 +5,7 @@ use std::path::Path;
 use directrix_corpus::Corpus;
 use directrix_model::Folder;
 
-use crate::embedded::{CORPUS, FILES};
+use crate::embedded::{CORPUS, FILES, MODEL, SAES};
 use crate::{Error, Result};
 
 /// What a name of something embedded may begin with; a path that begins so is written `./embedded:…`.
@@ -46,6 +46,15 @@ pub fn corpus(name: &str, column: Option<&str>) -> Result<Corpus> {
         Some(file) => Ok(Corpus::in_memory(name, file.bytes, column)?),
         None => Err(Error::Unknown { what: "corpus", name: name.into(), embedded: format!("`{CORPUS}`") }),
     }
+}
+
+/// The SAEs that come with a model: the embedded model's, else none.
+pub fn saes_of(model: &str) -> Vec<String> {
+    if is_on_disk(model) || embedded_name(model).trim_end_matches('/') != MODEL {
+        return Vec::new();
+    }
+    let prefix = if model.starts_with(EMBEDDED) { EMBEDDED } else { "" };
+    SAES.iter().map(|sae| format!("{prefix}{sae}")).collect()
 }
 
 fn is_on_disk(name: &str) -> bool {

@@ -1,18 +1,17 @@
 //! What a study has found before its sections are made, and what they all build on.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use directrix_circuits::{
     ActiveDirection, BehaviourPrompts, SingleAblation, active_directions, answer_activations, behaviour_prompts,
     single_ablations,
 };
-use directrix_corpus::Prompts;
-use directrix_index::SaeIndex;
+use directrix_corpus::{Prompts, Watch};
+use directrix_index::{Example, Index, SaeIndex};
 use directrix_kernels::SparseActivations;
+use directrix_lab::Opened;
 use directrix_model::{Ask, Positions, batches};
 use directrix_sae::Sae;
 
-use crate::opened::Opened;
+use crate::report::ShadedText;
 use crate::run::Clock;
 use crate::sections::{Active, Analysis, SingleAblations};
 use crate::study::Study;
@@ -22,6 +21,7 @@ use crate::{Error, Result};
 pub(crate) struct Findings<'a> {
     pub(crate) study: &'a Study,
     pub(crate) opened: &'a Opened,
+    pub(crate) index: &'a Index,
     pub(crate) behaviour: BehaviourPrompts,
     /// Activations of the SAE taken apart before the answer, one row per behaviour prompt.
     pub(crate) acts: SparseActivations,
@@ -40,13 +40,13 @@ impl<'a> Findings<'a> {
         study: &'a Study,
         name: &str,
         opened: &'a Opened,
+        index: &'a Index,
         clock: &mut Clock,
-        stop: &AtomicBool,
+        watch: &Watch,
     ) -> Result<Findings<'a>> {
-        let Opened { model, tokenizer, saes, corpus, index, bos } = opened;
-        let documents = corpus.documents()?.take(study.limit.unwrap_or(usize::MAX));
+        let Opened { model, tokenizer, saes, bos, .. } = opened;
         let context = model.config().n_ctx;
-        let behaviour = behaviour_prompts(documents, tokenizer.as_ref(), &study.behaviour, *bos, context)?;
+        let behaviour = behaviour_prompts(opened.documents()?, tokenizer.as_ref(), &study.behaviour, *bos, context)?;
         let sae = &saes[study.chosen()];
         let acts = answer_activations(model, sae, &behaviour.prompts)?;
         clock.lap("behaviour prompts");
@@ -79,11 +79,11 @@ impl<'a> Findings<'a> {
                 problem: "no direction is active before the answer on enough prompts; name some under `directions`, or lower the thresholds of the section `active`".into(),
             });
         }
-        if stop.load(Ordering::Relaxed) {
+        if watch.is_stopped() {
             return Err(Error::Stopped);
         }
         clock.lap("single ablations");
-        Ok(Findings { study, opened, behaviour, acts, active, active_prompts, singles, top })
+        Ok(Findings { study, opened, index, behaviour, acts, active, active_prompts, singles, top })
     }
 
     /// The SAE that is taken apart.
@@ -93,12 +93,12 @@ impl<'a> Findings<'a> {
 
     /// Its part of the index.
     pub(crate) fn sae_index(&self) -> &SaeIndex {
-        self.opened.index.sae(self.study.chosen())
+        self.index.sae(self.study.chosen())
     }
 
-    /// The text of a token; its number without a tokenizer.
+    /// The text of a token; `[id]` without a tokenizer.
     pub(crate) fn token(&self, token: u32) -> String {
-        self.opened.tokenizer.as_ref().map_or_else(|| format!("#{token}"), |tokenizer| tokenizer.token_text(token))
+        self.opened.token(token)
     }
 
     pub(crate) fn texts(&self, tokens: &[u32]) -> Vec<String> {
@@ -110,8 +110,26 @@ impl<'a> Findings<'a> {
     }
 
     /// The first `n` prompts of the corpus.
-    pub(crate) fn corpus_prompts(&self, n: usize) -> Prompts {
-        Prompts::from_rows((0..n.min(self.opened.index.prompts())).map(|i| self.opened.index.prompt(i)))
+    pub(crate) fn corpus_prompts(&self, n: usize) -> Result<Prompts> {
+        self.prompts_of_index(0..n.min(self.index.prompts()))
+    }
+
+    /// Prompts of the corpus by their numbers.
+    pub(crate) fn prompts_of_index(&self, numbers: impl Iterator<Item = usize>) -> Result<Prompts> {
+        let rows: Vec<&[u32]> = numbers.map(|number| self.index.prompt(number)).collect::<Result<_, _>>()?;
+        Ok(Prompts::from_rows(rows))
+    }
+
+    /// A prompt of the index, shaded by a direction's activations.
+    pub(crate) fn shaded(&self, label: String, example: &Example, direction: usize) -> Result<ShadedText> {
+        let (index, sae) = (self.index, self.sae_index());
+        Ok(ShadedText {
+            label,
+            tokens: self.texts(index.prompt(example.prompt)?),
+            values: sae.on_prompt(example.prompt, direction)?,
+            maximum: sae.maxima()[direction],
+            marked: Some(example.position),
+        })
     }
 
     /// The first `n` behaviour prompts.

@@ -18,7 +18,6 @@ mod error;
 mod figure;
 mod findings;
 mod interactive;
-mod opened;
 mod output;
 mod report;
 mod run;
@@ -28,7 +27,6 @@ mod svg;
 
 pub use error::{Error, Result};
 pub use figure::{Figure, Series, Shape};
-pub use opened::{Event, default_bos};
 pub use output::{write_atomically, write_figure, write_table};
 pub use report::{Block, Report, Section, ShadedText, Texts};
 pub use run::Finished;

@@ -1,14 +1,15 @@
 //! Running a study: analyses in order, then everything to disk.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use directrix_corpus::{Event, Watch};
+use directrix_index::Options;
+use directrix_lab::{Opened, OtherIndex, Wanted};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::findings::Findings;
-use crate::opened::{Event, Opened};
 use crate::output::{write_atomically, write_figure, write_table};
 use crate::report::{Block, Report, Section};
 use crate::sections::{Analysis, quoted};
@@ -52,20 +53,24 @@ impl Study {
     /// index is built in `out/index`, or reused if it is of the same inputs. `name` is what errors call the study.
     ///
     /// # Errors
-    /// If an input is bad, an analysis fails, a file cannot be written, or `stop` was set.
-    pub fn run(&self, name: &str, out: &Path, stop: &AtomicBool, progress: &mut dyn FnMut(Event)) -> Result<Finished> {
+    /// If an input is bad, an analysis fails, a file cannot be written, or the watch says stop.
+    pub fn run(&self, name: &str, out: &Path, watch: &Watch) -> Result<Finished> {
         std::fs::create_dir_all(out).map_err(|source| Error::Folder { path: out.into(), source })?;
         let mut clock = Clock::start();
-        let opened = Opened::open(self, name, out, &mut clock, stop, progress)?;
-        let found = Findings::of(self, name, &opened, &mut clock, stop)?;
+        let opened = self.wanted().open()?;
+        self.check(name, &opened)?;
+        clock.lap("load");
+        let index = opened.index(&out.join("index"), Options::default(), OtherIndex::Replace, watch)?;
+        clock.lap("index");
+        let found = Findings::of(self, name, &opened, &index, &mut clock, watch)?;
         let sections = if self.sections.is_empty() { self.all_sections() } else { self.sections.clone() };
         let mut made: Vec<Section> = Vec::new();
         for (i, analysis) in sections.iter().enumerate() {
-            if stop.load(Ordering::Relaxed) {
+            if watch.is_stopped() {
                 return Err(Error::Stopped);
             }
             let title = analysis.title();
-            progress(Event::Section { number: i + 1, of: sections.len(), title });
+            watch.tell(Event::new("study", i as u64 + 1, "sections").of(sections.len() as u64).with_detail(title));
             let mut section = analysis.make(&found)?;
             rename_repeated(&mut section, &made);
             made.push(section);
@@ -86,6 +91,42 @@ impl Study {
         clock.lap("report");
         write_atomically(&out.join("manifest.json"), &json(&manifest(&found, &clock)))?;
         Ok(Finished { report: path, timings: clock.laps })
+    }
+
+    fn wanted(&self) -> Wanted {
+        Wanted {
+            model: self.model.clone(),
+            processing: self.processing,
+            saes: self.saes.clone(),
+            corpus: self.corpus.clone(),
+            column: self.column.clone(),
+            limit: self.limit,
+            bos: self.bos,
+        }
+    }
+
+    /// What the study asks for must be there before the long work begins.
+    fn check(&self, name: &str, opened: &Opened) -> Result<()> {
+        let Opened { model, saes, tokenizer, .. } = opened;
+        let sae = &saes[self.chosen()];
+        let problem = |problem| Err(Error::Study { name: name.into(), problem });
+        for direction in self.directions.iter().flatten() {
+            sae.check(*direction)?;
+        }
+        for section in &self.sections {
+            let (kind, needed) = (section.kind(), section.saes());
+            if saes.len() < needed {
+                return problem(format!(
+                    "section `{kind}` needs {needed} SAEs under `saes`, which names {}",
+                    saes.len()
+                ));
+            }
+            section.check(model, sae).or_else(|found| problem(format!("section `{kind}`: {found}")))?;
+        }
+        if let Some(tokenizer) = tokenizer {
+            tokenizer.single_token(&self.behaviour.ends_with)?;
+        }
+        Ok(())
     }
 
     /// Every section with its defaults that the number of SAEs allows.
@@ -117,7 +158,7 @@ fn json(value: &impl Serialize) -> Vec<u8> {
 
 fn manifest<'a>(found: &'a Findings, clock: &'a Clock) -> Manifest<'a> {
     let bytes = serde_json::to_vec(found.study).expect("plain data serialises");
-    let meta = found.opened.index.meta();
+    let meta = found.index.meta();
     Manifest {
         directrix: env!("CARGO_PKG_VERSION"),
         study: found.study,
@@ -134,7 +175,7 @@ fn manifest<'a>(found: &'a Findings, clock: &'a Clock) -> Manifest<'a> {
 }
 
 fn report(found: &Findings, sections: Vec<Section>) -> Report {
-    let (meta, sae) = (found.opened.index.meta(), found.sae());
+    let (meta, sae) = (found.index.meta(), found.sae());
     let best = found.singles.first();
     let top: Vec<String> = found.top.iter().map(u32::to_string).collect();
     let mut facts = vec![
@@ -147,7 +188,7 @@ fn report(found: &Findings, sections: Vec<Section>) -> Report {
         let value = format!("{:+.3} ± {:.3}", best.loss_increase, best.half_width);
         facts.push((format!("loss increase without {}", best.direction), value));
     }
-    for index in found.opened.index.saes() {
+    for index in found.index.saes() {
         facts.push((format!("mean L0, {}", index.name()), format!("{:.1}", index.l0())));
     }
     let lead = format!(

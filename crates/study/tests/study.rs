@@ -1,13 +1,13 @@
 //! The shipped study from outside: what it writes, that it tells the truth, and that it can be run again.
 
+use directrix_corpus::Watch;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
 use directrix_study::{Finished, Study};
 use serde_json::Value;
 
 fn run(study: &Study, out: &Path) -> directrix_study::Result<Finished> {
-    study.run("study.toml", out, &AtomicBool::new(false), &mut |_| ())
+    study.run("study.toml", out, &Watch::nobody())
 }
 
 fn shipped(limit: usize) -> Study {

@@ -180,6 +180,11 @@ impl<T: Pod> Pieces<T> {
         Ok(Pieces { path, file, len, of: PhantomData })
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The numbers at `range`.
     ///
     /// # Errors

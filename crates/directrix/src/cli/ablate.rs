@@ -3,10 +3,11 @@
 use clap::Args;
 use directrix::circuits::{Change, Effect, Estimate, SingleAblation, Trial, ablate_everywhere, effects};
 use directrix::corpus::Prompts;
+use directrix::lab::Opened;
 use directrix::sae::Sae;
 use serde::Serialize;
 
-use super::inputs::{Loaded, ModelArgs, ProcessingArgs, PromptArgs, SaeArgs, ThreadArgs, position};
+use super::inputs::{PromptArgs, Saes, SubjectArgs, position};
 use super::results::{Found, ResultArgs};
 
 const EXAMPLES: &str = "\
@@ -24,9 +25,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Ablate {
     #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    saes: SaeArgs,
+    subject: SubjectArgs,
     /// Directions to ablate, all together
     #[arg(long, visible_alias = "direction", value_name = "N,...", value_delimiter = ',', required = true)]
     directions: Vec<usize>,
@@ -46,10 +45,6 @@ pub(crate) struct Ablate {
     prompts: PromptArgs,
     #[command(flatten)]
     results: ResultArgs,
-    #[command(flatten)]
-    threads: ThreadArgs,
-    #[command(flatten)]
-    processing: ProcessingArgs,
 }
 
 /// What a change does at one position of a prompt.
@@ -78,11 +73,10 @@ struct Everywhere {
 
 impl Ablate {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        self.threads.apply()?;
-        let loaded = self.model.load(self.processing.processing())?;
-        let sae = self.saes.load_one(&loaded)?;
+        let opened = self.subject.open(Saes::One, self.prompts.wanted())?;
+        let sae = &opened.saes[0];
         let directions: Vec<u32> = self.directions.iter().map(|d| sae.check(*d)).collect::<Result<_, _>>()?;
-        let prompts = self.prompts.load_some(&loaded)?;
+        let prompts = self.prompts.load_some(&opened)?;
         // Every position is checked before the first is changed.
         let positions: Vec<usize> = if self.everywhere {
             for prompt in 0..prompts.len() {
@@ -95,7 +89,7 @@ impl Ablate {
                 .collect::<Result<_, _>>()?
         };
         if self.each {
-            return self.show_each(&loaded, &sae, &prompts, &positions, &directions);
+            return self.show_each(&opened, sae, &prompts, &positions, &directions);
         }
         let name = sae.short_name();
         let what = if self.reconstruct {
@@ -104,16 +98,16 @@ impl Ablate {
             format!("directions {directions:?} of {name} ablated")
         };
         if self.everywhere {
-            let rows = everywhere(&loaded, &sae, &prompts, &directions)?;
+            let rows = everywhere(&opened, sae, &prompts, &directions)?;
             let caption = format!("Mean loss over each prompt, with {what} at every position.");
             let overall = Estimate::of(rows.iter().map(|row| row.loss_increase));
             return self.show(&caption, &rows, Some(overall));
         }
-        let effects = self.effects(&loaded, &sae, &prompts, &positions, &directions)?;
+        let effects = self.effects(&opened, sae, &prompts, &positions, &directions)?;
         let row = |(prompt, Effect { before, after }): (usize, &Effect)| AtPosition {
             prompt,
             position: positions[prompt],
-            answer: loaded.token(prompts.get(prompt)[positions[prompt] + 1]),
+            answer: opened.token(prompts.get(prompt)[positions[prompt] + 1]),
             log_prob: before.log_prob,
             log_prob_ablated: after.log_prob,
             logit: before.logit,
@@ -129,7 +123,7 @@ impl Ablate {
 
     fn effects(
         &self,
-        loaded: &Loaded,
+        opened: &Opened,
         sae: &Sae,
         prompts: &Prompts,
         positions: &[usize],
@@ -145,12 +139,12 @@ impl Ablate {
             Trial { prompt, position, token, change: change.clone() }
         };
         let trials: Vec<Trial> = positions.iter().enumerate().map(trial).collect();
-        Ok(effects(&loaded.model, sae, prompts, &trials)?)
+        Ok(effects(&opened.model, sae, prompts, &trials)?)
     }
 
     fn show_each(
         &self,
-        loaded: &Loaded,
+        opened: &Opened,
         sae: &Sae,
         prompts: &Prompts,
         positions: &[usize],
@@ -158,9 +152,9 @@ impl Ablate {
     ) -> anyhow::Result<()> {
         let row = |&direction: &u32| -> anyhow::Result<SingleAblation> {
             let increases: Vec<f64> = if self.everywhere {
-                everywhere(loaded, sae, prompts, &[direction])?.iter().map(|row| row.loss_increase).collect()
+                everywhere(opened, sae, prompts, &[direction])?.iter().map(|row| row.loss_increase).collect()
             } else {
-                let effects = self.effects(loaded, sae, prompts, positions, &[direction])?;
+                let effects = self.effects(opened, sae, prompts, positions, &[direction])?;
                 effects.iter().map(Effect::loss_increase).collect()
             };
             let Estimate { n, mean, se, half_width, .. } = Estimate::of(increases);
@@ -179,9 +173,9 @@ impl Ablate {
 }
 
 /// Mean losses with directions ablated at every position.
-fn everywhere(loaded: &Loaded, sae: &Sae, prompts: &Prompts, directions: &[u32]) -> anyhow::Result<Vec<Everywhere>> {
+fn everywhere(opened: &Opened, sae: &Sae, prompts: &Prompts, directions: &[u32]) -> anyhow::Result<Vec<Everywhere>> {
     let trials: Vec<_> = (0..prompts.len()).map(|prompt| (prompt, directions.to_vec())).collect();
-    let losses = ablate_everywhere(&loaded.model, sae, prompts, &trials)?.into_iter().enumerate();
+    let losses = ablate_everywhere(&opened.model, sae, prompts, &trials)?.into_iter().enumerate();
     let row =
         |(prompt, (loss, loss_ablated))| Everywhere { prompt, loss, loss_ablated, loss_increase: loss_ablated - loss };
     Ok(losses.map(row).collect())

@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use directrix::circuits::{self, feature_attribution, logit_attribution, mean_decomposition};
 
-use super::inputs::{ModelArgs, ProcessingArgs, PromptArgs, SaeArgs, ThreadArgs, position};
+use super::inputs::{PromptArgs, Saes, SubjectArgs, position};
 use super::results::{Found, ResultArgs};
 
 const EXAMPLES: &str = "\
@@ -21,9 +21,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Attribute {
     #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    saes: SaeArgs,
+    subject: SubjectArgs,
     /// Direction of the SAE to attribute to, instead of the last token's logit
     #[arg(long, value_name = "N")]
     direction: Option<usize>,
@@ -37,10 +35,6 @@ pub(crate) struct Attribute {
     prompts: PromptArgs,
     #[command(flatten)]
     results: ResultArgs,
-    #[command(flatten)]
-    threads: ThreadArgs,
-    #[command(flatten)]
-    processing: ProcessingArgs,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -51,25 +45,25 @@ enum Inactive {
 
 impl Attribute {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        self.threads.apply()?;
-        let loaded = self.model.load(self.processing.processing())?;
-        let model = &loaded.model;
+        let saes = if self.direction.is_some() { Saes::One } else { Saes::Named };
+        let opened = self.subject.open(saes, self.prompts.wanted())?;
+        let model = &opened.model;
         let (name, caption, rows) = if let Some(number) = self.direction {
-            let sae = self.saes.load_one(&loaded)?;
+            let sae = &opened.saes[0];
             let direction = sae.check(number)?;
-            let prompts = self.prompts.load_some(&loaded)?;
+            let prompts = self.prompts.load_some(&opened)?;
             let at = |prompt| position(&prompts, prompt, self.position, false);
             let positions: Vec<usize> = (0..prompts.len()).map(at).collect::<Result<_, _>>()?;
             let mean = match self.inactive {
                 Inactive::Zero => None,
-                Inactive::Mean => Some(mean_decomposition(model, &sae, &prompts)?),
+                Inactive::Mean => Some(mean_decomposition(model, sae, &prompts)?),
             };
             let inactive = mean.as_ref().map_or(circuits::Inactive::Zero, circuits::Inactive::Mean);
-            let rows = feature_attribution(model, &sae, direction, &prompts, &positions, inactive)?;
+            let rows = feature_attribution(model, sae, direction, &prompts, &positions, inactive)?;
             let what = format!("the pre-activation of direction {direction} of {}", sae.short_name());
             ("feature-attribution", what, rows)
         } else {
-            let prompts = self.prompts.load_some(&loaded)?;
+            let prompts = self.prompts.load_some(&opened)?;
             ("logit-attribution", "the logit of the last token".into(), logit_attribution(model, &prompts)?)
         };
         let caption = format!("What each component contributes to {caption}; means over prompts.");

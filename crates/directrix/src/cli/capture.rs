@@ -3,22 +3,20 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 
 use anyhow::bail;
 use clap::{ArgGroup, Args};
-use directrix::corpus::{Chunk, Prompts};
+use directrix::corpus::{self, Chunk, Event, Prompts};
 use directrix::kernels::{Matrix, SparseActivations};
 use directrix::model::{Ask, BlockHook, Config, HookPoint, Model, Positions, Run, batches};
 use directrix::sae::Sae;
 use safetensors::Dtype;
 use serde_json::json;
 
-use super::inputs::{ModelArgs, ProcessingArgs, PromptArgs, SaeArgs, ThreadArgs, note_cut};
-use super::interrupt::{self, Stopped};
-use super::progress::Progress;
+use super::inputs::{PromptArgs, Saes, SubjectArgs, note_cut};
 use super::tensor_file::{Tensor, TensorFile};
 use super::terminal::{self, stdout, table, thousands};
+use super::watch::watch;
 
 /// Most positions of a model pass, fewer where what is captured of each is much.
 const BATCH: usize = 4096;
@@ -53,9 +51,7 @@ Examples:
 #[command(group = ArgGroup::new("wanted").args(["hook", "logits", "losses", "sae"]).required(true).multiple(true))]
 pub(crate) struct Capture {
     #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    saes: SaeArgs,
+    subject: SubjectArgs,
     #[command(flatten)]
     prompts: PromptArgs,
     /// Hook points to write
@@ -70,40 +66,31 @@ pub(crate) struct Capture {
     /// File to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    #[command(flatten)]
-    threads: ThreadArgs,
     /// Print what was written as JSON
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    processing: ProcessingArgs,
 }
 
 impl Capture {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        self.threads.apply()?;
-        let stop = interrupt::flag();
-        let loaded = self.model.load(self.processing.processing())?;
-        let saes = self.saes.load(&loaded)?;
-        let hooks = choose_hooks(&self.hook, loaded.model.config())?;
-        let chunk = self.prompts.load(&loaded)?;
+        let watch = watch();
+        let opened = self.subject.open(Saes::Named, self.prompts.wanted())?;
+        let hooks = choose_hooks(&self.hook, opened.model.config())?;
+        let chunk = self.prompts.load(&opened)?;
 
-        let mut progress = Progress::new("capturing", chunk.prompts.len());
-        let wanted = Wanted { model: &loaded.model, saes, hooks, logits: self.logits, losses: self.losses };
-        let mut writer = Writer::create(&wanted, &chunk.prompts, &self.out)?;
-        let mut positions = 0;
-        for batch in batches(&chunk.prompts, wanted.batch_positions(&chunk.prompts)) {
-            if stop.load(Ordering::Relaxed) {
-                return Err(Stopped.into());
+        let asked = Asked { model: &opened.model, saes: &opened.saes, hooks, logits: self.logits, losses: self.losses };
+        let mut writer = Writer::create(&asked, &chunk.prompts, &self.out)?;
+        for batch in batches(&chunk.prompts, asked.batch_positions(&chunk.prompts)) {
+            if watch.is_stopped() {
+                return Err(corpus::Error::Stopped.into());
             }
             let prompts = chunk.prompts.range(batch.clone());
-            writer.write(&wanted, &prompts)?;
-            positions += prompts.positions() as u64;
-            progress.at(batch.end, positions);
+            writer.write(&asked, &prompts)?;
+            watch.tell(Event::new("capturing", batch.end as u64, "prompts").of(chunk.prompts.len() as u64));
         }
-        let tensors = writer.finish(&wanted)?;
-        drop(progress);
-        self.print(&tensors, &chunk, loaded.model.config())
+        let tensors = writer.finish(&asked)?;
+        drop(watch);
+        self.print(&tensors, &chunk, opened.model.config())
     }
 
     fn print(&self, tensors: &[Tensor], chunk: &Chunk, config: &Config) -> anyhow::Result<()> {
@@ -135,15 +122,15 @@ impl Capture {
 }
 
 /// What is captured.
-struct Wanted<'a> {
+struct Asked<'a> {
     model: &'a Model,
-    saes: Vec<Sae>,
+    saes: &'a [Sae],
     hooks: Vec<HookPoint>,
     logits: bool,
     losses: bool,
 }
 
-impl Wanted<'_> {
+impl Asked<'_> {
     fn ask(&self) -> Ask {
         let sites = self.saes.iter().map(|sae| sae.site().reads.hook);
         let hooks: BTreeSet<HookPoint> = self.hooks.iter().copied().chain(sites).collect();
@@ -173,7 +160,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn create(wanted: &Wanted, prompts: &Prompts, path: &std::path::Path) -> anyhow::Result<Writer> {
+    fn create(asked: &Asked, prompts: &Prompts, path: &std::path::Path) -> anyhow::Result<Writer> {
         let (positions, longest) = (prompts.positions(), prompts.longest());
         // Tensors of 64 bits come first, so that each begins at a multiple of its size.
         let mut tensors = vec![
@@ -182,48 +169,48 @@ impl Writer {
         ];
         let first_sae = tensors.len();
         let indptr = |sae: &Sae| Tensor::new(format!("{}.indptr", sae.short_name()), Dtype::I64, vec![positions + 1]);
-        tensors.extend(wanted.saes.iter().map(indptr));
+        tensors.extend(asked.saes.iter().map(indptr));
         let first_hook = tensors.len();
-        for hook in &wanted.hooks {
-            let shape = [vec![positions], hook.shape(wanted.model.config(), longest)].concat();
+        for hook in &asked.hooks {
+            let shape = [vec![positions], hook.shape(asked.model.config(), longest)].concat();
             tensors.push(Tensor::new(hook.to_string(), Dtype::F32, shape));
         }
-        if wanted.logits {
-            tensors.push(Tensor::new("logits", Dtype::F32, vec![positions, wanted.model.config().d_vocab]));
+        if asked.logits {
+            tensors.push(Tensor::new("logits", Dtype::F32, vec![positions, asked.model.config().d_vocab]));
         }
-        if wanted.losses {
+        if asked.losses {
             tensors.push(Tensor::new("losses", Dtype::F32, vec![positions]));
         }
         let later = |sae: &Sae| ["directions", "values"].map(|part| format!("{}.{part}", sae.short_name()));
-        let later: Vec<String> = wanted.saes.iter().flat_map(later).collect();
+        let later: Vec<String> = asked.saes.iter().flat_map(later).collect();
         let mut file = TensorFile::create(path, tensors, &later)?;
         file.append(0, &integers(prompts.tokens().iter().map(|token| *token as i64)))?;
         file.append(1, &integers(prompts.offsets().iter().map(|offset| *offset as i64)))?;
-        Ok(Writer { file, longest, acts: vec![SparseActivations::default(); wanted.saes.len()], first_sae, first_hook })
+        Ok(Writer { file, longest, acts: vec![SparseActivations::default(); asked.saes.len()], first_sae, first_hook })
     }
 
     /// Runs the next prompts and writes what they give.
-    fn write(&mut self, wanted: &Wanted, prompts: &Prompts) -> anyhow::Result<()> {
-        let run = wanted.model.run(prompts, &wanted.ask(), &[])?;
-        for (sae, acts) in wanted.saes.iter().zip(&mut self.acts) {
+    fn write(&mut self, asked: &Asked, prompts: &Prompts) -> anyhow::Result<()> {
+        let run = asked.model.run(prompts, &asked.ask(), &[])?;
+        for (sae, acts) in asked.saes.iter().zip(&mut self.acts) {
             acts.extend(&sae.encode(run.captured(sae.site().reads.hook))?);
         }
         let mut tensor = self.first_hook;
-        for &hook in &wanted.hooks {
+        for &hook in &asked.hooks {
             self.write_hook(
                 tensor,
                 hook,
                 run.captured(hook),
-                wanted.model.config().attention.query_heads,
+                asked.model.config().attention.query_heads,
                 prompts.longest(),
             )?;
             tensor += 1;
         }
-        if wanted.logits {
+        if asked.logits {
             self.file.append(tensor, bytemuck::cast_slice(run.logits().data()))?;
             tensor += 1;
         }
-        if wanted.losses {
+        if asked.losses {
             self.file.append(tensor, bytemuck::cast_slice(&losses(&run, prompts)))?;
         }
         Ok(())
@@ -250,8 +237,8 @@ impl Writer {
         self.file.append(tensor, bytemuck::cast_slice(&padded))
     }
 
-    fn finish(mut self, wanted: &Wanted) -> anyhow::Result<Vec<Tensor>> {
-        for (i, (sae, acts)) in wanted.saes.iter().zip(&self.acts).enumerate() {
+    fn finish(mut self, asked: &Asked) -> anyhow::Result<Vec<Tensor>> {
+        for (i, (sae, acts)) in asked.saes.iter().zip(&self.acts).enumerate() {
             self.file.append(self.first_sae + i, &integers(acts.indptr().iter().map(|offset| *offset as i64)))?;
             let (name, active) = (sae.short_name(), acts.active());
             let directions = Tensor::new(format!("{name}.directions"), Dtype::I32, vec![active]);

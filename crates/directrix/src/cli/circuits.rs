@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{Args, Subcommand};
 use directrix::circuits::{self, CooccurrenceOptions, cosine_pairs, pair_effects};
+use directrix::lab::{Opened, Wanted};
+use directrix::sae::Sae;
 use serde::Serialize;
 
-use super::inputs::{ModelArgs, ProcessingArgs, PromptArgs, SaeArgs, ThreadArgs, open_index, source};
+use super::inputs::{PromptArgs, Saes, SubjectArgs};
 use super::results::{Found, ResultArgs};
 
 const EXAMPLES: &str = "\
@@ -48,9 +50,7 @@ enum Kind {
 #[command(after_help = COSINE_EXAMPLES)]
 struct Cosine {
     #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    saes: SaeArgs,
+    subject: SubjectArgs,
     /// Pairs to show
     #[arg(long, value_name = "N", default_value_t = 10)]
     top: usize,
@@ -65,10 +65,6 @@ struct Cosine {
     effects_prompts: usize,
     #[command(flatten)]
     results: ResultArgs,
-    #[command(flatten)]
-    threads: ThreadArgs,
-    #[command(flatten)]
-    processing: ProcessingArgs,
 }
 
 /// First directions that a second one needs, at one position (AND).
@@ -79,9 +75,7 @@ struct Cosine {
 #[command(after_help = COOCCURRENCE_EXAMPLES)]
 struct Cooccurrence {
     #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    saes: SaeArgs,
+    subject: SubjectArgs,
     /// First position of each prompt to look at, from 0
     #[arg(long, value_name = "N", default_value_t = CooccurrenceOptions::default().first_position)]
     first_position: usize,
@@ -95,10 +89,6 @@ struct Cooccurrence {
     prompts: PromptArgs,
     #[command(flatten)]
     results: ResultArgs,
-    #[command(flatten)]
-    threads: ThreadArgs,
-    #[command(flatten)]
-    processing: ProcessingArgs,
 }
 
 #[derive(Serialize)]
@@ -117,34 +107,28 @@ impl Circuits {
     }
 }
 
+/// The two SAEs, the earlier one first.
+fn two(opened: &Opened) -> anyhow::Result<[&Sae; 2]> {
+    match &opened.saes[..] {
+        [first, second] => Ok([first, second]),
+        saes => bail!("this works on two SAEs, not on {}", saes.len()),
+    }
+}
+
 impl Cosine {
     fn run(self) -> anyhow::Result<()> {
-        self.threads.apply()?;
-        let loaded = self.model.load(self.processing.processing())?;
-        let [first, second] = self.saes.load_two(&loaded)?;
+        let opened = self.subject.open(Saes::Two, Wanted::default())?;
+        let (model, [first, second]) = (&opened.model, two(&opened)?);
         let (one, two) = (first.short_name(), second.short_name());
-        let pairs = cosine_pairs(&loaded.model, &first, &second, self.top, self.lower_triangle)?;
+        let pairs = cosine_pairs(model, first, second, self.top, self.lower_triangle)?;
         let Some(folder) = &self.index else {
             let caption = format!("Directions of {one} that write what directions of {two} read, by cosine.");
             let found = Found { name: "cosine-pairs", caption: &caption, rows: &pairs, bars: "cosine", overall: None };
             return self.results.show(&found);
         };
-        let index = open_index(folder)?;
-        let identity = &index.meta().identity;
-        if identity.model.hash != loaded.folder.hash() {
-            bail!(
-                "the index `{}` is of the model {}, not of `{}`",
-                folder.display(),
-                identity.model.name,
-                loaded.folder
-            );
-        }
-        let hash = source(first.name())?.hash;
-        let number = identity.saes.iter().position(|sae| sae.hash == hash).with_context(|| {
-            format!("the index `{}` has no part for `{}`; index it with --sae", folder.display(), first.name())
-        })?;
+        let (index, number) = opened.existing_index(folder, 0)?;
         let k = self.effects_prompts;
-        let rows = pair_effects(&loaded.model, &first, &second, &index, index.sae(number), &pairs, k)?;
+        let rows = pair_effects(model, first, second, &index, index.sae(number), &pairs, k)?;
         let caption = format!(
             "Pairs of {one} and {two} by cosine, and what ablating does; means over the prompts on which the first is most active, where it is."
         );
@@ -155,15 +139,14 @@ impl Cosine {
 
 impl Cooccurrence {
     fn run(self) -> anyhow::Result<()> {
-        self.threads.apply()?;
-        let loaded = self.model.load(self.processing.processing())?;
-        let [first, second] = self.saes.load_two(&loaded)?;
-        let prompts = self.prompts.load_some(&loaded)?;
+        let opened = self.subject.open(Saes::Two, self.prompts.wanted())?;
+        let [first, second] = two(&opened)?;
+        let prompts = self.prompts.load_some(&opened)?;
         let options = CooccurrenceOptions { first_position: self.first_position, above: self.above };
-        let mut found = circuits::cooccurrence(&loaded.model, &first, &second, &prompts, options)?;
+        let mut found = circuits::cooccurrence(&opened.model, first, second, &prompts, options)?;
         found.reverse();
         found.truncate(self.top);
-        let token = |row: &circuits::Cooccurrence| loaded.token(prompts.get(row.prompt)[row.position]);
+        let token = |row: &circuits::Cooccurrence| opened.token(prompts.get(row.prompt)[row.position]);
         let rows: Vec<AtToken> = found.into_iter().map(|found| AtToken { token: token(&found), found }).collect();
         if rows.is_empty() {
             bail!(

@@ -6,11 +6,10 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::Args;
 use directrix::corpus::Tokenizer;
-use directrix::index::{Example, Index, SaeIndex};
+use directrix::index::{Example, Index, SaeIndex, TokenCount};
 use directrix::lab;
 use serde_json::{Value, json};
 
-use super::inputs::open_index;
 use super::terminal::{self, Shading, bar, note, stdout, table, thousands};
 
 const EXAMPLES: &str = "\
@@ -65,14 +64,14 @@ struct Subject<'a> {
 
 impl Direction {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let index = open_index(&self.index)?;
+        let index = lab::open_index(&self.index)?;
         let sae = self.choose_sae(&index)?;
         if self.number >= sae.directions() {
             let (name, last) = (sae.name(), sae.directions() - 1);
             bail!("{name} has directions 0 to {last}, so there is no direction {}", self.number);
         }
         let subject = Subject { index: &index, sae, direction: self.number, tokenizer: self.tokenizer(&index)? };
-        if self.json { terminal::json(&self.to_json(&subject)) } else { self.print(&subject) }
+        if self.json { terminal::json(&self.to_json(&subject)?) } else { self.print(&subject) }
     }
 
     fn choose_sae<'a>(&self, index: &'a Index) -> anyhow::Result<&'a SaeIndex> {
@@ -124,19 +123,19 @@ impl Direction {
             direction.mean,
             thousands(direction.active),
             100.0 * direction.density,
-            thousands(direction.prompts as u64),
+            thousands(direction.prompts),
             100.0 * direction.prompts as f64 / meta.prompts as f64,
         )?;
         writeln!(out, "Activations (bars on a logarithmic scale)")?;
         write!(out, "{}", histogram(subject.sae.histogram(self.number), direction.maximum))?;
         self.print_tokens(subject, &mut out)?;
-        for (title, examples) in subject.examples(self.examples) {
+        for (title, examples) in subject.examples(self.examples)? {
             if examples.is_empty() {
                 continue;
             }
             writeln!(out, "\n{title}")?;
             for example in examples {
-                let text = subject.shaded(&example, self.around, direction.maximum);
+                let text = subject.shaded(&example, self.around, direction.maximum)?;
                 writeln!(
                     out,
                     "  {:>6.2}  prompt {}, position {}",
@@ -155,7 +154,7 @@ impl Direction {
             "\nTokens above {} × maximum (first {} positions of prompts left out)",
             options.count_above, options.skip_first
         )?;
-        let counts = subject.sae.token_counts(self.number);
+        let counts = subject.sae.token_counts(self.number)?;
         if counts.is_empty() {
             writeln!(out, "  none")?;
             return Ok(());
@@ -165,11 +164,11 @@ impl Direction {
         if let Some(bars) = tokens.column_mut(3) {
             bars.set_cell_alignment(comfy_table::CellAlignment::Left);
         }
-        for &(token, count) in counts.iter().take(TOKENS_SHOWN) {
+        for &TokenCount { token, count } in counts.iter().take(TOKENS_SHOWN) {
             let share = count as f64 / all as f64;
             tokens.add_row([
                 format!("\"{}\"", subject.token(token)),
-                thousands(count as u64),
+                thousands(count),
                 format!("{:.1} %", 100.0 * share),
                 bar(share, BAR_WIDTH / 2),
             ]);
@@ -181,20 +180,19 @@ impl Direction {
         Ok(())
     }
 
-    fn to_json(&self, subject: &Subject) -> Value {
+    fn to_json(&self, subject: &Subject) -> anyhow::Result<Value> {
         let meta = subject.index.meta();
         let direction = subject.sae.direction(self.number);
-        let counts = subject.sae.token_counts(self.number);
+        let counts = subject.sae.token_counts(self.number)?;
         let all = total(&counts).max(1);
-        let tokens = counts.iter().map(|&(token, count)| {
+        let tokens = counts.iter().map(|&TokenCount { token, count }| {
             let text = subject.text(token);
             json!({ "token": token, "text": text, "count": count, "share": count as f64 / all as f64 })
         });
-        let examples = subject
-            .examples(self.examples)
-            .map(|(_, examples)| examples.iter().map(|example| subject.example_json(example)).collect::<Vec<_>>());
-        let [top, upper, middle, lower] = examples;
-        json!({
+        let [top, upper, middle, lower] = subject
+            .examples(self.examples)?
+            .map(|(_, examples)| examples.iter().map(|e| subject.example_json(e)).collect::<anyhow::Result<Vec<_>>>());
+        Ok(json!({
             "sae": subject.sae.name(),
             "hook": subject.sae.hook(),
             "direction": direction.direction,
@@ -208,45 +206,45 @@ impl Direction {
             "prompts": direction.prompts,
             "histogram": subject.sae.histogram(self.number),
             "tokens": tokens.collect::<Vec<_>>(),
-            "examples": { "top": top, "upper": upper, "middle": middle, "lower": lower },
-        })
+            "examples": { "top": top?, "upper": upper?, "middle": middle?, "lower": lower? },
+        }))
     }
 }
 
 impl Subject<'_> {
     /// The strongest examples, and those of each third of the maximum.
-    fn examples(&self, k: usize) -> [(&'static str, Vec<Example>); 4] {
-        let third = |i: f32| self.sae.interval_examples(self.index, self.direction, i / 3.0, (i + 1.0) / 3.0, k);
-        [
-            ("Strongest prompts", self.sae.top_examples(self.index, self.direction, k)),
-            ("Prompts in the upper third", third(2.0)),
-            ("Prompts in the middle third", third(1.0)),
-            ("Prompts in the lower third", third(0.0)),
-        ]
+    fn examples(&self, k: usize) -> anyhow::Result<[(&'static str, Vec<Example>); 4]> {
+        let third = |i: f32| self.sae.interval_examples(self.direction, i / 3.0, (i + 1.0) / 3.0, k);
+        Ok([
+            ("Strongest prompts", self.sae.top_examples(self.direction, k)?),
+            ("Prompts in the upper third", third(2.0)?),
+            ("Prompts in the middle third", third(1.0)?),
+            ("Prompts in the lower third", third(0.0)?),
+        ])
     }
 
     /// An example's tokens around its strongest, shaded.
-    fn shaded(&self, example: &Example, around: usize, maximum: f32) -> String {
-        let tokens = self.index.prompt(example.prompt);
-        let activations = self.sae.on_prompt(self.index, example.prompt, self.direction);
+    fn shaded(&self, example: &Example, around: usize, maximum: f32) -> anyhow::Result<String> {
+        let tokens = self.index.prompt(example.prompt)?;
+        let activations = self.sae.on_prompt(example.prompt, self.direction)?;
         let start = example.position.saturating_sub(around);
         let end = example.position.saturating_add(around.saturating_add(1)).min(tokens.len());
         let texts: Vec<String> = tokens[start..end].iter().map(|&token| self.token(token)).collect();
         let shaded = Shading::of_stdout().shaded(&texts, &activations[start..end], maximum);
         let (before, after) = (if start > 0 { "…" } else { "" }, if end < tokens.len() { "…" } else { "" });
-        format!("{before}{shaded}{after}")
+        Ok(format!("{before}{shaded}{after}"))
     }
 
-    fn example_json(&self, example: &Example) -> Value {
-        let tokens = self.index.prompt(example.prompt);
-        json!({
+    fn example_json(&self, example: &Example) -> anyhow::Result<Value> {
+        let tokens = self.index.prompt(example.prompt)?;
+        Ok(json!({
             "prompt": example.prompt,
             "position": example.position,
             "activation": example.activation,
             "tokens": tokens,
             "texts": tokens.iter().map(|&token| self.text(token)).collect::<Vec<_>>(),
-            "activations": self.sae.on_prompt(self.index, example.prompt, self.direction),
-        })
+            "activations": self.sae.on_prompt(example.prompt, self.direction)?,
+        }))
     }
 
     /// A token as shown.
@@ -260,8 +258,8 @@ impl Subject<'_> {
     }
 }
 
-fn total(counts: &[(u32, u32)]) -> u64 {
-    counts.iter().map(|(_, count)| *count as u64).sum()
+fn total(counts: &[TokenCount]) -> u64 {
+    counts.iter().map(|of| of.count).sum()
 }
 
 fn histogram(counts: &[u64], maximum: f32) -> String {

@@ -2,22 +2,21 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::bail;
 use clap::Args;
 use comfy_table::Table as Shown;
 use directrix::circuits::Table;
-use directrix::corpus::Chunk;
+use directrix::corpus::{self, Chunk};
+use directrix::lab::Opened;
 use directrix::sae::{self, AtPositions, DensityBin, DirectionEvaluation, Evaluation, EvaluationOptions};
 use directrix::study::{Figure, Series, Shape, write_figure, write_table};
 use serde::Serialize;
 use serde_json::json;
 
-use super::inputs::{CorpusArgs, Loaded, ModelArgs, ProcessingArgs, SaeArgs, ThreadArgs, note_cut};
-use super::interrupt::{self, Stopped};
-use super::progress::Progress;
+use super::inputs::{CorpusArgs, Saes, SubjectArgs, note_cut};
 use super::terminal::{self, stdout, table, thousands};
+use super::watch::watch;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -33,9 +32,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Evaluate {
     #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    saes: SaeArgs,
+    subject: SubjectArgs,
     #[command(flatten)]
     corpus: CorpusArgs,
     /// Call a direction dense that is active at more than this share of positions
@@ -50,10 +47,6 @@ pub(crate) struct Evaluate {
     /// Print everything but the single directions as JSON
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    threads: ThreadArgs,
-    #[command(flatten)]
-    processing: ProcessingArgs,
 }
 
 impl Evaluate {
@@ -63,44 +56,24 @@ impl Evaluate {
                 bail!("{flag} {share}: give a share of positions, from 0 to 1");
             }
         }
-        self.threads.apply()?;
-        let loaded = self.model.load(self.processing.processing())?;
-        let saes = self.saes.load_or_shipped(&loaded)?;
-        let Chunk { prompts, cut } = self.prompts(&loaded)?;
+        let watch = watch();
+        let opened = self.subject.open(Saes::Some, self.corpus.wanted())?;
+        let Chunk { prompts, cut } = opened.prompts()?;
         let options = EvaluationOptions {
             dense_above: self.dense_above,
             rare_below: self.rare_below,
             ..EvaluationOptions::default()
         };
-        let progress = Arc::new(Mutex::new(Progress::of("evaluating", "positions", prompts.positions())));
-        let at = progress.clone();
-        let watch = interrupt::watch(move |event| {
-            at.lock().unwrap_or_else(PoisonError::into_inner).at(event.done as usize, event.done);
-        });
-        let found = sae::evaluate(&loaded.model, &saes, &prompts, &options, &watch);
-        let evaluations = match found {
-            Err(sae::Error::Stopped) => return Err(Stopped.into()),
-            found => found?,
+        let evaluations = match sae::evaluate(&opened.model, &opened.saes, &prompts, &options, &watch) {
+            Err(sae::Error::Stopped) => return Err(corpus::Error::Stopped.into()),
+            evaluations => evaluations?,
         };
         drop(watch);
-        if let Some(progress) = Arc::into_inner(progress).and_then(|progress| progress.into_inner().ok()) {
-            progress.end();
-        }
-        note_cut(cut, loaded.model.config());
+        note_cut(cut, opened.model.config());
         if let Some(folder) = &self.out {
-            write(folder, &evaluations, &loaded)?;
+            write(folder, &evaluations, &opened)?;
         }
         if self.json { terminal::json(&json!({ "cut": cut, "saes": evaluations })) } else { self.print(&evaluations) }
-    }
-
-    /// The corpus, of which there must be something.
-    fn prompts(&self, loaded: &Loaded) -> anyhow::Result<Chunk> {
-        let corpus = self.corpus.open()?;
-        let all = directrix::corpus::join(self.corpus.chunks(&corpus, loaded)?)?;
-        if all.prompts.is_empty() {
-            bail!("corpus `{}` holds no prompt; it is empty, or all of its documents are", corpus.name());
-        }
-        Ok(all)
     }
 
     fn print(&self, evaluations: &[Evaluation]) -> anyhow::Result<()> {
@@ -291,14 +264,14 @@ struct Direction {
 }
 
 /// Writes tables, each over all SAEs, and pictures.
-fn write(folder: &Path, evaluations: &[Evaluation], loaded: &Loaded) -> anyhow::Result<()> {
+fn write(folder: &Path, evaluations: &[Evaluation], opened: &Opened) -> anyhow::Result<()> {
     let summary = rows(evaluations, |e| [Summary::of(e)]);
     let caption =
         "One row per SAE; losses and KL in nats, means over predicted tokens or, where so named, over prompts.";
     write_table(folder, &Table::from_rows("summary", caption, &summary))?;
     let direction = |found: &DirectionEvaluation| Direction {
         found: *found,
-        top_token_text: found.top_token.map_or_else(String::new, |token| loaded.token(token)),
+        top_token_text: found.top_token.map_or_else(String::new, |token| opened.token(token)),
     };
     let directions = rows(evaluations, |e| e.by_direction.iter().map(direction).collect::<Vec<_>>());
     let caption = "One row per SAE and direction; densities are shares of positions.";

@@ -5,10 +5,8 @@ use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Mutex;
 
-use directrix::{index, sae, study};
-
-use super::interrupt::Stopped;
 use super::terminal::remark;
+use super::watch;
 
 const FAILED: u8 = 1;
 /// What a shell gives for a command that ctrl-C ended.
@@ -35,7 +33,7 @@ pub(crate) fn exit_code(command: impl FnOnce() -> anyhow::Result<()>) -> ExitCod
         return ExitCode::SUCCESS;
     }
     let message = message(&error);
-    if is_stopped(&error) {
+    if watch::is_stopped() {
         remark(&message);
         return ExitCode::from(STOPPED);
     }
@@ -65,16 +63,6 @@ fn message(error: &anyhow::Error) -> String {
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.downcast_ref::<io::Error>();
     io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-}
-
-fn is_stopped(error: &anyhow::Error) -> bool {
-    error.is::<Stopped>()
-        || matches!(error.downcast_ref(), Some(sae::Error::Stopped))
-        || matches!(error.downcast_ref(), Some(index::Error::Stopped { .. }))
-        || matches!(
-            error.downcast_ref(),
-            Some(study::Error::Stopped | study::Error::Index(index::Error::Stopped { .. }))
-        )
 }
 
 #[cfg(test)]

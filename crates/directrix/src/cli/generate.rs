@@ -6,10 +6,11 @@ use std::num::NonZeroUsize;
 use anyhow::bail;
 use clap::Args;
 use directrix::corpus::Tokenizer;
+use directrix::lab::{Opened, Wanted};
 use directrix::model::{Processing, Sampling};
 use serde_json::{Value, json};
 
-use super::inputs::{BosArgs, Loaded, ModelArgs, ThreadArgs};
+use super::inputs::{BosArgs, ModelArgs, ThreadArgs};
 use super::terminal::{self, plain, stdout};
 
 const EXAMPLES: &str = "\
@@ -62,18 +63,19 @@ impl Generate {
         }
         self.threads.apply()?;
         // Processing leaves the predictions as they are.
-        let loaded = self.model.load(Processing::none())?;
-        let tokenizer = loaded.tokenizer()?;
-        let mut prompt: Vec<u32> = self.bos.token(&loaded)?.into_iter().collect();
+        let (model, processing) = (self.model.model.clone(), Processing::none());
+        let opened = Wanted { model, processing, bos: self.bos.meant(), ..Wanted::default() }.open()?;
+        let tokenizer = opened.tokenizer()?;
+        let mut prompt: Vec<u32> = opened.bos.into_iter().collect();
         prompt.extend(tokenizer.encode(&self.prompt)?);
-        let (length, context) = (prompt.len(), loaded.model.config().n_ctx);
+        let (length, context) = (prompt.len(), opened.model.config().n_ctx);
         if prompt.is_empty() {
             bail!("there is nothing to continue; give a --prompt, or --bos to begin a text");
         }
         if length > context {
             bail!("the prompt has {length} tokens, but the model's context ends at {context}; shorten it");
         }
-        let stop = end_of_text(&loaded, tokenizer)?;
+        let stop = end_of_text(&opened, tokenizer)?;
         let mut texts = Vec::new();
         for number in 0..self.count {
             if number > 0 && !self.json {
@@ -81,7 +83,7 @@ impl Generate {
                 writeln!(out, "<|endoftext|>")?;
                 out.flush()?;
             }
-            texts.push(self.draw(&loaded, tokenizer, &prompt, stop, number)?);
+            texts.push(self.draw(&opened, tokenizer, &prompt, stop, number)?);
         }
         if self.json { terminal::json(&texts) } else { Ok(()) }
     }
@@ -89,7 +91,7 @@ impl Generate {
     /// Draws one text, showing it as it grows unless it will be printed as JSON.
     fn draw(
         &self,
-        loaded: &Loaded,
+        opened: &Opened,
         tokenizer: &Tokenizer,
         prompt: &[u32],
         stop: Option<u32>,
@@ -101,7 +103,7 @@ impl Generate {
             seed: self.seed.wrapping_add(number),
         };
         let mut stream = Stream { prompt: &self.prompt, tokenizer, tokens: Vec::new(), shown: 0, written: Ok(()) };
-        let mut drawn = loaded.model.generate(prompt, self.tokens, stop, sampling, |token| {
+        let mut drawn = opened.model.generate(prompt, self.tokens, stop, sampling, |token| {
             if !self.json && Some(token) != stop {
                 stream.push(token);
             }
@@ -122,8 +124,8 @@ impl Generate {
 }
 
 /// The token that ends a text: the model's EOS, or else its BOS, which are one in these families.
-fn end_of_text(loaded: &Loaded, tokenizer: &Tokenizer) -> anyhow::Result<Option<u32>> {
-    let config: Value = serde_json::from_slice(&loaded.folder.read("config.json")?)?;
+fn end_of_text(opened: &Opened, tokenizer: &Tokenizer) -> anyhow::Result<Option<u32>> {
+    let config: Value = serde_json::from_slice(&opened.folder.read("config.json")?)?;
     let eos = config["eos_token_id"].as_u64().and_then(|id| u32::try_from(id).ok());
     Ok(eos.or(tokenizer.bos()))
 }

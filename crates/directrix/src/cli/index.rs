@@ -3,18 +3,16 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use directrix::corpus::Corpus;
-use directrix::index::{self, Identity, Options, Source};
+use directrix::index::{self, Options};
+use directrix::lab::{Opened, OtherIndex};
 use serde_json::json;
 
-use super::inputs::{CorpusArgs, Loaded, ModelArgs, ProcessingArgs, SaeArgs, ThreadArgs, note_cut, source};
-use super::interrupt::{self, Stopped};
-use super::progress::Progress;
+use super::inputs::{CorpusArgs, Saes, SubjectArgs, note_cut};
 use super::terminal::{self, note, stdout, table, thousands};
+use super::watch::watch;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -31,9 +29,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Index {
     #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    saes: SaeArgs,
+    subject: SubjectArgs,
     #[command(flatten)]
     corpus: CorpusArgs,
     /// Folder to make; the work is done beside it, in FOLDER.partial
@@ -48,13 +44,9 @@ pub(crate) struct Index {
     /// Let maxima include the last position of every prompt, which predicts nothing
     #[arg(long)]
     include_last: bool,
-    #[command(flatten)]
-    threads: ThreadArgs,
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    processing: ProcessingArgs,
 }
 
 impl Index {
@@ -62,59 +54,20 @@ impl Index {
         if !(0.0..1.0).contains(&self.count_above) {
             bail!("--count-above {}: give a share of the maximum, from 0 to below 1", self.count_above);
         }
-        self.threads.apply()?;
-        let stop = interrupt::flag();
+        let watch = watch();
         let complete = is_complete(&self.out)?;
-        let loaded = self.model.load(self.processing.processing())?;
-        let saes = self.saes.load_or_shipped(&loaded)?;
-        let corpus = self.corpus.open()?;
-        let documents = self.count_documents(&corpus, stop)?;
-        let identity = Identity {
-            model: Source { name: loaded.folder.to_string(), hash: loaded.folder.hash() },
-            processing: loaded.model.processing(),
-            saes: saes.iter().map(|sae| source(sae.name())).collect::<anyhow::Result<_>>()?,
-            corpus: Source { name: corpus.name().into(), hash: corpus.hash()? },
-            bos: self.corpus.has_bos(&loaded)?,
-            limit: self.corpus.limit(),
-            options: Options {
-                count_above: self.count_above,
-                skip_first: self.skip_first,
-                skip_last: !self.include_last,
-            },
-        };
-        let chunks = self.corpus.chunks(&corpus, &loaded)?;
-        if self.out.is_dir() && !complete {
-            let cannot = || format!("cannot replace the empty folder `{}`", self.out.display());
-            fs::remove_dir(&self.out).with_context(cannot)?;
-        }
-        let mut progress = Progress::new("indexing", documents);
-        let index =
-            index::build(&loaded.model, &saes, chunks, &identity, &self.out, stop, |done| progress.index(done))?;
+        let opened = self.subject.open(Saes::Some, self.corpus.wanted())?;
+        let Index { count_above, skip_first, .. } = self;
+        let options = Options { count_above, skip_first, skip_last: !self.include_last };
+        let index = opened.index(&self.out, options, OtherIndex::Keep, &watch)?;
+        drop(watch);
         if complete {
             note("the index was complete already; nothing was done");
-        } else {
-            progress.end();
         }
-        if self.json { self.print_json(&index, complete) } else { self.print(&index, &loaded) }
+        if self.json { self.print_json(&index, complete) } else { self.print(&index, &opened) }
     }
 
-    /// The documents that will be read, all of which can be; for the time left.
-    fn count_documents(&self, corpus: &Corpus, stop: &AtomicBool) -> anyhow::Result<usize> {
-        let mut count = 0;
-        for document in self.corpus.documents(corpus)? {
-            document?;
-            count += 1;
-            if stop.load(Ordering::Relaxed) {
-                return Err(Stopped.into());
-            }
-        }
-        if count == 0 {
-            bail!("corpus `{}` holds no prompt; it is empty, or all of its documents are", corpus.name());
-        }
-        Ok(count)
-    }
-
-    fn print(&self, index: &index::Index, loaded: &Loaded) -> anyhow::Result<()> {
+    fn print(&self, index: &index::Index, opened: &Opened) -> anyhow::Result<()> {
         let meta = index.meta();
         let mut out = stdout();
         writeln!(
@@ -137,7 +90,7 @@ impl Index {
         }
         writeln!(out, "{}", saes.trim_fmt())?;
         out.flush()?;
-        note_cut(meta.cut, loaded.model.config());
+        note_cut(meta.cut, opened.model.config());
         Ok(())
     }
 

@@ -1,11 +1,10 @@
 //! The command line: one module per command, and what commands share.
 //!
-//! A command is a struct of typed flags with a `run`. [`inputs`] gives flags their meaning, [`progress`] and [`interrupt`]
-//! are for what takes long, [`terminal`] and [`results`] are for what is shown, [`tensor_file`] for what is written.
+//! A command is a struct of typed flags with a `run`. [`inputs`] gives flags their meaning, [`watch`] is for what takes
+//! long, [`terminal`] and [`results`] are for what is shown, [`tensor_file`] for what is written.
 
 mod ablate;
 mod attribute;
-mod bench;
 mod capture;
 mod circuits;
 mod direction;
@@ -14,13 +13,12 @@ mod failure;
 mod generate;
 mod index;
 mod inputs;
-mod interrupt;
-mod progress;
 mod results;
 mod study;
 mod tensor_file;
 mod terminal;
 mod train;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -54,7 +52,6 @@ enum Command {
     Attribute(attribute::Attribute),
     Circuits(circuits::Circuits),
     Generate(generate::Generate),
-    Bench(bench::Bench),
 }
 
 pub(crate) fn main() -> ExitCode {
@@ -71,6 +68,5 @@ pub(crate) fn main() -> ExitCode {
         Command::Attribute(attribute) => attribute.run(),
         Command::Circuits(circuits) => circuits.run(),
         Command::Generate(generate) => generate.run(),
-        Command::Bench(bench) => bench.run(),
     })
 }

@@ -4,13 +4,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use directrix::study::{self, Event};
+use directrix::study;
 use serde_json::{Map, json};
 
 use super::inputs::ThreadArgs;
-use super::interrupt;
-use super::progress::Progress;
 use super::terminal::{self, remark, stdout};
+use super::watch::watch;
 
 const STUDY_EXAMPLES: &str = "\
 Examples:
@@ -84,18 +83,7 @@ impl Demo {
 impl RunArgs {
     fn run(&self, study: &study::Study, name: &str, out: &Path) -> anyhow::Result<()> {
         self.threads.apply()?;
-        let mut indexing = None;
-        let finished = study.run(name, out, interrupt::flag(), &mut |event| match event {
-            Event::Index { progress, prompts } => {
-                indexing.get_or_insert_with(|| Progress::new("indexing", prompts)).index(progress);
-            }
-            Event::Section { number, of, title } => {
-                if let Some(indexing) = indexing.take() {
-                    indexing.end();
-                }
-                remark(&format!("[{number}/{of}] {title}"));
-            }
-        })?;
+        let finished = study.run(name, out, &watch())?;
         if self.json {
             let timings: Map<_, _> = finished.timings.iter().map(|(step, s)| (step.clone(), json!(s))).collect();
             return terminal::json(&json!({ "report": finished.report, "timings": timings }));

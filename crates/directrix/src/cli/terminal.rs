@@ -3,7 +3,7 @@
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
-use directrix::corpus::Tokenizer;
+use directrix::corpus::{Tokenizer, token_text};
 use serde::Serialize;
 
 const TABLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
@@ -69,8 +69,7 @@ pub(crate) fn plain(text: &str) -> String {
 
 /// A token as its text, on one line; as `[id]` without a tokenizer.
 pub(crate) fn token(tokenizer: Option<&Tokenizer>, token: u32) -> String {
-    let Some(tokenizer) = tokenizer else { return format!("[{token}]") };
-    one_line(&tokenizer.token_text(token))
+    one_line(&token_text(tokenizer, token))
 }
 
 /// Text on one line, without what would control the terminal.

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use directrix::corpus::{self, Chunk, Corpus, Prompts, Tokenising};
-use directrix::lab;
+use directrix::corpus::{self, Chunk, Prompts, Tokenising, Watch};
+use directrix::lab::{self, Opened, Wanted};
 use directrix::model::Processing;
 use directrix::sae::train::{Event, Feed, Metrics, Recipe, Run};
 use directrix::sae::{self, train};
@@ -15,10 +15,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use toml::{Table, Value};
 
-use super::inputs::{BosArgs, Loaded, ModelArgs, ProcessingArgs, ThreadArgs, load_sae};
-use super::interrupt;
-use super::progress::Progress;
+use super::inputs::{BosArgs, ProcessingArgs, ThreadArgs};
 use super::terminal::{self, note, remark, stdout, table, thousands};
+use super::watch::watch;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -60,7 +59,7 @@ pub(crate) struct Train {
 }
 
 /// What is read and written.
-#[derive(Args, Default, Serialize, Deserialize)]
+#[derive(Args, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 struct Given {
     /// Model: a Hugging Face folder, or the shipped one [default: tinystories-2l]
@@ -218,44 +217,44 @@ struct Options {
 impl Train {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         self.threads.apply()?;
-        let stop = interrupt::flag();
+        let watch = watch();
         let mut options = self.options()?;
         let given = &options.given;
-        let model = given.model.as_deref().unwrap_or(lab::MODEL);
-        let loaded = ModelArgs::named(model).load(self.processing.processing())?;
-        options.feed.context = options.feed.context.min(loaded.model.config().n_ctx);
+        let opened = self.wanted(given).open()?;
+        let model = &opened.model;
+        options.feed.context = options.feed.context.min(model.config().n_ctx);
         let out = given.out.clone().unwrap_or_else(|| "out/sae".into());
         check_folder(&out)?;
         if train::is_complete(&out, &options.feed, &options.recipes)? {
             note(&format!("`{}` holds trained SAEs already; nothing was done", out.display()));
             return Ok(());
         }
-        let bos = self.bos.token(&loaded)?;
-        let tokenising =
-            Tokenising { bos, max_len: usize::MAX, vocab_size: loaded.model.config().d_vocab, chunk_prompts: 256 };
-        let corpus = lab::corpus(given.corpus.as_deref().unwrap_or(lab::CORPUS), given.column.as_deref())?;
-        let evaluation = evaluation_prompts(given, &options.feed, &corpus, &loaded, tokenising)?;
+        // Windows cut documents, so that tokenising must not.
+        let tokenising = Tokenising { max_len: usize::MAX, ..opened.tokenising() };
+        let evaluation = evaluation_prompts(given, &options.feed, &opened)?;
         let documents = || -> corpus::Result<Box<dyn Iterator<Item = corpus::Result<Chunk>>>> {
-            let documents = corpus.documents()?;
-            Ok(Box::new(corpus::prompts(corpus.name(), documents, loaded.tokenizer.as_ref(), tokenising)))
+            let documents = opened.corpus.documents()?;
+            Ok(Box::new(corpus::prompts(opened.corpus.name(), documents, opened.tokenizer.as_ref(), tokenising)))
         };
-        let Processing { fold_ln, center_writing_weights, center_unembed, fold_value_biases } =
-            loaded.model.processing();
+        let Processing { fold_ln, center_writing_weights, center_unembed, fold_value_biases } = model.processing();
+        let source = opened.model_source();
         let identity = json!({
-            "model": model,
-            "model_hash": loaded.folder.hash(),
+            "model": source.name,
+            "model_hash": source.hash,
             "processing": [fold_ln, center_writing_weights, center_unembed, fold_value_biases],
-            "corpus_hash": corpus.hash()?,
-            "bos": bos,
+            "corpus_hash": opened.corpus.hash()?,
+            "bos": opened.bos,
             "evaluation": given.evaluation_corpus,
         });
-        let mut shown = Shown::new(options.feed.steps() as usize, options.recipes.len());
+        let mut shown =
+            Shown { watch, steps: options.feed.steps(), one: options.recipes.len() == 1, latest: Latest::new() };
+        let stop = shown.watch.clone();
         let named = options.recipes.iter().filter_map(|(_, recipe)| recipe.from.clone());
-        let from = named.map(|name| Ok((name.clone(), load_sae(&name, &loaded)?))).collect::<anyhow::Result<_>>()?;
+        let from = named.map(|name| Ok((name.clone(), lab::sae(&name, model)?))).collect::<lab::Result<_>>()?;
         let run = Run {
-            model: &loaded.model,
+            model,
             documents: &documents,
-            bos,
+            bos: opened.bos,
             evaluation: &evaluation,
             feed: &options.feed,
             recipes: &options.recipes,
@@ -264,14 +263,14 @@ impl Train {
             out: &out,
             identity: &identity,
         };
-        train::run(&run, stop, |event| shown.event(event)).map_err(|error| match error {
+        train::run(&run, stop.stop(), |event| shown.event(event)).map_err(|error| match error {
             stopped @ sae::Error::Stopped => {
                 anyhow::Error::from(stopped).context("stopped; run the same command again to go on")
             }
             error => error.into(),
         })?;
-        let Shown { progress, latest, .. } = shown;
-        progress.end();
+        let Shown { watch, latest, .. } = shown;
+        drop((watch, stop));
         if self.json {
             let latest = latest.iter().map(|(name, (_, metrics))| (out.join(name), metrics));
             return terminal::json(
@@ -279,6 +278,13 @@ impl Train {
             );
         }
         print(&out, &latest)
+    }
+
+    fn wanted(&self, given: &Given) -> Wanted {
+        let Given { model, corpus, column, .. } = given.clone();
+        let (processing, bos, others) = (self.processing.meant(), self.bos.meant(), Wanted::default());
+        let (model, corpus) = (model.unwrap_or(others.model), corpus.unwrap_or(others.corpus));
+        Wanted { model, processing, saes: Vec::new(), corpus, column, limit: None, bos }
     }
 
     fn options(&self) -> anyhow::Result<Options> {
@@ -389,26 +395,21 @@ fn check_folder(out: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn evaluation_prompts(
-    given: &Given,
-    feed: &Feed,
-    corpus: &Corpus,
-    loaded: &Loaded,
-    tokenising: Tokenising,
-) -> anyhow::Result<Prompts> {
-    let tokenising = Tokenising { max_len: feed.context, ..tokenising };
+fn evaluation_prompts(given: &Given, feed: &Feed, opened: &Opened) -> anyhow::Result<Prompts> {
     let other = given.evaluation_corpus.as_ref().map(|name| lab::corpus(name, given.column.as_deref())).transpose()?;
-    let corpus = other.as_ref().unwrap_or(corpus);
+    let corpus = other.as_ref().unwrap_or(&opened.corpus);
     let documents = corpus.documents()?.take(feed.evaluation_prompts);
     if feed.evaluation_prompts == 0 || feed.evaluate_every == 0 {
         return Ok(Prompts::new());
     }
-    Ok(corpus::join(corpus::prompts(corpus.name(), documents, loaded.tokenizer.as_ref(), tokenising))?.prompts)
+    let tokenising = Tokenising { max_len: feed.context, ..opened.tokenising() };
+    Ok(corpus::join(corpus::prompts(corpus.name(), documents, opened.tokenizer.as_ref(), tokenising))?.prompts)
 }
 
 /// What is shown of a run as it goes, and its latest numbers.
 struct Shown {
-    progress: Progress,
+    watch: Watch,
+    steps: u64,
     one: bool,
     latest: Latest,
 }
@@ -417,15 +418,11 @@ struct Shown {
 type Latest = BTreeMap<String, (usize, Metrics)>;
 
 impl Shown {
-    fn new(steps: usize, saes: usize) -> Shown {
-        Shown { progress: Progress::of("training", "steps", steps), one: saes == 1, latest: Latest::new() }
-    }
-
     fn event(&mut self, event: Event) {
         match event {
-            Event::Step { step, tokens } => {
-                let detail = self.detail();
-                self.progress.at_with(step as usize, tokens, &detail);
+            Event::Step { step, .. } => {
+                let progress = corpus::Event::new("training", step, "steps");
+                self.watch.tell(progress.of(self.steps).with_detail(self.detail()));
             }
             Event::Metrics { name, directions, metrics } => {
                 self.latest.insert(name.to_owned(), (directions, metrics.clone()));

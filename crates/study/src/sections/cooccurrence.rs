@@ -44,7 +44,7 @@ impl SectionKind for Cooccurrence {
             };
             Ok(rows.into_iter().map(row).collect())
         };
-        let stories = found.corpus_prompts(self.prompts);
+        let stories = found.corpus_prompts(self.prompts)?;
         let rows = rows_of(&stories, self.options)?;
         let needs = rows.iter().filter(|row| row.difference < -0.5 * row.activation).count();
         let mut prose = vec![

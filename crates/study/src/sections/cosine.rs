@@ -27,15 +27,8 @@ impl SectionKind for Cosine {
     fn make(&self, found: &Findings) -> Result<Body> {
         let (first, second) = (&found.opened.saes[0], &found.opened.saes[found.opened.saes.len() - 1]);
         let pairs = cosine_pairs(&found.opened.model, first, second, self.pairs, self.lower_triangle)?;
-        let rows = pair_effects(
-            &found.opened.model,
-            first,
-            second,
-            &found.opened.index,
-            found.opened.index.sae(0),
-            &pairs,
-            self.prompts,
-        )?;
+        let rows =
+            pair_effects(&found.opened.model, first, second, found.index, found.index.sae(0), &pairs, self.prompts)?;
         let falls = rows.iter().filter(|row| row.activation_change + row.activation_change_half_width < 0.0).count();
         let prose = vec![
             format!(

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Body, SectionKind, check_directions, count, figure, quoted, table};
 use crate::findings::Findings;
-use crate::report::{Block, ShadedText, Texts};
+use crate::report::{Block, Texts};
 use crate::{Result, Shape};
 
 options! {
@@ -48,9 +48,8 @@ impl SectionKind for Direction {
         let summary = sae.direction(number);
         let active = found.active_on(direction, self.active_above);
         let common: Vec<usize> = found
-            .opened
             .index
-            .occurrences()
+            .occurrences()?
             .iter()
             .enumerate()
             .filter(|(_, count)| **count > self.min_count)
@@ -70,7 +69,7 @@ impl SectionKind for Direction {
                 log_counts: true,
             },
         )];
-        let examples = sae.top_examples(&found.opened.index, number, self.examples);
+        let examples = sae.top_examples(number, self.examples)?;
         blocks.push(Block::Texts(Texts {
             name: "direction-examples".into(),
             title: format!("Stories on which direction {number} is most active"),
@@ -79,16 +78,9 @@ impl SectionKind for Direction {
                 .iter()
                 .map(|e| {
                     let label = format!("prompt {}, {:.2} at position {}", e.prompt, e.activation, e.position);
-                    let values = sae.on_prompt(&found.opened.index, e.prompt, number);
-                    ShadedText {
-                        label,
-                        tokens: found.texts(found.opened.index.prompt(e.prompt)),
-                        values,
-                        maximum: summary.maximum,
-                        marked: Some(e.position),
-                    }
+                    found.shaded(label, e, number)
                 })
-                .collect(),
+                .collect::<Result<_>>()?,
         }));
 
         let mut promoted = "it is active on no behaviour prompt".to_owned();

@@ -7,7 +7,7 @@ use directrix_sae::Sae;
 use super::{Body, SectionKind, check_directions, list, table};
 use crate::Result;
 use crate::findings::Findings;
-use crate::report::{Block, ShadedText, Texts};
+use crate::report::{Block, Texts};
 
 options! {
     /// Examples of directions.
@@ -35,30 +35,23 @@ impl SectionKind for Examples {
         for &direction in &directions {
             let n = self.examples;
             let mut chosen: Vec<(&str, Example)> =
-                sae.top_examples(&found.opened.index, direction, n).into_iter().map(|e| ("highest", e)).collect();
+                sae.top_examples(direction, n)?.into_iter().map(|e| ("highest", e)).collect();
             for (name, low, high) in [
                 ("upper third", 2.0 / 3.0, 0.999),
                 ("middle third", 1.0 / 3.0, 2.0 / 3.0),
                 ("lower third", 0.0, 1.0 / 3.0),
             ] {
                 let known: Vec<usize> = chosen.iter().map(|(_, e)| e.prompt).collect();
-                let more = sae.interval_examples(&found.opened.index, direction, low, high, n);
+                let more = sae.interval_examples(direction, low, high, n)?;
                 chosen.extend(more.into_iter().filter(|e| !known.contains(&e.prompt)).map(|e| (name, e)));
             }
             let rows = chosen
                 .into_iter()
                 .map(|(kind, e)| {
                     let label = format!("{kind}: prompt {}, {:.2} at position {}", e.prompt, e.activation, e.position);
-                    let values = sae.on_prompt(&found.opened.index, e.prompt, direction);
-                    ShadedText {
-                        label,
-                        tokens: found.texts(found.opened.index.prompt(e.prompt)),
-                        values,
-                        maximum: sae.maxima()[direction],
-                        marked: Some(e.position),
-                    }
+                    found.shaded(label, &e, direction)
                 })
-                .collect();
+                .collect::<Result<_>>()?;
             blocks.push(Block::Texts(Texts {
             name: format!("examples-{direction}"),
             title: format!("Direction {direction}"),

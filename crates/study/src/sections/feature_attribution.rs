@@ -1,7 +1,6 @@
 //! Who drives the top directions: direct feature attribution (DFA).
 
 use directrix_circuits::{Inactive, feature_attribution, mean_decomposition};
-use directrix_corpus::Prompts;
 use serde::Serialize;
 
 use super::{Body, SectionKind, extremes, figure, labels, list, means, table};
@@ -24,14 +23,14 @@ impl SectionKind for FeatureAttribution {
 
     fn make(&self, found: &Findings) -> Result<Body> {
         let sae = found.sae();
-        let mean = mean_decomposition(&found.opened.model, sae, &found.corpus_prompts(self.mean_prompts))?;
+        let mean = mean_decomposition(&found.opened.model, sae, &found.corpus_prompts(self.mean_prompts)?)?;
         let kinds = [("mean-replaced", Inactive::Mean(&mean)), ("zeroed", Inactive::Zero)];
         let (mut blocks, mut rows, mut leaders) = (Vec::new(), Vec::new(), Vec::new());
         for (kind, inactive) in kinds {
             let (mut series, mut names) = (Vec::new(), Vec::new());
             for &direction in &found.top {
-                let examples = found.sae_index().top_examples(&found.opened.index, direction as usize, self.prompts);
-                let prompts = Prompts::from_rows(examples.iter().map(|e| found.opened.index.prompt(e.prompt)));
+                let examples = found.sae_index().top_examples(direction as usize, self.prompts)?;
+                let prompts = found.prompts_of_index(examples.iter().map(|e| e.prompt))?;
                 let positions: Vec<usize> = examples.iter().map(|e| e.position).collect();
                 let found = feature_attribution(&found.opened.model, sae, direction, &prompts, &positions, inactive)?;
                 names = labels(&found);

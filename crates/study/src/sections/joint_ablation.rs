@@ -28,7 +28,7 @@ impl SectionKind for JointAblation {
         let sae = found.sae();
         let prompts = found.behaviour_prompts(self.prompts);
         let set = PromptEffect::of(&found.opened.model, sae, &prompts, &Change::Ablate(found.top.clone()))?;
-        let mean = mean_site(&found.opened.model, sae, &found.corpus_prompts(self.mean_prompts))?;
+        let mean = mean_site(&found.opened.model, sae, &found.corpus_prompts(self.mean_prompts)?)?;
         let some = found.behaviour_prompts(self.mean_ablation_prompts);
         let site = PromptEffect::of(&found.opened.model, sae, &some, &Change::Replace(mean.into()))?;
         let increase = |rows: &[PromptEffect]| Estimate::of(rows.iter().map(|e| e.log_prob - e.log_prob_changed));

@@ -21,7 +21,7 @@ impl SectionKind for LossRecovered {
 
     fn make(&self, found: &Findings) -> Result<Body> {
         let sae = found.sae();
-        let mean = mean_site(&found.opened.model, sae, &found.corpus_prompts(self.mean_prompts))?;
+        let mean = mean_site(&found.opened.model, sae, &found.corpus_prompts(self.mean_prompts)?)?;
         let losses =
             directrix_circuits::loss_recovered(&found.opened.model, sae, &found.behaviour.prompts, &found.top, &mean)?;
         let top = format!("top {} ablated", found.top.len());

@@ -53,8 +53,8 @@ impl SectionKind for MoreAblations {
             .map(Effect::loss_increase)
             .collect();
 
-        let examples = found.sae_index().top_examples(&found.opened.index, direction as usize, self.prompts);
-        let stories = Prompts::from_rows(examples.iter().map(|e| found.opened.index.prompt(e.prompt)));
+        let examples = found.sae_index().top_examples(direction as usize, self.prompts)?;
+        let stories = found.prompts_of_index(examples.iter().map(|e| e.prompt))?;
         let everywhere: Vec<f64> = ablate_everywhere(
             &found.opened.model,
             sae,
@@ -69,7 +69,7 @@ impl SectionKind for MoreAblations {
         let mut one_at_a_time = Vec::new();
         for (story, example) in examples.iter().enumerate() {
             let tokens = stories.get(story);
-            let values = found.sae_index().on_prompt(&found.opened.index, example.prompt, direction as usize);
+            let values = found.sae_index().on_prompt(example.prompt, direction as usize)?;
             for position in 0..tokens.len().saturating_sub(1) {
                 if values[position] > threshold {
                     one_at_a_time.push(Trial {

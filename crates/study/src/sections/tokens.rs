@@ -22,7 +22,7 @@ impl SectionKind for Tokens {
     const TITLE: &str = "Common and rare tokens";
 
     fn make(&self, found: &Findings) -> Result<Body> {
-        let counts = token_occurrences(&found.opened.index);
+        let counts = token_occurrences(found.index)?;
         let total: u64 = counts.iter().map(|row| row.count).sum();
         let common = counts.iter().filter(|row| row.count > self.min_count).count();
         let covered: u64 = counts[..common].iter().map(|row| row.count).sum();
@@ -41,7 +41,7 @@ impl SectionKind for Tokens {
                 "Of {} tokens in the vocabulary, {common} occur more than {} times in the {} stories; these common tokens make up {:.1} % of all {total} positions.",
                 counts.len(),
                 self.min_count,
-                found.opened.index.prompts(),
+                found.index.prompts(),
                 100.0 * covered as f64 / total as f64
             ),
             "Later sections leave rare tokens out of their rankings, because their log-probabilities rest on too few examples.".into(),

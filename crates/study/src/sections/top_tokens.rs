@@ -23,8 +23,8 @@ impl SectionKind for TopTokens {
     fn make(&self, found: &Findings) -> Result<Body> {
         let mut blocks = Vec::new();
         let mut prose = Vec::new();
-        for (number, sae) in found.opened.index.saes().iter().enumerate() {
-            let all = directrix_circuits::top_tokens(sae);
+        for (number, sae) in found.index.saes().iter().enumerate() {
+            let all = directrix_circuits::top_tokens(sae)?;
             let shares: Vec<f64> = all.iter().map(|row| row.share).collect();
             blocks.push(figure(
                 &format!("top-token-share-{number}"),
@@ -81,6 +81,6 @@ struct TopTokenRow {
     direction: usize,
     top_token: String,
     share: f64,
-    token_occurrences: u32,
+    token_occurrences: u64,
     occurrences: u64,
 }

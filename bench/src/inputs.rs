@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use anyhow::Context;
 use directrix::corpus::{self, Prompts, Tokenising};
-use directrix::kernels::Matrix;
+use directrix::kernels::{self, Matrix};
 use directrix::lab;
 use directrix::model::{Ask, BlockHook, Folder, HookPoint, Model, Processing, batches};
 use directrix::sae::Sae;
@@ -18,12 +18,11 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::super::tensor_file::{Tensor, TensorFile};
-use super::super::terminal::remark;
-use super::tasks::Task;
+use crate::tasks::Task;
 
 const INPUTS: &str = "inputs.json";
 const WEIGHTS: &str = "sae_weights.safetensors";
@@ -194,7 +193,7 @@ impl Inputs {
         if let Some(loaded) = self.loaded.get() {
             return Ok(loaded);
         }
-        remark("loading the model and the SAEs");
+        eprintln!("loading the model and the SAEs");
         let loaded = self.load()?;
         Ok(self.loaded.get_or_init(|| loaded))
     }
@@ -370,17 +369,17 @@ fn make_sae(folder: &Path, layer: usize, sizes: Sizes, site: &Matrix, random: &m
     let unit = (d_mlp as f32).sqrt().recip();
     let w_enc = Matrix::new(normal(d_mlp * directions, unit, random), d_mlp, directions);
     let mut w_dec = Matrix::new(normal(directions * d_mlp, 1.0, random), directions, d_mlp);
-    directrix_kernels::normalise_rows(&mut w_dec);
+    kernels::normalise_rows(&mut w_dec);
     let b_dec = Matrix::new(normal(d_mlp, 0.02, random), 1, d_mlp);
 
     let fire = (l0 - ALWAYS) as f64 / (directions - ALWAYS) as f64 * site.rows() as f64;
     let mut b_enc = Matrix::zeros(1, directions);
-    directrix_kernels::product(b_dec.view(), w_enc.view(), &mut b_enc, false);
+    kernels::product(b_dec.view(), w_enc.view(), &mut b_enc, false);
     let mut active = Vec::new();
     for start in (0..directions).step_by(512) {
         let columns = start..(start + 512).min(directions);
         let mut pre = Matrix::zeros(site.rows(), columns.len());
-        directrix_kernels::product(site.view(), w_enc.view().columns_of(columns.clone()), &mut pre, false);
+        kernels::product(site.view(), w_enc.view().columns_of(columns.clone()), &mut pre, false);
         let found: Vec<(f32, Vec<f32>)> = (0..columns.len())
             .into_par_iter()
             .map(|column| {
@@ -419,11 +418,9 @@ fn column_means(m: &Matrix) -> Vec<f32> {
 
 /// Writes tensors of f32.
 pub(super) fn write(path: &Path, tensors: &[(&str, &[usize], &[f32])]) -> anyhow::Result<()> {
-    let described = tensors.iter().map(|(name, shape, _)| Tensor::new(*name, Dtype::F32, shape.to_vec())).collect();
-    let mut file = TensorFile::create(path, described, &[])?;
-    for (i, (_, _, numbers)) in tensors.iter().enumerate() {
-        file.append(i, bytemuck::cast_slice(numbers))?;
+    let mut views = Vec::new();
+    for (name, shape, numbers) in tensors {
+        views.push((*name, TensorView::new(Dtype::F32, shape.to_vec(), bytemuck::cast_slice(numbers))?));
     }
-    file.finish()?;
-    Ok(())
+    Ok(safetensors::serialize_to_file(views, None, path)?)
 }

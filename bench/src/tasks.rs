@@ -2,17 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::ensure;
 use clap::ValueEnum;
 use directrix::circuits::{self, Change, CooccurrenceOptions, Inactive, PromptEffect, Trial};
-use directrix::corpus::{Chunk, Prompts};
-use directrix::index::{self, Identity, Options, Source};
-use directrix::kernels::Matrix;
+use directrix::corpus::{Chunk, Prompts, Watch};
+use directrix::index::{self, Identity, Input, Options};
+use directrix::kernels::{self, Matrix};
 
-use super::inputs::{Inputs, Loaded, Sizes};
+use crate::inputs::{Inputs, Loaded, Sizes};
 
 /// Something an interpretability researcher waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -239,7 +238,7 @@ fn products(sizes: &Sizes) -> Vec<(usize, f64)> {
         let mut out = Matrix::zeros(rows, sizes.directions);
         let mut seconds = [0.0; 6].map(|_: f64| {
             let start = Instant::now();
-            directrix_kernels::product(a.view().rows_of(0..rows), b.view(), &mut out, false);
+            kernels::product(a.view().rows_of(0..rows), b.view(), &mut out, false);
             start.elapsed().as_secs_f64()
         });
         seconds[1..].sort_by(f64::total_cmp);
@@ -249,12 +248,12 @@ fn products(sizes: &Sizes) -> Vec<(usize, f64)> {
 }
 
 fn index(inputs: &Inputs, loaded: &Loaded, stories: &Prompts, folder: &Path, tables: bool) -> anyhow::Result<Found> {
-    let source = |name: &str| Source { name: name.into(), hash: name.into() };
+    let input = |name: &str| Input { name: name.into(), hash: name.into() };
     let identity = Identity {
-        model: source("model"),
+        model: input("model"),
         processing: loaded.model.processing(),
-        saes: vec![source("sae-0"), source("sae-1")],
-        corpus: source("stories"),
+        saes: vec![input("sae-0"), input("sae-1")],
+        corpus: input("stories"),
         bos: true,
         limit: None,
         options: Options {
@@ -264,8 +263,8 @@ fn index(inputs: &Inputs, loaded: &Loaded, stories: &Prompts, folder: &Path, tab
         },
     };
     let chunk = Ok(Chunk { prompts: stories.clone(), cut: 0 });
-    let stop = AtomicBool::new(false);
-    let index = index::build(&loaded.model, &loaded.saes, std::iter::once(chunk), &identity, folder, &stop, |_| {})?;
+    let chunks = std::iter::once(chunk);
+    let index = index::build(&loaded.model, &loaded.saes, chunks, &identity, folder, &Watch::nobody())?;
     let mut outputs = Vec::new();
     for (i, sae) in index.saes().iter().enumerate() {
         let directions = 0..sae.directions();
@@ -278,18 +277,18 @@ fn index(inputs: &Inputs, loaded: &Loaded, stories: &Prompts, folder: &Path, tab
         let by_direction: Vec<f32> = directions
             .clone()
             .map(|d| {
-                let counts = sae.token_counts(d);
-                counts.iter().for_each(|(token, count)| by_token[*token as usize] += *count as f32);
-                counts.iter().map(|(_, count)| *count as f32).sum()
+                let counts = sae.token_counts(d)?;
+                counts.iter().for_each(|of| by_token[of.token as usize] += of.count as f32);
+                Ok(counts.iter().map(|of| of.count as f32).sum())
             })
-            .collect();
+            .collect::<index::Result<_>>()?;
         let bins: Vec<f32> = directions.clone().flat_map(|d| sae.histogram(d)).map(|n| *n as f32).collect();
         let k = inputs.tables.top;
         let top = |d: usize| {
-            let examples = sae.top_examples(&index, d, k).into_iter().map(|example| example.activation);
-            examples.chain(std::iter::repeat(0.0)).take(k).collect::<Vec<_>>()
+            let examples = sae.top_examples(d, k)?.into_iter().map(|example| example.activation);
+            Ok(examples.chain(std::iter::repeat(0.0)).take(k).collect::<Vec<_>>())
         };
-        let top: Vec<f32> = directions.clone().flat_map(top).collect();
+        let top = directions.clone().map(top).collect::<index::Result<Vec<_>>>()?.concat();
         ensure!(bins.len() == directions.len() * inputs.tables.bins, "the histograms have other bins");
         outputs.extend([
             (format!("count_by_direction.{i}"), vec![directions.len()], by_direction),

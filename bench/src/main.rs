@@ -1,26 +1,29 @@
-//! `directrix bench`.
+//! Times what an interpretability notebook waits for: tasks on a model and SAEs of random weights, each beside its floor.
+
+// Documentation of flags is what `--help` shows: without markup.
+#![allow(clippy::doc_markdown)]
 
 mod inputs;
 mod tasks;
 
 use std::fs;
-use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use anyhow::Context;
+use clap::Parser;
+use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 use serde_json::{Value, json};
 
 use self::inputs::{Inputs, Sizes};
 use self::tasks::{Done, Task};
-use super::inputs::ThreadArgs;
-use super::terminal::{self, note, remark, stdout, table, thousands};
 
 const EXAMPLES: &str = "\
 Examples:
-  directrix bench
-  directrix bench --task index --task joint --threads 2
-  directrix bench --sizes toy --inputs out/bench-toy
-  directrix bench --sizes origin,directions=4096 --inputs out/bench-4096 --task index";
+  cargo run --release -p directrix-bench
+  cargo run --release -p directrix-bench -- --task index --task joint --threads 2
+  cargo run --release -p directrix-bench -- --sizes toy --inputs out/bench-toy
+  cargo run --release -p directrix-bench -- --sizes origin,directions=4096 --inputs out/bench-4096 --task index";
 
 /// Time what an interpretability notebook waits for, on this machine.
 ///
@@ -28,9 +31,9 @@ Examples:
 /// 4096, 16,384 directions of which about 50 fire at a position), and times each task on them. The floor is the time that the
 /// arithmetic no way of doing the task avoids would take at the rate of one f32 matrix product, measured first. The inputs
 /// take 1.4 GB on disk.
-#[derive(Args)]
-#[command(after_help = EXAMPLES)]
-pub(crate) struct Bench {
+#[derive(Parser)]
+#[command(max_term_width = 100, after_help = EXAMPLES)]
+struct Bench {
     /// Task to time; give it once for each [default: all]
     #[arg(long, value_name = "TASK", value_enum)]
     task: Vec<Task>,
@@ -49,8 +52,9 @@ pub(crate) struct Bench {
     /// Also write what each task found to this folder, as TASK.safetensors
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
-    #[command(flatten)]
-    threads: ThreadArgs,
+    /// Threads to use [default: one for each core]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
     /// Print the times as JSON
     #[arg(long)]
     json: bool,
@@ -66,11 +70,18 @@ struct Timed {
     peak: Option<u64>,
 }
 
+fn main() -> anyhow::Result<()> {
+    directrix::keep_freed_memory();
+    Bench::parse().run()
+}
+
 impl Bench {
-    pub(crate) fn run(self) -> anyhow::Result<()> {
-        self.threads.apply()?;
+    fn run(self) -> anyhow::Result<()> {
+        if let Some(threads) = self.threads {
+            rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global().context("--threads")?;
+        }
         if !self.inputs.join("inputs.json").exists() {
-            remark(&format!("making inputs in `{}`", self.inputs.display()));
+            eprintln!("making inputs in `{}`", self.inputs.display());
         }
         let inputs = Inputs::find(&self.inputs, self.sizes, self.seed)?;
         if self.only_inputs {
@@ -81,10 +92,14 @@ impl Bench {
         tasks.sort_by_key(|task| *task != Task::Product);
         let mut timed = Vec::new();
         for task in tasks {
-            remark(&format!("timing {}", task.name()));
+            eprintln!("timing {}", task.name());
             timed.extend(self.time(task, &inputs)?);
         }
-        if self.json { print_json(&timed) } else { print(&timed) }
+        if self.json {
+            return print_json(&timed);
+        }
+        print(&timed);
+        Ok(())
     }
 
     fn time(&self, task: Task, inputs: &Inputs) -> anyhow::Result<Vec<Timed>> {
@@ -101,35 +116,33 @@ impl Bench {
     }
 }
 
-fn print(timed: &[Timed]) -> anyhow::Result<()> {
+fn print(timed: &[Timed]) {
     let rate = timed.iter().rfind(|t| t.task == Task::Product).map(|t| t.flop / t.seconds);
-    let header = ["task", "unit", "units", "ms each", "floor, ms", "of floor", "GFLOP/s", "peak, MB"];
-    let mut rows = table(&header, 2);
+    let mut rows = Table::new();
+    rows.load_style(TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─')));
+    rows.set_header(["task", "unit", "units", "ms each", "floor, ms", "of floor", "GFLOP/s", "peak, MB"]);
+    rows.column_iter_mut().skip(2).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     for Timed { task, units, seconds, flop, peak } in timed {
         let floor = rate.map(|rate| flop / rate);
         let milliseconds = |s: f64| format!("{:.3}", s * 1e3 / *units as f64);
         rows.add_row([
             task.name(),
             task.unit().to_owned(),
-            thousands(*units as u64),
+            units.to_string(),
             milliseconds(*seconds),
             floor.map_or_else(String::new, milliseconds),
             floor.map_or_else(String::new, |floor| format!("{:.2}", floor / seconds)),
             format!("{:.0}", flop / seconds / 1e9),
-            peak.map_or_else(String::new, |bytes| thousands(bytes / 1_000_000)),
+            peak.map_or_else(String::new, |bytes| (bytes / 1_000_000).to_string()),
         ]);
     }
-    let mut out = stdout();
-    writeln!(out, "{}", rows.trim_fmt())?;
-    writeln!(
-        out,
-        "\nFloor: arithmetic that cannot be avoided, at the rate of the last `product`; of floor: its share of the time."
-    )?;
-    out.flush()?;
+    println!("{}\n", rows.trim_fmt());
+    println!(
+        "Floor: arithmetic that cannot be avoided, at the rate of the last `product`; of floor: its share of the time."
+    );
     if rate.is_none() {
-        note("floors need the task `product`");
+        eprintln!("note: floors need the task `product`");
     }
-    Ok(())
 }
 
 fn print_json(timed: &[Timed]) -> anyhow::Result<()> {
@@ -143,7 +156,8 @@ fn print_json(timed: &[Timed]) -> anyhow::Result<()> {
             "peak_bytes": t.peak,
         })
     };
-    terminal::json(&timed.iter().map(row).collect::<Vec<_>>())
+    println!("{}", serde_json::to_string_pretty(&timed.iter().map(row).collect::<Vec<_>>())?);
+    Ok(())
 }
 
 /// The most memory that this process has held, where the system says so.

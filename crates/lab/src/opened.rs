@@ -1,0 +1,215 @@
+//! What is open.
+
+use std::path::Path;
+
+use directrix_corpus::{Chunk, Corpus, Document, Survey, Tokenising, Tokenizer, Watch, join, prompts, token_text};
+use directrix_index::{Identity, Index, Input, Options, build, rebuild};
+use directrix_model::{Folder, Model};
+use directrix_sae::Sae;
+
+use crate::{Error, Result, Wanted};
+
+/// Prompts tokenised at a time.
+const CHUNK_PROMPTS: usize = 256;
+
+/// A model with its tokenizer, SAEs that fit it, and a corpus.
+#[derive(Debug)]
+pub struct Opened {
+    /// What was wanted.
+    pub wanted: Wanted,
+    /// The model.
+    pub model: Model,
+    /// Its tokenizer, if its folder has one.
+    pub tokenizer: Option<Tokenizer>,
+    /// The SAEs, no two of the same short name.
+    pub saes: Vec<Sae>,
+    /// The corpus; nothing of it has been read.
+    pub corpus: Corpus,
+    /// The token before every text, if any.
+    pub bos: Option<u32>,
+    /// The model's folder, with what was read from it.
+    pub folder: Folder,
+    sae_folders: Vec<Folder>,
+}
+
+/// What is done where an index is to be made and there is one of other inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtherIndex {
+    /// It stays, and that is an error.
+    Keep,
+    /// It is replaced.
+    Replace,
+}
+
+impl Wanted {
+    /// Opens everything.
+    ///
+    /// # Errors
+    /// If something cannot be found or loaded, an SAE does not fit the model, two SAEs have the same short name, or BOS is
+    /// asked for and the model's folder names none.
+    pub fn open(self) -> Result<Opened> {
+        let folder = crate::folder(&self.model)?;
+        let model = Model::load(&folder, self.processing)?;
+        let tokenizer = folder.tokenizer()?;
+        let sae_folders = self.saes.iter().map(|name| crate::folder(name)).collect::<Result<Vec<_>>>()?;
+        let saes = sae_folders.iter().map(|folder| fitting(folder, &model)).collect::<Result<Vec<_>>>()?;
+        for (i, sae) in saes.iter().enumerate() {
+            if let Some(other) = saes[..i].iter().find(|other| other.short_name() == sae.short_name()) {
+                let (name, one, two) = (sae.short_name().into(), other.name().into(), sae.name().into());
+                return Err(Error::SameName { name, one, two });
+            }
+        }
+        let token = tokenizer.as_ref().and_then(Tokenizer::bos);
+        if self.bos == Some(true) && token.is_none() {
+            return Err(Error::NoBos { folder: folder.to_string() });
+        }
+        let bos = token.filter(|_| self.bos.unwrap_or(model.config().family.begins_with_bos));
+        let corpus = crate::corpus(&self.corpus, self.column.as_deref())?;
+        Ok(Opened { wanted: self, model, tokenizer, saes, corpus, bos, folder, sae_folders })
+    }
+}
+
+impl Opened {
+    /// The tokenizer, for what cannot do without.
+    ///
+    /// # Errors
+    /// [`Error::NoTokenizer`] if there is none.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        let path = || self.folder.describe("tokenizer.json");
+        self.tokenizer.as_ref().ok_or_else(|| Error::NoTokenizer { path: path() })
+    }
+
+    /// A token's text; `[id]` without a tokenizer.
+    pub fn token(&self, token: u32) -> String {
+        token_text(self.tokenizer.as_ref(), token)
+    }
+
+    /// How texts become prompts: with the model's BOS, context and vocabulary.
+    pub fn tokenising(&self) -> Tokenising {
+        let config = self.model.config();
+        Tokenising { bos: self.bos, max_len: config.n_ctx, vocab_size: config.d_vocab, chunk_prompts: CHUNK_PROMPTS }
+    }
+
+    /// The documents of the corpus, up to the limit.
+    ///
+    /// # Errors
+    /// If the corpus cannot be read.
+    pub fn documents(&self) -> Result<impl Iterator<Item = directrix_corpus::Result<Document>> + Send + use<>> {
+        Ok(self.corpus.documents()?.take(self.limit()))
+    }
+
+    /// The prompts of the corpus, chunk by chunk.
+    ///
+    /// # Errors
+    /// If the corpus cannot be read; its items as those of [`prompts`].
+    pub fn chunks(&self) -> Result<impl Iterator<Item = directrix_corpus::Result<Chunk>> + use<>> {
+        Ok(prompts(self.corpus.name(), self.documents()?, self.tokenizer.as_ref(), self.tokenising()))
+    }
+
+    /// The prompts of the corpus, held in memory.
+    ///
+    /// # Errors
+    /// If the corpus cannot be read or tokenised.
+    pub fn prompts(&self) -> Result<Chunk> {
+        Ok(join(self.chunks()?)?)
+    }
+
+    /// The prompts of texts; `name` is what errors call these.
+    ///
+    /// # Errors
+    /// If they cannot be tokenised.
+    pub fn prompts_of(&self, name: &str, texts: &[String]) -> Result<Chunk> {
+        let documents = texts.iter().take(self.limit()).map(|text| Ok(Document::Text(text.clone())));
+        Ok(join(prompts(name, documents, self.tokenizer.as_ref(), self.tokenising()))?)
+    }
+
+    /// The corpus's hash, and how many documents are read of it.
+    ///
+    /// # Errors
+    /// If the corpus cannot be read, or the watch says stop.
+    pub fn survey(&self, watch: &Watch) -> Result<Survey> {
+        Ok(self.corpus.survey(self.limit(), watch)?)
+    }
+
+    /// The model by name, with the hash of the files that were loaded.
+    pub fn model_source(&self) -> Input {
+        Input { name: self.wanted.model.clone(), hash: self.folder.hash() }
+    }
+
+    /// An SAE by name, with the hash of the files that were loaded.
+    pub fn sae_source(&self, number: usize) -> Input {
+        Input { name: self.wanted.saes[number].clone(), hash: self.sae_folders[number].hash() }
+    }
+
+    /// Makes an index of the corpus in `folder`, or opens the one that is there.
+    ///
+    /// # Errors
+    /// If the corpus holds nothing or cannot be read, there is an index of other inputs and `other` says to keep it, a file
+    /// cannot be written, or the watch says stop.
+    pub fn index(&self, folder: &Path, options: Options, other: OtherIndex, watch: &Watch) -> Result<Index> {
+        let survey = self.survey(watch)?;
+        if survey.documents == 0 {
+            return Err(directrix_corpus::Error::Empty { corpus: self.corpus.name().into() }.into());
+        }
+        let identity = Identity {
+            model: self.model_source(),
+            processing: self.model.processing(),
+            saes: (0..self.saes.len()).map(|number| self.sae_source(number)).collect(),
+            corpus: Input { name: self.corpus.name().into(), hash: survey.hash },
+            bos: self.bos.is_some(),
+            limit: self.wanted.limit,
+            options,
+        };
+        let (chunks, total) = (self.chunks()?, survey.documents as u64);
+        let watch = watch.through(move |event| if event.unit == "prompts" { event.of(total) } else { event });
+        Ok(match other {
+            OtherIndex::Keep => build(&self.model, &self.saes, chunks, &identity, folder, &watch)?,
+            OtherIndex::Replace => rebuild(&self.model, &self.saes, chunks, &identity, folder, &watch)?,
+        })
+    }
+
+    /// Opens an index that must be of this model and have a part for SAE number `sae`; gives both.
+    ///
+    /// # Errors
+    /// [`Error::NoIndex`] and [`Error::OtherModel`], [`Error::NotIndexed`] if it is none of these.
+    pub fn existing_index(&self, folder: &Path, sae: usize) -> Result<(Index, usize)> {
+        let index = open_index(folder)?;
+        let identity = &index.meta().identity;
+        if identity.model.hash != self.folder.hash() {
+            let (found, wanted) = (identity.model.name.clone(), self.wanted.model.clone());
+            return Err(Error::OtherModel { path: folder.into(), found, wanted });
+        }
+        let Input { name, hash } = self.sae_source(sae);
+        match identity.saes.iter().position(|sae| sae.hash == hash) {
+            Some(number) => Ok((index, number)),
+            None => Err(Error::NotIndexed { path: folder.into(), sae: name }),
+        }
+    }
+
+    fn limit(&self) -> usize {
+        self.wanted.limit.unwrap_or(usize::MAX)
+    }
+}
+
+/// An SAE by name, that must fit the model.
+///
+/// # Errors
+/// If it cannot be found or loaded, or does not fit.
+pub fn sae(name: &str, model: &Model) -> Result<Sae> {
+    fitting(&crate::folder(name)?, model)
+}
+
+fn fitting(folder: &Folder, model: &Model) -> Result<Sae> {
+    Ok(Sae::load(folder)?.fit(model.config())?)
+}
+
+/// Opens an index.
+///
+/// # Errors
+/// [`Error::NoIndex`] if the folder holds none; [`Error::Index`] if it cannot be used.
+pub fn open_index(folder: &Path) -> Result<Index> {
+    if !folder.join("index.json").is_file() {
+        return Err(Error::NoIndex { path: folder.into() });
+    }
+    Ok(Index::open(folder)?)
+}

@@ -1,0 +1,43 @@
+//! What is wanted.
+
+use directrix_model::Processing;
+use serde::{Deserialize, Serialize};
+
+use crate::embedded::{CORPUS, MODEL};
+
+/// A model, SAEs and a corpus by name, and how they are to be taken: what an [`Opened`](crate::Opened) is made of.
+///
+/// Names are as [`folder`](crate::folder) and [`corpus`](crate::corpus) find them. By default the embedded model and its
+/// stories, and no SAE.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Wanted {
+    /// The model.
+    pub model: String,
+    /// How its weights are processed.
+    pub processing: Processing,
+    /// The SAEs, in the order that results have.
+    pub saes: Vec<String>,
+    /// The corpus.
+    pub corpus: String,
+    /// The corpus's column of text or token ids; `text` or else `tokens` where none is named.
+    pub column: Option<String>,
+    /// Only this many documents from the start of the corpus.
+    pub limit: Option<usize>,
+    /// Whether texts begin with BOS; by the convention of the model's family where nothing is said.
+    pub bos: Option<bool>,
+}
+
+impl Default for Wanted {
+    fn default() -> Wanted {
+        Wanted {
+            model: MODEL.into(),
+            processing: Processing::default(),
+            saes: Vec::new(),
+            corpus: CORPUS.into(),
+            column: None,
+            limit: None,
+            bos: None,
+        }
+    }
+}
