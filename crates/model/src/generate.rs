@@ -1,13 +1,11 @@
 //! Sampling from a model, with a key-value cache.
 
-use std::collections::BTreeMap;
-
 use directrix_corpus::Watch;
 use directrix_kernels::Matrix;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::pass::{KeyValues, Part, Pass, Stage};
+use crate::pass::{Edits, KeyValues, Part, Pass, Plan, Stage, StageName, Wanted};
 use crate::{Error, HookPoint, Model, Result, Spot};
 
 /// How tokens are drawn.
@@ -48,24 +46,13 @@ impl Model {
         let (mut tokens, mut done) = (prompt.to_vec(), 0);
         while tokens.len() < prompt.len() + count && tokens.len() < self.config().n_ctx {
             let at = Spot { prompt: 0, position: tokens.len() - 1 };
-            let pass = Pass {
-                model: self,
-                parts: vec![Part { tokens: &tokens[done..], start: done, before: 0..done }],
-                before: Some(&cache),
-                edits: BTreeMap::new(),
-                captures: BTreeMap::new(),
-                finals: vec![at],
-                keep: None,
-                keep_spots: Vec::new(),
-                keep_keys: true,
-                longest: tokens.len(),
-                watch: &watch,
-            };
-            let passed = pass.run(Stage::Start)?;
+            let part = Part { tokens: &tokens[done..], start: done, before: 0..done };
+            let wanted = Wanted { finals: vec![at], keep_keys: true, longest: tokens.len(), ..Wanted::default() };
+            let plan = Plan::new(self.config(), StageName::Embed, vec![part], Edits::new(), wanted);
+            let passed = Pass { model: self, plan, before: Some(&cache), watch: &watch }.run(Stage::Embed)?;
             append(&mut cache, passed.keys);
             done = tokens.len();
-            let normalized = passed.finals.expect("the last position was asked for");
-            let logits = self.unembed(&normalized);
+            let logits = self.unembed(&passed.finals);
             if logits.first_not_finite().is_some() {
                 return Err(Error::not_finite(HookPoint::UnembedOut, at));
             }

@@ -69,40 +69,61 @@ block_hooks! {
     ResidPost "hook_resid_post" "`[d_model]`: the residual stream as the block leaves it.";
 }
 
-/// The hook points of a block in the order of the pass: in attention, in the MLP, behind its neurons, at the end.
-const BLOCK: [&[BlockHook]; 4] = {
+/// The stage of a block that visits a hook point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BlockStage {
+    /// Attention.
+    Attention,
+    /// The neurons.
+    Mlp,
+    /// What the neurons write.
+    MlpOut,
+    /// None of its own: whatever comes next.
+    Next,
+}
+
+/// The hook points of a block in the order of the pass, by the stage that visits them.
+const BLOCK: [(BlockStage, &[BlockHook]); 4] = {
     use BlockHook as B;
     [
-        &[
-            B::ResidPre,
-            B::AttnIn,
-            B::QInput,
-            B::KInput,
-            B::VInput,
-            B::Ln1Scale,
-            B::Ln1Normalized,
-            B::K,
-            B::RotK,
-            B::V,
-            B::Q,
-            B::RotQ,
-            B::AttnScores,
-            B::Pattern,
-            B::Z,
-            B::Result,
-            B::AttnOut,
-        ],
-        &[B::ResidMid, B::MlpIn, B::Ln2Scale, B::Ln2Normalized, B::MlpPre],
-        &[B::MlpPost, B::MlpOut],
-        &[B::ResidPost],
+        (
+            BlockStage::Attention,
+            &[
+                B::ResidPre,
+                B::AttnIn,
+                B::QInput,
+                B::KInput,
+                B::VInput,
+                B::Ln1Scale,
+                B::Ln1Normalized,
+                B::K,
+                B::RotK,
+                B::V,
+                B::Q,
+                B::RotQ,
+                B::AttnScores,
+                B::Pattern,
+                B::Z,
+                B::Result,
+                B::AttnOut,
+            ],
+        ),
+        (BlockStage::Mlp, &[B::ResidMid, B::MlpIn, B::Ln2Scale, B::Ln2Normalized, B::MlpPre]),
+        (BlockStage::MlpOut, &[B::MlpPost, B::MlpOut]),
+        (BlockStage::Next, &[B::ResidPost]),
     ]
 };
 
 impl BlockHook {
-    /// Its part of the block, and its place in that part.
-    pub(crate) fn place(self) -> (usize, usize) {
-        let within = |(part, hooks): (usize, &&[BlockHook])| Some((part, hooks.iter().position(|h| *h == self)?));
+    /// Its stage's place in the block, and its own in that stage.
+    fn place(self) -> (usize, usize) {
+        let within =
+            |(stage, (_, hooks)): (usize, &(_, &[BlockHook]))| Some((stage, hooks.iter().position(|h| *h == self)?));
         BLOCK.iter().enumerate().find_map(within).expect("every hook point of a block is in its table")
+    }
+
+    pub(crate) fn stage(self) -> BlockStage {
+        BLOCK[self.place().0].0
     }
 }
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 use directrix_corpus::Prompts;
 use directrix_kernels::{Matrix, Predicted};
 
-use crate::pass::{Edits, KeyValues, Part, Pass, Passed, Stage, StageName};
+use crate::pass::{Edits, KeyValues, Part, Pass, Passed, Plan, Stage, StageName, Wanted};
 use crate::positions::Lengths;
 use crate::{Ask, BlockHook, Error, HookPoint, Hooked, Intervention, Model, Result, Spot, Target};
 
@@ -131,7 +131,7 @@ impl Model {
     ) -> Result<Begin<'a>> {
         prompts.iter().enumerate().try_for_each(|(prompt, tokens)| self.check_prompt(prompt, tokens))?;
         let parts = prompts.iter().map(|tokens| Part { tokens, start: 0, before: 0..0 }).collect();
-        Ok(Begin { tokens: prompts.iter().collect(), parts, before: None, stage: Stage::Start, edits, keep })
+        Ok(Begin { tokens: prompts.iter().collect(), parts, before: None, stage: Stage::Embed, edits, keep })
     }
 
     /// Makes the pass, and what is asked for of what it brings back.
@@ -161,26 +161,17 @@ impl Model {
         finals.extend(logits.iter().chain(&unembedded).flatten());
         finals.sort_unstable();
         finals.dedup();
-        let keep_keys = keep.is_some();
-        let (keep, keep_spots) = keep.unzip();
-        let pass = Pass {
-            model: self,
-            parts,
-            before,
-            edits,
-            captures,
-            finals: finals.clone(),
-            keep,
-            keep_spots: keep_spots.unwrap_or_default(),
-            keep_keys,
-            longest: lengths.longest(),
-            watch: &ask.watch,
-        };
-        let mut passed = pass.run(stage)?;
+        let wanted =
+            Wanted { captures, finals: finals.clone(), keep_keys: keep.is_some(), keep, longest: lengths.longest() };
+        let plan = Plan::new(self.config(), stage.name(), parts, edits, wanted);
+        let mut passed = Pass { model: self, plan, before, watch: &ask.watch }.run(stage)?;
         let mut run = Run { captured: std::mem::take(&mut passed.captured), ..Run::default() };
         run.check_finite(&lengths, ask)?;
+        if finals.is_empty() {
+            return Ok((run, passed));
+        }
 
-        let Some(normalized) = passed.finals.take().filter(|_| !finals.is_empty()) else { return Ok((run, passed)) };
+        let normalized = std::mem::take(&mut passed.finals);
         let targets: Vec<Target> = losses.iter().chain(&ask.targets).copied().collect();
         let mut predictions = self.predict(&normalized, &finals, &targets)?;
         run.predictions = predictions.split_off(losses.len());

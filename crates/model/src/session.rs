@@ -2,7 +2,7 @@
 
 use directrix_corpus::Prompts;
 
-use crate::pass::{Edits, Kept, KeyValues, Part, Stage};
+use crate::pass::{Edits, Kept, KeyValues, Part, Stage, StageName};
 use crate::positions::Lengths;
 use crate::run::Begin;
 use crate::{Ask, Error, HookPoint, Intervention, Model, Positions, Result, Run, Spot};
@@ -53,7 +53,7 @@ impl Model {
     pub fn session(&self, prompts: Prompts, ask: &Ask, hook: HookPoint, positions: Positions) -> Result<Session<'_>> {
         hook.check(self.config())?;
         let spots = Lengths::of(&prompts).spots(&positions)?;
-        let keep = Some((Stage::name_for(hook, self.config().n_layers), spots));
+        let keep = Some((StageName::of(hook, self.config().n_layers), spots));
         let (run, passed) = self.pass(self.whole(&prompts, Edits::new(), keep)?, ask)?;
         let kept = passed.kept.expect("a stage was to be kept");
         Ok(Session { model: self, run, kept, keys: passed.keys, prompts })
@@ -122,11 +122,12 @@ impl<'m> Session<'m> {
     /// Carries what is kept forward, unchanged, so that cases go on from `hook` instead of an earlier hook point.
     ///
     /// # Errors
-    /// [`Error::NotKept`] if `hook` comes before what is kept.
+    /// [`Error::NotKept`] if `hook` comes before what is kept, or what is kept begins inside a prompt and the session's own
+    /// run did not reach as deep as `hook`.
     pub fn advance(mut self, hook: HookPoint) -> Result<Session<'m>> {
         hook.check(self.model.config())?;
         self.check_depth(hook)?;
-        let name = Stage::name_for(hook, self.model.config().n_layers);
+        let name = StageName::of(hook, self.model.config().n_layers);
         if name == self.kept.stage.name() {
             return Ok(self);
         }
@@ -142,7 +143,7 @@ impl<'m> Session<'m> {
         let spots = self.kept.parts.iter().enumerate();
         let spots = spots.flat_map(|(prompt, kept)| kept.clone().map(move |position| Spot { prompt, position }));
         let keep = Some((name, spots.collect()));
-        let stage = std::mem::replace(&mut self.kept.stage, Stage::Start);
+        let stage = std::mem::replace(&mut self.kept.stage, Stage::Embed);
         let tokens = self.prompts.iter().collect();
         let begin = Begin { tokens, parts, before: Some(&self.keys), stage, edits: Edits::new(), keep };
         let (_, passed) = self.model.pass(begin, &Ask::nothing())?;
@@ -152,7 +153,7 @@ impl<'m> Session<'m> {
 
     fn check_depth(&self, hook: HookPoint) -> Result<()> {
         let kept = self.kept.stage.name();
-        if Stage::name_for(hook, self.model.config().n_layers).is_before(kept) {
+        if StageName::of(hook, self.model.config().n_layers).is_before(kept) {
             return Err(Error::NotKept { problem: format!("{hook} comes before the hook point that was kept") });
         }
         Ok(())

@@ -13,6 +13,15 @@ pub struct LayerNorm {
     pub b: Vec<f32>,
 }
 
+impl LayerNorm {
+    /// Scales a normalised row and adds the bias.
+    pub(crate) fn apply(&self, row: &mut [f32]) {
+        for ((x, w), b) in row.iter_mut().zip(&self.w).zip(&self.b) {
+            *x = x.mul_add(*w, *b);
+        }
+    }
+}
+
 /// One block. Heads stand side by side in the columns of `w_q`, `w_k`, `w_v` and in the rows of `w_o`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Block {

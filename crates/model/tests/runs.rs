@@ -1,66 +1,18 @@
 //! What must hold for every run: a batch equals its parts, resuming equals running again, a cache equals no cache.
 
+mod common;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use common::{hooks, intervention, model, models, prompts};
 use directrix_corpus::{Prompts, Watch};
 use directrix_kernels::Matrix;
 use directrix_model::{
-    Ask, BlockHook, Case, Columns, Edit, Error, Folder, HookPoint, Hooked, Intervention, Model, Positions, Processing,
-    RowAt, Rows, Run, Sampling, Spot, Target,
+    Ask, BlockHook, Case, Columns, Edit, Error, HookPoint, Hooked, Intervention, Positions, Processing, RowAt, Rows,
+    Run, Sampling, Spot, Target,
 };
 use proptest::prelude::*;
-
-fn model(name: &str, processing: Processing) -> Model {
-    let path = format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
-    Model::load(&Folder::open(&path).unwrap(), processing).unwrap()
-}
-
-fn models() -> impl Strategy<Value = Model> {
-    let names = prop::sample::select(vec!["neo-tiny", "gpt2-tiny", "neox-tiny"]);
-    (names, any::<bool>())
-        .prop_map(|(name, processed)| model(name, if processed { Processing::default() } else { Processing::none() }))
-}
-
-fn prompts() -> impl Strategy<Value = Prompts> {
-    prop::collection::vec(prop::collection::vec(0..128_u32, 2..30), 1..6).prop_map(Prompts::from_rows)
-}
-
-/// Whether a hook point has a number per key position.
-fn by_key(hook: HookPoint) -> bool {
-    matches!(hook, HookPoint::Block(_, BlockHook::AttnScores | BlockHook::Pattern))
-}
-
-/// Hook points at which interventions can be made.
-fn hooks(model: &Model) -> Vec<HookPoint> {
-    let all = HookPoint::all(model.config()).into_iter();
-    all.filter(|hook| *hook != HookPoint::UnembedOut && !hook.to_string().ends_with("scale")).collect()
-}
-
-/// An intervention at `positions`, one of every kind that can be made at `hook`.
-fn intervention(model: &Model, hook: HookPoint, positions: &[usize], [kind, columns]: [usize; 2]) -> Intervention {
-    let shape = hook.shape(model.config(), 0);
-    let width: usize = shape.iter().product();
-    let mut choices = vec![(Columns::All, width)];
-    if shape.len() == 2 {
-        choices.push((Columns::Head(columns % shape[0]), shape[1]));
-    }
-    if !by_key(hook) {
-        choices.push((Columns::Range(width / 3..width / 2 + 1), width / 2 + 1 - width / 3));
-    }
-    let (columns, width) = choices.swap_remove(columns % choices.len());
-    let row: Vec<f32> = (0..width).map(|i| (i as f32 * 0.7).sin()).collect();
-    let each: Vec<f32> = (0..width * (positions.len() + 2)).map(|i| (i as f32 * 0.3).cos()).collect();
-    let each = Rows::each(&Arc::new(Matrix::new(each, positions.len() + 2, width)), 1..positions.len() + 1);
-    let mut edits = vec![Edit::Zero, Edit::Scale(-0.5)];
-    if !by_key(hook) {
-        let rows = Rows::every(row);
-        edits.extend([Edit::Set(rows.clone()), Edit::Add(rows.clone()), Edit::Project(rows)]);
-        edits.extend([Edit::Set(each.clone()), Edit::Add(each)]);
-    }
-    let edit = edits.swap_remove(kind % edits.len());
-    Intervention::new(hook, Positions::At(positions.to_vec()), edit).in_columns(columns)
-}
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
@@ -106,7 +58,7 @@ proptest! {
             // Those after the last that is computed are left out, with their rows.
             let mut positions = if from_end { vec![len - 1, until] } else { vec![position % len, (position / len) % len, 0] };
             positions.dedup();
-            let change = intervention(&model, hook, &positions, [kind, columns]);
+            let change = intervention(&model, hook, Positions::At(positions.clone()), positions.len(), [kind, columns]);
             cases.push(Case { prompt, until, interventions: vec![change] });
         }
         let first = cases.iter().map(|c| c.interventions[0].hook).min().unwrap();
@@ -133,7 +85,7 @@ proptest! {
     #[test]
     fn an_intervention_read_back_is_the_same(model in models(), picks: [usize; 3], positions in prop::collection::vec(0..9_usize, 0..4)) {
         let hooks = hooks(&model);
-        let change = intervention(&model, hooks[picks[0] % hooks.len()], &positions, [picks[1], picks[2]]);
+        let change = intervention(&model, hooks[picks[0] % hooks.len()], Positions::At(positions.clone()), positions.len(), [picks[1], picks[2]]);
         let json = serde_json::to_string(&change).unwrap();
         let read = serde_json::from_str::<Intervention>(&json).unwrap();
         prop_assert_eq!(serde_json::to_string(&read).unwrap(), json);
