@@ -125,17 +125,7 @@ pub enum Error {
         /// Positions of the buffer.
         buffer: usize,
     },
-    /// A file of a training run could not be read or written.
-    #[error("cannot {doing} `{}`: {source}{}", path.display(), advice(doing))]
-    Io {
-        /// `read` or `write`.
-        doing: &'static str,
-        /// The file.
-        path: std::path::PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A checkpoint or cache is of another run, or damaged.
+    /// A checkpoint, cache or SAE is of another run.
     #[error("`{}`: {problem}", path.display())]
     Stored {
         /// The file or folder.
@@ -145,8 +135,16 @@ pub enum Error {
     },
 }
 
-fn advice(doing: &str) -> &'static str {
-    if doing == "write" { "; check that the disk has room and the folder can be written to" } else { "" }
+impl Error {
+    /// The same, of the SAE `name` of a run; empty where there is one only.
+    pub(crate) fn of_sae(self, name: &str) -> Error {
+        match self {
+            Error::Diverged { step, what } if !name.is_empty() => {
+                Error::Diverged { step, what: format!("{name}: {what}") }
+            }
+            error => error,
+        }
+    }
 }
 
 impl From<directrix_model::Error> for Error {

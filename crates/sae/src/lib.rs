@@ -9,7 +9,7 @@
 //! A site has two ends, what is read and what is written: one place for an SAE, two for a transcoder. Encoding is of the
 //! first, decoding, evaluation and interventions are of the second.
 //!
-//! [`train`] makes them: a [`train::Recipe`] names site and objective, [`train::run`] streams a corpus through the model and
+//! [`train`] makes them: a [`train::Recipe`] names site and objective, [`train::train`] streams a corpus through the model and
 //! leaves folders. [`evaluate()`] says how good they are: what they reconstruct, what the model loses by it, and what their
 //! directions are like.
 //!

@@ -1,6 +1,6 @@
 //! Arrays in files: little-endian numbers, one after another.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -84,11 +84,14 @@ pub struct Appender<T> {
 }
 
 impl<T: Pod> Appender<T> {
-    /// Begins an array at `path`, in the place of what is there.
+    /// Begins an array at `path`, in the place of what is there. Its folder is made if need be.
     ///
     /// # Errors
     /// [`Error::Write`](crate::Error::Write).
     pub fn create(path: PathBuf) -> Result<Self> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).writing(&path)?;
+        }
         let file = File::create(&path).writing(&path)?;
         Ok(Appender {
             path,

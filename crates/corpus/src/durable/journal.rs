@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use bytemuck::Pod;
 
-use super::{At, damaged};
+use super::{Appender, At, damaged};
 use crate::Result;
 
 /// What a journal's list has of a record: the byte it ends at (low and high half), its checksum, and the checksum of these
@@ -28,15 +28,25 @@ pub struct Journal<T> {
 }
 
 impl<T: Pod> Journal<T> {
+    /// Begins a journal at `path`, in the place of what is there. Its folder is made if need be. Nobody else may have it open.
+    ///
+    /// # Errors
+    /// [`Error::Write`](crate::Error::Write).
+    pub fn create(path: &Path) -> Result<Self> {
+        // The list first: records without one are none.
+        for path in [&list_of(path), path] {
+            Appender::<u8>::create(path.into())?;
+        }
+        Journal::open(path)
+    }
+
     /// Opens the journal at `path`, or begins one. Nobody else may have it open.
     ///
     /// # Errors
     /// [`Error::Write`](crate::Error::Write) or [`Error::Io`](crate::Error::Io) if its files cannot be used.
     pub fn open(path: &Path) -> Result<Self> {
         let open = |path: &Path| OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-        let mut list = path.as_os_str().to_owned();
-        list.push(".list");
-        let (file, mut list) = (open(path).writing(path)?, open(list.as_ref()).writing(path)?);
+        let (file, mut list) = (open(path).writing(path)?, open(&list_of(path)).writing(path)?);
         let length = file.metadata().reading(path)?.len();
         let mut bytes = Vec::new();
         list.read_to_end(&mut bytes).reading(path)?;
@@ -115,6 +125,12 @@ impl<T: Pod> Journal<T> {
     fn end_of(&self, number: usize) -> u64 {
         number.checked_sub(1).map_or(0, |last| self.records[last].0)
     }
+}
+
+fn list_of(path: &Path) -> PathBuf {
+    let mut list = path.as_os_str().to_owned();
+    list.push(".list");
+    list.into()
 }
 
 fn entry(number: usize, end: u64, sum: u32) -> Entry {

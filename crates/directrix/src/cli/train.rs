@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use directrix::corpus::{self, Chunk, Prompts, Tokenising, Watch};
+use directrix::corpus::{self, Chunk, Prompts, Tokenising};
 use directrix::lab::{self, Opened, Wanted};
 use directrix::model::Processing;
-use directrix::sae::train::{Event, Feed, Metrics, Recipe, Run};
+use directrix::sae::train::{Feed, Metrics, Notice, Recipe, Training};
 use directrix::sae::{self, train};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -219,6 +219,7 @@ impl Train {
         self.threads.apply()?;
         let watch = watch();
         let mut options = self.options()?;
+        options.feed.check()?;
         let given = &options.given;
         let opened = self.wanted(given).open()?;
         let model = &opened.model;
@@ -246,12 +247,10 @@ impl Train {
             "bos": opened.bos,
             "evaluation": given.evaluation_corpus,
         });
-        let mut shown =
-            Shown { watch, steps: options.feed.steps(), one: options.recipes.len() == 1, latest: Latest::new() };
-        let stop = shown.watch.clone();
+        let mut latest = Latest::new();
         let named = options.recipes.iter().filter_map(|(_, recipe)| recipe.from.clone());
         let from = named.map(|name| Ok((name.clone(), lab::sae(&name, model)?))).collect::<lab::Result<_>>()?;
-        let run = Run {
+        let training = Training {
             model,
             documents: &documents,
             bos: opened.bos,
@@ -263,14 +262,13 @@ impl Train {
             out: &out,
             identity: &identity,
         };
-        train::run(&run, stop.stop(), |event| shown.event(event)).map_err(|error| match error {
+        train::train(&training, &watch, |notice| show(notice, &mut latest)).map_err(|error| match error {
             stopped @ sae::Error::Stopped => {
                 anyhow::Error::from(stopped).context("stopped; run the same command again to go on")
             }
             error => error.into(),
         })?;
-        let Shown { watch, latest, .. } = shown;
-        drop((watch, stop));
+        drop(watch);
         if self.json {
             let latest = latest.iter().map(|(name, (_, metrics))| (out.join(name), metrics));
             return terminal::json(
@@ -406,48 +404,20 @@ fn evaluation_prompts(given: &Given, feed: &Feed, opened: &Opened) -> anyhow::Re
     Ok(corpus::join(corpus::prompts(corpus.name(), documents, opened.tokenizer.as_ref(), tokenising))?.prompts)
 }
 
-/// What is shown of a run as it goes, and its latest numbers.
-struct Shown {
-    watch: Watch,
-    steps: u64,
-    one: bool,
-    latest: Latest,
-}
-
 /// Directions and latest numbers of each SAE.
 type Latest = BTreeMap<String, (usize, Metrics)>;
 
-impl Shown {
-    fn event(&mut self, event: Event) {
-        match event {
-            Event::Step { step, .. } => {
-                let progress = corpus::Event::new("training", step, "steps");
-                self.watch.tell(progress.of(self.steps).with_detail(self.detail()));
-            }
-            Event::Metrics { name, directions, metrics } => {
-                self.latest.insert(name.to_owned(), (directions, metrics.clone()));
-            }
-            Event::Alarm { name: "", message } => remark(&format!("alarm: {message}")),
-            Event::Alarm { name, message } => remark(&format!("alarm: {name}: {message}")),
-            Event::Resumed { step } => note(&format!("going on after step {}", thousands(step))),
-            Event::CheckpointFailed { error } => {
-                remark(&format!("alarm: no checkpoint was written, the last one stays: {error}"));
-            }
+fn show(notice: Notice, latest: &mut Latest) {
+    match notice {
+        Notice::Metrics { name, directions, metrics } => {
+            latest.insert(name.to_owned(), (directions, metrics.clone()));
         }
-    }
-
-    /// Loss, L0 and dead directions of the SAE, or their ranges over several.
-    fn detail(&self) -> String {
-        let range = |of: &dyn Fn(&Metrics) -> f64, digits: usize| {
-            let values = self.latest.values().map(|(_, metrics)| of(metrics));
-            let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), x| (l.min(x), h.max(x)));
-            if self.one { format!("{low:.digits$}") } else { format!("{low:.digits$} to {high:.digits$}") }
-        };
-        if self.latest.is_empty() {
-            return String::new();
+        Notice::Alarm { name: "", message } => remark(&format!("alarm: {message}")),
+        Notice::Alarm { name, message } => remark(&format!("alarm: {name}: {message}")),
+        Notice::Resumed { step } => note(&format!("going on after step {}", thousands(step))),
+        Notice::CheckpointFailed { error } => {
+            remark(&format!("alarm: no checkpoint was written, the last one stays: {error}"));
         }
-        let [loss, l0] = [range(&|m| m.mean.loss, 3), range(&|m| m.mean.l0, 1)];
-        format!("loss {loss}, L0 {l0}, dead {}", range(&|m| m.dead as f64, 0))
     }
 }
 

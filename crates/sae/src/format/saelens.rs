@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
+use directrix_corpus::durable;
 use directrix_kernels::Matrix;
 use directrix_model::{Folder, Tensors};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
 use crate::sae::Parameters;
-use crate::train::write_beside;
 use crate::{Architecture, End, Error, Result, Sae, Site};
 
 pub(crate) const CONFIG: &str = "cfg.json";
@@ -130,7 +130,6 @@ impl Sae {
             let problem = format!("SAELens has no transcoder of architecture `{}`", architecture.name());
             return Err(Error::Parameters { sae: self.name().into(), problem });
         };
-        std::fs::create_dir_all(folder).map_err(|source| Error::Io { doing: "write", path: folder.into(), source })?;
         let w_enc = encoder.transposed();
         let vector = |values| tensor(values, &[self.directions()]);
         let mut tensors = vec![
@@ -180,7 +179,7 @@ impl Sae {
             let sparsity = tensor(&logarithms, &[self.directions()]);
             write_tensors(&folder.join("sparsity.safetensors"), vec![("sparsity", sparsity)])?;
         }
-        write_beside(&folder.join(CONFIG), format!("{config:#}\n").as_bytes())
+        Ok(durable::write(&folder.join(CONFIG), format!("{config:#}\n").as_bytes())?)
     }
 }
 
@@ -196,5 +195,5 @@ fn tensor<'a>(values: &'a [f32], shape: &[usize]) -> TensorView<'a> {
 fn write_tensors(path: &Path, tensors: Vec<(&str, TensorView)>) -> Result<()> {
     let bytes = safetensors::serialize(tensors, None)
         .map_err(|e| Error::Stored { path: path.into(), problem: format!("cannot be written: {e}") })?;
-    write_beside(path, &bytes)
+    Ok(durable::write(path, &bytes)?)
 }

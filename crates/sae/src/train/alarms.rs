@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::session::Metrics;
+use super::member::Metrics;
 
 /// What has been said already, so that nothing is said at every line of metrics.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -53,7 +53,7 @@ impl Alarms {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trainer::StepReport;
+    use super::super::report::StepReport;
     use super::*;
 
     fn metrics(mse: f64, l0: f64, dead: usize) -> Metrics {

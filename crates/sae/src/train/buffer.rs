@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use directrix_corpus::Prompts;
+use directrix_corpus::{Event, Prompts, Watch};
 use directrix_kernels::Matrix;
 use directrix_model::{Ask, HookPoint, Model, batches};
 use rand::SeedableRng;
@@ -23,19 +23,22 @@ pub(super) struct Source<'a> {
     pub(super) hooks: Vec<HookPoint>,
     pub(super) windows: Windows<'a>,
     pub(super) cache: Option<Cache>,
+    pub(super) watch: Watch,
 }
 
 impl Source<'_> {
     /// The values at each hook point for all positions of some windows, one window after another.
     fn activations(&mut self, numbers: &[u64], windows: &Prompts) -> Result<Vec<Matrix>> {
-        let Some(cache) = &mut self.cache else { return run(self.model, &self.hooks, windows) };
+        let Source { model, hooks, watch, .. } = self;
+        let run = |windows: &Prompts| run(model, hooks, windows, watch);
+        let Some(cache) = &mut self.cache else { return run(windows) };
         // The corpus is read over and over: the same windows come again.
         let number = |number: u64| self.windows.per_reading().map_or(number, |per_reading| number % per_reading);
         let mut parts: Vec<Vec<Matrix>> = Vec::new();
         let mut i = 0;
         while i < windows.len() {
             if number(numbers[i]) < cache.windows() {
-                parts.push(cache.read(number(numbers[i]))?);
+                parts.push(cache.read(number(numbers[i]), windows.get(i).len())?);
                 i += 1;
                 continue;
             }
@@ -44,7 +47,7 @@ impl Source<'_> {
                 i += 1;
             }
             let range = windows.range(first..i);
-            let made = run(self.model, &self.hooks, &range)?;
+            let made = run(&range)?;
             for (window, offsets) in range.offsets().windows(2).enumerate() {
                 let rows: Vec<Matrix> = made.iter().map(|all| all.gather(offsets[0]..offsets[1])).collect();
                 if number(numbers[first + window]) == cache.windows() {
@@ -60,10 +63,14 @@ impl Source<'_> {
         };
         Ok((0..self.hooks.len()).map(join).collect())
     }
+
+    fn tell_filled(&self, filled: usize, of: usize) {
+        self.watch.tell(Event::new("filling the buffer", filled as u64, "positions").of(of as u64));
+    }
 }
 
-fn run(model: &Model, hooks: &[HookPoint], windows: &Prompts) -> Result<Vec<Matrix>> {
-    let run = model.run(windows, &Ask::capture(hooks.iter().copied()), &[])?;
+fn run(model: &Model, hooks: &[HookPoint], windows: &Prompts, watch: &Watch) -> Result<Vec<Matrix>> {
+    let run = model.run(windows, &Ask::capture(hooks.iter().copied()).watched(watch), &[])?;
     Ok(hooks.iter().map(|hook| run.captured(*hook).clone()).collect())
 }
 
@@ -93,6 +100,26 @@ pub(super) struct BufferState {
     /// The next row of a window that did not fit whole.
     pending: Option<Slot>,
     given: u64,
+}
+
+impl BufferState {
+    /// Whether its parts go together, in a buffer of `capacity` rows.
+    pub(super) fn is_sound(&self, capacity: usize) -> bool {
+        let BufferState { slots, order, next, live, pending, given, .. } = self;
+        let mut seen = vec![false; slots.len()];
+        let mut is_new = |slot: &u32| seen.get_mut(*slot as usize).is_some_and(|seen| !std::mem::replace(seen, true));
+        let is_live = |slot: &Slot| live.get(&slot.window).is_some_and(|w| (slot.position as usize) < w.tokens.len());
+        let mut rows: BTreeMap<u64, usize> = live.keys().map(|window| (*window, 0)).collect();
+        slots.iter().for_each(|slot| {
+            rows.entry(slot.window).and_modify(|rows| *rows += 1);
+        });
+        slots.len() == capacity
+            && order.len() == capacity
+            && *next <= capacity
+            && order.iter().all(&mut is_new)
+            && slots.iter().chain(pending).all(is_live)
+            && live.iter().all(|(window, live)| window < given && live.rows == rows[window])
+    }
 }
 
 /// The buffer.
@@ -125,21 +152,12 @@ impl Buffer {
         &self.state
     }
 
-    /// Fills the buffer as it was, and brings the source to where it was.
+    /// Fills the buffer as it was, and brings the source to where it was. The state must be [sound](BufferState::is_sound).
+    ///
+    /// # Errors
+    /// If the corpus or the model fails, or the work is stopped.
     pub(super) fn restore(&mut self, state: BufferState, source: &mut Source) -> Result<()> {
-        let capacity = self.state.slots.len();
-        let fits = state.slots.len() == capacity
-            && state.order.len() == capacity
-            && state.next <= capacity
-            && state.order.iter().all(|slot| (*slot as usize) < capacity)
-            && state.order.iter().skip(state.next).all(|slot| {
-                let Slot { window, position } = state.slots[*slot as usize];
-                state.live.get(&window).is_some_and(|live| (position as usize) < live.tokens.len())
-            });
-        if !fits {
-            return Err(Error::Recipe { name: "checkpoint".into(), problem: "its buffer is damaged".into() });
-        }
-        source.windows.skip_to(state.given)?;
+        source.windows.skip_to(state.given, &source.watch)?;
         let mut places: BTreeMap<u64, Vec<(u32, u32)>> = BTreeMap::new();
         for slot in &state.order[state.next..] {
             let Slot { window, position } = state.slots[*slot as usize];
@@ -148,14 +166,17 @@ impl Buffer {
         let numbers: Vec<u64> = places.keys().copied().collect();
         let windows =
             Prompts::from_rows(numbers.iter().map(|n| state.live.get(n).map_or(&[][..], |live| &live.tokens)));
+        let mut filled = 0;
         for range in batches(&windows, RUN) {
             let (numbers, windows) = (&numbers[range.clone()], windows.range(range));
             let made = source.activations(numbers, &windows)?;
             for (number, offset) in numbers.iter().zip(windows.offsets()) {
                 for &(position, slot) in &places[number] {
                     self.put(slot as usize, &made, offset + position as usize);
+                    filled += 1;
                 }
             }
+            source.tell_filled(filled, state.order.len() - state.next);
         }
         self.state = state;
         Ok(())
@@ -164,10 +185,12 @@ impl Buffer {
     /// The next `size` rows at each hook point.
     ///
     /// # Errors
-    /// If the corpus or the model fails, or the corpus does not fill the buffer.
+    /// If the corpus or the model fails, the corpus does not fill the buffer, or the work is stopped. The state is then what it
+    /// was.
     pub(super) fn batch(&mut self, size: usize, source: &mut Source) -> Result<Vec<Matrix>> {
         if self.state.order.is_empty() || self.state.next >= self.state.slots.len() / 2 {
-            self.refill(source)?;
+            let before = self.state.clone();
+            self.refill(source).inspect_err(|_| self.state = before)?;
         }
         let rows = &self.state.order[self.state.next..self.state.next + size];
         let batch = self.data.iter().map(|data| data.gather(rows.iter().map(|row| *row as usize))).collect();
@@ -214,6 +237,9 @@ impl Buffer {
                 windows.push(&self.state.live[&number].tokens);
                 numbers.push(number);
                 starts.push(start);
+            }
+            if first_fill {
+                source.tell_filled(capacity - free.len(), capacity);
             }
             let made = source.activations(&numbers, &windows)?;
             for (i, number) in numbers.iter().enumerate() {

@@ -1,39 +1,36 @@
-//! Checkpoints: one file with all that a run needs to go on as if it had never stopped.
+//! Checkpoints: one sealed file with all that a run needs to go on as if it had never stopped.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use directrix_kernels::Matrix;
+use directrix_corpus::durable::{Beside, read_sealed, seal, unsealed};
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::buffer::BufferState;
-use super::cache::io;
-use super::session::{Member, MemberState};
-use super::trainer::{Numbers, Rows, Trainer};
+use super::member::{self, Member};
+use super::trainer::Trainer;
 use crate::{Error, Result};
 
 const FILE: &str = "checkpoint.safetensors";
 const STATE: &str = "state";
-const BUFFER: &str = "buffer";
 
-/// The small part, as JSON in the file's metadata.
+/// What is not numbers of parameters, as JSON in a tensor of bytes.
 #[derive(Serialize, Deserialize)]
 struct State {
     identity: Value,
     step: u64,
-    members: Vec<(MemberState, Counts)>,
+    members: Vec<MemberState>,
+    buffer: BufferState,
 }
 
-/// A trainer's numbers that are not tensors.
 #[derive(Serialize, Deserialize)]
-struct Counts {
-    steps: u64,
+struct MemberState {
+    state: member::State,
     counted: u64,
-    threshold: Option<f32>,
+    running: Vec<f32>,
 }
 
 /// A checkpoint that was read.
@@ -52,82 +49,73 @@ pub(super) fn exists(out: &Path) -> bool {
 pub(super) fn remove(out: &Path) -> Result<()> {
     let path = out.join(FILE);
     match std::fs::remove_file(&path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io("write", &path)(e)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(directrix_corpus::Error::Write { path, error }.into())
+        }
         _ => Ok(()),
     }
 }
 
-/// Writes a checkpoint beside the last one and renames it into place.
+/// Writes a checkpoint in the place of the last one.
+///
+/// # Errors
+/// If a parameter is not finite, or the file cannot be written; the last checkpoint then stays.
 pub(super) fn write(out: &Path, identity: &Value, step: u64, members: &[Member], buffer: &BufferState) -> Result<()> {
     let path = out.join(FILE);
     let to_error = |e: String| Error::Stored { path: path.clone(), problem: format!("cannot be written: {e}") };
-    let counts =
-        |trainer: &Trainer| Counts { steps: trainer.steps, counted: trainer.counted, threshold: trainer.threshold };
-    let state = State {
-        identity: identity.clone(),
-        step,
-        members: members.iter().map(|member| (member.state.clone(), counts(&member.trainer))).collect(),
-    };
-    let state = serde_json::to_string(&state).map_err(|e| to_error(e.to_string()))?;
-    let buffer = serde_json::to_vec(buffer).map_err(|e| to_error(e.to_string()))?;
-    let mut tensors = vec![(BUFFER.to_owned(), view(Dtype::U8, vec![buffer.len()], &buffer, &path)?)];
-    for (number, member) in members.iter().enumerate() {
-        let trainer = &member.trainer;
-        for (name, rows) in [("w_enc", &trainer.w_enc), ("w_dec", &trainer.w_dec)] {
-            let [first, second] = &rows.moments;
-            for (part, matrix) in [("value", &rows.value), ("first", first), ("second", second)] {
-                let shape = vec![matrix.rows(), matrix.columns()];
-                let bytes = bytemuck::cast_slice(matrix.data());
-                tensors.push((format!("{number}.{name}.{part}"), view(Dtype::F32, shape, bytes, &path)?));
+    let mut states = Vec::new();
+    for Member { trainer, state, name, .. } in members {
+        if let Some(what) = trainer.not_finite() {
+            return Err(Error::Diverged { step, what }.of_sae(name));
+        }
+        states.push(MemberState { state: state.clone(), counted: trainer.counted, running: trainer.running.clone() });
+    }
+    let state = State { identity: identity.clone(), step, members: states, buffer: buffer.clone() };
+    let state = serde_json::to_vec(&state).map_err(|e| to_error(e.to_string()))?;
+
+    let mut tensors: Vec<(String, Dtype, &[u8])> = Vec::new();
+    for (number, Member { trainer, .. }) in members.iter().enumerate() {
+        for (name, numbers) in counts(trainer) {
+            tensors.push((format!("{number}.{name}"), Dtype::U64, bytemuck::cast_slice(numbers)));
+        }
+        for (name, parts) in trainer.stored() {
+            for (part, numbers) in PARTS.into_iter().zip(parts) {
+                tensors.push((format!("{number}.{name}.{part}"), Dtype::F32, bytemuck::cast_slice(numbers)));
             }
         }
-        for (name, numbers) in numbers(trainer) {
-            let [first, second] = &numbers.moments;
-            for (part, values) in [("value", &numbers.value), ("first", first), ("second", second)] {
-                let bytes = bytemuck::cast_slice(values);
-                tensors.push((format!("{number}.{name}.{part}"), view(Dtype::F32, vec![values.len()], bytes, &path)?));
-            }
-        }
-        for (name, values) in [("silent", &trainer.silent), ("fired", &trainer.fired)] {
-            let bytes = bytemuck::cast_slice(values);
-            tensors.push((format!("{number}.{name}"), view(Dtype::U64, vec![values.len()], bytes, &path)?));
-        }
     }
-    let partial = path.with_extension("partial");
-    let metadata = HashMap::from([(STATE.to_owned(), state)]);
-    let written = safetensors::serialize_to_file(tensors, Some(metadata), &partial)
-        .map_err(|e| match e {
-            safetensors::SafeTensorError::IoError(e) => io("write", &path)(e),
-            e => to_error(e.to_string()),
-        })
-        .and_then(|()| std::fs::rename(&partial, &path).map_err(io("write", &path)));
-    if written.is_err() {
-        // The half-written file is of no use; that it cannot be removed adds nothing to the error.
-        let _ = std::fs::remove_file(&partial);
+    tensors.push((STATE.to_owned(), Dtype::U8, &state));
+
+    let mut end = 0;
+    let infos = tensors.iter().map(|(name, dtype, bytes)| {
+        let start = end;
+        end += bytes.len();
+        let shape = vec![bytes.len() * 8 / dtype.bitsize()];
+        (name.clone(), TensorInfo { dtype: *dtype, shape, data_offsets: (start, end) })
+    });
+    let (key, zeros) = unsealed();
+    let metadata = HashMap::from([(key.to_owned(), zeros.to_owned())]);
+    let header = Metadata::new(Some(metadata), infos.collect()).map_err(|e| to_error(e.to_string()))?;
+    let mut header = serde_json::to_string(&header).map_err(|e| to_error(e.to_string()))?;
+    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
+
+    let mut file = Beside::create(&path)?;
+    let mut at = 0;
+    let length = (header.len() as u64).to_le_bytes();
+    for bytes in [&length[..], header.as_bytes()].into_iter().chain(tensors.iter().map(|(_, _, bytes)| *bytes)) {
+        file.write_at(at, bytes)?;
+        at += bytes.len() as u64;
     }
-    written
+    seal(&mut file)?;
+    file.sync()?;
+    Ok(file.commit()?)
 }
 
-fn view<'a>(dtype: Dtype, shape: Vec<usize>, bytes: &'a [u8], path: &Path) -> Result<TensorView<'a>> {
-    TensorView::new(dtype, shape, bytes).map_err(|e| Error::Stored { path: path.into(), problem: e.to_string() })
-}
+/// Names of a parameter's numbers and of Adam's moments of them.
+const PARTS: [&str; 3] = ["value", "first", "second"];
 
-fn numbers(trainer: &Trainer) -> [(&'static str, &Numbers); 5] {
-    [
-        ("b_enc", &trainer.b_enc),
-        ("b_dec", &trainer.b_dec),
-        ("log_threshold", &trainer.log_threshold),
-        ("b_mag", &trainer.b_mag),
-        ("r_mag", &trainer.r_mag),
-    ]
-}
-
-fn shapes(trainer: &Trainer) -> Vec<usize> {
-    let rows = [&trainer.w_enc, &trainer.w_dec].map(|rows| [&rows.value, &rows.moments[0], &rows.moments[1]]);
-    let rows = rows.into_iter().flatten().flat_map(|matrix| [matrix.rows(), matrix.columns()]);
-    let numbers =
-        numbers(trainer).into_iter().flat_map(|(_, n)| [n.value.len(), n.moments[0].len(), n.moments[1].len()]);
-    rows.chain(numbers).chain([trainer.silent.len(), trainer.fired.len()]).collect()
+fn counts(trainer: &Trainer) -> [(&'static str, &[u64]); 2] {
+    [("silent", &trainer.silent), ("fired", &trainer.fired)]
 }
 
 impl Checkpoint {
@@ -136,17 +124,13 @@ impl Checkpoint {
     /// # Errors
     /// If it is of another run, or damaged.
     pub(super) fn find(out: &Path, identity: &Value) -> Result<Option<Checkpoint>> {
+        if !exists(out) {
+            return Ok(None);
+        }
         let path = out.join(FILE);
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(io("read", &path)(e)),
-        };
-        let state = SafeTensors::read_metadata(&bytes)
-            .ok()
-            .and_then(|(_, header)| header.metadata().as_ref().and_then(|m| m.get(STATE).cloned()))
-            .and_then(|text| serde_json::from_str::<State>(&text).ok());
-        let Some(state) = state else { return Err(damaged(&path)) };
+        let bytes = read_sealed(&path)?;
+        let state = tensors(&path, &bytes)?.tensor(STATE).ok().and_then(|t| serde_json::from_slice(t.data()).ok());
+        let state: State = state.ok_or_else(|| damaged(&path, "it has no state of a run"))?;
         // Through text, as numbers may be written in more than one way.
         let now: Value = serde_json::from_str(&identity.to_string()).unwrap_or_default();
         if let Some(difference) = difference("", &state.identity, &now) {
@@ -163,66 +147,51 @@ impl Checkpoint {
         self.state.step
     }
 
-    pub(super) fn buffer(&self) -> Result<BufferState> {
-        let (_, bytes) = self.tensor(BUFFER, Dtype::U8)?;
-        serde_json::from_slice(&bytes).map_err(|_| damaged(&self.path))
+    /// Where the rows of the buffer came from, which has so many.
+    ///
+    /// # Errors
+    /// If it is the state of no such buffer.
+    pub(super) fn buffer(self, capacity: usize) -> Result<BufferState> {
+        let sound = Some(self.state.buffer).filter(|buffer| buffer.is_sound(capacity));
+        sound.ok_or_else(|| damaged(&self.path, "its buffer is not one of this run"))
     }
 
-    /// SAE `number` of the run, which was begun as given.
-    pub(super) fn member(&self, number: usize, begun: &Trainer) -> Result<(Trainer, MemberState)> {
-        let Some((state, counts)) = self.state.members.get(number) else { return Err(damaged(&self.path)) };
-        let rows = |name: &str| -> Result<Rows> {
-            let part = |part: &str| -> Result<Matrix> {
-                let (shape, values) = self.floats(&format!("{number}.{name}.{part}"))?;
-                let [rows, columns] = shape[..] else { return Err(damaged(&self.path)) };
-                Ok(Matrix::new(values, rows, columns))
-            };
-            Ok(Rows { value: part("value")?, moments: [part("first")?, part("second")?] })
+    /// SAE `number` of the run; `trainer` has its dimensions.
+    ///
+    /// # Errors
+    /// If the checkpoint has no such SAE, or of other dimensions.
+    pub(super) fn member(&self, number: usize, mut trainer: Trainer) -> Result<(Trainer, member::State)> {
+        let missing = || damaged(&self.path, format!("SAE {number} of the run is not in it"));
+        let MemberState { state, counted, running } = self.state.members.get(number).ok_or_else(missing)?;
+        let tensors = tensors(&self.path, &self.bytes)?;
+        let fill = |name: String, numbers: &mut [u8]| {
+            let tensor = tensors.tensor(&name).ok().filter(|tensor| tensor.data().len() == numbers.len());
+            let tensor =
+                tensor.ok_or_else(|| damaged(&self.path, format!("`{name}` is missing or of another size")))?;
+            numbers.copy_from_slice(tensor.data());
+            Ok::<(), Error>(())
         };
-        let vector = |name: &str| -> Result<Numbers> {
-            let part = |part: &str| self.floats(&format!("{number}.{name}.{part}")).map(|(_, values)| values);
-            Ok(Numbers { value: part("value")?, moments: [part("first")?, part("second")?] })
-        };
-        let integers = |name: &str| -> Result<Vec<u64>> {
-            let (_, bytes) = self.tensor(&format!("{number}.{name}"), Dtype::U64)?;
-            Ok(bytes.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect())
-        };
-        let trainer = Trainer {
-            objective: begun.objective.clone(),
-            w_enc: rows("w_enc")?,
-            w_dec: rows("w_dec")?,
-            b_enc: vector("b_enc")?,
-            b_dec: vector("b_dec")?,
-            log_threshold: vector("log_threshold")?,
-            b_mag: vector("b_mag")?,
-            r_mag: vector("r_mag")?,
-            threshold: counts.threshold,
-            steps: counts.steps,
-            silent: integers("silent")?,
-            fired: integers("fired")?,
-            counted: counts.counted,
-        };
-        if shapes(&trainer) == shapes(begun) { Ok((trainer, state.clone())) } else { Err(damaged(&self.path)) }
-    }
-
-    fn floats(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
-        let (shape, bytes) = self.tensor(name, Dtype::F32)?;
-        Ok((shape, bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
-    }
-
-    fn tensor(&self, name: &str, dtype: Dtype) -> Result<(Vec<usize>, Cow<'_, [u8]>)> {
-        let file = SafeTensors::deserialize(&self.bytes).map_err(|_| damaged(&self.path))?;
-        let tensor = file.tensor(name).map_err(|_| damaged(&self.path))?;
-        if tensor.dtype() != dtype {
-            return Err(damaged(&self.path));
+        for (name, parts) in trainer.stored_mut() {
+            for (part, numbers) in PARTS.into_iter().zip(parts) {
+                fill(format!("{number}.{name}.{part}"), bytemuck::cast_slice_mut(numbers))?;
+            }
         }
-        Ok((tensor.shape().to_vec(), Cow::Borrowed(tensor.data())))
+        fill(format!("{number}.silent"), bytemuck::cast_slice_mut(&mut trainer.silent))?;
+        fill(format!("{number}.fired"), bytemuck::cast_slice_mut(&mut trainer.fired))?;
+        trainer.steps = self.state.step;
+        trainer.counted = *counted;
+        trainer.running.clone_from(running);
+        Ok((trainer, state.clone()))
     }
 }
 
-fn damaged(path: &Path) -> Error {
-    let problem = "the checkpoint is damaged; remove the file to begin anew";
-    Error::Stored { path: path.into(), problem: problem.into() }
+fn tensors<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
+    SafeTensors::deserialize(bytes).map_err(|e| damaged(path, e.to_string()))
+}
+
+/// An error that says that a file is not as it was written.
+pub(super) fn damaged(path: &Path, problem: impl Into<String>) -> Error {
+    directrix_corpus::Error::Damaged { path: path.into(), problem: problem.into() }.into()
 }
 
 /// The first place where two descriptions differ.

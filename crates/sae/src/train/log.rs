@@ -1,11 +1,11 @@
 //! What a run writes as it goes: `metrics.jsonl` and a TensorBoard event file.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::cache::io;
-use super::session::Metrics;
+use directrix_corpus::durable::Appender;
+use serde::{Deserialize, Serialize};
+
+use super::member::Metrics;
 use super::tensorboard;
 use crate::{Error, Result};
 
@@ -13,35 +13,49 @@ const METRICS: &str = "metrics.jsonl";
 const EVENTS: &str = "events.out.tfevents.directrix";
 
 pub(super) struct Log {
-    metrics: Appended,
-    events: Appended,
+    metrics: Appender<u8>,
+    events: Appender<u8>,
 }
 
-struct Appended {
-    path: PathBuf,
-    file: File,
-    length: u64,
+/// What was written of each file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Logged {
+    metrics: Written,
+    events: Written,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+struct Written {
+    bytes: u64,
+    checksum: u32,
 }
 
 impl Log {
-    /// Opens the files and drops what is after `lengths`: what was written after the checkpoint that the run goes on from.
-    pub(super) fn open(folder: &Path, lengths: [u64; 2]) -> Result<Log> {
-        std::fs::create_dir_all(folder).map_err(io("write", folder))?;
-        let mut log = Log {
-            metrics: Appended::open(folder.join(METRICS), lengths[0])?,
-            events: Appended::open(folder.join(EVENTS), lengths[1])?,
+    /// Opens the files and drops what is after `logged`: what was written after the checkpoint that the run goes on from. A file
+    /// that is no longer there begins anew.
+    ///
+    /// # Errors
+    /// If a file is no longer what was logged, or cannot be written.
+    pub(super) fn open(folder: &Path, logged: &Logged) -> Result<Log> {
+        let open = |name: &str, Written { bytes, checksum }: Written| {
+            let path = folder.join(name);
+            if bytes > 0 && path.exists() { Appender::resume(path, bytes, checksum) } else { Appender::create(path) }
         };
-        if log.events.length == 0 {
-            log.events.append(tensorboard::begin)?;
+        let mut log = Log { metrics: open(METRICS, logged.metrics)?, events: open(EVENTS, logged.events)? };
+        if log.events.is_empty() {
+            log.events.append(&tensorboard::beginning())?;
         }
         Ok(log)
     }
 
-    /// Writes a line of metrics; returns the files' lengths.
-    pub(super) fn write(&mut self, metrics: &Metrics) -> Result<[u64; 2]> {
+    /// Writes a line of metrics.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub(super) fn write(&mut self, metrics: &Metrics) -> Result<Logged> {
         let line = serde_json::to_string(metrics)
-            .map_err(|e| Error::Stored { path: self.metrics.path.clone(), problem: e.to_string() })?;
-        self.metrics.append(|out| writeln!(out, "{line}"))?;
+            .map_err(|e| Error::Stored { path: METRICS.into(), problem: e.to_string() })?;
+        self.metrics.append(format!("{line}\n").as_bytes())?;
         let mean = &metrics.mean;
         let mut scalars = vec![
             ("loss/total", mean.loss),
@@ -56,24 +70,12 @@ impl Log {
         ];
         scalars.extend(metrics.loss_recovered.map(|value| ("evaluation/loss_recovered", value)));
         scalars.extend(metrics.evaluation_l0.map(|value| ("evaluation/l0", value)));
-        self.events.append(|out| tensorboard::scalars(out, metrics.step, &scalars))?;
-        Ok([self.metrics.length, self.events.length])
+        self.events.append(&tensorboard::scalars(metrics.step, &scalars))?;
+        Ok(Logged { metrics: written(&mut self.metrics)?, events: written(&mut self.events)? })
     }
 }
 
-impl Appended {
-    fn open(path: PathBuf, length: u64) -> Result<Appended> {
-        let opened = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
-        let mut file = opened.map_err(io("write", &path))?;
-        let length = length.min(file.metadata().map_err(io("read", &path))?.len());
-        file.set_len(length).and_then(|()| file.seek(SeekFrom::End(0))).map_err(io("write", &path))?;
-        Ok(Appended { path, file, length })
-    }
-
-    fn append(&mut self, write: impl FnOnce(&mut Vec<u8>) -> std::io::Result<()>) -> Result<()> {
-        let mut bytes = Vec::new();
-        write(&mut bytes).and_then(|()| self.file.write_all(&bytes)).map_err(io("write", &self.path))?;
-        self.length += bytes.len() as u64;
-        Ok(())
-    }
+fn written(file: &mut Appender<u8>) -> Result<Written> {
+    file.flush()?;
+    Ok(Written { bytes: file.len(), checksum: file.sums().checksum() })
 }

@@ -1,39 +1,37 @@
 //! Training: from a model and a corpus to SAE folders.
 //!
-//! A [`Recipe`] says how one SAE is trained, a [`Feed`] what all SAEs of a run are fed. [`run`] streams the corpus as
+//! A [`Recipe`] says how one SAE is trained, a [`Feed`] what all SAEs of a run are fed. [`train`] streams the corpus as
 //! [windows](Windows) of tokens through the model, which stops at the sites; keeps the activations shuffled in a bounded
-//! buffer; and takes a [`Trainer::step`] of every SAE on each batch. After the encoder's product everything follows the
-//! active entries only: see `directrix_kernels`'s sparse products and its Adam, in which the gradient is never stored.
+//! buffer; and takes a [`Trainer::step`] of every SAE on each batch. What is minimised is an [`Objective`], each in a file of its
+//! own. After the encoder's product everything follows the active entries only: see `directrix_kernels`'s sparse products and its
+//! Adam. A step finds the [`Gradient`] of a batch and applies it; the gradient's matrices stay in factors and are never stored.
 
 mod alarms;
 mod buffer;
 mod cache;
 mod checkpoint;
+mod gradient;
 mod log;
+mod member;
 mod objective;
+mod parameter;
 mod recipe;
+mod report;
 mod resample;
-mod session;
 mod tensorboard;
 mod trainer;
+mod training;
 mod windows;
 
-use std::path::Path;
-
-pub use objective::{Aux, Objective, Penalty, PenaltyOver};
+pub use gradient::Gradient;
+pub use member::Metrics;
+pub use objective::{
+    Aux, Batch, BatchTopK, Encoded, Extras, Gated, JumpRelu, Matryoshka, Objective, Penalty, PenaltyOver, Relu, Terms,
+    TopK,
+};
+pub use parameter::{Numbers, Rows};
 pub use recipe::{Feed, Recipe, WindowStyle};
-pub use session::{Event, Metrics, Run, is_complete, run};
-pub use trainer::{Numbers, Rows, StepOptions, StepReport, Trainer};
+pub use report::StepReport;
+pub use trainer::{StepOptions, Trainer};
+pub use training::{Notice, Training, is_complete, train};
 pub use windows::{Documents, Windows};
-
-/// Writes `bytes` beside `path` and renames them into place.
-pub(crate) fn write_beside(path: &Path, bytes: &[u8]) -> crate::Result<()> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let written = std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, path));
-    written.map_err(|e| {
-        // The half-written file is of no use; that it cannot be removed adds nothing to the error.
-        let _ = std::fs::remove_file(&partial);
-        cache::io("write", path)(e)
-    })
-}

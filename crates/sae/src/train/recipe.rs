@@ -1,8 +1,10 @@
 //! What is to be trained, and how: the options of `directrix train` under their names.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-use super::objective::{Aux, Objective, Penalty, PenaltyOver};
+use super::objective::{self, Aux, Objective, PenaltyOver};
 use crate::{Error, Result};
 
 /// How one SAE is trained. Names are those of the command's flags and of its TOML file.
@@ -137,14 +139,20 @@ impl Feed {
     }
 
     /// That the numbers make sense together.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] names the first that does not.
     pub fn check(&self) -> Result<()> {
-        let problem = |name: &str, problem: &str| Err(Error::Recipe { name: name.into(), problem: problem.into() });
+        let problem = |name, what: &str| Err(problem(name, what));
         match self {
             Feed { tokens: 0, .. } => problem("tokens", "there is nothing to train on; give a number above 0"),
             Feed { batch: 0, .. } => problem("batch", "give a number above 0"),
             Feed { context: 0 | 1, .. } => problem("context", "a window needs at least 2 positions"),
             Feed { log_every: 0, .. } => problem("log-every", "give a number above 0"),
-            feed if feed.buffer < 2 * feed.batch => problem("buffer", "it must hold at least two batches"),
+            Feed { buffer, .. } if *buffer > u32::MAX as usize => {
+                problem("buffer", "it has 4 billion positions at most")
+            }
+            Feed { buffer, batch, .. } if buffer / 2 < *batch => problem("buffer", "it must hold at least two batches"),
             _ => Ok(()),
         }
     }
@@ -166,66 +174,34 @@ impl Recipe {
     ///
     /// # Errors
     /// If there is no such objective, its coefficients are not as many as it takes, or a number is out of range.
-    pub fn objective(&self, directions: usize, d_in: usize) -> Result<Objective> {
-        let problem = |name: &str, problem: String| Error::Recipe { name: name.into(), problem };
-        let one = |what: &str| match self.coefficient[..] {
-            [one] => Ok(one),
-            _ => Err(problem("coefficient", format!("`{what}` takes one coefficient, not {}", self.coefficient.len()))),
-        };
-        let k = || match self.k {
-            k if k > 0 && k <= directions => Ok(k),
-            k => Err(problem("k", format!("{k} of {directions} directions cannot be active; give 1 to {directions}"))),
-        };
-        let aux = Aux {
-            coefficient: self.aux_coefficient,
-            k: if self.aux_k == 0 { (d_in / 2).max(1) } else { self.aux_k },
-            dead_after: self.dead_after(),
-        };
+    pub fn objective(&self, directions: usize, d_in: usize) -> Result<Arc<dyn Objective>> {
         if let Some(bad) = self.coefficient.iter().find(|c| !(c.is_finite() && **c >= 0.0)) {
             return Err(problem("coefficient", format!("{bad} is not a number from 0 up")));
         }
-        match self.objective.as_str() {
-            "topk" => Ok(Objective::TopK { k: k()?, aux }),
-            "batch_topk" => Ok(Objective::BatchTopK { k: k()?, aux }),
-            "matryoshka" => Ok(Objective::Matryoshka { k: k()?, widths: self.prefixes(directions)?, aux }),
-            "jumprelu" if self.bandwidth > 0.0 && self.threshold > 0.0 => {
-                Ok(Objective::JumpRelu { coefficient: one("jumprelu")?, bandwidth: self.bandwidth })
-            }
-            "jumprelu" => Err(problem("bandwidth", "bandwidth and threshold must be above 0".into())),
-            "gated" => Ok(Objective::Gated { coefficient: one("gated")? }),
-            name => {
-                let penalty: Penalty = serde_json::from_value(name.into()).map_err(|_| {
-                    problem(
-                        "objective",
-                        format!(
-                            "there is no `{name}`; choose of l1, sqrt, pure_sqrt, hoyer_square, combined_hoyer_l1, \
-                             combined_hoyer_sqrt, combined_hoyer_pure_sqrt, hoyer_d, hoyer_d_scaled_l1, topk, batch_topk, \
-                             matryoshka, jumprelu, gated"
-                        ),
-                    )
-                })?;
-                let (takes, given) = (penalty.coefficients(), self.coefficient.len());
-                if takes != given {
-                    return Err(problem("coefficient", format!("`{name}` takes {takes} coefficients, not {given}")));
-                }
-                Ok(Objective::Relu { penalty, coefficient: self.coefficient.clone(), over: self.penalty_over })
-            }
+        objective::named(self, directions, d_in)
+    }
+
+    /// The coefficient of an objective that takes one.
+    pub(super) fn one_coefficient(&self) -> Result<f64> {
+        let (name, given) = (&self.objective, self.coefficient.len());
+        match self.coefficient[..] {
+            [one] => Ok(one),
+            _ => Err(problem("coefficient", format!("`{name}` takes one coefficient, not {given}"))),
         }
     }
 
-    fn prefixes(&self, directions: usize) -> Result<Vec<usize>> {
-        if self.widths.is_empty() {
-            let mut widths: Vec<usize> = [16, 8, 4, 2, 1].iter().map(|part| (directions / part).max(1)).collect();
-            widths.dedup();
-            return Ok(widths);
+    /// `k`, where so many of these directions can be active.
+    pub(super) fn active(&self, directions: usize) -> Result<usize> {
+        match self.k {
+            k if k > 0 && k <= directions => Ok(k),
+            k => Err(problem("k", format!("{k} of {directions} directions cannot be active; give 1 to {directions}"))),
         }
-        if self.widths.is_sorted_by(|a, b| a < b) && self.widths[0] > 0 && self.widths.ends_with(&[directions]) {
-            return Ok(self.widths.clone());
-        }
-        Err(Error::Recipe {
-            name: "widths".into(),
-            problem: format!("give ascending numbers of directions that end with all {directions}"),
-        })
+    }
+
+    /// The auxiliary loss of an SAE that reads `d_in` numbers.
+    pub(super) fn aux(&self, d_in: usize) -> Aux {
+        let k = if self.aux_k == 0 { (d_in / 2).max(1) } else { self.aux_k };
+        Aux { coefficient: self.aux_coefficient, k, dead_after: self.dead_after() }
     }
 
     /// Positions after which a silent direction is dead.
@@ -234,8 +210,11 @@ impl Recipe {
     }
 
     /// That the numbers make sense.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] names the first that does not.
     pub fn check(&self) -> Result<()> {
-        let problem = |name: &str, problem: &str| Err(Error::Recipe { name: name.into(), problem: problem.into() });
+        let problem = |name, what: &str| Err(problem(name, what));
         let positive = |x: f64| x.is_finite() && x > 0.0;
         if !positive(self.learning_rate) {
             return problem("learning-rate", "give a number above 0");
@@ -248,6 +227,9 @@ impl Recipe {
         }
         if self.target_l0.is_some_and(|target| !positive(target)) {
             return problem("target-l0", "give a number above 0");
+        }
+        if !(self.aux_coefficient.is_finite() && self.aux_coefficient >= 0.0) {
+            return problem("aux-coefficient", "give a number from 0 up");
         }
         if !positive(self.expansion) {
             return problem("expansion", "give a number above 0");
@@ -266,6 +248,11 @@ impl Recipe {
     pub fn coefficient_share(&self, step: u64) -> f64 {
         ramp(step, self.coefficient_warm_up)
     }
+}
+
+/// An [`Error::Recipe`].
+pub(super) fn problem(name: &str, problem: impl Into<String>) -> Error {
+    Error::Recipe { name: name.into(), problem: problem.into() }
 }
 
 /// From `1 / steps` up to 1 over `steps`.

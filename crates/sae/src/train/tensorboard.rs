@@ -4,18 +4,17 @@
 //! protocol buffer `Event { 1: wall_time double, 2: step int64, 3: file_version string | 5: summary Summary }` with
 //! `Summary { 1: repeated Value { 1: tag string, 2: simple_value float } }`.
 
-use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Writes the record that begins a file.
-pub(super) fn begin(out: &mut impl Write) -> std::io::Result<()> {
+/// The record that begins a file.
+pub(super) fn beginning() -> Vec<u8> {
     let mut event = event_at(0);
     field_bytes(&mut event, 3, b"brain.Event:2");
-    record(out, &event)
+    record(&event)
 }
 
-/// Writes the scalars of a step.
-pub(super) fn scalars(out: &mut impl Write, step: u64, values: &[(&str, f64)]) -> std::io::Result<()> {
+/// The record of a step's scalars.
+pub(super) fn scalars(step: u64, values: &[(&str, f64)]) -> Vec<u8> {
     let mut summary = Vec::new();
     for (tag, value) in values {
         let mut scalar = Vec::new();
@@ -26,7 +25,7 @@ pub(super) fn scalars(out: &mut impl Write, step: u64, values: &[(&str, f64)]) -
     }
     let mut event = event_at(step);
     field_bytes(&mut event, 5, &summary);
-    record(out, &event)
+    record(&event)
 }
 
 fn event_at(step: u64) -> Vec<u8> {
@@ -57,12 +56,9 @@ fn varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-fn record(out: &mut impl Write, bytes: &[u8]) -> std::io::Result<()> {
+fn record(bytes: &[u8]) -> Vec<u8> {
     let length = (bytes.len() as u64).to_le_bytes();
-    out.write_all(&length)?;
-    out.write_all(&masked(&length).to_le_bytes())?;
-    out.write_all(bytes)?;
-    out.write_all(&masked(bytes).to_le_bytes())
+    [&length, &masked(&length).to_le_bytes()[..], bytes, &masked(bytes).to_le_bytes()].concat()
 }
 
 fn masked(bytes: &[u8]) -> u32 {
@@ -75,8 +71,7 @@ mod tests {
 
     #[test]
     fn records_carry_their_length_and_checksums() {
-        let mut file = Vec::new();
-        scalars(&mut file, 300, &[("l0", 2.5)]).unwrap();
+        let file = scalars(300, &[("l0", 2.5)]);
         let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
         assert_eq!(file.len(), length + 16);
         // TensorFlow's own mask of the checksum of "123456789" (CRC-32C 0xe3069283).

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use directrix_corpus as corpus;
+use directrix_corpus::{self as corpus, Event, Watch};
 
 use super::recipe::WindowStyle;
 use crate::{Error, Result};
@@ -26,7 +26,10 @@ pub struct Windows<'a> {
 }
 
 impl<'a> Windows<'a> {
-    /// The stream from its beginning.
+    /// The stream from its beginning: windows of `context` positions at most, `bos` before every document if it is some.
+    ///
+    /// # Errors
+    /// If the documents cannot be read.
     pub fn new(
         documents: &'a Documents<'a>,
         style: WindowStyle,
@@ -79,9 +82,19 @@ impl<'a> Windows<'a> {
         }
     }
 
-    /// Passes over windows, to go on where a run was stopped.
-    pub fn skip_to(&mut self, number: u64) -> Result<()> {
+    /// Passes over windows up to number `number`, to go on where a run was stopped.
+    ///
+    /// # Errors
+    /// As [`advance`](Windows::advance); [`Error::Stopped`] if the watch says so.
+    pub fn skip_to(&mut self, number: u64, watch: &Watch) -> Result<()> {
+        const TOLD: u64 = 1 << 14;
         while self.given < number {
+            if watch.is_stopped() {
+                return Err(Error::Stopped);
+            }
+            if self.given.is_multiple_of(TOLD) {
+                watch.tell(Event::new("passing over what was read", self.given, "windows").of(number));
+            }
             self.advance()?;
         }
         Ok(())

@@ -1,10 +1,14 @@
 //! A training case as `bench/peers/sae_training.py` writes it: settings, initial parameters and batches.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use directrix_kernels::Matrix;
 use directrix_model::{Folder, Tensors};
-use directrix_sae::train::{Aux, Numbers, Objective, Penalty, PenaltyOver, StepOptions, Trainer};
+use directrix_sae::train::{
+    Aux, BatchTopK, Gated, JumpRelu, Matryoshka, Numbers, Objective, Penalty, PenaltyOver, Relu, StepOptions, TopK,
+    Trainer,
+};
 use serde_json::Value;
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -35,32 +39,30 @@ impl Case {
             k: number("k_aux")? as usize,
             dead_after: number("dead_after")? as u64,
         };
-        let objective = match name {
-            "topk" => Objective::TopK { k, aux },
-            "batchtopk" => Objective::BatchTopK { k, aux },
-            "matryoshka" => {
-                Objective::Matryoshka { k, widths: numbers("widths").iter().map(|w| *w as usize).collect(), aux }
+        let objective: Arc<dyn Objective> = match name {
+            "topk" => Arc::new(TopK { k, aux }),
+            "batchtopk" => Arc::new(BatchTopK { k, aux }),
+            "matryoshka" => Arc::new(Matryoshka::new(k, numbers("widths").iter().map(|w| *w as usize).collect(), aux)),
+            "jumprelu" => {
+                let (bandwidth, threshold) = (number("bandwidth")?, number("threshold")?);
+                Arc::new(JumpRelu { coefficient: first, bandwidth, threshold })
             }
-            "jumprelu" => Objective::JumpRelu { coefficient: first, bandwidth: number("bandwidth")? },
-            "gated" => Objective::Gated { coefficient: first },
-            _ => Objective::Relu {
+            "gated" => Arc::new(Gated { coefficient: first }),
+            _ => Arc::new(Relu {
                 penalty: serde_json::from_value::<Penalty>(case["objective"].clone())?,
                 coefficient,
                 over: serde_json::from_value::<PenaltyOver>(case["penalty_over"].clone())?,
-            },
+            }),
         };
-        let gated = matches!(objective, Objective::Gated { .. });
         let mut trainer = Trainer::from_parts(
             objective,
             init.matrix("W_enc", d_in, directions)?.transposed(),
             init.matrix("W_dec", directions, d_in)?,
-            init.get(if gated { "b_gate" } else { "b_enc" }, &[directions])?,
+            init.get(if name == "gated" { "b_gate" } else { "b_enc" }, &[directions])?,
             init.get("b_dec", &[d_in])?,
-            number("threshold")?,
         );
-        if gated {
-            trainer.b_mag = Numbers::new(init.get("b_mag", &[directions])?);
-            trainer.r_mag = Numbers::new(init.get("r_mag", &[directions])?);
+        for (name, numbers) in &mut trainer.extras {
+            *numbers = Numbers::new(init.get(name, &[directions])?);
         }
         let beside = folder.join("batches.safetensors").is_file();
         let holder = if beside { folder } else { folder.parent().unwrap_or(folder) };

@@ -1,4 +1,4 @@
-//! What training minimises: the squared error, and what keeps activations few.
+//! What keeps the activations of a ReLU SAE few.
 
 use directrix_kernels::SparseActivations;
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,19 @@ pub enum PenaltyOver {
 }
 
 impl Penalty {
+    /// Names of all, as recipes have them.
+    pub const NAMES: [&str; 9] = [
+        "l1",
+        "sqrt",
+        "pure_sqrt",
+        "hoyer_square",
+        "combined_hoyer_l1",
+        "combined_hoyer_sqrt",
+        "combined_hoyer_pure_sqrt",
+        "hoyer_d",
+        "hoyer_d_scaled_l1",
+    ];
+
     /// Number of coefficients it takes.
     pub fn coefficients(self) -> usize {
         use Penalty::{CombinedHoyerL1, CombinedHoyerPureSqrt, CombinedHoyerSqrt};
@@ -144,84 +157,4 @@ fn hoyer_square(acts: &SparseActivations, gradient: &mut [f32], c: f64) -> f64 {
         }
     }
     total
-}
-
-/// What an SAE is trained for, beside reconstructing: `mse` is the squared error summed over `d_in`, mean over the batch.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Objective {
-    /// `mse + penalty`, ReLU.
-    Relu {
-        /// The penalty.
-        penalty: Penalty,
-        /// Its coefficients, as many as it takes.
-        coefficient: Vec<f64>,
-        /// What its sums over positions are.
-        over: PenaltyOver,
-    },
-    /// Only the `k` largest activations of a position are kept (Gao et al. 2024).
-    TopK {
-        /// Active directions per position.
-        k: usize,
-        /// Help for dead directions.
-        aux: Aux,
-    },
-    /// Only the `k × batch` largest activations of a batch are kept (Bussmann, Leask and Nanda 2024). It is saved as
-    /// JumpReLU with one threshold: the running mean of the smallest kept activation.
-    BatchTopK {
-        /// Active directions per position, on average.
-        k: usize,
-        /// Help for dead directions.
-        aux: Aux,
-    },
-    /// BatchTopK whose first directions must reconstruct on their own: `Σ mse` over prefixes (Bussmann et al. 2025).
-    Matryoshka {
-        /// Active directions per position, on average.
-        k: usize,
-        /// Numbers of directions in each prefix, ascending; the last is all of them.
-        widths: Vec<usize>,
-        /// Help for dead directions.
-        aux: Aux,
-    },
-    /// A trained threshold per direction: `mse + coefficient × mean L0`, straight-through estimators of width `bandwidth`
-    /// (Rajamanoharan et al. 2024, "Jumping Ahead").
-    JumpRelu {
-        /// Weight of L0.
-        coefficient: f64,
-        /// Width of the kernel around the threshold.
-        bandwidth: f64,
-    },
-    /// Which directions fire and how strongly come from two biases and a rescaling of one encoder (Rajamanoharan et al. 2024,
-    /// "Improving Dictionary Learning with Gated Sparse Autoencoders"), with its auxiliary reconstruction.
-    Gated {
-        /// Weight of the gates' L1 norm, mean over positions.
-        coefficient: f64,
-    },
-}
-
-/// The auxiliary loss that reconstructs the residual with dead directions (Gao et al. 2024, appendix A.2).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Aux {
-    /// Its weight.
-    pub coefficient: f64,
-    /// How many dead directions it may use per position.
-    pub k: usize,
-    /// A direction is dead that has not fired at this many positions.
-    pub dead_after: u64,
-}
-
-impl Objective {
-    /// The auxiliary loss, where the paper has one.
-    pub fn aux(&self) -> Option<Aux> {
-        match self {
-            Objective::TopK { aux, .. } | Objective::BatchTopK { aux, .. } | Objective::Matryoshka { aux, .. } => {
-                Some(*aux)
-            }
-            _ => None,
-        }
-    }
-
-    /// Whether a coefficient sets its sparsity (and not a number of active directions).
-    pub fn has_coefficient(&self) -> bool {
-        matches!(self, Objective::Relu { .. } | Objective::JumpRelu { .. } | Objective::Gated { .. })
-    }
 }

@@ -1,0 +1,242 @@
+//! A training run: several SAEs on the activations of one model pass, with checkpoints, metrics and alarms.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use directrix_corpus::durable::Lock;
+use directrix_corpus::{Event, Prompts, Watch};
+use directrix_kernels::Matrix;
+use directrix_model::{HookPoint, Model};
+use serde_json::{Value, json};
+
+use super::buffer::{Buffer, Source};
+use super::cache::Cache;
+use super::checkpoint::{self, Checkpoint};
+use super::member::{self, Member, Metrics};
+use super::recipe::{Feed, Recipe, problem};
+use super::windows::{Documents, Windows};
+use crate::format::saelens::CONFIG;
+use crate::{End, Error, Result, Sae};
+
+/// What is trained, on what, and where results are left.
+pub struct Training<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// The corpus's documents as tokens, BOS included and uncut.
+    pub documents: &'a Documents<'a>,
+    /// The token before every document, if any.
+    pub bos: Option<u32>,
+    /// Prompts to evaluate on; none to evaluate nothing.
+    pub evaluation: &'a Prompts,
+    /// What is fed to every SAE.
+    pub feed: &'a Feed,
+    /// The SAEs: the name of each one's folder inside `out` (empty for `out` itself), and its recipe.
+    pub recipes: &'a [(String, Recipe)],
+    /// What the recipes' `from` name, opened, under those names.
+    pub from: &'a BTreeMap<String, Sae>,
+    /// Where activations are kept, if anywhere.
+    pub cache: Option<&'a Path>,
+    /// Folder of the results.
+    pub out: &'a Path,
+    /// What model and corpus are, for checkpoints and caches to be compared with; also written beside each SAE.
+    pub identity: &'a Value,
+}
+
+/// What is worth telling of a training run, beside how far it is.
+pub enum Notice<'a> {
+    /// An SAE has a new line of metrics.
+    Metrics {
+        /// Its name.
+        name: &'a str,
+        /// Its directions.
+        directions: usize,
+        /// The line.
+        metrics: &'a Metrics,
+    },
+    /// Training of an SAE seems to go wrong.
+    Alarm {
+        /// Its name.
+        name: &'a str,
+        /// What is wrong, and what may help.
+        message: String,
+    },
+    /// The run goes on from a checkpoint.
+    Resumed {
+        /// Steps taken before.
+        step: u64,
+    },
+    /// A checkpoint was not written; the run goes on and the last one stays.
+    CheckpointFailed {
+        /// Why.
+        error: &'a Error,
+    },
+}
+
+/// Trains until the feed's tokens are used. `watch` is told how far it is and may stop the run; `on` is told what else happens.
+/// A run that was stopped or killed goes on from its last checkpoint when it is started again with the same options, and gives
+/// the bits of one that was never stopped.
+///
+/// # Errors
+/// If an option is out of range, the model has no such site, the corpus is too small, another process trains into `out`, a file
+/// cannot be written or is damaged, the checkpoint in `out` is of another run, numbers are no longer finite (the last checkpoint
+/// stays), or the run was stopped ([`Error::Stopped`], after a checkpoint).
+pub fn train(training: &Training, watch: &Watch, mut on: impl FnMut(Notice)) -> Result<()> {
+    let Training { feed, out, .. } = *training;
+    feed.check()?;
+    let lock = Lock::take(out)?;
+    let steps = feed.steps();
+    let identity = json!({ "run": training.identity, "feed": feed, "recipes": training.recipes });
+    let checkpoint = Checkpoint::find(out, &identity)?;
+    let mut ends = Vec::new();
+    for (name, recipe) in training.recipes {
+        recipe.check()?;
+        ends.push(end_of(recipe, training.model)?);
+        lock.clean(&out.join(name))?;
+    }
+    lock.clean(out)?;
+    let mut hooks: Vec<HookPoint> = ends.iter().map(|end| end.hook).collect();
+    hooks.sort_unstable();
+    hooks.dedup();
+    let widths: Vec<usize> = hooks.iter().map(|hook| hook.shape(training.model.config(), 0).iter().product()).collect();
+    let mut source = open_source(training, &hooks, &widths, watch)?;
+    let mut buffer = Buffer::new(feed.buffer, &widths, feed.shuffle_seed);
+
+    let mut step = 0;
+    let mut members = Vec::new();
+    if let Some(checkpoint) = checkpoint {
+        step = checkpoint.step();
+        for (number, ((name, recipe), end)) in training.recipes.iter().zip(ends).enumerate() {
+            let (trainer, state) = checkpoint.member(number, member::empty(recipe, &end)?)?;
+            members.push(Member::new(name, recipe, end, trainer, state, out)?);
+        }
+        buffer.restore(checkpoint.buffer(feed.buffer)?, &mut source)?;
+        on(Notice::Resumed { step });
+    } else {
+        let first = buffer.batch(feed.batch, &mut source)?;
+        for ((name, recipe), end) in training.recipes.iter().zip(ends) {
+            let trainer = member::begin(recipe, &end, training.from, &rows_of(&first, &hooks, &end))?;
+            members.push(Member::new(name, recipe, end, trainer, member::State::default(), out)?);
+        }
+    }
+
+    while step < steps {
+        let batch = match buffer.batch(feed.batch, &mut source) {
+            Err(Error::Stopped) => {
+                checkpoint::write(out, &identity, step, &members, buffer.state())?;
+                return Err(Error::Stopped);
+            }
+            batch => batch?,
+        };
+        step += 1;
+        for member in &mut members {
+            let rows = rows_of(&batch, &hooks, &member.end);
+            member.step(&rows, step, steps)?;
+            if step.is_multiple_of(feed.log_every) || step == steps {
+                let metrics = member.metrics(training, step, steps)?;
+                for message in member.alarms(&metrics) {
+                    on(Notice::Alarm { name: &member.name, message });
+                }
+                on(Notice::Metrics { name: &member.name, directions: member.trainer.directions(), metrics: &metrics });
+                member.latest = Some(metrics);
+            }
+        }
+        let positions = |steps: u64| steps * feed.batch as u64;
+        watch.tell(
+            Event::new("training", positions(step), "positions").of(positions(steps)).with_detail(detail(&members)),
+        );
+        let stopped = watch.is_stopped();
+        let due = feed.checkpoint_every > 0 && step.is_multiple_of(feed.checkpoint_every);
+        if step < steps && (stopped || due) {
+            match checkpoint::write(out, &identity, step, &members, buffer.state()) {
+                Err(error) if !stopped && !matches!(error, Error::Diverged { .. }) => {
+                    on(Notice::CheckpointFailed { error: &error });
+                }
+                written => written?,
+            }
+        }
+        if stopped && step < steps {
+            return Err(Error::Stopped);
+        }
+    }
+    for member in &members {
+        member.save(training)?;
+    }
+    checkpoint::remove(out)
+}
+
+/// Loss, L0 and dead directions of the SAEs' latest metrics: of one SAE, or from the least to the largest.
+fn detail(members: &[Member]) -> String {
+    let range = |of: &dyn Fn(&Metrics) -> f64, digits: usize| {
+        let values = members.iter().filter_map(|member| member.latest.as_ref()).map(of);
+        let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), x| (l.min(x), h.max(x)));
+        if members.len() == 1 { format!("{low:.digits$}") } else { format!("{low:.digits$} to {high:.digits$}") }
+    };
+    if members.iter().all(|member| member.latest.is_none()) {
+        return String::new();
+    }
+    let [loss, l0] = [range(&|m| m.mean.loss, 3), range(&|m| m.mean.l0, 1)];
+    format!("loss {loss}, L0 {l0}, dead {}", range(&|m| m.dead as f64, 0))
+}
+
+/// Whether every SAE of a training run is in its folder already.
+///
+/// # Errors
+/// If a folder holds an SAE that was not trained so, or whose options cannot be read.
+pub fn is_complete(out: &Path, feed: &Feed, recipes: &[(String, Recipe)]) -> Result<bool> {
+    if checkpoint::exists(out) {
+        return Ok(false);
+    }
+    let mut complete = true;
+    for (name, recipe) in recipes {
+        let folder = out.join(name);
+        let there = folder.join(CONFIG).is_file();
+        if there && std::fs::read_to_string(folder.join(member::OPTIONS)).ok() != Some(member::options(feed, recipe)?) {
+            let problem = "it holds an SAE that was trained with other options; name another --out".into();
+            return Err(Error::Stored { path: folder, problem });
+        }
+        complete &= there;
+    }
+    Ok(complete)
+}
+
+fn open_source<'a>(
+    training: &Training<'a>,
+    hooks: &[HookPoint],
+    widths: &[usize],
+    watch: &Watch,
+) -> Result<Source<'a>> {
+    let Feed { context, windows, .. } = *training.feed;
+    let longest = training.model.config().n_ctx;
+    if context > longest {
+        return Err(problem(
+            "context",
+            format!("the model has {longest} positions, so windows of {context} are too long"),
+        ));
+    }
+    let cache = match training.cache {
+        Some(folder) => {
+            let of = json!({ "run": training.identity, "context": context, "windows": windows });
+            let with_widths: Vec<_> = hooks.iter().copied().zip(widths.iter().copied()).collect();
+            Some(Cache::open(folder, &with_widths, &of)?)
+        }
+        None => None,
+    };
+    Ok(Source {
+        model: training.model,
+        hooks: hooks.to_vec(),
+        windows: Windows::new(training.documents, windows, context, training.bos)?,
+        cache,
+        watch: watch.clone(),
+    })
+}
+
+fn end_of(recipe: &Recipe, model: &Model) -> Result<End> {
+    End::of(recipe.site.parse()?, recipe.head, model.config())
+        .map_err(|what| problem("site", format!("the SAE reads {what}")))
+}
+
+/// An end's columns of a batch.
+fn rows_of(batch: &[Matrix], hooks: &[HookPoint], end: &End) -> Matrix {
+    let values = &batch[hooks.iter().position(|hook| *hook == end.hook).unwrap_or_default()];
+    if end.width == values.columns() { values.clone() } else { values.columns_of(end.columns()) }
+}
