@@ -34,22 +34,37 @@ class Sae:
         return acts, acts @ self.W_dec + self.b_dec
 
 
-def load_model(folder: Path):
-    """A local Hugging Face GPT-Neo as a HookedTransformer, processed as `from_pretrained` does by default."""
+def load_model(folder: Path, processed: bool = True):
+    """A local Hugging Face GPT-Neo, GPT-2 or GPT-NeoX as a HookedTransformer, processed as `from_pretrained` does by default."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig
-    from transformer_lens.pretrained.weight_conversions.neo import convert_neo_weights
+    from transformer_lens.pretrained.weight_conversions import gpt2, neo, neox
     from transformers import AutoModelForCausalLM
 
     source = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    hf = source.config
-    cfg = HookedTransformerConfig(
-        d_model=hf.hidden_size, d_head=hf.hidden_size // hf.num_heads, n_heads=hf.num_heads,
-        d_mlp=hf.intermediate_size or 4 * hf.hidden_size, n_layers=hf.num_layers, n_ctx=hf.max_position_embeddings,
-        eps=hf.layer_norm_epsilon, d_vocab=hf.vocab_size, attn_types=hf.attention_layers, act_fn=hf.activation_function,
-        use_attn_scale=False, use_local_attn=True, window_size=hf.window_size, normalization_type="LN", device="cpu")
+    hf = json.loads((folder / "config.json").read_text())
+    family = hf["architectures"][0]
+    if family == "GPTNeoForCausalLM":
+        convert, d, heads = neo.convert_neo_weights, hf["hidden_size"], hf["num_heads"]
+        own = dict(d_mlp=hf["intermediate_size"] or 4 * d, n_layers=hf["num_layers"], n_ctx=hf["max_position_embeddings"],
+                   eps=hf["layer_norm_epsilon"], act_fn=hf["activation_function"], attn_types=hf["attention_layers"],
+                   use_attn_scale=False, use_local_attn=True, window_size=hf["window_size"])
+    elif family == "GPT2LMHeadModel":
+        convert, d, heads = gpt2.convert_gpt2_weights, hf["n_embd"], hf["n_head"]
+        own = dict(d_mlp=hf["n_inner"] or 4 * d, n_layers=hf["n_layer"], n_ctx=hf["n_positions"],
+                   eps=hf["layer_norm_epsilon"], act_fn=hf["activation_function"])
+    elif family == "GPTNeoXForCausalLM":
+        convert, d, heads = neox.convert_neox_weights, hf["hidden_size"], hf["num_attention_heads"]
+        own = dict(d_mlp=hf["intermediate_size"], n_layers=hf["num_hidden_layers"], n_ctx=hf["max_position_embeddings"],
+                   eps=hf["layer_norm_eps"], act_fn=hf["hidden_act"], positional_embedding_type="rotary",
+                   rotary_dim=int(hf["rotary_pct"] * d / heads), rotary_adjacent_pairs=False,
+                   parallel_attn_mlp=hf["use_parallel_residual"])
+    else:
+        raise ValueError(family)
+    cfg = HookedTransformerConfig(d_model=d, d_head=d // heads, n_heads=heads, d_vocab=hf["vocab_size"],
+                                  normalization_type="LN", device="cpu", **own)
     model = HookedTransformer(cfg)
-    model.load_and_process_state_dict(convert_neo_weights(source, cfg), fold_ln=True, center_writing_weights=True,
-                                      center_unembed=True, fold_value_biases=True)
+    model.load_and_process_state_dict(convert(source, cfg), fold_ln=processed, center_writing_weights=processed,
+                                      center_unembed=processed, fold_value_biases=processed)
     return model.eval()
 
 
