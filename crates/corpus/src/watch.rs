@@ -55,11 +55,6 @@ impl Watch {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// What [`is_stopped`](Watch::is_stopped) reads, for work that is given the flag alone.
-    pub fn stop(&self) -> &AtomicBool {
-        &self.stop
-    }
-
     /// A watch of a part of the work: stopped with this one, which is told what `change` makes of its events.
     #[must_use]
     pub fn through(&self, change: impl Fn(Event) -> Event + Send + Sync + 'static) -> Watch {

@@ -113,13 +113,17 @@ fn a_run_that_is_killed_twice_gives_the_bits_of_one_that_is_not() {
 
 #[cfg(unix)]
 #[test]
-fn ctrl_c_leaves_a_checkpoint_and_a_remark() {
+fn a_run_is_alone_in_its_folder_and_ctrl_c_leaves_a_checkpoint_and_a_remark() {
     let folder = Folder::new();
     let (model, corpus, out) = (fixture("gpt2-tiny"), folder.ids("ids.jsonl", 60, 64), folder.at("out"));
     let mut args = train(&model, &corpus, &out, &[ORIGIN]);
     args.extend(["--tokens=64000000"]);
     let mut child = directrix().args(&args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     assert!(next_checkpoint(&mut child, &out));
+    let message = failed(1, &args);
+    assert!(
+        message.trim_end().ends_with("is being written by another process; wait for it to end, or write elsewhere")
+    );
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
