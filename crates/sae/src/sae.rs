@@ -182,7 +182,10 @@ impl Sae {
         &self.parameters.b_dec
     }
 
-    /// That `direction` is one of its.
+    /// `direction`, if it is one of its.
+    ///
+    /// # Errors
+    /// [`Error::Direction`] if not.
     pub fn check(&self, direction: usize) -> Result<u32> {
         if direction < self.directions() {
             return Ok(direction as u32);
@@ -257,6 +260,9 @@ impl Sae {
     ///
     /// # Errors
     /// As [`encode`](Sae::encode); the row is number 0.
+    ///
+    /// # Panics
+    /// If it has no such direction.
     pub fn activation(&self, row: &[f32], direction: u32) -> Result<f32> {
         let d = direction as usize;
         let Parameters { architecture, encoder, b_enc, .. } = &self.parameters;
@@ -339,6 +345,9 @@ impl Sae {
     }
 
     /// That the SAE reads neurons (`mlp.hook_post`).
+    ///
+    /// # Errors
+    /// [`Error::Parameters`] if not.
     pub fn check_neurons(&self) -> Result<()> {
         match self.site.reads.hook {
             HookPoint::Block(_, BlockHook::MlpPost) => Ok(()),

@@ -187,7 +187,6 @@ fn matrix(matrix: &Matrix) -> TensorView<'_> {
     tensor(matrix.data(), &[matrix.rows(), matrix.columns()])
 }
 
-#[allow(clippy::expect_used)]
 fn tensor<'a>(values: &'a [f32], shape: &[usize]) -> TensorView<'a> {
     TensorView::new(Dtype::F32, shape.to_vec(), bytemuck::cast_slice(values)).expect("the shape is that of the numbers")
 }

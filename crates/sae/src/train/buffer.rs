@@ -18,7 +18,7 @@ use crate::{Error, Result};
 const RUN: usize = 8192;
 
 /// Where activations come from.
-pub(super) struct Source<'a> {
+pub(super) struct Stream<'a> {
     pub(super) model: &'a Model,
     pub(super) hooks: Vec<HookPoint>,
     pub(super) windows: Windows<'a>,
@@ -26,10 +26,10 @@ pub(super) struct Source<'a> {
     pub(super) watch: Watch,
 }
 
-impl Source<'_> {
+impl Stream<'_> {
     /// The values at each hook point for all positions of some windows, one window after another.
     fn activations(&mut self, numbers: &[u64], windows: &Prompts) -> Result<Vec<Matrix>> {
-        let Source { model, hooks, watch, .. } = self;
+        let Stream { model, hooks, watch, .. } = self;
         let run = |windows: &Prompts| run(model, hooks, windows, watch);
         let Some(cache) = &mut self.cache else { return run(windows) };
         // The corpus is read over and over: the same windows come again.
@@ -152,12 +152,12 @@ impl Buffer {
         &self.state
     }
 
-    /// Fills the buffer as it was, and brings the source to where it was. The state must be [sound](BufferState::is_sound).
+    /// Fills the buffer as it was, and brings the stream to where it was. The state must be [sound](BufferState::is_sound).
     ///
     /// # Errors
     /// If the corpus or the model fails, or the work is stopped.
-    pub(super) fn restore(&mut self, state: BufferState, source: &mut Source) -> Result<()> {
-        source.windows.skip_to(state.given, &source.watch)?;
+    pub(super) fn restore(&mut self, state: BufferState, stream: &mut Stream) -> Result<()> {
+        stream.windows.skip_to(state.given, &stream.watch)?;
         let mut places: BTreeMap<u64, Vec<(u32, u32)>> = BTreeMap::new();
         for slot in &state.order[state.next..] {
             let Slot { window, position } = state.slots[*slot as usize];
@@ -169,14 +169,14 @@ impl Buffer {
         let mut filled = 0;
         for range in batches(&windows, RUN) {
             let (numbers, windows) = (&numbers[range.clone()], windows.range(range));
-            let made = source.activations(numbers, &windows)?;
+            let made = stream.activations(numbers, &windows)?;
             for (number, offset) in numbers.iter().zip(windows.offsets()) {
                 for &(position, slot) in &places[number] {
                     self.put(slot as usize, &made, offset + position as usize);
                     filled += 1;
                 }
             }
-            source.tell_filled(filled, state.order.len() - state.next);
+            stream.tell_filled(filled, state.order.len() - state.next);
         }
         self.state = state;
         Ok(())
@@ -187,10 +187,10 @@ impl Buffer {
     /// # Errors
     /// If the corpus or the model fails, the corpus does not fill the buffer, or the work is stopped. The state is then what it
     /// was.
-    pub(super) fn batch(&mut self, size: usize, source: &mut Source) -> Result<Vec<Matrix>> {
+    pub(super) fn batch(&mut self, size: usize, stream: &mut Stream) -> Result<Vec<Matrix>> {
         if self.state.order.is_empty() || self.state.next >= self.state.slots.len() / 2 {
             let before = self.state.clone();
-            self.refill(source).inspect_err(|_| self.state = before)?;
+            self.refill(stream).inspect_err(|_| self.state = before)?;
         }
         let rows = &self.state.order[self.state.next..self.state.next + size];
         let batch = self.data.iter().map(|data| data.gather(rows.iter().map(|row| *row as usize))).collect();
@@ -204,7 +204,7 @@ impl Buffer {
         }
     }
 
-    fn refill(&mut self, source: &mut Source) -> Result<()> {
+    fn refill(&mut self, stream: &mut Stream) -> Result<()> {
         let first_fill = self.state.order.is_empty();
         let capacity = self.state.slots.len();
         let mut free: Vec<u32> =
@@ -226,9 +226,9 @@ impl Buffer {
                 let (number, start) = if let Some(Slot { window, position }) = self.state.pending.take() {
                     (window, position as usize)
                 } else {
-                    let tokens = source.windows.advance()?;
-                    let number = source.windows.given() - 1;
-                    if first_fill && source.windows.per_reading().is_some() {
+                    let tokens = stream.windows.advance()?;
+                    let number = stream.windows.given() - 1;
+                    if first_fill && stream.windows.per_reading().is_some() {
                         return Err(Error::SmallCorpus { found: capacity - free.len(), buffer: capacity });
                     }
                     self.state.live.insert(number, Live { tokens, rows: 0 });
@@ -239,9 +239,9 @@ impl Buffer {
                 starts.push(start);
             }
             if first_fill {
-                source.tell_filled(capacity - free.len(), capacity);
+                stream.tell_filled(capacity - free.len(), capacity);
             }
-            let made = source.activations(&numbers, &windows)?;
+            let made = stream.activations(&numbers, &windows)?;
             for (i, number) in numbers.iter().enumerate() {
                 let (from, to) = (windows.offsets()[i], windows.offsets()[i + 1]);
                 for position in starts[i]..to - from {
@@ -258,7 +258,7 @@ impl Buffer {
                 }
             }
         }
-        self.state.given = source.windows.given();
+        self.state.given = stream.windows.given();
         self.state.order = (0..capacity as u32).collect();
         let seed = self.seed.wrapping_add(self.state.refills.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         self.state.order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));

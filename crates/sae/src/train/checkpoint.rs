@@ -73,25 +73,24 @@ pub(super) fn write(out: &Path, identity: &Value, step: u64, members: &[Member],
     let state = State { identity: identity.clone(), step, members: states, buffer: buffer.clone() };
     let state = serde_json::to_vec(&state).map_err(|e| to_error(e.to_string()))?;
 
-    let mut tensors: Vec<(String, Dtype, &[u8])> = Vec::new();
+    let mut arrays = Vec::new();
     for (number, Member { trainer, .. }) in members.iter().enumerate() {
         for (name, numbers) in counts(trainer) {
-            tensors.push((format!("{number}.{name}"), Dtype::U64, bytemuck::cast_slice(numbers)));
+            arrays.push(Array::new(format!("{number}.{name}"), Dtype::U64, numbers));
         }
         for (name, parts) in trainer.stored() {
             for (part, numbers) in PARTS.into_iter().zip(parts) {
-                tensors.push((format!("{number}.{name}.{part}"), Dtype::F32, bytemuck::cast_slice(numbers)));
+                arrays.push(Array::new(format!("{number}.{name}.{part}"), Dtype::F32, numbers));
             }
         }
     }
-    tensors.push((STATE.to_owned(), Dtype::U8, &state));
+    arrays.push(Array::new(STATE.to_owned(), Dtype::U8, &state));
 
     let mut end = 0;
-    let infos = tensors.iter().map(|(name, dtype, bytes)| {
+    let infos = arrays.iter().map(|Array { name, dtype, len, bytes }| {
         let start = end;
         end += bytes.len();
-        let shape = vec![bytes.len() * 8 / dtype.bitsize()];
-        (name.clone(), TensorInfo { dtype: *dtype, shape, data_offsets: (start, end) })
+        (name.clone(), TensorInfo { dtype: *dtype, shape: vec![*len], data_offsets: (start, end) })
     });
     let (key, zeros) = unsealed();
     let metadata = HashMap::from([(key.to_owned(), zeros.to_owned())]);
@@ -102,13 +101,27 @@ pub(super) fn write(out: &Path, identity: &Value, step: u64, members: &[Member],
     let mut file = Beside::create(&path)?;
     let mut at = 0;
     let length = (header.len() as u64).to_le_bytes();
-    for bytes in [&length[..], header.as_bytes()].into_iter().chain(tensors.iter().map(|(_, _, bytes)| *bytes)) {
+    for bytes in [&length[..], header.as_bytes()].into_iter().chain(arrays.iter().map(|array| array.bytes)) {
         file.write_at(at, bytes)?;
         at += bytes.len() as u64;
     }
     seal(&mut file)?;
     file.sync()?;
     Ok(file.commit()?)
+}
+
+/// Numbers to be written.
+struct Array<'a> {
+    name: String,
+    dtype: Dtype,
+    len: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> Array<'a> {
+    fn new<T: bytemuck::NoUninit>(name: String, dtype: Dtype, numbers: &'a [T]) -> Array<'a> {
+        Array { name, dtype, len: numbers.len(), bytes: bytemuck::cast_slice(numbers) }
+    }
 }
 
 /// Names of a parameter's numbers and of Adam's moments of them.

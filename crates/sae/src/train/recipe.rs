@@ -41,7 +41,7 @@ pub struct Recipe {
     pub target_l0: Option<f64>,
     /// Learning rate.
     pub learning_rate: f64,
-    /// Adam's.
+    /// Shares that Adam keeps of its running means, of the gradient and of its square.
     pub betas: [f64; 2],
     /// Steps over which the learning rate rises from 0.
     pub warm_up: u64,

@@ -45,9 +45,9 @@ pub struct Trainer {
 pub struct StepOptions {
     /// Learning rate.
     pub rate: f64,
-    /// Adam's.
+    /// Shares that Adam keeps of its running means, of the gradient and of its square.
     pub betas: [f64; 2],
-    /// Adam's.
+    /// What Adam adds to the root it divides by.
     pub eps: f64,
     /// Factor on the objective's coefficients.
     pub coefficient_scale: f64,

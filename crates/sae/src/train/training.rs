@@ -9,7 +9,7 @@ use directrix_kernels::Matrix;
 use directrix_model::{HookPoint, Model};
 use serde_json::{Value, json};
 
-use super::buffer::{Buffer, Source};
+use super::buffer::{Buffer, Stream};
 use super::cache::Cache;
 use super::checkpoint::{self, Checkpoint};
 use super::member::{self, Member, Metrics};
@@ -98,7 +98,7 @@ pub fn train(training: &Training, watch: &Watch, mut on: impl FnMut(Notice)) -> 
     hooks.sort_unstable();
     hooks.dedup();
     let widths: Vec<usize> = hooks.iter().map(|hook| hook.shape(training.model.config(), 0).iter().product()).collect();
-    let mut source = open_source(training, &hooks, &widths, watch)?;
+    let mut stream = open_stream(training, &hooks, &widths, watch)?;
     let mut buffer = Buffer::new(feed.buffer, &widths, feed.shuffle_seed);
 
     let mut step = 0;
@@ -109,10 +109,10 @@ pub fn train(training: &Training, watch: &Watch, mut on: impl FnMut(Notice)) -> 
             let (trainer, state) = checkpoint.member(number, member::empty(recipe, &end)?)?;
             members.push(Member::new(name, recipe, end, trainer, state, out)?);
         }
-        buffer.restore(checkpoint.buffer(feed.buffer)?, &mut source)?;
+        buffer.restore(checkpoint.buffer(feed.buffer)?, &mut stream)?;
         on(Notice::Resumed { step });
     } else {
-        let first = buffer.batch(feed.batch, &mut source)?;
+        let first = buffer.batch(feed.batch, &mut stream)?;
         for ((name, recipe), end) in training.recipes.iter().zip(ends) {
             let trainer = member::begin(recipe, &end, training.from, &rows_of(&first, &hooks, &end))?;
             members.push(Member::new(name, recipe, end, trainer, member::State::default(), out)?);
@@ -120,7 +120,7 @@ pub fn train(training: &Training, watch: &Watch, mut on: impl FnMut(Notice)) -> 
     }
 
     while step < steps {
-        let batch = match buffer.batch(feed.batch, &mut source) {
+        let batch = match buffer.batch(feed.batch, &mut stream) {
             Err(Error::Stopped) => {
                 checkpoint::write(out, &identity, step, &members, buffer.state())?;
                 return Err(Error::Stopped);
@@ -199,12 +199,12 @@ pub fn is_complete(out: &Path, feed: &Feed, recipes: &[(String, Recipe)]) -> Res
     Ok(complete)
 }
 
-fn open_source<'a>(
+fn open_stream<'a>(
     training: &Training<'a>,
     hooks: &[HookPoint],
     widths: &[usize],
     watch: &Watch,
-) -> Result<Source<'a>> {
+) -> Result<Stream<'a>> {
     let Feed { context, windows, .. } = *training.feed;
     let longest = training.model.config().n_ctx;
     if context > longest {
@@ -221,7 +221,7 @@ fn open_source<'a>(
         }
         None => None,
     };
-    Ok(Source {
+    Ok(Stream {
         model: training.model,
         hooks: hooks.to_vec(),
         windows: Windows::new(training.documents, windows, context, training.bos)?,

@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use directrix_kernels::{Keep, Matrix, SparseActivations};
 
-use super::top_k::unless_gated;
-use super::{Aux, Batch, Encoded, Extras, Listed, Objective, Terms};
+use super::{Aux, Batch, Encoded, Listed, Objective, Terms};
 use crate::train::recipe::Recipe;
 use crate::train::trainer::Trainer;
-use crate::{Architecture, Parameters, Result};
+use crate::{Architecture, Result};
 
 pub(super) const LISTED: Listed = Listed { names: &["batch_topk"], make };
 
@@ -37,10 +36,6 @@ fn threshold(trainer: &Trainer) -> Option<f32> {
 impl Objective for BatchTopK {
     fn has_coefficient(&self) -> bool {
         false
-    }
-
-    fn extras_of(&self, sae: &Parameters) -> Option<Extras> {
-        unless_gated(sae)
     }
 
     fn architecture(&self, trainer: &Trainer) -> Architecture {

@@ -31,10 +31,6 @@ fn make(recipe: &Recipe, _directions: usize, _d_in: usize) -> Result<Arc<dyn Obj
 }
 
 impl Objective for Gated {
-    fn has_coefficient(&self) -> bool {
-        true
-    }
-
     fn extras(&self, directions: usize) -> Extras {
         [R_MAG, B_MAG].map(|name| (name, vec![0.0; directions])).into()
     }

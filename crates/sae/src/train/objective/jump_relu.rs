@@ -40,10 +40,6 @@ fn thresholds(trainer: &Trainer) -> Vec<f32> {
 }
 
 impl Objective for JumpRelu {
-    fn has_coefficient(&self) -> bool {
-        true
-    }
-
     fn extras(&self, directions: usize) -> Extras {
         Extras::from([(LOG_THRESHOLD, vec![self.threshold.ln() as f32; directions])])
     }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use directrix_kernels::Matrix;
 
-use super::{Aux, Batch, BatchTopK, Encoded, Extras, Listed, Objective, Terms};
+use super::{Aux, Batch, BatchTopK, Encoded, Listed, Objective, Terms};
 use crate::train::recipe::{Recipe, problem};
 use crate::train::trainer::Trainer;
-use crate::{Architecture, Parameters, Result};
+use crate::{Architecture, Result};
 
 pub(super) const LISTED: Listed = Listed { names: &["matryoshka"], make };
 
@@ -47,15 +47,11 @@ fn widths(recipe: &Recipe, directions: usize) -> Result<Vec<usize>> {
 
 impl Objective for Matryoshka {
     fn has_coefficient(&self) -> bool {
-        self.whole.has_coefficient()
+        false
     }
 
     fn prefixes(&self, _directions: usize) -> Vec<usize> {
         self.widths.clone()
-    }
-
-    fn extras_of(&self, sae: &Parameters) -> Option<Extras> {
-        self.whole.extras_of(sae)
     }
 
     fn architecture(&self, trainer: &Trainer) -> Architecture {

@@ -63,7 +63,9 @@ pub type Extras = BTreeMap<&'static str, Vec<f32>>;
 /// What an SAE is trained for, beside reconstructing.
 pub trait Objective: fmt::Debug + Send + Sync {
     /// Whether a coefficient sets its sparsity, and not a number of active directions.
-    fn has_coefficient(&self) -> bool;
+    fn has_coefficient(&self) -> bool {
+        true
+    }
 
     /// The prefixes of the directions that each have to reconstruct, as numbers of directions: ascending, the last all. The
     /// loss has the sum of their errors.
@@ -77,7 +79,9 @@ pub trait Objective: fmt::Debug + Send + Sync {
     }
 
     /// The same as an SAE has it, to go on from; `None` if it cannot go on from such an SAE.
-    fn extras_of(&self, sae: &Parameters) -> Option<Extras>;
+    fn extras_of(&self, sae: &Parameters) -> Option<Extras> {
+        (!matches!(sae.architecture, Architecture::Gated { .. })).then(Extras::new)
+    }
 
     /// Sets what it trains beside weights and biases for a direction that begins anew.
     fn renew(&self, _extras: &mut BTreeMap<&'static str, Numbers>, _direction: usize) {}

@@ -3,30 +3,28 @@
 use directrix_kernels::SparseActivations;
 use serde::{Deserialize, Serialize};
 
-/// A penalty on the activations of a ReLU SAE, named as in the origin (lovis-heindrich/superposition). With `a` the
-/// activations of a batch, `c` the coefficients:
-///
-/// | name | formula |
-/// |---|---|
-/// | `l1` | `c₀ Σ a` |
-/// | `sqrt` | `c₀ Σ (√a where a < 1, else a)` |
-/// | `pure_sqrt` | `c₀ Σ √a` |
-/// | `hoyer_square` | `c₀ Σₚ (‖aₚ‖₁ / ‖aₚ‖₂)²`, p over positions |
-/// | `combined_hoyer_l1`, `combined_hoyer_sqrt`, `combined_hoyer_pure_sqrt` | the first with `c₀` plus `hoyer_square` with `c₁` |
-/// | `hoyer_d` | `c₀ (Σ a)² / Σ a² / directions`, over the whole batch |
-/// | `hoyer_d_scaled_l1` | `hoyer_d` times `Σ a` |
+/// A penalty on the activations of a ReLU SAE, named as in the origin (lovis-heindrich/superposition). `a` are the activations of
+/// a batch, `c` the coefficients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[allow(missing_docs)]
 pub enum Penalty {
+    /// `c₀ Σ a`
     L1,
+    /// `c₀ Σ (√a where a < 1, else a)`
     Sqrt,
+    /// `c₀ Σ √a`
     PureSqrt,
+    /// `c₀ Σₚ (‖aₚ‖₁ / ‖aₚ‖₂)²`, p over positions
     HoyerSquare,
+    /// `L1` with `c₀` plus `HoyerSquare` with `c₁`
     CombinedHoyerL1,
+    /// `Sqrt` with `c₀` plus `HoyerSquare` with `c₁`
     CombinedHoyerSqrt,
+    /// `PureSqrt` with `c₀` plus `HoyerSquare` with `c₁`
     CombinedHoyerPureSqrt,
+    /// `c₀ (Σ a)² / Σ a² / directions`, over the whole batch
     HoyerD,
+    /// `HoyerD` times `Σ a`
     HoyerDScaledL1,
 }
 
@@ -61,8 +59,12 @@ impl Penalty {
         if matches!(self, CombinedHoyerL1 | CombinedHoyerSqrt | CombinedHoyerPureSqrt) { 2 } else { 1 }
     }
 
-    /// The penalty of a batch's activations (all above 0), and its derivative by each of them, in their order.
-    /// Activations that are 0 are not entries: their derivative is not asked for, as ReLU passes none on.
+    /// The penalty of a batch's activations (all above 0), and its derivative by each of them, in their order; `coefficients` are
+    /// as many as it [takes](Penalty::coefficients). Activations that are 0 are not entries: their derivative is not asked for, as
+    /// ReLU passes none on.
+    ///
+    /// # Panics
+    /// If there are fewer coefficients.
     pub fn value_and_gradient(
         self,
         acts: &SparseActivations,

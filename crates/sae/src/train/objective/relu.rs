@@ -34,10 +34,6 @@ fn make(recipe: &Recipe, _directions: usize, _d_in: usize) -> Result<Arc<dyn Obj
 }
 
 impl Objective for Relu {
-    fn has_coefficient(&self) -> bool {
-        true
-    }
-
     fn extras_of(&self, sae: &Parameters) -> Option<Extras> {
         (sae.architecture == Architecture::Relu).then(Extras::new)
     }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use directrix_kernels::{Keep, Matrix};
 
-use super::{Aux, Batch, Encoded, Extras, Listed, Objective, Terms};
+use super::{Aux, Batch, Encoded, Listed, Objective, Terms};
 use crate::train::recipe::Recipe;
 use crate::train::trainer::Trainer;
-use crate::{Architecture, Parameters, Result};
+use crate::{Architecture, Result};
 
 pub(super) const LISTED: Listed = Listed { names: &["topk"], make };
 
@@ -24,18 +24,9 @@ fn make(recipe: &Recipe, directions: usize, d_in: usize) -> Result<Arc<dyn Objec
     Ok(Arc::new(TopK { k: recipe.active(directions)?, aux: recipe.aux(d_in) }))
 }
 
-/// Nothing, where an SAE that is not gated is gone on from.
-pub(super) fn unless_gated(sae: &Parameters) -> Option<Extras> {
-    (!matches!(sae.architecture, Architecture::Gated { .. })).then(Extras::new)
-}
-
 impl Objective for TopK {
     fn has_coefficient(&self) -> bool {
         false
-    }
-
-    fn extras_of(&self, sae: &Parameters) -> Option<Extras> {
-        unless_gated(sae)
     }
 
     fn architecture(&self, _trainer: &Trainer) -> Architecture {
