@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::ensure;
 use clap::ValueEnum;
-use directrix::circuits::{self, Change, CooccurrenceOptions, Inactive, PromptEffect, Trial};
+use directrix::circuits::{self, AnswerLosses, Change, CooccurrenceOptions, Inactive, PromptEffect, Trial};
 use directrix::corpus::{Chunk, Prompts, Watch};
 use directrix::index::{self, Identity, Input, Options};
 use directrix::kernels::{self, Matrix};
@@ -301,36 +301,39 @@ fn index(inputs: &Inputs, loaded: &Loaded, stories: &Prompts, folder: &Path, tab
     Ok((stories.positions(), outputs))
 }
 
-/// The prediction of the answer, one position before it.
-fn answer(prompts: &Prompts, prompt: usize, change: Change) -> Trial {
-    let tokens = prompts.get(prompt);
-    Trial { prompt, position: tokens.len() - 2, token: tokens[tokens.len() - 1], change }
+/// The losses before and after each trial.
+fn losses(loaded: &Loaded, prompts: &Prompts, trials: &[Trial]) -> anyhow::Result<Vec<f32>> {
+    let effects = circuits::effects(&loaded.model, prompts, trials, &Watch::nobody())?;
+    Ok(effects.iter().flat_map(|e| [e.before.loss() as f32, e.after.loss() as f32]).collect())
 }
 
 fn single(inputs: &Inputs, loaded: &Loaded, sae: usize, prompts: &Prompts) -> anyhow::Result<Found> {
     let directions = &inputs.directions[..SINGLE];
+    let sae = &loaded.saes[sae];
+    let trial = |prompt, direction: &u32| Trial::answer(sae, prompts, prompt, Change::Ablate(vec![*direction]));
     let trials: Vec<Trial> = (0..prompts.len())
-        .flat_map(|prompt| directions.iter().map(move |d| answer(prompts, prompt, Change::Ablate(vec![*d]))))
-        .collect();
-    let effects = circuits::effects(&loaded.model, &loaded.saes[sae], prompts, &trials)?;
-    let losses = effects.iter().flat_map(|e| [-e.before.log_prob as f32, -e.after.log_prob as f32]).collect();
+        .flat_map(|prompt| directions.iter().map(move |direction| trial(prompt, direction)))
+        .collect::<Result<_, _>>()?;
+    let losses = losses(loaded, prompts, &trials)?;
     let shape = vec![prompts.len(), SINGLE, 2];
     Ok((trials.len(), vec![("losses".into(), shape, losses)]))
 }
 
 fn everywhere(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Found> {
     let directions = &inputs.directions[..EVERYWHERE];
-    let trials: Vec<(usize, Vec<u32>)> =
-        (0..prompts.len()).flat_map(|prompt| directions.iter().map(move |d| (prompt, vec![*d]))).collect();
-    let losses = circuits::ablate_everywhere(&loaded.model, &loaded.saes[0], prompts, &trials)?;
-    let losses = losses.into_iter().flat_map(|(before, after)| [before as f32, after as f32]).collect();
+    let sae = &loaded.saes[0];
+    let trial = |prompt, direction: &u32| Trial::everywhere(sae, prompts, prompt, Change::Ablate(vec![*direction]));
+    let trials: Vec<Trial> = (0..prompts.len())
+        .flat_map(|prompt| directions.iter().map(move |direction| trial(prompt, direction)))
+        .collect::<Result<_, _>>()?;
+    let losses = losses(loaded, prompts, &trials)?;
     let shape = vec![prompts.len(), EVERYWHERE, 2];
     Ok((trials.len(), vec![("losses".into(), shape, losses)]))
 }
 
 fn joint(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Found> {
     let change = Change::Ablate(inputs.joint.clone());
-    let effects = PromptEffect::of(&loaded.model, &loaded.saes[1], prompts, &change)?;
+    let effects = PromptEffect::of(&loaded.model, &loaded.saes[1], prompts, &change, &Watch::nobody())?;
     let row = |e: &PromptEffect| {
         let [rank, changed] = [e.rank, e.rank_changed].map(|rank| rank as f32);
         [e.log_prob as f32, e.logit, rank, e.log_prob_changed as f32, e.logit_changed, changed]
@@ -342,7 +345,7 @@ fn joint(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<
 fn cooccurrence(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Found> {
     let [first, second] = &loaded.saes;
     let options = CooccurrenceOptions { first_position: inputs.tables.first_position, above: inputs.above };
-    let found = circuits::cooccurrence(&loaded.model, first, second, prompts, options)?;
+    let found = circuits::cooccurrence(&loaded.model, first, second, prompts, options, &Watch::nobody())?;
     let row = |r: &circuits::Cooccurrence| {
         let [prompt, position, first, second] = [r.prompt, r.position, r.first, r.second].map(|n| n as f32);
         [prompt, position, first, second, r.ablated, r.activation]
@@ -352,13 +355,15 @@ fn cooccurrence(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::
 }
 
 fn logit_attribution(loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Found> {
-    Ok(attributed(&circuits::logit_attribution(&loaded.model, prompts)?, prompts))
+    Ok(attributed(&circuits::logit_attribution(&loaded.model, prompts, &Watch::nobody())?, prompts))
 }
 
 fn feature_attribution(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Found> {
     let positions: Vec<usize> = prompts.iter().map(|prompt| prompt.len() - 2).collect();
     let ([_, sae], direction) = (&loaded.saes, inputs.directions[0]);
-    let rows = circuits::feature_attribution(&loaded.model, sae, direction, prompts, &positions, Inactive::Zero)?;
+    let (inactive, watch) = (Inactive::Zero, Watch::nobody());
+    let rows =
+        circuits::attribution_to_direction(&loaded.model, sae, direction, prompts, &positions, inactive, &watch)?;
     Ok(attributed(&rows, prompts))
 }
 
@@ -369,7 +374,8 @@ fn attributed(rows: &[circuits::Component], prompts: &Prompts) -> Found {
 
 fn loss_recovered(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Found> {
     let [_, sae] = &loaded.saes;
-    let found = circuits::loss_recovered(&loaded.model, sae, prompts, &inputs.joint, &loaded.site_mean)?;
+    let (mean, watch) = (&loaded.site_mean, Watch::nobody());
+    let found = AnswerLosses::of(&loaded.model, sae, prompts, &inputs.joint, mean, &watch)?;
     let kinds = [&found.original, &found.mean, &found.zero, &found.directions, &found.sae];
     let losses = (0..prompts.len()).flat_map(|prompt| kinds.map(|losses| losses[prompt] as f32)).collect();
     let shape = vec![prompts.len(), kinds.len()];

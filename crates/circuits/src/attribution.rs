@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use directrix_corpus::Prompts;
+use directrix_corpus::{Prompts, Watch};
 use directrix_kernels::{Matrix, dot};
-use directrix_model::{Ask, BlockHook, Decomposition, HookPoint, Model, Positions, Reader, batches};
+use directrix_model::{Ask, BlockHook, Decomposition, HookPoint, Model, Positions, Reader};
 use directrix_sae::{Sae, Site};
 use serde::Serialize;
 
-use crate::effects::BATCH;
+use crate::batch::{BATCH, each_batch};
 use crate::{Error, Estimate, Result};
 
 /// What one component contributes, over prompts.
@@ -34,8 +34,12 @@ impl Component {
 }
 
 /// Column `token` of the unembedding.
-fn unembedding(model: &Model, token: u32) -> Vec<f32> {
-    model.weights().w_u.iter_rows().map(|row| row[token as usize]).collect()
+fn unembedding(model: &Model, token: u32) -> Result<Vec<f32>> {
+    let (w_u, vocabulary) = (&model.weights().w_u, model.config().d_vocab);
+    if token as usize >= vocabulary {
+        return Err(Error::Token { token, vocabulary });
+    }
+    Ok(w_u.iter_rows().map(|row| row[token as usize]).collect())
 }
 
 /// Per-prompt values of several components, gathered batch by batch.
@@ -67,17 +71,18 @@ impl Gathered {
 ///
 /// # Errors
 /// If a prompt has fewer than two positions, or as [`Model::run`].
-pub fn logit_attribution(model: &Model, prompts: &Prompts) -> Result<Vec<Component>> {
+pub fn logit_attribution(model: &Model, prompts: &Prompts, watch: &Watch) -> Result<Vec<Component>> {
     if let Some(prompt) = prompts.iter().position(|p| p.len() < 2) {
         return Err(Error::Short { prompt });
     }
     let mut gathered = Gathered::default();
-    for batch in batches(prompts, BATCH) {
-        let part = prompts.range(batch);
-        let (decomposition, _) = model.decompose(&part, &Positions::FromEnd(2), Reader::Unembed, Ask::nothing())?;
-        let answers: Vec<Vec<f32>> = part.iter().map(|p| unembedding(model, p[p.len() - 1])).collect();
+    each_batch(prompts, BATCH, "attribution to the answer", watch, |part, _| {
+        let ask = Ask::nothing().watched(watch);
+        let (decomposition, _) = model.decompose(&part, &Positions::FromEnd(2), Reader::Unembed, ask)?;
+        let answers: Vec<Vec<f32>> = part.iter().map(|p| unembedding(model, p[p.len() - 1])).collect::<Result<_>>()?;
         gathered.add(&decomposition, part.len(), |component, row| dot(component.row(row), &answers[row]));
-    }
+        Ok(())
+    })?;
     Ok(gathered.rows())
 }
 
@@ -86,15 +91,14 @@ pub fn logit_attribution(model: &Model, prompts: &Prompts) -> Result<Vec<Compone
 ///
 /// # Errors
 /// If the site does not write to the residual stream, or as [`Model::run`].
-pub fn remainder(model: &Model, sae: &Sae, prompts: &Prompts, answer: u32) -> Result<Vec<Component>> {
+pub fn remainder(model: &Model, sae: &Sae, prompts: &Prompts, answer: u32, watch: &Watch) -> Result<Vec<Component>> {
     let Site { reads, writes } = sae.site();
-    let direction = unembedding(model, answer);
+    let direction = unembedding(model, answer)?;
     let mut values = [const { Vec::new() }; 3];
-    for batch in batches(prompts, BATCH) {
-        let part = prompts.range(batch);
+    each_batch(prompts, BATCH, "attribution of the site", watch, |part, _| {
         let at = Positions::FromEnd(2);
         let hooks = BTreeSet::from([reads.hook, writes.hook, HookPoint::LnFinalScale]);
-        let ask = hooks.into_iter().fold(Ask::nothing(), |ask, hook| ask.with_capture(hook, at.clone()));
+        let ask = hooks.into_iter().fold(Ask::nothing().watched(watch), |ask, hook| ask.with_capture(hook, at.clone()));
         let run = model.run(&part, &ask, &[])?;
         let recon = sae.to_residual(model, &sae.decode(&sae.encode(run.captured(reads.hook))?))?;
         let site = sae.to_residual(model, &run.captured(writes.hook).columns_of(writes.columns()))?;
@@ -108,7 +112,8 @@ pub fn remainder(model: &Model, sae: &Sae, prompts: &Prompts, answer: u32) -> Re
                 values.push(value);
             }
         }
-    }
+        Ok(())
+    })?;
     let labels = ["MLP", "reconstruction", "remainder"];
     Ok(labels.iter().zip(values).map(|(label, values)| Component::new(label, values)).collect())
 }
@@ -127,13 +132,13 @@ pub enum Inactive<'a> {
 ///
 /// # Errors
 /// If the SAE does not read neurons, or as [`Model::run`].
-pub fn mean_decomposition(model: &Model, sae: &Sae, prompts: &Prompts) -> Result<Matrix> {
+pub fn mean_decomposition(model: &Model, sae: &Sae, prompts: &Prompts, watch: &Watch) -> Result<Matrix> {
     sae.check_neurons()?;
     let layer = sae.site().reads.layer();
     let mut mean: Vec<Vec<f64>> = Vec::new();
-    for batch in batches(prompts, BATCH / 4) {
-        let part = prompts.range(batch);
-        let (decomposition, _) = model.decompose(&part, &Positions::All, Reader::Mlp(layer), Ask::nothing())?;
+    each_batch(prompts, BATCH / 4, "mean of the components", watch, |part, _| {
+        let ask = Ask::nothing().watched(watch);
+        let (decomposition, _) = model.decompose(&part, &Positions::All, Reader::Mlp(layer), ask)?;
         mean.resize(decomposition.components.len(), vec![0.0; model.config().d_model]);
         for (mean, component) in mean.iter_mut().zip(&decomposition.components) {
             for bounds in part.offsets().windows(2) {
@@ -143,7 +148,8 @@ pub fn mean_decomposition(model: &Model, sae: &Sae, prompts: &Prompts) -> Result
                 }
             }
         }
-    }
+        Ok(())
+    })?;
     // The product with W_in is linear, so it can wait until the means are taken.
     let rows: Vec<Vec<f32>> = mean.iter().map(|row| row.iter().map(|&x| x as f32).collect()).collect();
     let w_in = &model.weights().blocks[layer].w_in;
@@ -152,18 +158,19 @@ pub fn mean_decomposition(model: &Model, sae: &Sae, prompts: &Prompts) -> Result
     Ok(out)
 }
 
-/// Direct feature attribution (DFA): what each component contributes to a direction's pre-activation, through the neurons
-/// that are active, at one position of each prompt. Means over prompts.
+/// Attribution to a direction (DFA): what each component contributes to its pre-activation, through the neurons that are
+/// active, at one position of each prompt (`positions[prompt]`). Means over prompts.
 ///
 /// # Errors
 /// If the SAE does not read neurons, or as [`Model::run`].
-pub fn feature_attribution(
+pub fn attribution_to_direction(
     model: &Model,
     sae: &Sae,
     direction: u32,
     prompts: &Prompts,
     positions: &[usize],
     inactive: Inactive,
+    watch: &Watch,
 ) -> Result<Vec<Component>> {
     sae.check_neurons()?;
     let layer = sae.site().reads.layer();
@@ -171,12 +178,12 @@ pub fn feature_attribution(
     let encoder = sae.encoder().row(direction as usize);
     let w_in = &model.weights().blocks[layer].w_in;
     let mut gathered = Gathered::default();
-    for batch in batches(prompts, BATCH) {
+    each_batch(prompts, BATCH, "attribution to a direction", watch, |part, batch| {
         // Nothing up to a position depends on what follows it.
-        let part =
-            Prompts::from_rows(batch.clone().map(|i| &prompts.get(i)[..prompts.get(i).len().min(positions[i] + 1)]));
-        let at = Positions::Each(positions[batch].iter().map(|p| vec![*p]).collect());
-        let ask = Ask::nothing().with_capture(hook, at.clone());
+        let positions = &positions[batch];
+        let part = Prompts::from_rows(part.iter().zip(positions).map(|(p, at)| &p[..p.len().min(at + 1)]));
+        let at = Positions::Each(positions.iter().map(|p| vec![*p]).collect());
+        let ask = Ask::nothing().with_capture(hook, at.clone()).watched(watch);
         let (decomposition, run) = model.decompose(&part, &at, Reader::Mlp(layer), ask)?;
         // Per prompt: the encoder column on active neurons, pulled back through W_in to the residual stream.
         let active: Vec<Vec<bool>> =
@@ -197,7 +204,8 @@ pub fn feature_attribution(
                 }
             }
         }
-    }
+        Ok(())
+    })?;
     Ok(gathered.rows())
 }
 
@@ -224,7 +232,7 @@ pub fn direction_attribution(
     mean_activations: &[f64],
     answer: u32,
 ) -> Result<Vec<DirectionAttribution>> {
-    let unembedding = unembedding(model, answer);
+    let unembedding = unembedding(model, answer)?;
     let writes = sae.writes(model)?;
     let row = |(direction, row): (usize, &[f32])| {
         let (attribution, mean_activation) = (dot(row, &unembedding), mean_activations[direction]);

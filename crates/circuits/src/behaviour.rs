@@ -1,21 +1,22 @@
 //! Prompts that show a behaviour, and the directions active on them.
 
-use directrix_corpus::{Document, Prompts, Tokenizer};
+use directrix_corpus::{Document, Prompts, Tokenizer, Watch};
 use directrix_kernels::SparseActivations;
-use directrix_model::{Ask, Model, Positions, batches};
+use directrix_model::{Ask, Model, Positions};
 use directrix_sae::Sae;
 use serde::{Deserialize, Serialize};
 
-use crate::effects::BATCH;
+use crate::batch::{BATCH, each_batch};
+use crate::error::threshold;
 use crate::{Error, Result, correlation};
 
 /// A behaviour, by the text that shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Behaviour {
-    /// Text that a story must contain.
+    /// Text that a document must contain.
     pub contains: String,
-    /// The story is cut after the next occurrence of this text, which must be the single answer token.
+    /// The document is cut after the next occurrence of this text, which must be the single answer token.
     pub ends_with: String,
     /// At most this many prompts.
     #[serde(default)]
@@ -29,13 +30,13 @@ pub struct BehaviourPrompts {
     pub prompts: Prompts,
     /// The answer.
     pub answer: u32,
-    /// Stories looked at.
-    pub stories: usize,
+    /// Documents looked at.
+    pub documents: usize,
     /// Prompts left out because they were longer than the context.
     pub too_long: usize,
 }
 
-/// Stories containing a text, cut after the next occurrence of the answer, kept if their last token is the answer.
+/// Documents containing a text, cut after the next occurrence of the answer, kept if their last token is the answer.
 ///
 /// # Errors
 /// If the answer is not a single token, a document cannot be read or tokenised, there is no text, or no prompt is found.
@@ -48,12 +49,12 @@ pub fn behaviour_prompts(
 ) -> Result<BehaviourPrompts> {
     let tokenizer = tokenizer.ok_or(Error::NoText)?;
     let answer = tokenizer.single_token(&behaviour.ends_with)?;
-    let mut found = BehaviourPrompts { prompts: Prompts::new(), answer, stories: 0, too_long: 0 };
+    let mut found = BehaviourPrompts { prompts: Prompts::new(), answer, documents: 0, too_long: 0 };
     for document in documents {
         if behaviour.limit.is_some_and(|limit| found.prompts.len() >= limit) {
             break;
         }
-        found.stories += 1;
+        found.documents += 1;
         let text = match document? {
             Document::Text(text) => text,
             Document::Tokens(tokens) => tokenizer.decode(&tokens)?,
@@ -69,7 +70,7 @@ pub fn behaviour_prompts(
     }
     if found.prompts.is_empty() {
         return Err(Error::NoPrompt {
-            stories: found.stories,
+            documents: found.documents,
             contains: behaviour.contains.clone(),
             ends_with: behaviour.ends_with.clone(),
         });
@@ -87,14 +88,14 @@ fn cut_after_answer<'a>(text: &'a str, behaviour: &Behaviour) -> Option<&'a str>
 ///
 /// # Errors
 /// If a prompt has fewer than two positions, or as [`Model::run`].
-pub fn answer_activations(model: &Model, sae: &Sae, prompts: &Prompts) -> Result<SparseActivations> {
+pub fn answer_activations(model: &Model, sae: &Sae, prompts: &Prompts, watch: &Watch) -> Result<SparseActivations> {
     let hook = sae.site().reads.hook;
     let mut acts = SparseActivations::default();
-    for batch in batches(prompts, BATCH) {
-        let ask = Ask::nothing().with_capture(hook, Positions::FromEnd(2));
-        let run = model.run(&prompts.range(batch), &ask, &[])?;
-        acts.extend(&sae.encode(run.captured(hook))?);
-    }
+    let ask = Ask::nothing().with_capture(hook, Positions::FromEnd(2)).watched(watch);
+    each_batch(prompts, BATCH, "activations before the answer", watch, |part, _| {
+        acts.extend(&sae.encode(model.run(&part, &ask, &[])?.captured(hook))?);
+        Ok(())
+    })?;
     Ok(acts)
 }
 
@@ -130,7 +131,16 @@ impl Default for ActiveOptions {
 }
 
 /// The directions active before the answer, by mean activation, highest first. `maxima` are those of the corpus.
-pub fn active_directions(acts: &SparseActivations, maxima: &[f32], options: ActiveOptions) -> Vec<ActiveDirection> {
+///
+/// # Errors
+/// If a threshold is not a number.
+pub fn active_directions(
+    acts: &SparseActivations,
+    maxima: &[f32],
+    options: ActiveOptions,
+) -> Result<Vec<ActiveDirection>> {
+    threshold("share_of_maximum", options.share_of_maximum)?;
+    threshold("share_of_prompts", options.share_of_prompts)?;
     let mut sums = vec![(0.0_f64, 0_usize); maxima.len()];
     for (&direction, &value) in acts.directions().iter().zip(acts.values()) {
         let direction = direction as usize;
@@ -153,15 +163,19 @@ pub fn active_directions(acts: &SparseActivations, maxima: &[f32], options: Acti
         .collect();
     rows.sort_by(|a, b| b.mean_activation.total_cmp(&a.mean_activation).then(a.direction.cmp(&b.direction)));
     rows.truncate(options.top);
-    rows
+    Ok(rows)
 }
 
 /// Correlation, over prompts, of whether directions are active above `above`. Row-major, `[directions, directions]`.
-pub fn coactivation(acts: &SparseActivations, directions: &[u32], above: f32) -> Vec<f64> {
+///
+/// # Errors
+/// If `above` is not a number.
+pub fn coactivation(acts: &SparseActivations, directions: &[u32], above: f32) -> Result<Vec<f64>> {
+    threshold("above", above)?;
     let active = |&direction: &u32| -> Vec<f64> {
         (0..acts.positions()).map(|prompt| f64::from(u8::from(acts.get(prompt, direction) > above))).collect()
     };
-    correlation(&directions.iter().map(active).collect::<Vec<_>>())
+    Ok(correlation(&directions.iter().map(active).collect::<Vec<_>>()))
 }
 
 #[cfg(test)]
@@ -169,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_story_is_cut_after_the_first_answer_behind_the_text() {
+    fn a_document_is_cut_after_the_first_answer_behind_the_text() {
         let behaviour = Behaviour { contains: "said, \"".into(), ends_with: ".\"".into(), limit: None };
         let story = "\"No.\" Tim said, \"Yes! I do.\" He ran. \"Stop.\"";
         assert_eq!(cut_after_answer(story, &behaviour), Some("\"No.\" Tim said, \"Yes! I do.\""));

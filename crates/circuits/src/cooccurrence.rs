@@ -1,14 +1,15 @@
 //! Which directions of a first SAE a direction of a second one needs (AND).
 
-use directrix_corpus::Prompts;
-use directrix_kernels::SparseActivations;
-use directrix_model::{Ask, Model, Positions, batches};
+use directrix_corpus::{Prompts, Watch};
+use directrix_model::Model;
 use directrix_sae::Sae;
 use serde::{Deserialize, Serialize};
 
+use crate::batch::{BATCH, each_batch};
 use crate::cosine::check_order;
-use crate::effects::{BATCH, Bench, Changed, by_batch};
-use crate::{Change, Result};
+use crate::error::threshold;
+use crate::plan::{Base, Needs, Placed};
+use crate::{Change, Effect, Look, Result, Trial};
 
 /// A direction of a second SAE with one of a first SAE ablated at the same position.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -57,103 +58,48 @@ pub fn cooccurrence(
     second: &Sae,
     prompts: &Prompts,
     options: CooccurrenceOptions,
+    watch: &Watch,
 ) -> Result<Vec<Cooccurrence>> {
     check_order(first, second)?;
-    let mut trials = Vec::new();
-    for batch in batches(prompts, BATCH) {
-        let part = prompts.range(batch.clone());
-        let hooks = [first.site().reads.hook, second.site().reads.hook];
-        let run = model.run(&part, &Ask::capture(hooks), &[])?;
-        let [first_acts, second_acts] =
-            [(first, hooks[0]), (second, hooks[1])].map(|(sae, hook)| sae.encode(run.captured(hook)));
-        let (first_acts, second_acts) = (first_acts?, second_acts?);
-        for (prompt, bounds) in part.offsets().windows(2).enumerate() {
-            for row in (bounds[0] + options.first_position).min(bounds[1])..bounds[1] {
-                let Some(top) = most_active(&second_acts, row) else { continue };
-                let (directions, values) = first_acts.at(row);
-                let active = directions.iter().zip(values).filter(|(_, value)| **value > options.above);
-                trials.extend(active.map(|(&direction, _)| ActivationTrial {
-                    prompt: batch.start + prompt,
-                    position: row - bounds[0],
-                    first: direction,
-                    second: top,
-                }));
+    threshold("above", options.above)?;
+    let mut rows = Vec::new();
+    each_batch(prompts, BATCH, "co-occurrence", watch, |part, batch| {
+        let base = Base::new(model, Needs::between(first, second, part, options.first_position), watch)?;
+        let (known, mut trials) = (rows.len(), Vec::new());
+        for (prompt, tokens) in base.prompts().iter().enumerate() {
+            for position in options.first_position..tokens.len() {
+                let Some(top) = most_active(&base.active(second, prompt, position)?) else { continue };
+                let look = Look::Activation { sae: second, direction: top, position };
+                let (prompt, positions) = (batch.start + prompt, position..position + 1);
+                let active = base.active(first, prompt - batch.start, position)?;
+                for (direction, _) in active.into_iter().filter(|(_, value)| *value > options.above) {
+                    let change = Change::Ablate(vec![direction]);
+                    trials.push(Trial { prompt, sae: first, positions: positions.clone(), change, look });
+                    rows.push(Cooccurrence {
+                        prompt,
+                        position,
+                        first: direction as usize,
+                        second: top as usize,
+                        activation: f32::NAN,
+                        ablated: f32::NAN,
+                        difference: f32::NAN,
+                    });
+                }
             }
         }
-    }
-    let effects = activation_effects(model, first, second, prompts, &trials)?;
-    let mut rows: Vec<Cooccurrence> = trials
-        .iter()
-        .zip(effects)
-        .map(|(t, (activation, ablated))| Cooccurrence {
-            prompt: t.prompt,
-            position: t.position,
-            first: t.first as usize,
-            second: t.second as usize,
-            activation,
-            ablated,
-            difference: ablated - activation,
-        })
-        .collect();
+        let placed: Vec<Placed> =
+            trials.iter().map(|trial| Placed { prompt: trial.prompt - batch.start, trial }).collect();
+        base.effects(&placed, |number, Effect { before, after }| {
+            let row = &mut rows[known + number];
+            (row.activation, row.ablated) = (before.activation(), after.activation());
+            row.difference = row.ablated - row.activation;
+        })?;
+        Ok(())
+    })?;
     rows.sort_by(|a, b| b.difference.total_cmp(&a.difference));
     Ok(rows)
 }
 
-fn most_active(acts: &SparseActivations, row: usize) -> Option<u32> {
-    let (directions, values) = acts.at(row);
-    let best = directions.iter().zip(values).reduce(|best, next| if next.1 > best.1 { next } else { best })?;
-    Some(*best.0)
-}
-
-/// A first direction to ablate, and the second direction to look at, at one position.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ActivationTrial {
-    pub(crate) prompt: usize,
-    pub(crate) position: usize,
-    pub(crate) first: u32,
-    pub(crate) second: u32,
-}
-
-/// The second direction's activation as (before, after) the first one is ablated, at the trial's position.
-pub(crate) fn activation_effects(
-    model: &Model,
-    first: &Sae,
-    second: &Sae,
-    prompts: &Prompts,
-    trials: &[ActivationTrial],
-) -> Result<Vec<(f32, f32)>> {
-    let hook = second.site().reads.hook;
-    let needs: Vec<(usize, usize)> = trials.iter().map(|t| (t.prompt, t.position)).collect();
-    let mut found = vec![(0.0, 0.0); trials.len()];
-    by_batch(prompts, &needs, |prompts, own| {
-        let mut positions = vec![Vec::new(); prompts.len()];
-        own.iter().for_each(|&(trial, prompt)| positions[prompt].push(trials[trial].position));
-        positions.iter_mut().for_each(|list: &mut Vec<usize>| {
-            list.sort_unstable();
-            list.dedup();
-        });
-        let ask = Ask::nothing().with_capture(hook, Positions::Each(positions.clone()));
-        let rows = positions.iter().map(Vec::len).collect::<Vec<_>>();
-        let bench = Bench::new(model, first, prompts, positions.clone(), hook, ask)?;
-        let before = bench.session.run().captured(hook);
-        let mut changes = Vec::new();
-        let ablations: Vec<Change> = own.iter().map(|(trial, _)| Change::Ablate(vec![trials[*trial].first])).collect();
-        for (&(trial, prompt), change) in own.iter().zip(&ablations) {
-            let ActivationTrial { position, second: looked_at, .. } = trials[trial];
-            let at = positions[prompt].binary_search(&position).expect("collected above");
-            let row = rows[..prompt].iter().sum::<usize>() + at;
-            let activation = second.activation(before.row(row), looked_at)?;
-            found[trial] = (activation, activation);
-            changes.push(Changed { prompt, positions: position..position + 1, change });
-        }
-        let ask = |_: &[_]| Ask::nothing().with_capture(hook, Positions::FromEnd(1));
-        bench.resume(&changes, ask, |group, run| {
-            for (&(number, _), values) in group.iter().zip(run.captured(hook).iter_rows()) {
-                let trial = own[number].0;
-                found[trial].1 = second.activation(values, trials[trial].second)?;
-            }
-            Ok(())
-        })
-    })?;
-    Ok(found)
+fn most_active(acts: &[(u32, f32)]) -> Option<u32> {
+    Some(acts.iter().reduce(|best, next| if next.1 > best.1 { next } else { best })?.0)
 }

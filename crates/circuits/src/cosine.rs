@@ -2,15 +2,15 @@
 
 use std::cmp::Ordering;
 
-use directrix_corpus::Prompts;
+use directrix_corpus::{Prompts, Watch};
 use directrix_index::{Example, Index, SaeIndex};
 use directrix_kernels::{Encoder, Keep, Screen};
 use directrix_model::Model;
 use directrix_sae::Sae;
 use serde::Serialize;
 
-use crate::cooccurrence::{ActivationTrial, activation_effects};
-use crate::{Change, Error, Estimate, Result, Trial, effects};
+use crate::claim::named;
+use crate::{About, Change, Chosen, Claim, Effect, Error, Estimate, Look, Result, Trial, effects};
 
 /// Two directions and the cosine between what the first writes and what the second reads.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -84,52 +84,119 @@ fn keep_best(pairs: &mut Vec<CosinePair>, k: usize) {
 /// What ablating either direction of a pair does where the first is most active.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct PairEffect {
-    /// Direction of the first SAE.
-    pub first: usize,
-    /// Direction of the second SAE.
-    pub second: usize,
-    /// Cosine of the pair.
-    pub cosine: f32,
-    /// Prompts: those with the highest activation of the first direction.
-    pub n: usize,
-    /// Mean loss at the position of that maximum, unchanged.
+    /// The pair.
+    #[serde(flatten)]
+    pub pair: CosinePair,
+    /// Means over the prompts with the highest activation of the first direction, at the position of that maximum.
+    #[serde(flatten)]
+    pub means: PairMeans,
+    /// How much the second direction's activation changes there when the first is ablated.
+    #[serde(flatten, serialize_with = "named")]
+    pub activation_change: Claim,
+}
+
+/// Means where the first direction of a pair is most active.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct PairMeans {
+    /// Loss, unchanged, nats.
     pub loss: f64,
-    /// Mean loss with the first direction ablated there.
+    /// Loss with the first direction ablated there.
     pub loss_first_ablated: f64,
-    /// Mean loss with the second direction ablated there.
+    /// Loss with the second direction ablated there.
     pub loss_second_ablated: f64,
-    /// Mean activation of the second direction there.
+    /// Activation of the second direction there.
     pub second_activation: f64,
     /// The same with the first direction ablated there.
     pub second_activation_first_ablated: f64,
-    /// Mean change of the second direction's activation when the first is ablated.
-    pub activation_change: f64,
-    /// Half width of the 95 % interval of that change.
-    pub activation_change_half_width: f64,
+}
+
+impl PairMeans {
+    /// From the effects of ablating either direction on the prediction, and of the first on the second's activation.
+    fn of(first: &[Effect], second: &[Effect], activations: &[Effect]) -> PairMeans {
+        let mean = |effects: &[Effect], value: fn(&Effect) -> f64| Estimate::of(effects.iter().map(value)).mean;
+        PairMeans {
+            loss: mean(first, |e| e.before.loss()),
+            loss_first_ablated: mean(first, |e| e.after.loss()),
+            loss_second_ablated: mean(second, |e| e.after.loss()),
+            second_activation: mean(activations, |e| e.before.activation() as f64),
+            second_activation_first_ablated: mean(activations, |e| e.after.activation() as f64),
+        }
+    }
 }
 
 /// [`PairEffect`] of each pair over the `k` prompts of the index on which its first direction is most active;
-/// `first_index` is the index's part of `first`.
+/// `first_index` is the index's part of the first SAE.
 ///
 /// # Errors
 /// If the SAEs are in the wrong order, or as [`effects`].
 pub fn pair_effects(
     model: &Model,
-    first: &Sae,
-    second: &Sae,
+    [first, second]: [&Sae; 2],
     index: &Index,
     first_index: &SaeIndex,
     pairs: &[CosinePair],
     k: usize,
+    watch: &Watch,
 ) -> Result<Vec<PairEffect>> {
     check_order(first, second)?;
-    let of = |pair: &CosinePair| {
-        let examples = first_index.top_examples(pair.first, k)?;
-        let rows: Vec<&[u32]> = examples.iter().map(|e| index.prompt(e.prompt)).collect::<Result<_, _>>()?;
-        let prompts = Prompts::from_rows(rows);
-        pair_effect(model, first, second, &prompts, &examples, *pair)
+    let examples: Vec<Vec<Example>> =
+        pairs.iter().map(|pair| first_index.top_examples(pair.first, k)).collect::<Result<_, _>>()?;
+    // A prompt of several pairs is run once for all of them.
+    let mut numbers: Vec<usize> = examples.iter().flatten().map(|example| example.prompt).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let rows: Vec<&[u32]> = numbers.iter().map(|&prompt| index.prompt(prompt)).collect::<Result<_, _>>()?;
+    let prompts = Prompts::from_rows(rows);
+    let place = |example: &Example| (numbers.partition_point(|p| *p < example.prompt), example.position);
+    let mut trials = Vec::new();
+    for (pair, examples) in pairs.iter().zip(&examples) {
+        let [one, two] = [pair.first, pair.second].map(|direction| Change::Ablate(vec![direction as u32]));
+        for (sae, change) in [(first, &one), (second, &two)] {
+            for (prompt, position) in predicting(&prompts, examples.iter().map(place)) {
+                trials.push(Trial::at(sae, &prompts, prompt, position, change.clone())?);
+            }
+        }
+        let activation = |(prompt, position)| Trial {
+            prompt,
+            sae: first,
+            positions: position..position + 1,
+            change: one.clone(),
+            look: Look::Activation { sae: second, direction: pair.second as u32, position },
+        };
+        let activations: Vec<Trial> = examples.iter().map(place).map(activation).collect();
+        let controls: Vec<Trial> = activations.iter().filter_map(Trial::control).collect();
+        trials.extend(activations.into_iter().chain(controls));
+    }
+    let mut effects = effects(model, &prompts, &trials, watch)?.into_iter();
+    let about = About {
+        chosen: Chosen::ByWeights("cosine"),
+        change: "the first ablated where it is most active",
+        measure: "activation_change",
+        unit: "activation of the second",
+        over: "prompts",
     };
-    pairs.iter().map(of).collect()
+    let change = |effects: &[Effect]| {
+        Estimate::of(effects.iter().map(|e| (e.after.activation() - e.before.activation()) as f64))
+    };
+    let (mut means, mut claims) = (Vec::new(), Vec::new());
+    for examples in &examples {
+        let predicted = predicting(&prompts, examples.iter().map(place)).count();
+        let [one, two, activations, controls] = [predicted, predicted, examples.len(), examples.len()]
+            .map(|n| effects.by_ref().take(n).collect::<Vec<_>>());
+        claims.push((about, change(&activations), Some(change(&controls))));
+        means.push(PairMeans::of(&one, &two, &activations));
+    }
+    let row = |((pair, means), activation_change): ((&CosinePair, PairMeans), Claim)| PairEffect {
+        pair: *pair,
+        means,
+        activation_change,
+    };
+    Ok(pairs.iter().zip(means).zip(Claim::list(claims)).map(row).collect())
+}
+
+/// Those places whose position has a next token.
+fn predicting(prompts: &Prompts, places: impl Iterator<Item = (usize, usize)>) -> impl Iterator<Item = (usize, usize)> {
+    places.filter(|&(prompt, position)| position + 1 < prompts.get(prompt).len())
 }
 
 /// That what `first` writes can reach `second`.
@@ -143,54 +210,5 @@ pub(crate) fn check_order(first: &Sae, second: &Sae) -> Result<()> {
         first_layer: writes.layer(),
         second: second.name().into(),
         second_layer: reads.layer(),
-    })
-}
-
-fn pair_effect(
-    model: &Model,
-    first: &Sae,
-    second: &Sae,
-    prompts: &Prompts,
-    examples: &[Example],
-    pair: CosinePair,
-) -> Result<PairEffect> {
-    let trials = |direction: usize| -> Vec<Trial> {
-        let predicted = examples.iter().enumerate().filter(|(i, e)| e.position + 1 < prompts.get(*i).len());
-        predicted
-            .map(|(prompt, e)| Trial {
-                prompt,
-                position: e.position,
-                token: prompts.get(prompt)[e.position + 1],
-                change: Change::Ablate(vec![direction as u32]),
-            })
-            .collect()
-    };
-    let first_effects = effects(model, first, prompts, &trials(pair.first))?;
-    let second_effects = effects(model, second, prompts, &trials(pair.second))?;
-    let activations: Vec<ActivationTrial> = examples
-        .iter()
-        .enumerate()
-        .map(|(prompt, e)| ActivationTrial {
-            prompt,
-            position: e.position,
-            first: pair.first as u32,
-            second: pair.second as u32,
-        })
-        .collect();
-    let activations = activation_effects(model, first, second, prompts, &activations)?;
-    let mean = |values: Vec<f64>| Estimate::of(values).mean;
-    let change = Estimate::of(activations.iter().map(|(before, after)| (after - before) as f64));
-    Ok(PairEffect {
-        first: pair.first,
-        second: pair.second,
-        cosine: pair.cosine,
-        n: examples.len(),
-        loss: mean(first_effects.iter().map(|e| -e.before.log_prob).collect()),
-        loss_first_ablated: mean(first_effects.iter().map(|e| -e.after.log_prob).collect()),
-        loss_second_ablated: mean(second_effects.iter().map(|e| -e.after.log_prob).collect()),
-        second_activation: mean(activations.iter().map(|a| a.0 as f64).collect()),
-        second_activation_first_ablated: mean(activations.iter().map(|a| a.1 as f64).collect()),
-        activation_change: change.mean,
-        activation_change_half_width: change.half_width,
     })
 }

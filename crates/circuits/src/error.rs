@@ -3,6 +3,11 @@
 /// A specialised `Result`.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// That a threshold is a number that activations can be compared with.
+pub(crate) fn threshold(option: &'static str, value: impl Into<f64>) -> Result<()> {
+    if value.into().is_nan() { Err(Error::Threshold { option }) } else { Ok(()) }
+}
+
 /// An error of the circuits room.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -12,7 +17,7 @@ pub enum Error {
     Corpus(#[from] directrix_corpus::Error),
     /// The model could not be run.
     #[error(transparent)]
-    Model(#[from] directrix_model::Error),
+    Model(directrix_model::Error),
     /// An SAE could not be used.
     #[error(transparent)]
     Sae(#[from] directrix_sae::Error),
@@ -21,11 +26,11 @@ pub enum Error {
     Index(#[from] directrix_index::Error),
     /// No prompt shows the behaviour.
     #[error(
-        "none of {stories} stories contains {contains:?} followed by {ends_with:?}; check the two texts, or take another corpus"
+        "none of {documents} documents contains {contains:?} followed by {ends_with:?}; check the two texts, or take another corpus"
     )]
     NoPrompt {
-        /// Stories looked at.
-        stories: usize,
+        /// Documents looked at.
+        documents: usize,
         /// What they should contain.
         contains: String,
         /// What should come after it.
@@ -54,6 +59,23 @@ pub enum Error {
         /// Direction of the second SAE.
         second: usize,
     },
+    /// A token that the model does not know.
+    #[error("there is no token {token}: the vocabulary has {vocabulary}, counted from 0")]
+    Token {
+        /// The token.
+        token: u32,
+        /// Tokens there are.
+        vocabulary: usize,
+    },
+    /// A threshold that nothing can be compared with.
+    #[error("the option `{option}` is not a number; give one")]
+    Threshold {
+        /// The option.
+        option: &'static str,
+    },
+    /// The work was stopped from outside.
+    #[error("stopped")]
+    Stopped,
     /// Two SAEs in the wrong order.
     #[error(
         "{first} (layer {first_layer}) must come before {second} (layer {second_layer}) in the model; give the earlier SAE first"
@@ -68,4 +90,13 @@ pub enum Error {
         /// Its layer.
         second_layer: usize,
     },
+}
+
+impl From<directrix_model::Error> for Error {
+    fn from(error: directrix_model::Error) -> Error {
+        match error {
+            directrix_model::Error::Stopped => Error::Stopped,
+            error => Error::Model(error),
+        }
+    }
 }

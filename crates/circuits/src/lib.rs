@@ -1,9 +1,10 @@
 //! Interventions on directions, attribution, edges, statistics.
 //!
 //! What an interpretability notebook does by hand, as functions that return rows of typed tables. Most of them ask one
-//! question: what does a [`Change`] at an SAE's site do to the model's prediction, or to another SAE's direction? Prompts
-//! are run once, changed prompts are [resumed](directrix_model::Session::resume) from there, many at a time. A row that is a
-//! mean carries its n, standard error and 95 % interval ([`Estimate`]); [`Table`] is the column form of any rows.
+//! question: what does a [`Change`] at an SAE's site do to a prediction, a loss, or another SAE's direction? That is a
+//! [`Trial`], and [`effects`] answers any number of them at once: prompts are run once, changed prompts
+//! [go on](directrix_model::Session) from there, many at a time. The analyses make trials and sum up their effects. A row
+//! that is an effect is a [`Claim`]: its n, interval, false-discovery rate and control; [`Table`] is the column form of any rows.
 //!
 //! | question | function |
 //! |---|---|
@@ -13,38 +14,45 @@
 //! | which first directions a second one needs | [`cooccurrence`] |
 //! | where a behaviour occurs | [`behaviour_prompts`] |
 //! | which directions are active there | [`answer_activations`], [`active_directions`], [`coactivation`] |
-//! | what ablating them does | [`effects`], [`single_ablations`], [`ablate_everywhere`] |
-//! | who writes the answer, who drives a direction | [`logit_attribution`], [`remainder`], [`feature_attribution`] |
-//! | how much of a site the SAE explains | [`loss_recovered`] |
+//! | what ablating them does | [`effects`], [`ablate_each`], [`single_ablations`], [`PromptEffect`] |
+//! | who writes the answer, who drives a direction | [`logit_attribution`], [`remainder`], [`attribution_to_direction`] |
+//! | how much of a site the SAE explains | [`AnswerLosses`] |
 //! | which tokens a direction promotes | [`log_prob_boosts`], [`logit_boosts`], [`direction_attribution`] |
 //!
 //! ```
 //! use directrix_circuits::{Change, Trial, effects};
-//! use directrix_corpus::Prompts;
+//! use directrix_corpus::{Prompts, Watch};
 //! use directrix_model::{Folder, Model, Processing};
 //! use directrix_sae::Sae;
 //!
 //! let model = Model::load(&Folder::open("../../assets/tinystories-2l")?, Processing::default())?;
 //! let sae = Sae::load(&Folder::open("../../assets/tinystories-2l/sae-l1")?)?.fit(model.config())?;
 //! let prompts = Prompts::from_rows([[0, 17, 30, 45]]);
-//! let trial = Trial { prompt: 0, position: 2, token: 45, change: Change::Ablate(vec![7, 9]) };
-//! let effect = effects(&model, &sae, &prompts, &[trial])?[0];
-//! println!("the loss rises by {}", effect.loss_increase());
+//! let before_the_answer = Trial::answer(&sae, &prompts, 0, Change::Ablate(vec![7, 9]))?;
+//! let everywhere = Trial::everywhere(&sae, &prompts, 0, Change::Ablate(vec![7, 9]))?;
+//! let effects = effects(&model, &prompts, &[before_the_answer, everywhere], &Watch::nobody())?;
+//! println!("the answer's loss rises by {}, the mean loss by {}", effects[0].loss_increase(), effects[1].loss_increase());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod answer;
 mod attribution;
+mod batch;
 mod behaviour;
 mod boosts;
+mod change;
+mod claim;
 mod cooccurrence;
 mod cosine;
-mod effects;
 mod error;
+mod plan;
 mod table;
 mod tokens;
+mod trial;
 
+pub use answer::{ActivePrompts, AnswerLosses, PromptEffect, SingleAblation, ablate_each, mean_site, single_ablations};
 pub use attribution::{
-    Component, DirectionAttribution, Inactive, direction_attribution, feature_attribution, logit_attribution,
+    Component, DirectionAttribution, Inactive, attribution_to_direction, direction_attribution, logit_attribution,
     mean_decomposition, remainder,
 };
 pub use behaviour::{
@@ -52,13 +60,13 @@ pub use behaviour::{
     behaviour_prompts, coactivation,
 };
 pub use boosts::{Boosts, log_prob_boosts, logit_boosts};
+pub use change::Change;
+pub use claim::{About, Chosen, Claim, LossClaim, loss_claims};
 pub use cooccurrence::{Cooccurrence, CooccurrenceOptions, cooccurrence};
-pub use cosine::{CosinePair, PairEffect, cosine_pairs, pair_effects};
+pub use cosine::{CosinePair, PairEffect, PairMeans, cosine_pairs, pair_effects};
 pub use directrix_sae::statistics::{self, Estimate, correlation};
-pub use effects::{
-    Change, Effect, LossRecovered, PromptEffect, SingleAblation, Trial, ablate_everywhere, effects, loss_recovered,
-    mean_site, single_ablations,
-};
 pub use error::{Error, Result};
+pub use plan::effects;
 pub use table::{Cells, Column, Table};
 pub use tokens::{TopToken, token_occurrences, top_tokens};
+pub use trial::{Effect, Look, Seen, Trial};

@@ -55,7 +55,8 @@ impl Cells {
 }
 
 impl Table {
-    /// The column form of `rows`. Field names become headers; integer fields integers, float fields reals, all else text.
+    /// The column form of `rows`. Field names become headers; integer fields integers, float fields reals, all else text. A
+    /// field that some rows do not have is empty there.
     ///
     /// # Panics
     /// If a row does not serialise to a map of plain values: row structs are flat.
@@ -68,11 +69,19 @@ impl Table {
             })
             .map(|map| map.expect("rows are structs with named fields of plain values, which serialise to maps"))
             .collect();
-        let names: Vec<String> = rows.first().map(|row| row.keys().cloned().collect()).unwrap_or_default();
-        let columns = names
-            .iter()
-            .map(|name| Column { name: name.replace('_', " "), cells: cells(rows.iter().map(|row| &row[name])) })
-            .collect();
+        let mut names: Vec<&String> = Vec::new();
+        for row in &rows {
+            // A field that not all rows have comes after those that stand before it in its own.
+            let mut place = 0;
+            for name in row.keys() {
+                place = names.iter().position(|known| *known == name).unwrap_or_else(|| {
+                    names.insert(place, name);
+                    place
+                }) + 1;
+            }
+        }
+        let cell = |name: &str| cells(rows.iter().map(|row| row.get(name).unwrap_or(&Value::Null)));
+        let columns = names.iter().map(|name| Column { name: name.replace('_', " "), cells: cell(name) }).collect();
         Table { name: name.into(), caption: caption.into(), columns }
     }
 
@@ -102,5 +111,22 @@ fn cells<'a>(values: impl Iterator<Item = &'a Value> + Clone) -> Cells {
                 })
                 .collect(),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn fields_that_not_all_rows_have_are_empty_where_they_are_missing() {
+        let rows = [json!({ "n": 2, "mean": 1.5 }), json!({ "n": 4, "prompts": 2, "mean": 0.5, "control": 0.1 })];
+        let table = Table::from_rows("t", "", &rows);
+        let names: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
+        assert_eq!(names, ["n", "prompts", "mean", "control"]);
+        assert_eq!(table.columns[0].cells, Cells::Integer(vec![2, 4]));
+        assert!(matches!(&table.columns[3].cells, Cells::Real(cells) if cells[0].is_nan() && cells[1] == 0.1));
     }
 }

@@ -4,7 +4,7 @@
 //! with another seed or size.
 
 use directrix_circuits::*;
-use directrix_corpus::Prompts;
+use directrix_corpus::{Prompts, Watch};
 use directrix_model::{Folder, Model, Processing, Tensors};
 use directrix_sae::Sae;
 use serde_json::Value;
@@ -88,35 +88,29 @@ fn means(rows: &[Component]) -> Vec<f64> {
 
 #[test]
 fn ablations_agree() {
+    let nobody = Watch::nobody();
     for f in fixtures() {
         for (key, sae) in f.saes() {
             let directions = f.directions(&key);
-            let trial = |prompt: usize, directions: Vec<u32>| {
-                let tokens = f.prompts.get(prompt);
-                let (position, token) = (tokens.len() - 2, tokens[tokens.len() - 1]);
-                Trial { prompt, position, token, change: Change::Ablate(directions) }
+            let all = || 0..f.prompts.len();
+            let losses = |trials: Vec<Trial>| -> Vec<f64> {
+                let effects = effects(&f.model, &f.prompts, &trials, &nobody).unwrap();
+                effects.iter().flat_map(|e| [e.before.loss(), e.after.loss()]).collect()
             };
-            let losses = |effects: Vec<Effect>| -> Vec<f64> {
-                effects.iter().flat_map(|e| [-e.before.log_prob, -e.after.log_prob]).collect()
-            };
-            let all = 0..f.prompts.len();
-            let trials: Vec<Trial> =
-                directions.iter().flat_map(|d| all.clone().map(|prompt| trial(prompt, vec![*d]))).collect();
-            let found = losses(effects(&f.model, sae, &f.prompts, &trials).unwrap());
-            f.check(&format!("{key} ablation_at"), &f.numbers(&format!("{key}.ablation_at")), &found);
+            let answer =
+                |prompt, set: &[u32]| Trial::answer(sae, &f.prompts, prompt, Change::Ablate(set.to_vec())).unwrap();
+            let trials = directions.iter().flat_map(|d| all().map(|prompt| answer(prompt, &[*d]))).collect();
+            f.check(&format!("{key} ablation_at"), &f.numbers(&format!("{key}.ablation_at")), &losses(trials));
+
+            let trials = all().map(|prompt| answer(prompt, &directions[..3])).collect();
+            f.check(&format!("{key} ablation_set"), &f.numbers(&format!("{key}.ablation_set")), &losses(trials));
+
+            let everywhere = |d, prompt| Trial::everywhere(sae, &f.prompts, prompt, Change::Ablate(vec![d])).unwrap();
+            let trials = directions.iter().flat_map(|d| all().map(|prompt| everywhere(*d, prompt))).collect();
+            f.check(&format!("{key} ablation_all"), &f.numbers(&format!("{key}.ablation_all")), &losses(trials));
 
             let set = Change::Ablate(directions[..3].to_vec());
-            let trials: Vec<Trial> = all.clone().map(|prompt| trial(prompt, directions[..3].to_vec())).collect();
-            let found = losses(effects(&f.model, sae, &f.prompts, &trials).unwrap());
-            f.check(&format!("{key} ablation_set"), &f.numbers(&format!("{key}.ablation_set")), &found);
-
-            let trials: Vec<(usize, Vec<u32>)> =
-                directions.iter().flat_map(|d| all.clone().map(|prompt| (prompt, vec![*d]))).collect();
-            let found = ablate_everywhere(&f.model, sae, &f.prompts, &trials).unwrap();
-            let found: Vec<f64> = found.into_iter().flat_map(|(a, b)| [a, b]).collect();
-            f.check(&format!("{key} ablation_all"), &f.numbers(&format!("{key}.ablation_all")), &found);
-
-            let found = PromptEffect::of(&f.model, sae, &f.prompts, &set).unwrap();
+            let found = PromptEffect::of(&f.model, sae, &f.prompts, &set, &nobody).unwrap();
             let found: Vec<f64> = found
                 .iter()
                 .flat_map(|e| {
@@ -139,8 +133,10 @@ fn ablations_agree() {
 fn loss_recovered_agrees() {
     for f in fixtures() {
         for (key, sae) in f.saes() {
-            let mean = mean_site(&f.model, sae, &f.prompts.range(0..4)).unwrap();
-            let found = loss_recovered(&f.model, sae, &f.prompts, &f.directions(&key)[..2], &mean).unwrap();
+            let nobody = Watch::nobody();
+            let mean = mean_site(&f.model, sae, &f.prompts.range(0..4), &nobody).unwrap();
+            let directions = &f.directions(&key)[..2];
+            let found = AnswerLosses::of(&f.model, sae, &f.prompts, directions, &mean, &nobody).unwrap();
             for (kind, losses) in [
                 ("original", &found.original),
                 ("mean", &found.mean),
@@ -159,8 +155,8 @@ fn loss_recovered_agrees() {
 fn active_directions_and_their_coactivation_agree() {
     for f in fixtures() {
         for (key, sae) in f.saes() {
-            let acts = answer_activations(&f.model, sae, &f.prompts).unwrap();
-            let rows = active_directions(&acts, &f.maxima(&key), ActiveOptions::default());
+            let acts = answer_activations(&f.model, sae, &f.prompts, &Watch::nobody()).unwrap();
+            let rows = active_directions(&acts, &f.maxima(&key), ActiveOptions::default()).unwrap();
             let found: Vec<f64> = rows.iter().map(|row| row.mean_activation).collect();
             f.check(&format!("{key} active"), &f.tensor(&format!("{key}.top.values")), &found);
             let counts = f.tensor(&format!("{key}.top.counts"));
@@ -173,7 +169,7 @@ fn active_directions_and_their_coactivation_agree() {
             let directions: Vec<u32> = rows.iter().take(5).map(|row| row.direction as u32).collect();
             assert_eq!(directions, f.directions(&key));
 
-            let found = coactivation(&acts, &directions, 0.1);
+            let found = coactivation(&acts, &directions, 0.1).unwrap();
             f.check(&format!("{key} correlation"), &f.tensor(&format!("{key}.correlation")), &found);
         }
     }
@@ -181,25 +177,28 @@ fn active_directions_and_their_coactivation_agree() {
 
 #[test]
 fn attributions_agree() {
+    let nobody = Watch::nobody();
     for f in fixtures() {
-        let found = logit_attribution(&f.model, &f.prompts).unwrap();
+        let found = logit_attribution(&f.model, &f.prompts, &nobody).unwrap();
         let labels: Vec<&str> = found.iter().map(|row| row.component.as_str()).collect();
         assert_eq!(f.json["dla_labels"], serde_json::json!(labels));
         f.check("dla", &f.tensor("dla"), &means(&found));
         for (key, sae) in f.saes() {
-            let found = remainder(&f.model, sae, &f.prompts, f.answer).unwrap();
+            let found = remainder(&f.model, sae, &f.prompts, f.answer, &nobody).unwrap();
             f.check(&format!("{key} remainder"), &f.tensor(&format!("{key}.remainder_dla")), &means(&found));
             // The reference's labels and components for a parallel block do not describe what its MLP reads.
             if f.name == "neox-tiny" {
                 continue;
             }
-            let mean = mean_decomposition(&f.model, sae, &f.prompts.range(0..4)).unwrap();
+            let mean = mean_decomposition(&f.model, sae, &f.prompts.range(0..4), &nobody).unwrap();
             let found: Vec<f64> = mean.data().iter().map(|&x| x as f64).collect();
             f.check(&format!("{key} mean decomposition"), &f.tensor(&format!("{key}.mean_mlp_decomposition")), &found);
             let positions: Vec<usize> = f.prompts.iter().map(|p| p.len() - 2).collect();
             let direction = f.directions(&key)[0];
             for (kind, inactive) in [("zero", Inactive::Zero), ("mean", Inactive::Mean(&mean))] {
-                let found = feature_attribution(&f.model, sae, direction, &f.prompts, &positions, inactive).unwrap();
+                let found =
+                    attribution_to_direction(&f.model, sae, direction, &f.prompts, &positions, inactive, &nobody)
+                        .unwrap();
                 let labels: Vec<&str> = found.iter().map(|row| row.component.as_str()).collect();
                 assert_eq!(f.json[format!("{key}.dfa_labels")], serde_json::json!(labels));
                 f.check(&format!("{key} dfa {kind}"), &f.tensor(&format!("{key}.dfa_{kind}")), &means(&found));
@@ -213,7 +212,7 @@ fn boosts_agree() {
     for f in fixtures() {
         for (key, sae) in f.saes() {
             let direction = f.directions(&key)[0];
-            let found = log_prob_boosts(&f.model, sae, direction, &f.prompts).unwrap();
+            let found = log_prob_boosts(&f.model, sae, direction, &f.prompts, &Watch::nobody()).unwrap();
             f.check(&format!("{key} logprob on"), &f.tensor(&format!("{key}.logprob_on")), &found.on);
             f.check(&format!("{key} logprob off"), &f.tensor(&format!("{key}.logprob_off")), &found.off);
             let found: Vec<f64> = logit_boosts(&f.model, sae, direction).unwrap().into_iter().map(f64::from).collect();
@@ -244,7 +243,8 @@ fn cosine_pairs_agree() {
 fn cooccurrence_agrees() {
     for f in fixtures() {
         let options = CooccurrenceOptions { above: 0.5, ..CooccurrenceOptions::default() };
-        let mut found = cooccurrence(&f.model, &f.saes[0], &f.saes[1], &f.prompts.range(0..2), options).unwrap();
+        let (two, nobody) = (f.prompts.range(0..2), Watch::nobody());
+        let mut found = cooccurrence(&f.model, &f.saes[0], &f.saes[1], &two, options, &nobody).unwrap();
         assert!(found.is_sorted_by(|a, b| a.difference >= b.difference));
         found.sort_by_key(|row| (row.prompt, row.position, row.first));
         let found: Vec<f64> = found
@@ -267,6 +267,7 @@ fn cooccurrence_agrees() {
 #[test]
 fn saes_in_the_wrong_order_are_refused() {
     let f = fixtures().next().unwrap();
-    let error = cooccurrence(&f.model, &f.saes[1], &f.saes[0], &f.prompts, CooccurrenceOptions::default()).unwrap_err();
+    let (options, nobody) = (CooccurrenceOptions::default(), Watch::nobody());
+    let error = cooccurrence(&f.model, &f.saes[1], &f.saes[0], &f.prompts, options, &nobody).unwrap_err();
     assert!(error.to_string().contains("give the earlier SAE first"), "{error}");
 }

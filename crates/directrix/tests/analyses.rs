@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::{Folder, directrix, done, failed, json, text};
 use directrix::circuits::{Change, Trial, effects, logit_attribution};
-use directrix::corpus::Prompts;
+use directrix::corpus::{Prompts, Watch};
 use directrix::lab;
 use directrix::model::{Model, Processing};
 use directrix::sae::Sae;
@@ -42,27 +42,36 @@ fn number(value: &Value) -> f64 {
 fn ablate_gives_the_librarys_effects() {
     let Shipped { model, sae, prompts } = shipped();
     let tokens = prompts.get(0);
-    let (position, token) = (tokens.len() - 2, tokens[tokens.len() - 1]);
+    let position = tokens.len() - 2;
     // Directions that are active there, so that ablating them does something.
     let run = model.run(&prompts, &directrix::model::Ask::capture([sae.site().reads.hook]), &[]).unwrap();
     let acts = sae.encode(run.captured(sae.site().reads.hook)).unwrap();
     let active: Vec<u32> = acts.at(position).0[..2].to_vec();
     let change = Change::Ablate(active.clone());
-    let expected = effects(&model, &sae, &prompts, &[Trial { prompt: 0, position, token, change }]).unwrap()[0];
+    let trial = Trial::answer(&sae, &prompts, 0, change).unwrap();
+    let expected = effects(&model, &prompts, &[trial], &Watch::nobody()).unwrap().remove(0);
+    let [before, after] = [expected.before.prediction(), expected.after.prediction()];
     assert!(expected.loss_increase().abs() > 1e-3);
 
     let list = format!("{},{}", active[0], active[1]);
     let args = ["ablate", "--sae", "tinystories-2l/sae-l0", "--directions", &list, "--text", TEXT];
     let found = json(&args);
     let row = &found["rows"][0];
-    assert_eq!(number(&row["log_prob"]), expected.before.log_prob);
-    assert_eq!(number(&row["log_prob_ablated"]), expected.after.log_prob);
-    assert_eq!(row["rank_ablated"], expected.after.rank);
+    assert_eq!(number(&row["log_prob"]), before.log_prob);
+    assert_eq!(number(&row["log_prob_ablated"]), after.log_prob);
+    assert_eq!(row["rank_ablated"], after.rank);
 
     let everywhere = json(&[&args[..], &["--everywhere"]].concat());
     assert!(number(&everywhere["rows"][0]["loss_increase"]).abs() > 1e-6);
     let each = json(&[&args[..], &["--each"]].concat());
     assert_eq!(each["rows"].as_array().unwrap().len(), 2);
+    for (row, direction) in each["rows"].as_array().unwrap().iter().zip(&active) {
+        let direction = direction.to_string();
+        let alone = json(&["ablate", "--sae", "tinystories-2l/sae-l0", "--directions", &direction, "--text", TEXT]);
+        assert_eq!(row["direction"].to_string(), direction);
+        assert_eq!(row["loss_increase"], alone["rows"][0]["loss_increase"]);
+        assert!(number(&row["control"]).is_finite() && row["control"] != row["loss_increase"]);
+    }
 }
 
 #[test]
@@ -70,7 +79,7 @@ fn attribute_gives_the_librarys_components_and_writes_them() {
     let Shipped { model, prompts, .. } = shipped();
     let folder = Folder::new();
     let found = json(&["attribute", "--text", TEXT, "--out", &folder.at("tables")]);
-    let expected = logit_attribution(&model, &prompts).unwrap();
+    let expected = logit_attribution(&model, &prompts, &Watch::nobody()).unwrap();
     let rows = found["rows"].as_array().unwrap();
     assert_eq!(rows.len(), expected.len());
     for (row, component) in rows.iter().zip(expected) {

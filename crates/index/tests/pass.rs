@@ -112,7 +112,7 @@ fn killed_at_any_moment_and_damaged_since_a_pass_goes_on() {
     let (seen, there) = (states.clone(), partial.clone());
     let every = AtomicU64::new(0);
     let watch = Watch::new(Arc::default(), move |event: &Event| {
-        if event.step == "sort" || every.fetch_add(1, Ordering::Relaxed) % 16 == 0 {
+        if event.step == "sort" || every.fetch_add(1, Ordering::Relaxed).is_multiple_of(16) {
             seen.lock().unwrap().push(files(&there));
         }
     });

@@ -132,27 +132,6 @@ fn no_finite(values: &[f64], shown: usize) -> bool {
     !values.iter().take(shown).any(|v| v.is_finite())
 }
 
-/// Cells of a heat map are labelled with their values up to this many rows and columns, points up to this many of them.
-pub(crate) const ANNOTATED: usize = 12;
-
-/// The least and greatest value of a heat map's colour scale.
-pub(crate) fn colour_range(values: &[f64], diverging: bool) -> (f64, f64) {
-    let finite = || values.iter().copied().filter(|v| v.is_finite());
-    let least = finite().fold(f64::INFINITY, f64::min);
-    let greatest = finite().fold(f64::NEG_INFINITY, f64::max);
-    if diverging {
-        let limit = finite().fold(0.0, |limit: f64, v| limit.max(v.abs()));
-        let limit = if limit > 0.0 { limit } else { 1.0 };
-        (-limit, limit)
-    } else if least < greatest {
-        (least, greatest)
-    } else if least.is_finite() {
-        (least, least + 1.0)
-    } else {
-        (0.0, 1.0)
-    }
-}
-
 /// `token` with the spaces around it as `·`, line breaks as `↵`, other invisible characters by their code.
 pub(crate) fn visible_token(token: &str) -> String {
     let word = token.trim_matches(' ');
@@ -205,14 +184,6 @@ mod tests {
         assert_eq!(histogram(&[3.0; 4], 9), (vec![2.5, 3.5], vec![4]));
         assert_eq!(histogram(&[1.0, 2.0], 0), (vec![1.0, 2.0], vec![2]));
         assert_eq!(histogram(&[f64::MIN, f64::MAX], 2).1, [1, 1]);
-    }
-
-    #[test]
-    fn colour_ranges_are_never_empty() {
-        assert_eq!(colour_range(&[f64::NAN], false), (0.0, 1.0));
-        assert_eq!(colour_range(&[f64::NAN], true), (-1.0, 1.0));
-        assert_eq!(colour_range(&[2.0], false), (2.0, 3.0));
-        assert_eq!(colour_range(&[0.5, -2.0], true), (-2.0, 2.0));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What a study has found before its sections are made, and what they all build on.
 
 use directrix_circuits::{
-    ActiveDirection, BehaviourPrompts, SingleAblation, active_directions, answer_activations, behaviour_prompts,
-    single_ablations,
+    ActiveDirection, ActivePrompts, BehaviourPrompts, Chosen, SingleAblation, active_directions, answer_activations,
+    behaviour_prompts, single_ablations,
 };
 use directrix_corpus::{Prompts, Watch};
 use directrix_index::{Example, Index, SaeIndex};
@@ -22,6 +22,7 @@ pub(crate) struct Findings<'a> {
     pub(crate) study: &'a Study,
     pub(crate) opened: &'a Opened,
     pub(crate) index: &'a Index,
+    pub(crate) watch: &'a Watch,
     pub(crate) behaviour: BehaviourPrompts,
     /// Activations of the SAE taken apart before the answer, one row per behaviour prompt.
     pub(crate) acts: SparseActivations,
@@ -42,13 +43,13 @@ impl<'a> Findings<'a> {
         opened: &'a Opened,
         index: &'a Index,
         clock: &mut Clock,
-        watch: &Watch,
+        watch: &'a Watch,
     ) -> Result<Findings<'a>> {
         let Opened { model, tokenizer, saes, bos, .. } = opened;
         let context = model.config().n_ctx;
         let behaviour = behaviour_prompts(opened.documents()?, tokenizer.as_ref(), &study.behaviour, *bos, context)?;
         let sae = &saes[study.chosen()];
-        let acts = answer_activations(model, sae, &behaviour.prompts)?;
+        let acts = answer_activations(model, sae, &behaviour.prompts, watch)?;
         clock.lap("behaviour prompts");
 
         // Of sections of one kind, the last one's options count.
@@ -62,13 +63,15 @@ impl<'a> Findings<'a> {
             let (directions, values) = acts.at(prompt);
             first.push(directions.iter().copied().zip(values.iter().copied()));
         }
-        let active = active_directions(&first, index.sae(study.chosen()).maxima(), options);
+        let active = active_directions(&first, index.sae(study.chosen()).maxima(), options)?;
         let directions: Vec<u32> = active.iter().map(|row| row.direction as u32).collect();
         let options = sections()
             .find_map(|s| if let Analysis::SingleAblations(options) = s { Some(options.clone()) } else { None });
         let SingleAblations { active_above, prompts } = options.unwrap_or_default();
-        let mut singles = single_ablations(model, sae, &behaviour.prompts, &acts, &directions, active_above, prompts)?;
-        singles.sort_by(|a, b| b.loss_increase.total_cmp(&a.loss_increase));
+        let chosen = Chosen::On { prompts: active_prompts, by: "mean activation before the answer" };
+        let on = ActivePrompts { acts: &acts, above: active_above, limit: prompts };
+        let mut singles = single_ablations(model, sae, &behaviour.prompts, &directions, chosen, on, watch)?;
+        singles.sort_by(|a, b| b.loss_increase.mean().total_cmp(&a.loss_increase.mean()));
         let top: Vec<u32> = match &study.directions {
             Some(directions) => directions.iter().map(|d| sae.check(*d)).collect::<Result<_, _>>()?,
             None => singles.iter().take(study.top_directions).map(|row| row.direction as u32).collect(),
@@ -83,7 +86,7 @@ impl<'a> Findings<'a> {
             return Err(Error::Stopped);
         }
         clock.lap("single ablations");
-        Ok(Findings { study, opened, index, behaviour, acts, active, active_prompts, singles, top })
+        Ok(Findings { study, opened, index, watch, behaviour, acts, active, active_prompts, singles, top })
     }
 
     /// The SAE that is taken apart.

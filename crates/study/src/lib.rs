@@ -14,11 +14,13 @@
 //! # Ok::<(), directrix_study::Error>(())
 //! ```
 
+mod chart;
 mod error;
 mod figure;
 mod findings;
 mod interactive;
 mod output;
+mod palette;
 mod report;
 mod run;
 pub mod sections;

@@ -5,9 +5,11 @@ use minijinja::value::Serde;
 use minijinja::{Environment, Value, context};
 use plotly::Plot;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::figure::{Figure, plain, visible_token};
+use crate::palette::{DARK, LIGHT};
 
 const TEMPLATE: &str = include_str!("report.html.jinja");
 /// The page holds at most this many rows of a table; its files hold all.
@@ -102,6 +104,9 @@ impl Report {
             facts => Serde(&self.facts),
             sections => Serde(&sections),
             footer => self.footer.as_str(),
+            light => Serde(&LIGHT),
+            dark => Serde(&DARK),
+            palettes => embedded(&json!({ "light": &LIGHT, "dark": &DARK })),
             plotly => drawn.then(|| Value::from_safe_string(plotly_script())),
         })?;
         Ok(page.replace('\0', "\u{fffd}"))

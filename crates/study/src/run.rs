@@ -179,13 +179,13 @@ fn report(found: &Findings, sections: Vec<Section>) -> Report {
     let best = found.singles.first();
     let top: Vec<String> = found.top.iter().map(u32::to_string).collect();
     let mut facts = vec![
-        ("stories".into(), meta.prompts.to_string()),
+        ("prompts".into(), meta.prompts.to_string()),
         ("behaviour prompts".into(), found.behaviour.prompts.len().to_string()),
         ("active directions".into(), format!("{} of {}", found.active.len(), sae.directions())),
         ("top directions".into(), top.join(", ")),
     ];
     if let Some(best) = best {
-        let value = format!("{:+.3} ± {:.3}", best.loss_increase, best.half_width);
+        let value = format!("{:+.3} ± {:.3}", best.loss_increase.mean(), best.loss_increase.estimate.half_width);
         facts.push((format!("loss increase without {}", best.direction), value));
     }
     for index in found.index.saes() {

@@ -27,7 +27,7 @@ pub struct Study {
     pub column: Option<String>,
     /// Whether prompts start with BOS; the model's convention if not said.
     pub bos: Option<bool>,
-    /// Only this many stories from the start of the corpus.
+    /// Only this many texts from the start of the corpus.
     pub limit: Option<usize>,
     /// Weight processing.
     #[serde(default)]

@@ -1,14 +1,14 @@
 //! `directrix ablate`.
 
 use clap::Args;
-use directrix::circuits::{Change, Effect, Estimate, SingleAblation, Trial, ablate_everywhere, effects};
+use directrix::circuits::{self, About, Change, Chosen, Effect, Estimate, Seen, Trial, ablate_each, effects};
 use directrix::corpus::Prompts;
-use directrix::lab::Opened;
 use directrix::sae::Sae;
 use serde::Serialize;
 
 use super::inputs::{PromptArgs, Saes, SubjectArgs, position};
 use super::results::{Found, ResultArgs};
+use super::watch::watch;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -73,6 +73,7 @@ struct Everywhere {
 
 impl Ablate {
     pub(crate) fn run(self) -> anyhow::Result<()> {
+        let watch = watch();
         let opened = self.subject.open(Saes::One, self.prompts.wanted())?;
         let sae = &opened.saes[0];
         let directions: Vec<u32> = self.directions.iter().map(|d| sae.check(*d)).collect::<Result<_, _>>()?;
@@ -88,95 +89,82 @@ impl Ablate {
                 .map(|prompt| position(&prompts, prompt, self.position, true))
                 .collect::<Result<_, _>>()?
         };
-        if self.each {
-            return self.show_each(&opened, sae, &prompts, &positions, &directions);
-        }
         let name = sae.short_name();
+        if self.each {
+            let of = |direction| self.trials(sae, &prompts, &positions, &[direction]);
+            let change = match (self.everywhere, self.reconstruct) {
+                (true, _) => "ablated alone at every position",
+                (_, true) => "left out alone of the reconstruction before the answer",
+                _ => "ablated alone before the answer",
+            };
+            let about =
+                About { chosen: Chosen::Given, change, measure: "loss_increase", unit: "nats", over: "prompts" };
+            let rows = ablate_each(&opened.model, &prompts, &directions, about, of, &watch)?;
+            return self.show(&format!("{name}: {}", about.sentence()), &rows, None);
+        }
         let what = if self.reconstruct {
             format!("its site reconstructed by {name} without directions {directions:?}")
         } else {
             format!("directions {directions:?} of {name} ablated")
         };
+        let trials = self.trials(sae, &prompts, &positions, &directions)?;
+        let effects = effects(&opened.model, &prompts, &trials, &watch)?;
+        let overall = Some(Estimate::of(effects.iter().map(Effect::loss_increase)));
         if self.everywhere {
-            let rows = everywhere(&opened, sae, &prompts, &directions)?;
-            let caption = format!("Mean loss over each prompt, with {what} at every position.");
-            let overall = Estimate::of(rows.iter().map(|row| row.loss_increase));
-            return self.show(&caption, &rows, Some(overall));
+            let row = |(prompt, effect): (usize, &Effect)| Everywhere {
+                prompt,
+                loss: effect.before.loss(),
+                loss_ablated: effect.after.loss(),
+                loss_increase: effect.loss_increase(),
+            };
+            let rows: Vec<Everywhere> = effects.iter().enumerate().map(row).collect();
+            return self.show(&format!("Mean loss over each prompt, with {what} at every position."), &rows, overall);
         }
-        let effects = self.effects(&opened, sae, &prompts, &positions, &directions)?;
-        let row = |(prompt, Effect { before, after }): (usize, &Effect)| AtPosition {
-            prompt,
-            position: positions[prompt],
-            answer: opened.token(prompts.get(prompt)[positions[prompt] + 1]),
-            log_prob: before.log_prob,
-            log_prob_ablated: after.log_prob,
-            logit: before.logit,
-            logit_ablated: after.logit,
-            rank: before.rank,
-            rank_ablated: after.rank,
-            loss_increase: before.log_prob - after.log_prob,
+        let row = |(prompt, effect): (usize, &Effect)| {
+            let [before, after] = [&effect.before, &effect.after].map(Seen::prediction);
+            AtPosition {
+                prompt,
+                position: positions[prompt],
+                answer: opened.token(prompts.get(prompt)[positions[prompt] + 1]),
+                log_prob: before.log_prob,
+                log_prob_ablated: after.log_prob,
+                logit: before.logit,
+                logit_ablated: after.logit,
+                rank: before.rank,
+                rank_ablated: after.rank,
+                loss_increase: effect.loss_increase(),
+            }
         };
         let rows: Vec<AtPosition> = effects.iter().enumerate().map(row).collect();
-        let overall = Estimate::of(effects.iter().map(Effect::loss_increase));
-        self.show(&format!("The answer's prediction, with {what} at the position before it."), &rows, Some(overall))
+        self.show(&format!("The answer's prediction, with {what} at the position before it."), &rows, overall)
     }
 
-    fn effects(
+    /// The change of `directions` in every prompt.
+    fn trials<'a>(
         &self,
-        opened: &Opened,
-        sae: &Sae,
+        sae: &'a Sae,
         prompts: &Prompts,
         positions: &[usize],
         directions: &[u32],
-    ) -> anyhow::Result<Vec<Effect>> {
+    ) -> circuits::Result<Vec<Trial<'a>>> {
         let change = if self.reconstruct {
             Change::Reconstruct { without: directions.to_vec() }
         } else {
             Change::Ablate(directions.to_vec())
         };
-        let trial = |(prompt, &position): (usize, &usize)| {
-            let token = prompts.get(prompt)[position + 1];
-            Trial { prompt, position, token, change: change.clone() }
-        };
-        let trials: Vec<Trial> = positions.iter().enumerate().map(trial).collect();
-        Ok(effects(&opened.model, sae, prompts, &trials)?)
-    }
-
-    fn show_each(
-        &self,
-        opened: &Opened,
-        sae: &Sae,
-        prompts: &Prompts,
-        positions: &[usize],
-        directions: &[u32],
-    ) -> anyhow::Result<()> {
-        let row = |&direction: &u32| -> anyhow::Result<SingleAblation> {
-            let increases: Vec<f64> = if self.everywhere {
-                everywhere(opened, sae, prompts, &[direction])?.iter().map(|row| row.loss_increase).collect()
+        let trial = |prompt: usize| {
+            let change = change.clone();
+            if self.everywhere {
+                Trial::everywhere(sae, prompts, prompt, change)
             } else {
-                let effects = self.effects(opened, sae, prompts, positions, &[direction])?;
-                effects.iter().map(Effect::loss_increase).collect()
-            };
-            let Estimate { n, mean, se, half_width, .. } = Estimate::of(increases);
-            Ok(SingleAblation { direction: direction as usize, n, loss_increase: mean, se, half_width })
+                Trial::at(sae, prompts, prompt, positions[prompt], change)
+            }
         };
-        let rows: Vec<SingleAblation> = directions.iter().map(row).collect::<Result<_, _>>()?;
-        let place = if self.everywhere { "every position" } else { "the position before the answer" };
-        let caption = format!("Each direction of {} ablated alone at {place}; means over prompts.", sae.short_name());
-        self.show(&caption, &rows, None)
+        (0..prompts.len()).map(trial).collect()
     }
 
     fn show<R: Serialize>(&self, caption: &str, rows: &[R], overall: Option<Estimate>) -> anyhow::Result<()> {
         let overall = overall.map(|estimate| ("loss increase", estimate));
         self.results.show(&Found { name: "ablations", caption, rows, bars: "loss increase", overall })
     }
-}
-
-/// Mean losses with directions ablated at every position.
-fn everywhere(opened: &Opened, sae: &Sae, prompts: &Prompts, directions: &[u32]) -> anyhow::Result<Vec<Everywhere>> {
-    let trials: Vec<_> = (0..prompts.len()).map(|prompt| (prompt, directions.to_vec())).collect();
-    let losses = ablate_everywhere(&opened.model, sae, prompts, &trials)?.into_iter().enumerate();
-    let row =
-        |(prompt, (loss, loss_ablated))| Everywhere { prompt, loss, loss_ablated, loss_increase: loss_ablated - loss };
-    Ok(losses.map(row).collect())
 }

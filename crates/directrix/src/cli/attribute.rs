@@ -1,10 +1,11 @@
 //! `directrix attribute`.
 
 use clap::{Args, ValueEnum};
-use directrix::circuits::{self, feature_attribution, logit_attribution, mean_decomposition};
+use directrix::circuits::{self, attribution_to_direction, logit_attribution, mean_decomposition};
 
 use super::inputs::{PromptArgs, Saes, SubjectArgs, position};
 use super::results::{Found, ResultArgs};
+use super::watch::watch;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -15,7 +16,7 @@ Examples:
 /// See which components write an answer, or drive a direction.
 ///
 /// Without --direction: direct logit attribution (DLA), what each component of the model contributes to the logit of the
-/// last token, at the position before it. With one: direct feature attribution (DFA), what each component contributes to
+/// last token, at the position before it. With one: attribution to it (DFA), what each component contributes to
 /// the direction's pre-activation. Values are means over prompts.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
@@ -45,6 +46,7 @@ enum Inactive {
 
 impl Attribute {
     pub(crate) fn run(self) -> anyhow::Result<()> {
+        let watch = watch();
         let saes = if self.direction.is_some() { Saes::One } else { Saes::Named };
         let opened = self.subject.open(saes, self.prompts.wanted())?;
         let model = &opened.model;
@@ -56,15 +58,15 @@ impl Attribute {
             let positions: Vec<usize> = (0..prompts.len()).map(at).collect::<Result<_, _>>()?;
             let mean = match self.inactive {
                 Inactive::Zero => None,
-                Inactive::Mean => Some(mean_decomposition(model, sae, &prompts)?),
+                Inactive::Mean => Some(mean_decomposition(model, sae, &prompts, &watch)?),
             };
             let inactive = mean.as_ref().map_or(circuits::Inactive::Zero, circuits::Inactive::Mean);
-            let rows = feature_attribution(model, sae, direction, &prompts, &positions, inactive)?;
+            let rows = attribution_to_direction(model, sae, direction, &prompts, &positions, inactive, &watch)?;
             let what = format!("the pre-activation of direction {direction} of {}", sae.short_name());
-            ("feature-attribution", what, rows)
+            ("attribution-to-direction", what, rows)
         } else {
             let prompts = self.prompts.load_some(&opened)?;
-            ("logit-attribution", "the logit of the last token".into(), logit_attribution(model, &prompts)?)
+            ("logit-attribution", "the logit of the last token".into(), logit_attribution(model, &prompts, &watch)?)
         };
         let caption = format!("What each component contributes to {caption}; means over prompts.");
         self.results.show(&Found { name, caption: &caption, rows: &rows, bars: "mean", overall: None })

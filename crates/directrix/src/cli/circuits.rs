@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::inputs::{PromptArgs, Saes, SubjectArgs};
 use super::results::{Found, ResultArgs};
+use super::watch::watch;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -117,6 +118,7 @@ fn two(opened: &Opened) -> anyhow::Result<[&Sae; 2]> {
 
 impl Cosine {
     fn run(self) -> anyhow::Result<()> {
+        let watch = watch();
         let opened = self.subject.open(Saes::Two, Wanted::default())?;
         let (model, [first, second]) = (&opened.model, two(&opened)?);
         let (one, two) = (first.short_name(), second.short_name());
@@ -128,7 +130,7 @@ impl Cosine {
         };
         let (index, number) = opened.existing_index(folder, 0)?;
         let k = self.effects_prompts;
-        let rows = pair_effects(model, first, second, &index, index.sae(number), &pairs, k)?;
+        let rows = pair_effects(model, [first, second], &index, index.sae(number), &pairs, k, &watch)?;
         let caption = format!(
             "Pairs of {one} and {two} by cosine, and what ablating does; means over the prompts on which the first is most active, where it is."
         );
@@ -139,11 +141,12 @@ impl Cosine {
 
 impl Cooccurrence {
     fn run(self) -> anyhow::Result<()> {
+        let watch = watch();
         let opened = self.subject.open(Saes::Two, self.prompts.wanted())?;
         let [first, second] = two(&opened)?;
         let prompts = self.prompts.load_some(&opened)?;
         let options = CooccurrenceOptions { first_position: self.first_position, above: self.above };
-        let mut found = circuits::cooccurrence(&opened.model, first, second, &prompts, options)?;
+        let mut found = circuits::cooccurrence(&opened.model, first, second, &prompts, options, &watch)?;
         found.reverse();
         found.truncate(self.top);
         let token = |row: &circuits::Cooccurrence| opened.token(prompts.get(row.prompt)[row.position]);

@@ -98,7 +98,7 @@ impl Progress {
     /// How much is done in a second.
     fn rate(&self) -> Option<f64> {
         let (done, seconds) = (self.done.saturating_sub(self.first), self.started.elapsed().as_secs_f64());
-        (done > 0 && seconds > 0.0).then(|| done as f64 / seconds)
+        Some(done as f64 / seconds).filter(|rate| rate.is_finite() && *rate >= 1.0)
     }
 }
 

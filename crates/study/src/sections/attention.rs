@@ -80,7 +80,7 @@ impl SectionKind for Attention {
 
 /// The head that contributes most to the answer's logit, up or down, among those of a layer or number if it is said.
 fn strongest_head(found: &Findings, layer: Option<usize>, head: Option<usize>) -> Result<(usize, usize)> {
-    let rows = logit_attribution(&found.opened.model, &found.behaviour_prompts(200))?;
+    let rows = logit_attribution(&found.opened.model, &found.behaviour_prompts(200), found.watch)?;
     let size = |(layer, head): (usize, usize)| {
         let label = format!("L{layer}H{head}");
         rows.iter().find(|row| row.component == label).map_or(0.0, |row| row.mean.abs())

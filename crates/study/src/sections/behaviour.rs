@@ -22,15 +22,16 @@ impl SectionKind for Behaviour {
 
     fn make(&self, found: &Findings) -> Result<Body> {
         let behaviour = &found.behaviour;
-        let effects = PromptEffect::of(&found.opened.model, found.sae(), &behaviour.prompts, &Change::None)?;
+        let effects =
+            PromptEffect::of(&found.opened.model, found.sae(), &behaviour.prompts, &Change::None, found.watch)?;
         let loss = Estimate::of(effects.iter().map(|e| -e.log_prob));
         let first = effects.iter().filter(|e| e.rank == 0).count();
         let n = behaviour.prompts.len();
         let prose = vec![
             format!(
-                "{} of {} stories contain {} and, cut after the next {}, end with that one token; {} left out for being longer than the context.",
+                "{} of {} texts contain {} and, cut after the next {}, end with that one token; {} left out for being longer than the context.",
                 n,
-                behaviour.stories,
+                behaviour.documents,
                 quoted(&found.study.behaviour.contains),
                 quoted(&found.answer()),
                 if behaviour.too_long == 1 { "1 was".into() } else { format!("{} were", behaviour.too_long) }

@@ -17,7 +17,7 @@ impl SectionKind for Coactivation {
     const TITLE: &str = "Are the top directions active together?";
 
     fn make(&self, found: &Findings) -> Result<Body> {
-        let values = directrix_circuits::coactivation(&found.acts, &found.top, self.active_above);
+        let values = directrix_circuits::coactivation(&found.acts, &found.top, self.active_above)?;
         let n = found.top.len();
         let labels: Vec<String> = found.top.iter().map(u32::to_string).collect();
         let strongest = (0..n)

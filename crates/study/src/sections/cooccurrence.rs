@@ -11,7 +11,7 @@ use crate::{Result, Shape};
 options! {
     /// Pairs of directions by ablation at one position.
     Cooccurrence {
-        /// Stories whose positions are looked at.
+        /// Prompts of the corpus whose positions are looked at.
         prompts: usize = 20,
         /// Position and activation thresholds.
         options: CooccurrenceOptions = CooccurrenceOptions::default(),
@@ -31,7 +31,8 @@ impl SectionKind for Cooccurrence {
     fn make(&self, found: &Findings) -> Result<Body> {
         let (first, second) = (&found.opened.saes[0], &found.opened.saes[found.opened.saes.len() - 1]);
         let rows_of = |prompts: &Prompts, options: CooccurrenceOptions| -> Result<Vec<Row>> {
-            let rows = directrix_circuits::cooccurrence(&found.opened.model, first, second, prompts, options)?;
+            let rows =
+                directrix_circuits::cooccurrence(&found.opened.model, first, second, prompts, options, found.watch)?;
             let row = |r: directrix_circuits::Cooccurrence| Row {
                 prompt: r.prompt,
                 position: r.position,

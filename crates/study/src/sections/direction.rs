@@ -87,7 +87,7 @@ impl SectionKind for Direction {
         if !active.is_empty() {
             let chosen = active.iter().take(self.prompts).map(|(prompt, _)| found.behaviour.prompts.get(*prompt));
             let prompts = Prompts::from_rows(chosen);
-            let boosts = log_prob_boosts(&found.opened.model, found.sae(), direction, &prompts)?;
+            let boosts = log_prob_boosts(&found.opened.model, found.sae(), direction, &prompts, found.watch)?;
             let likely: Vec<usize> = common.iter().copied().filter(|t| boosts.on[*t] >= self.log_prob_above).collect();
             let (high, low) = ends(&likely, |t| boosts.on[t] - boosts.off[t], self.tokens);
             let row = |&token: &usize| BoostRow {

@@ -56,7 +56,7 @@ impl SectionKind for Examples {
             name: format!("examples-{direction}"),
             title: format!("Direction {direction}"),
             caption: format!(
-                "Stories shaded by the activation of direction {direction} (darkest: {:.2}, its maximum), by where in its range their highest activation lies.",
+                "Prompts shaded by the activation of direction {direction} (darkest: {:.2}, its maximum), by where in its range their highest activation lies.",
                 sae.maxima()[direction]
             ),
             rows,
@@ -67,7 +67,7 @@ impl SectionKind for Examples {
         0,
         table(
             "directions",
-            "What the corpus says of each direction: its maximum, the positions at which it fires and their share, its mean activation there, and the stories in which it fires.",
+            "What the corpus says of each direction: its maximum, the positions at which it fires and their share, its mean activation there, and the prompts in which it fires.",
             &summaries,
         ),
     );

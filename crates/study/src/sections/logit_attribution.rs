@@ -16,7 +16,7 @@ impl SectionKind for LogitAttribution {
     const TITLE: &str = "Who writes the answer (DLA)";
 
     fn make(&self, found: &Findings) -> Result<Body> {
-        let rows = logit_attribution(&found.opened.model, &found.behaviour.prompts)?;
+        let rows = logit_attribution(&found.opened.model, &found.behaviour.prompts, found.watch)?;
         let prose = vec![
             extremes(&rows).map_or_else(String::new, |(high, low)| {
                 format!(

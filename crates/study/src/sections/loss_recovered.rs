@@ -1,6 +1,6 @@
 //! How much of the answer's loss the SAE recovers.
 
-use directrix_circuits::{Estimate, mean_site};
+use directrix_circuits::{AnswerLosses, Estimate, mean_site};
 use serde::Serialize;
 
 use super::{Body, SectionKind, figure, table};
@@ -10,7 +10,7 @@ use crate::{Result, Shape};
 options! {
     /// How much of the loss the SAE recovers.
     LossRecovered {
-        /// Stories over which the site's mean is taken.
+        /// Prompts of the corpus over which the site's mean is taken.
         mean_prompts: usize = 20,
     }
 }
@@ -21,9 +21,9 @@ impl SectionKind for LossRecovered {
 
     fn make(&self, found: &Findings) -> Result<Body> {
         let sae = found.sae();
-        let mean = mean_site(&found.opened.model, sae, &found.corpus_prompts(self.mean_prompts)?)?;
+        let mean = mean_site(&found.opened.model, sae, &found.corpus_prompts(self.mean_prompts)?, found.watch)?;
         let losses =
-            directrix_circuits::loss_recovered(&found.opened.model, sae, &found.behaviour.prompts, &found.top, &mean)?;
+            AnswerLosses::of(&found.opened.model, sae, &found.behaviour.prompts, &found.top, &mean, found.watch)?;
         let top = format!("top {} ablated", found.top.len());
         let rows: Vec<LossRow> = [
             ("original", &losses.original),

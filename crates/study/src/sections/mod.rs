@@ -22,6 +22,7 @@ macro_rules! options {
 
 mod active;
 mod attention;
+mod attribution_to_direction;
 mod behaviour;
 mod coactivation;
 mod cooccurrence;
@@ -29,7 +30,6 @@ mod cosine;
 mod direction;
 mod direction_attribution;
 mod examples;
-mod feature_attribution;
 mod joint_ablation;
 mod logit_attribution;
 mod loss_recovered;
@@ -124,7 +124,7 @@ sections! {
     active::Active,
     single_ablations::SingleAblations,
     remainder::Remainder,
-    feature_attribution::FeatureAttribution,
+    attribution_to_direction::AttributionToDirection,
     attention::Attention,
     coactivation::Coactivation,
     joint_ablation::JointAblation,
@@ -234,17 +234,6 @@ fn list<T: std::fmt::Display>(items: &[T]) -> String {
 /// Token text in a sentence: quoted, line breaks visible.
 pub(crate) fn quoted(token: &str) -> String {
     format!("‘{}’", token.replace('\n', "⏎"))
-}
-
-/// Whether a 95 % interval excludes zero, in words.
-fn excludes_zero(mean: f64, half_width: f64) -> &'static str {
-    if half_width.is_nan() {
-        "one prompt gives no interval"
-    } else if (mean - half_width) * (mean + half_width) > 0.0 {
-        "the 95 % interval excludes zero"
-    } else {
-        "the 95 % interval includes zero, so this may be chance"
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! One direction ablated in other places.
 
-use directrix_circuits::{Change, Effect, Estimate, Trial, ablate_everywhere, effects};
+use directrix_circuits::{About, Change, Chosen, Claim, LossClaim, Trial, loss_claims};
 use directrix_corpus::Prompts;
 use directrix_model::Model;
 use directrix_sae::Sae;
@@ -40,70 +40,56 @@ impl SectionKind for MoreAblations {
         let direction = self.direction.map_or(found.top[0], |d| d as u32);
         let change = || Change::Ablate(vec![direction]);
         let active = found.active_on(direction, self.active_above);
-
-        let trials: Vec<Trial> = active
-            .iter()
-            .map(|&(prompt, _)| {
-                let tokens = found.behaviour.prompts.get(prompt);
-                Trial { prompt, position: tokens.len() - 2, token: found.behaviour.answer, change: change() }
-            })
-            .collect();
-        let increases: Vec<f64> = effects(&found.opened.model, sae, &found.behaviour.prompts, &trials)?
-            .iter()
-            .map(Effect::loss_increase)
-            .collect();
-
         let examples = found.sae_index().top_examples(direction as usize, self.prompts)?;
-        let stories = found.prompts_of_index(examples.iter().map(|e| e.prompt))?;
-        let everywhere: Vec<f64> = ablate_everywhere(
-            &found.opened.model,
-            sae,
-            &stories,
-            &(0..stories.len()).map(|story| (story, vec![direction])).collect::<Vec<_>>(),
-        )?
-        .into_iter()
-        .map(|(original, ablated)| ablated - original)
-        .collect();
+        let strongest = found.prompts_of_index(examples.iter().map(|e| e.prompt))?;
 
+        // The prompts of the behaviour, then those on which the direction is most active.
+        let mut prompts = found.behaviour.prompts.clone();
+        let first_strongest = prompts.len();
+        prompts.extend(&strongest);
+        let before_answer = active.iter().map(|&(prompt, _)| Trial::answer(sae, &prompts, prompt, change()));
+        let everywhere = (first_strongest..prompts.len()).map(|p| Trial::everywhere(sae, &prompts, p, change()));
         let threshold = self.share_of_maximum * found.sae_index().maxima()[direction as usize];
         let mut one_at_a_time = Vec::new();
-        for (story, example) in examples.iter().enumerate() {
-            let tokens = stories.get(story);
+        for (prompt, example) in (first_strongest..).zip(&examples) {
             let values = found.sae_index().on_prompt(example.prompt, direction as usize)?;
-            for position in 0..tokens.len().saturating_sub(1) {
-                if values[position] > threshold {
-                    one_at_a_time.push(Trial {
-                        prompt: story,
-                        position,
-                        token: tokens[position + 1],
-                        change: change(),
-                    });
-                }
+            let predicting = 0..values.len().saturating_sub(1);
+            for position in predicting.filter(|position| values[*position] > threshold) {
+                one_at_a_time.push(Trial::at(sae, &prompts, prompt, position, change())?);
             }
         }
-        let at_positions: Vec<f64> =
-            effects(&found.opened.model, sae, &stories, &one_at_a_time)?.iter().map(Effect::loss_increase).collect();
-
-        let row = |ablated, mean_is_over, values: &[f64]| {
-            let Estimate { n, mean, sd, se, half_width, .. } = Estimate::of(values.iter().copied());
-            PlaceRow { ablated, mean_is_over, n, loss_increase: mean, sd, se, half_width }
-        };
-        let rows = [
-            row("before the answer", "behaviour prompts on which it is active", &increases),
-            row("everywhere", "its top stories, mean loss over a story", &everywhere),
-            row("one active position at a time", "active positions of its top stories", &at_positions),
+        let by_effect = Chosen::On { prompts: first_strongest, by: "single ablation" };
+        let about = |change, over| About { chosen: by_effect, change, measure: "loss_increase", unit: "nats", over };
+        let lists = [
+            (
+                about("before the answer", "behaviour prompts on which it is active"),
+                before_answer.collect::<directrix_circuits::Result<Vec<_>>>()?,
+            ),
+            (
+                about("everywhere", "its top prompts, mean loss over a prompt"),
+                everywhere.collect::<directrix_circuits::Result<Vec<_>>>()?,
+            ),
+            (about("one active position at a time", "active positions of its top prompts"), one_at_a_time),
         ];
+        let found_claims = loss_claims(&found.opened.model, &prompts, &lists, found.watch)?;
+        let increases = found_claims[0].increases.clone();
+        let row = |&LossClaim { claim, .. }: &LossClaim| PlaceRow {
+            ablated: claim.about.change,
+            mean_is_over: claim.about.over,
+            loss_increase: claim,
+        };
+        let rows: Vec<PlaceRow> = found_claims.iter().map(row).collect();
         let activations: Vec<f64> = active.iter().map(|(_, a)| *a as f64).collect();
         let correlation = directrix_circuits::correlation(&[activations.clone(), increases.clone()])[1];
         let prose = vec![
             format!(
-                "Ablating direction {direction} raises the loss by {:.3} ± {:.3} before the answer, by {:.4} ± {:.4} over whole stories on which it is most active, and by {:.3} ± {:.3} at a single active position there (95 % intervals).",
-                rows[0].loss_increase,
-                rows[0].half_width,
-                rows[1].loss_increase,
-                rows[1].half_width,
-                rows[2].loss_increase,
-                rows[2].half_width
+                "Ablating direction {direction} raises the loss by {:.3} ± {:.3} before the answer, by {:.4} ± {:.4} over whole prompts of the corpus on which it is most active, and by {:.3} ± {:.3} at a single active position there (95 % intervals).",
+                rows[0].loss_increase.mean(),
+                rows[0].loss_increase.estimate.half_width,
+                rows[1].loss_increase.mean(),
+                rows[1].loss_increase.estimate.half_width,
+                rows[2].loss_increase.mean(),
+                rows[2].loss_increase.estimate.half_width
             ),
             format!(
                 "If the first number is much larger than the last, the direction serves this behaviour more than others; the increase and the activation correlate at {correlation:.2} over {}, which says how far a large effect is just a large activation.",
@@ -152,7 +138,7 @@ impl SectionKind for MoreAblations {
             ),
             table(
                 "ablation-places",
-                "Mean loss increase over n values, with standard deviation, standard error and half width of the 95 % interval; `mean is over` says what the values are.",
+                "Mean loss increase over n values, with standard error and half width of the 95 % interval (clustered by prompt where a prompt gives several), p by Student's t and q, its false-discovery rate in this list; control: the same along random rows of the same norm. `mean is over` says what the values are.",
                 &rows,
             ),
             Block::Texts(Texts {
@@ -169,12 +155,9 @@ impl SectionKind for MoreAblations {
 }
 
 #[derive(Serialize)]
-struct PlaceRow<'a> {
-    ablated: &'a str,
-    mean_is_over: &'a str,
-    n: usize,
-    loss_increase: f64,
-    sd: f64,
-    se: f64,
-    half_width: f64,
+struct PlaceRow {
+    ablated: &'static str,
+    mean_is_over: &'static str,
+    #[serde(flatten)]
+    loss_increase: Claim,
 }

@@ -22,6 +22,7 @@ impl SectionKind for Remainder {
             found.sae(),
             &found.behaviour_prompts(self.prompts),
             found.behaviour.answer,
+            found.watch,
         )?;
         let share = rows[1].mean / rows[0].mean;
         let prose = vec![
@@ -34,7 +35,7 @@ impl SectionKind for Remainder {
                 100.0 * share
             ),
             format!(
-                "The remainder, {:+.2} ± {:.2}, is what the directions cannot explain of this behaviour: the closer to zero, the more of the story they can tell.",
+                "The remainder, {:+.2} ± {:.2}, is what the directions cannot explain of this behaviour: the closer to zero, the more of it they account for.",
                 rows[2].mean, rows[2].half_width
             ),
         ];

@@ -1,8 +1,9 @@
 //! Ablation of each active direction alone.
 
+use directrix_circuits::SingleAblation;
 use serde::Serialize;
 
-use super::{Body, SectionKind, excludes_zero, figure, list, quoted, table};
+use super::{Body, SectionKind, figure, list, quoted, table};
 use crate::findings::Findings;
 use crate::{Result, Shape};
 
@@ -24,29 +25,22 @@ impl SectionKind for SingleAblations {
         let rows: Vec<SingleRow> = found
             .singles
             .iter()
-            .filter_map(|single| {
+            .filter_map(|&single| {
                 let active = found.active.iter().find(|row| row.direction == single.direction)?;
-                Some(SingleRow {
-                    direction: single.direction,
-                    loss_increase: single.loss_increase,
-                    half_width: single.half_width,
-                    se: single.se,
-                    n: single.n,
-                    mean_activation: active.mean_activation,
-                    share: active.share,
-                })
+                Some(SingleRow { single, mean_activation: active.mean_activation, share: active.share })
             })
             .collect();
-        let raising = rows.iter().filter(|r| r.loss_increase - r.half_width > 0.0).count();
+        let effect = |row: &SingleRow| row.single.loss_increase;
+        let raising = rows.iter().filter(|row| effect(row).estimate.low() > 0.0).count();
         let best = rows.first();
         let prose = vec![
             format!(
                 "Of {} active directions, {raising} raise the loss of {} when ablated alone with an interval above zero; the most important is {}, with {:.3} nats ({}).",
                 rows.len(),
                 quoted(&found.answer()),
-                best.map_or_else(|| "none".into(), |r| r.direction.to_string()),
-                best.map_or(f64::NAN, |r| r.loss_increase),
-                best.map_or("", |r| excludes_zero(r.loss_increase, r.half_width)),
+                best.map_or_else(|| "none".into(), |row| row.single.direction.to_string()),
+                best.map_or(f64::NAN, |row| effect(row).mean()),
+                best.map_or("", |row| effect(row).verdict()),
             ),
             format!(
                 "Each mean is over up to {} prompts on which the direction is active; the directions taken further are {}.",
@@ -62,14 +56,17 @@ impl SectionKind for SingleAblations {
                 ("direction", "loss increase, nats"),
                 "Mean over prompts on which the direction is active; bars are 95 % intervals.",
                 Shape::Bars {
-                    labels: shown.iter().map(|r| r.direction.to_string()).collect(),
-                    values: shown.iter().map(|r| r.loss_increase).collect(),
-                    half_widths: shown.iter().map(|r| r.half_width).collect(),
+                    labels: shown.iter().map(|row| row.single.direction.to_string()).collect(),
+                    values: shown.iter().map(|row| effect(row).mean()).collect(),
+                    half_widths: shown.iter().map(|row| effect(row).estimate.half_width).collect(),
                 },
             ),
             table(
                 "single-ablations",
-                "Mean increase of the answer's loss over n prompts on which the direction is active, with the half width of its 95 % interval; mean activation and share of prompts as in the section before.",
+                &format!(
+                    "{} Mean activation and share of prompts as in the section before.",
+                    best.map_or_else(String::new, |row| effect(row).about.sentence())
+                ),
                 &rows,
             ),
         ];
@@ -79,11 +76,8 @@ impl SectionKind for SingleAblations {
 
 #[derive(Serialize)]
 struct SingleRow {
-    direction: usize,
-    loss_increase: f64,
-    half_width: f64,
-    se: f64,
-    n: usize,
+    #[serde(flatten)]
+    single: SingleAblation,
     mean_activation: f64,
     share: f64,
 }

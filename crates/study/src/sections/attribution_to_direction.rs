@@ -1,6 +1,6 @@
 //! Who drives the top directions: direct feature attribution (DFA).
 
-use directrix_circuits::{Inactive, feature_attribution, mean_decomposition};
+use directrix_circuits::{Inactive, attribution_to_direction, mean_decomposition};
 use serde::Serialize;
 
 use super::{Body, SectionKind, extremes, figure, labels, list, means, table};
@@ -9,21 +9,22 @@ use crate::{Result, Series, Shape};
 
 options! {
     /// Direct feature attribution.
-    FeatureAttribution {
+    AttributionToDirection {
         /// Prompts per direction.
         prompts: usize = 100,
-        /// Stories over which the mean of inactive neurons is taken.
+        /// Prompts of the corpus over which the mean of inactive neurons is taken.
         mean_prompts: usize = 100,
     }
 }
 
-impl SectionKind for FeatureAttribution {
-    const KIND: &str = "feature_attribution";
+impl SectionKind for AttributionToDirection {
+    const KIND: &str = "attribution_to_direction";
     const TITLE: &str = "What drives the top directions (DFA)";
 
     fn make(&self, found: &Findings) -> Result<Body> {
         let sae = found.sae();
-        let mean = mean_decomposition(&found.opened.model, sae, &found.corpus_prompts(self.mean_prompts)?)?;
+        let mean =
+            mean_decomposition(&found.opened.model, sae, &found.corpus_prompts(self.mean_prompts)?, found.watch)?;
         let kinds = [("mean-replaced", Inactive::Mean(&mean)), ("zeroed", Inactive::Zero)];
         let (mut blocks, mut rows, mut leaders) = (Vec::new(), Vec::new(), Vec::new());
         for (kind, inactive) in kinds {
@@ -32,7 +33,15 @@ impl SectionKind for FeatureAttribution {
                 let examples = found.sae_index().top_examples(direction as usize, self.prompts)?;
                 let prompts = found.prompts_of_index(examples.iter().map(|e| e.prompt))?;
                 let positions: Vec<usize> = examples.iter().map(|e| e.position).collect();
-                let found = feature_attribution(&found.opened.model, sae, direction, &prompts, &positions, inactive)?;
+                let found = attribution_to_direction(
+                    &found.opened.model,
+                    sae,
+                    direction,
+                    &prompts,
+                    &positions,
+                    inactive,
+                    found.watch,
+                )?;
                 names = labels(&found);
                 series.push(Series { name: direction.to_string(), values: means(&found) });
                 if let (Some((high, _)), "zeroed") = (extremes(&found), kind) {
@@ -53,7 +62,7 @@ impl SectionKind for FeatureAttribution {
             &format!("Feature attribution, inactive neurons {kind}"),
             ("component", "contribution to the pre-activation"),
             &format!(
-                "Mean over the {} stories on which a direction is most active, at the position of its maximum; one line per direction.",
+                "Mean over the {} prompts of the corpus on which a direction is most active, at the position of its maximum; one line per direction.",
                 self.prompts
             ),
             Shape::Lines { labels: names, series },
@@ -61,7 +70,7 @@ impl SectionKind for FeatureAttribution {
         }
         blocks.push(table(
         "feature-attribution",
-        "Mean contribution of each component to the direction's pre-activation through active neurons, over n stories, with standard error and half width of the 95 % interval.",
+        "Mean contribution of each component to the direction's pre-activation through active neurons, over n prompts, with standard error and half width of the 95 % interval.",
         &rows,
     ));
         let prose = vec![

@@ -1,0 +1,220 @@
+//! What changing an SAE's site does to the prediction of an answer: the last token of a prompt.
+
+use directrix_corpus::{Prompts, Watch};
+use directrix_kernels::SparseActivations;
+use directrix_model::{Ask, Model};
+use directrix_sae::Sae;
+use serde::Serialize;
+
+use crate::batch::{BATCH, each_batch};
+use crate::claim::{LossClaim, loss_claims};
+use crate::error::threshold;
+use crate::{About, Change, Chosen, Claim, Effect, Estimate, Result, Trial, effects};
+
+/// The effect of ablating one direction on a loss.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct SingleAblation {
+    /// The direction.
+    pub direction: usize,
+    /// How much it raises the loss.
+    #[serde(flatten)]
+    pub loss_increase: Claim,
+}
+
+/// The effect of each direction, over the trials that `of` makes of it, beside that of their controls. Rows in the order of
+/// `directions`.
+///
+/// # Errors
+/// As [`effects`], and those of `of`.
+pub fn ablate_each<'a>(
+    model: &Model,
+    prompts: &Prompts,
+    directions: &[u32],
+    about: About,
+    mut of: impl FnMut(u32) -> Result<Vec<Trial<'a>>>,
+    watch: &Watch,
+) -> Result<Vec<SingleAblation>> {
+    let lists = directions.iter().map(|&direction| Ok((about, of(direction)?))).collect::<Result<Vec<_>>>()?;
+    let claims = loss_claims(model, prompts, &lists, watch)?;
+    let row = |(&direction, LossClaim { claim, .. }): (&u32, LossClaim)| SingleAblation {
+        direction: direction as usize,
+        loss_increase: claim,
+    };
+    Ok(directions.iter().zip(claims).map(row).collect())
+}
+
+/// On which prompts [`single_ablations`] ablates a direction.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ActivePrompts<'a> {
+    /// Activations before the answer, one row per prompt.
+    pub acts: &'a SparseActivations,
+    /// It must be more active than this.
+    pub above: f32,
+    /// At most so many prompts, the first ones.
+    pub limit: usize,
+}
+
+/// Ablates each direction alone, before the answer, on prompts on which it is active. Rows in the order of `directions`.
+///
+/// # Errors
+/// As [`effects`].
+pub fn single_ablations(
+    model: &Model,
+    sae: &Sae,
+    prompts: &Prompts,
+    directions: &[u32],
+    chosen: Chosen,
+    on: ActivePrompts,
+    watch: &Watch,
+) -> Result<Vec<SingleAblation>> {
+    threshold("above", on.above)?;
+    let (change, over) = ("ablated alone before the answer", "prompts on which they are active");
+    let about = About { chosen, change, measure: "loss_increase", unit: "nats", over };
+    let of = |direction| {
+        let active = (0..prompts.len()).filter(|prompt| on.acts.get(*prompt, direction) > on.above).take(on.limit);
+        active.map(|prompt| Trial::answer(sae, prompts, prompt, Change::Ablate(vec![direction]))).collect()
+    };
+    ablate_each(model, prompts, directions, about, of, watch)
+}
+
+/// What a change does to the prediction of the answer of one prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct PromptEffect {
+    /// The prompt.
+    pub prompt: usize,
+    /// Log-probability of the answer, nats.
+    pub log_prob: f64,
+    /// The same, changed.
+    pub log_prob_changed: f64,
+    /// Logit of the answer.
+    pub logit: f32,
+    /// The same, changed.
+    pub logit_changed: f32,
+    /// Tokens with a higher logit than the answer.
+    pub rank: usize,
+    /// The same, changed.
+    pub rank_changed: usize,
+}
+
+impl PromptEffect {
+    /// The same change before the answer of each prompt.
+    ///
+    /// # Errors
+    /// As [`effects`].
+    pub fn of(
+        model: &Model,
+        sae: &Sae,
+        prompts: &Prompts,
+        change: &Change,
+        watch: &Watch,
+    ) -> Result<Vec<PromptEffect>> {
+        let trials: Vec<Trial> = (0..prompts.len())
+            .map(|prompt| Trial::answer(sae, prompts, prompt, change.clone()))
+            .collect::<Result<_>>()?;
+        PromptEffect::of_trials(model, prompts, &trials, watch)
+    }
+
+    /// The [control](Change::control) of the same; none of a change that has none.
+    ///
+    /// # Errors
+    /// As [`effects`].
+    pub fn of_control(
+        model: &Model,
+        sae: &Sae,
+        prompts: &Prompts,
+        change: &Change,
+        watch: &Watch,
+    ) -> Result<Vec<PromptEffect>> {
+        let trial = |prompt| Ok(Trial::answer(sae, prompts, prompt, change.clone())?.control());
+        let trials: Vec<Option<Trial>> = (0..prompts.len()).map(trial).collect::<Result<_>>()?;
+        PromptEffect::of_trials(model, prompts, &trials.into_iter().flatten().collect::<Vec<_>>(), watch)
+    }
+
+    fn of_trials(model: &Model, prompts: &Prompts, trials: &[Trial], watch: &Watch) -> Result<Vec<PromptEffect>> {
+        let row = |(trial, effect): (&Trial, Effect)| {
+            let [before, after] = [effect.before, effect.after].map(|seen| seen.prediction());
+            PromptEffect {
+                prompt: trial.prompt,
+                log_prob: before.log_prob,
+                log_prob_changed: after.log_prob,
+                logit: before.logit,
+                logit_changed: after.logit,
+                rank: before.rank,
+                rank_changed: after.rank,
+            }
+        };
+        Ok(trials.iter().zip(effects(model, prompts, trials, watch)?).map(row).collect())
+    }
+}
+
+/// The mean of what an SAE writes: over the positions of each prompt, then over prompts. `[d_out]`.
+///
+/// # Errors
+/// As [`Model::run`].
+pub fn mean_site(model: &Model, sae: &Sae, prompts: &Prompts, watch: &Watch) -> Result<Vec<f32>> {
+    let (hook, columns) = (sae.site().writes.hook, sae.site().writes.columns());
+    let mut mean = vec![0.0_f64; columns.len()];
+    each_batch(prompts, BATCH, "mean of the site", watch, |part, _| {
+        let run = model.run(&part, &Ask::capture([hook]).watched(watch), &[])?;
+        for bounds in part.offsets().windows(2) {
+            let weight = 1.0 / ((bounds[1] - bounds[0]) as f64 * prompts.len() as f64);
+            for row in bounds[0]..bounds[1] {
+                let values = &run.captured(hook).row(row)[columns.clone()];
+                mean.iter_mut().zip(values).for_each(|(m, &x)| *m += x as f64 * weight);
+            }
+        }
+        Ok(())
+    })?;
+    Ok(mean.into_iter().map(|m| m as f32).collect())
+}
+
+/// The losses of the answers with the site before them changed in five ways, nats; one of each per prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AnswerLosses {
+    /// Unchanged.
+    pub original: Vec<f64>,
+    /// Site replaced by its mean.
+    pub mean: Vec<f64>,
+    /// Site replaced by zero.
+    pub zero: Vec<f64>,
+    /// Directions ablated.
+    pub directions: Vec<f64>,
+    /// Site replaced by the SAE's reconstruction.
+    pub sae: Vec<f64>,
+}
+
+impl AnswerLosses {
+    /// The losses of the last tokens of `prompts`; `mean` is that of what the SAE writes, `[d_out]`.
+    ///
+    /// # Errors
+    /// As [`effects`].
+    pub fn of(
+        model: &Model,
+        sae: &Sae,
+        prompts: &Prompts,
+        directions: &[u32],
+        mean: &[f32],
+        watch: &Watch,
+    ) -> Result<AnswerLosses> {
+        let changes = [
+            Change::None,
+            Change::Replace(mean.into()),
+            Change::Zero,
+            Change::Ablate(directions.to_vec()),
+            Change::Reconstruct { without: Vec::new() },
+        ];
+        let trials: Vec<Trial> = (0..prompts.len())
+            .flat_map(|prompt| changes.iter().map(move |change| Trial::answer(sae, prompts, prompt, change.clone())))
+            .collect::<Result<_>>()?;
+        let effects = effects(model, prompts, &trials, watch)?;
+        let [original, mean, zero, directions, sae] = [0, 1, 2, 3, 4]
+            .map(|kind| effects.iter().skip(kind).step_by(changes.len()).map(|e| e.after.loss()).collect::<Vec<_>>());
+        Ok(AnswerLosses { original, mean, zero, directions, sae })
+    }
+
+    /// `(zero − sae) / (zero − original)`, of mean losses over prompts.
+    pub fn recovered(&self) -> f64 {
+        let mean = |losses: &[f64]| Estimate::of(losses.iter().copied()).mean;
+        (mean(&self.zero) - mean(&self.sae)) / (mean(&self.zero) - mean(&self.original))
+    }
+}

@@ -1,0 +1,225 @@
+//! What can be done to the values at an SAE's site, and what that adds there.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use directrix_kernels::{Matrix, SparseActivations};
+use directrix_model::{HookPoint, Model};
+use directrix_sae::Sae;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+
+use crate::Result;
+
+/// What is done to the values at an SAE's site, at a position.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// Nothing.
+    None,
+    /// Subtract what these directions contribute: `activation × W_dec`, activations as the unchanged site gives them.
+    Ablate(Vec<u32>),
+    /// As `Ablate`, but along random rows with the norms of these directions' decoder rows: what taking out as much does whatever
+    /// it is. The same seed gives a direction the same row.
+    AblateRandom {
+        /// The directions whose activations are taken.
+        directions: Vec<u32>,
+        /// What the rows are drawn from.
+        seed: u64,
+    },
+    /// Replace by the SAE's reconstruction, without these directions.
+    Reconstruct {
+        /// Directions left out of the reconstruction.
+        without: Vec<u32>,
+    },
+    /// Replace by zero.
+    Zero,
+    /// Replace by this row, `[d_out]`: the site's mean for example.
+    Replace(Arc<[f32]>),
+}
+
+impl Change {
+    /// What this change is to be compared with, if there is such a thing; `seed` is what random rows are drawn from.
+    pub fn control(&self, seed: u64) -> Option<Change> {
+        match self {
+            Change::Ablate(directions) => Some(Change::AblateRandom { directions: directions.clone(), seed }),
+            _ => None,
+        }
+    }
+
+    /// The directions that it names.
+    pub(crate) fn directions(&self) -> &[u32] {
+        match self {
+            Change::Ablate(directions)
+            | Change::AblateRandom { directions, .. }
+            | Change::Reconstruct { without: directions } => directions,
+            Change::None | Change::Zero | Change::Replace(_) => &[],
+        }
+    }
+}
+
+/// What a change adds to the site at one position.
+pub(crate) enum Difference {
+    /// Multiples of rows of `W_dec`.
+    Directions(Vec<(u32, f32)>),
+    /// A row, `[d_out]`.
+    Row(Vec<f32>),
+}
+
+/// The values at both ends of an SAE's site at one position.
+#[derive(Clone, Copy)]
+pub(crate) struct SiteRow<'a> {
+    pub(crate) sae: &'a Sae,
+    /// What the SAE reads: `[width of the hook point]`.
+    pub(crate) read: &'a [f32],
+    /// What its reconstruction stands for: `[width of the hook point]`.
+    pub(crate) written: &'a [f32],
+}
+
+impl SiteRow<'_> {
+    /// Those of `directions` that are active, with minus their activation; `None` if none is.
+    fn ablated(
+        &self,
+        directions: &[u32],
+        active: impl FnOnce() -> Result<Vec<(u32, f32)>>,
+    ) -> Result<Option<Vec<(u32, f32)>>> {
+        let mut directions = directions.to_vec();
+        directions.sort_unstable();
+        directions.dedup();
+        let mut ablated: Vec<(u32, f32)> = if self.sae.activates_by_itself() {
+            let of = |&direction: &u32| Ok((direction, self.sae.activation(self.read, direction)?));
+            directions.iter().map(of).collect::<Result<_>>()?
+        } else {
+            active()?.into_iter().filter(|(d, _)| directions.binary_search(d).is_ok()).collect()
+        };
+        ablated.retain(|(_, activation)| *activation > 0.0);
+        ablated.iter_mut().for_each(|(_, activation)| *activation = -*activation);
+        Ok(Some(ablated).filter(|ablated| !ablated.is_empty()))
+    }
+
+    /// What `change` adds to the site; `None` if nothing. `active` gives the site's activations, which not all changes need.
+    pub(crate) fn difference(
+        &self,
+        change: &Change,
+        active: impl FnOnce() -> Result<Vec<(u32, f32)>>,
+    ) -> Result<Option<Difference>> {
+        let site = &self.written[self.sae.site().writes.columns()];
+        let replaced = |by: &[f32]| Difference::Row(by.iter().zip(site).map(|(new, old)| new - old).collect());
+        Ok(match change {
+            Change::None => None,
+            Change::Ablate(directions) => self.ablated(directions, active)?.map(Difference::Directions),
+            Change::AblateRandom { directions, seed } => self.ablated(directions, active)?.map(|ablated| {
+                let mut sum = vec![0.0; site.len()];
+                for (direction, by) in ablated {
+                    let row = random_row(self.sae.w_dec().row(direction as usize), *seed, direction);
+                    sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += by * x);
+                }
+                Difference::Row(sum)
+            }),
+            Change::Reconstruct { without } => {
+                let mut kept = SparseActivations::default();
+                kept.push(active()?.into_iter().filter(|(d, _)| !without.contains(d)));
+                Some(replaced(self.sae.decode(&kept).row(0)))
+            }
+            Change::Zero => Some(replaced(&vec![0.0; site.len()])),
+            Change::Replace(by) => Some(replaced(by)),
+        })
+    }
+}
+
+/// A row of a direction distributed evenly over all, with the norm of `row`.
+fn random_row(row: &[f32], seed: u64, direction: u32) -> Vec<f32> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(direction as u64);
+    let drawn: Vec<f32> = StandardNormal.sample_iter(random).take(row.len()).collect();
+    let norm = |row: &[f32]| row.iter().map(|&x| x as f64 * x as f64).sum::<f64>().sqrt();
+    let scale = (norm(row) / norm(&drawn)) as f32;
+    drawn.into_iter().map(|x| scale * x).collect()
+}
+
+/// Turns differences at an SAE's site into rows to add at a hook point: the site's own, or where the residual stream has
+/// what it writes, so that the pass goes on behind the site's block.
+pub(crate) struct Writer<'a> {
+    model: &'a Model,
+    sae: &'a Sae,
+    hook: HookPoint,
+    /// Width of the site's hook point.
+    width: usize,
+    /// By direction, what a unit of its activation adds at `hook`.
+    written: HashMap<u32, Vec<f32>>,
+}
+
+impl<'a> Writer<'a> {
+    /// Where differences at the site of `sae` are added when what they do is looked at from `seen_from` on.
+    pub(crate) fn hook(sae: &Sae, seen_from: HookPoint) -> HookPoint {
+        let end = &sae.site().writes;
+        end.written_at().filter(|hook| *hook <= seen_from).unwrap_or(end.hook)
+    }
+
+    pub(crate) fn new(model: &'a Model, sae: &'a Sae, hook: HookPoint, width: usize) -> Writer<'a> {
+        Writer { model, sae, hook, width, written: HashMap::new() }
+    }
+
+    /// What each difference adds at the hook point, `[differences, width there]`.
+    pub(crate) fn rows(&mut self, differences: &[Difference]) -> Result<Matrix> {
+        let (mut unknown, mut rows) = (BTreeSet::new(), Vec::new());
+        for difference in differences {
+            match difference {
+                Difference::Row(row) => rows.push(row.as_slice()),
+                Difference::Directions(of) => {
+                    unknown.extend(of.iter().map(|(d, _)| *d).filter(|d| !self.written.contains_key(d)));
+                }
+            }
+        }
+        let decoders: Vec<&[f32]> = unknown.iter().map(|d| self.sae.w_dec().row(*d as usize)).collect();
+        let decoders = self.write(&decoders)?;
+        self.written.extend(unknown.into_iter().zip(decoders.iter_rows().map(<[f32]>::to_vec)));
+        let rows = self.write(&rows)?;
+        let mut rows = rows.iter_rows();
+        let mut written = Matrix::zeros(differences.len(), decoders.columns());
+        for (i, difference) in differences.iter().enumerate() {
+            let sum = written.row_mut(i);
+            match difference {
+                Difference::Row(_) => sum.copy_from_slice(rows.next().expect("written above")),
+                Difference::Directions(of) => {
+                    for (direction, by) in of {
+                        sum.iter_mut().zip(&self.written[direction]).for_each(|(s, w)| *s += by * w);
+                    }
+                }
+            }
+        }
+        Ok(written)
+    }
+
+    /// Rows of the site, `[d_out]` each, as they are at the hook point.
+    fn write(&self, rows: &[&[f32]]) -> Result<Matrix> {
+        let end = &self.sae.site().writes;
+        let rows = Matrix::new(rows.concat(), rows.len(), end.width);
+        if self.hook != end.hook {
+            return Ok(self.sae.to_residual(self.model, &rows)?);
+        }
+        let mut wide = Matrix::zeros(rows.rows(), self.width);
+        for (i, row) in rows.iter_rows().enumerate() {
+            wide.row_mut(i)[end.columns()].copy_from_slice(row);
+        }
+        Ok(wide)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_rows_have_the_norm_and_their_own_way() {
+        let row: Vec<f32> = (0..300).map(|i| (i % 7) as f32 - 2.5).collect();
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| a as f64 * b as f64).sum::<f64>();
+        let (one, again) = (random_row(&row, 3, 5), random_row(&row, 3, 5));
+        assert_eq!(one, again);
+        let norm = dot(&row, &row);
+        for other in [row.clone(), random_row(&row, 4, 5), random_row(&row, 3, 6)] {
+            assert!((dot(&one, &one) / norm - 1.0).abs() < 1e-5);
+            assert!((dot(&one, &other) / norm).abs() < 0.3);
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Claims: what a change does, with what a reader needs to believe it.
+
+use directrix_corpus::{Prompts, Watch};
+use directrix_model::Model;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+
+use crate::statistics::false_discovery_rates;
+use crate::{Estimate, Result, Trial, effects};
+
+/// That a change does something on average: every table of effects is made of these.
+///
+/// As columns of a flat row: `n`, `prompts` where these are fewer, the mean under the measure's own name, `se`, `half_width`, `p`,
+/// `q`, and, where there is one, `control` and `control_half_width`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Claim {
+    /// What it claims.
+    pub about: About,
+    /// The mean and its uncertainty; prompts are the clusters.
+    pub estimate: Estimate,
+    /// The same of the control: the same change along random rows, at the same places ([`Change::control`](crate::Change::control)).
+    pub control: Option<Estimate>,
+    /// Its false-discovery rate in its list (Benjamini and Hochberg 1995).
+    pub q: f64,
+}
+
+/// What a claim is about.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct About {
+    /// How what is changed was chosen.
+    pub chosen: Chosen,
+    /// The change: `ablated alone before the answer`.
+    pub change: &'static str,
+    /// What was measured, as the column of its mean is called: `loss_increase`.
+    pub measure: &'static str,
+    /// Its unit: `nats`.
+    pub unit: &'static str,
+    /// What the values of the mean are: `prompts`, `positions`.
+    pub over: &'static str,
+}
+
+/// How what is changed was chosen. An effect on the very prompts that chose it is too large.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Chosen {
+    /// By the user.
+    Given,
+    /// By the weights alone: their `cosine`.
+    ByWeights(&'static str),
+    /// By what was found on prompts.
+    On {
+        /// How many.
+        prompts: usize,
+        /// By what: `mean activation before the answer`.
+        by: &'static str,
+    },
+}
+
+/// A claim on losses, with what its mean is made of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LossClaim {
+    /// The claim.
+    pub claim: Claim,
+    /// The loss increase of each trial, nats.
+    pub increases: Vec<f64>,
+}
+
+/// What each list of trials does to the loss on average, beside the control of each trial; all claims are one list of tests.
+///
+/// # Errors
+/// As [`effects`].
+pub fn loss_claims(
+    model: &Model,
+    prompts: &Prompts,
+    lists: &[(About, Vec<Trial>)],
+    watch: &Watch,
+) -> Result<Vec<LossClaim>> {
+    let own: Vec<Trial> = lists.iter().flat_map(|(_, trials)| trials).cloned().collect();
+    let controls: Vec<Trial> = own.iter().filter_map(Trial::control).collect();
+    let (counted, all) = (own.len(), [own, controls].concat());
+    let effects = effects(model, prompts, &all, watch)?;
+    let increases: Vec<(usize, f64)> = all.iter().zip(&effects).map(|(t, e)| (t.prompt, e.loss_increase())).collect();
+    let (mut own, mut controls) = increases.split_at(counted);
+    let (mut estimates, mut values) = (Vec::new(), Vec::new());
+    for (about, trials) in lists {
+        let controlled = trials.iter().filter(|trial| trial.change.control(0).is_some()).count();
+        let (of_list, of_control);
+        (of_list, own) = own.split_at(trials.len());
+        (of_control, controls) = controls.split_at(controlled);
+        let control = (controlled > 0).then(|| Estimate::clustered(of_control));
+        estimates.push((*about, Estimate::clustered(of_list), control));
+        values.push(of_list.iter().map(|(_, increase)| *increase).collect());
+    }
+    let of = |(claim, increases)| LossClaim { claim, increases };
+    Ok(Claim::list(estimates).into_iter().zip(values).map(of).collect())
+}
+
+impl About {
+    /// In a sentence, for captions.
+    pub fn sentence(&self) -> String {
+        let About { chosen, change, measure, unit, over } = self;
+        let chosen = match chosen {
+            Chosen::Given => "chosen by the user".into(),
+            Chosen::ByWeights(by) => format!("chosen by {by}"),
+            Chosen::On { prompts, by } => format!("chosen by {by} on {prompts} prompts"),
+        };
+        format!(
+            "Directions {chosen}, {change}; mean {} in {unit} over n {over}, with standard error and half width of the 95 % interval (clustered by prompt), p by Student's t and q, its false-discovery rate in this list (Benjamini–Hochberg); control: the same along random rows of the same norm.",
+            measure.replace('_', " ")
+        )
+    }
+}
+
+impl Claim {
+    /// Claims of one list.
+    pub fn list(found: impl IntoIterator<Item = (About, Estimate, Option<Estimate>)>) -> Vec<Claim> {
+        let found: Vec<_> = found.into_iter().collect();
+        let p: Vec<f64> = found.iter().map(|(_, estimate, _)| estimate.p()).collect();
+        let claim = |((about, estimate, control), q)| Claim { about, estimate, control, q };
+        found.into_iter().zip(false_discovery_rates(&p)).map(claim).collect()
+    }
+
+    /// The mean.
+    pub fn mean(&self) -> f64 {
+        self.estimate.mean
+    }
+
+    /// Whether the 95 % interval excludes zero.
+    pub fn excludes_zero(&self) -> bool {
+        self.estimate.low() * self.estimate.high() > 0.0
+    }
+
+    /// The same in words.
+    pub fn verdict(&self) -> &'static str {
+        if self.estimate.half_width.is_nan() {
+            "one prompt gives no interval"
+        } else if self.excludes_zero() {
+            "the 95 % interval excludes zero"
+        } else {
+            "the 95 % interval includes zero, so this may be chance"
+        }
+    }
+
+    /// Its columns in order; the mean's has no name.
+    fn columns(&self) -> Vec<(&'static str, Value)> {
+        let Estimate { n, mean, se, half_width, clusters, .. } = self.estimate;
+        let mut columns = vec![("n", n.into())];
+        if clusters < n {
+            columns.push(("prompts", clusters.into()));
+        }
+        let numbers = [("", mean), ("se", se), ("half_width", half_width), ("p", self.estimate.p()), ("q", self.q)];
+        columns.extend(numbers.map(|(name, number)| (name, number.into())));
+        if let Some(Estimate { mean, half_width, .. }) = self.control {
+            columns.extend([("control", mean.into()), ("control_half_width", half_width.into())]);
+        }
+        columns
+    }
+}
+
+impl Serialize for Claim {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (name, value) in self.columns() {
+            map.serialize_entry(if name.is_empty() { self.about.measure } else { name }, &value)?;
+        }
+        map.end()
+    }
+}
+
+/// The columns of a claim in a row that has other means: all but `n` begin with the measure's name.
+pub(crate) fn named<S: Serializer>(claim: &Claim, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(None)?;
+    for (name, value) in claim.columns() {
+        let measure = claim.about.measure;
+        match name {
+            "n" => map.serialize_entry(name, &value)?,
+            "" => map.serialize_entry(measure, &value)?,
+            name => map.serialize_entry(&format!("{measure}_{name}"), &value)?,
+        }
+    }
+    map.end()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Table;
+
+    const ABOUT: About = About {
+        chosen: Chosen::On { prompts: 200, by: "mean activation before the answer" },
+        change: "ablated alone before the answer",
+        measure: "loss_increase",
+        unit: "nats",
+        over: "prompts",
+    };
+
+    #[test]
+    fn claims_of_a_list_share_its_false_discovery_rate() {
+        let sure = Estimate::of([1.0, 1.1, 0.9, 1.0, 1.05]);
+        let unsure = Estimate::of([1.0, -1.0, 0.5]);
+        let claims = Claim::list([(ABOUT, sure, None), (ABOUT, unsure, Some(sure))]);
+        assert_eq!((claims[0].q, claims[1].q), (2.0 * sure.p(), unsure.p()));
+        assert!(claims[0].excludes_zero() && !claims[1].excludes_zero());
+        assert!(claims[1].verdict().contains("chance"));
+        assert!(Claim::list([(ABOUT, Estimate::of([1.0]), None)])[0].verdict().contains("no interval"));
+        assert!(
+            ABOUT.sentence().starts_with("Directions chosen by mean activation before the answer on 200 prompts, abl")
+        );
+    }
+
+    #[test]
+    fn a_claim_is_columns_of_its_row() {
+        #[derive(Serialize)]
+        struct Alone {
+            direction: usize,
+            #[serde(flatten)]
+            claim: Claim,
+        }
+        #[derive(Serialize)]
+        struct Beside {
+            direction: usize,
+            #[serde(flatten, serialize_with = "named")]
+            claim: Claim,
+        }
+        let names = |table: Table| table.columns.into_iter().map(|column| column.name).collect::<Vec<_>>();
+        let estimate = Estimate::clustered(&[(0, 1.0), (0, 2.0), (1, 3.0)]);
+        let claim = Claim::list([(ABOUT, estimate, Some(estimate))]).remove(0);
+        let alone = names(Table::from_rows("t", "", &[Alone { direction: 1, claim }]));
+        let expected = [
+            "direction",
+            "n",
+            "prompts",
+            "loss increase",
+            "se",
+            "half width",
+            "p",
+            "q",
+            "control",
+            "control half width",
+        ];
+        assert_eq!(alone, expected);
+        let claim = Claim::list([(ABOUT, Estimate::of([1.0, 2.0]), None)]).remove(0);
+        let beside = names(Table::from_rows("t", "", &[Beside { direction: 1, claim }]));
+        assert_eq!(beside[..5], ["direction", "n", "loss increase", "loss increase se", "loss increase half width"]);
+    }
+}

@@ -1,0 +1,423 @@
+//! Many changes on many prompts, computed together: each prompt is run once, all its changes go on from there.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use directrix_corpus::{Event, Prompts, Watch};
+use directrix_kernels::SparseActivations;
+use directrix_model::{
+    Ask, Case, Edit, HookPoint, Intervention, Model, Positions, Rows, Run, Session, Target, batches,
+};
+use directrix_sae::Sae;
+
+use crate::batch::BATCH;
+use crate::change::{Difference, SiteRow, Writer};
+use crate::{Effect, Look, Result, Seen, Trial};
+
+/// Changed positions in one resumed pass, about.
+const CHANGED: usize = 1024;
+
+/// The effect of every trial, in order. Prompts are run once, up to the last position that a trial needs; the changes go on
+/// from there, many at a time.
+///
+/// # Errors
+/// If a prompt, position, direction or token does not exist, a number is not finite, or `watch` stopped it.
+pub fn effects(model: &Model, prompts: &Prompts, trials: &[Trial], watch: &Watch) -> Result<Vec<Effect>> {
+    let mut effects: Vec<Option<Effect>> = vec![None; trials.len()];
+    each_effect(model, prompts, trials, watch, |trial, effect| effects[trial] = Some(effect))?;
+    Ok(effects.into_iter().map(|effect| effect.expect("every trial is in a batch")).collect())
+}
+
+/// As [`effects`], but each effect is handed out with the number of its trial as soon as it is known.
+pub(crate) fn each_effect(
+    model: &Model,
+    prompts: &Prompts,
+    trials: &[Trial],
+    watch: &Watch,
+    mut seen: impl FnMut(usize, Effect),
+) -> Result<()> {
+    trials.iter().try_for_each(|trial| trial.check(prompts))?;
+    let mut order: Vec<usize> = (0..trials.len()).collect();
+    order.sort_by_key(|trial| trials[*trial].prompt);
+    let mut needed: BTreeMap<usize, usize> = BTreeMap::new();
+    for trial in trials {
+        let positions = needed.entry(trial.prompt).or_default();
+        *positions = trial.needs(prompts.get(trial.prompt).len()).max(*positions);
+    }
+    let cut = Prompts::from_rows(needed.iter().map(|(&prompt, &positions)| &prompts.get(prompt)[..positions]));
+    let needed: Vec<usize> = needed.into_keys().collect();
+    let (mut rest, mut done) = (order.as_slice(), 0);
+    for batch in batches(&cut, BATCH) {
+        let n = rest.partition_point(|trial| trials[*trial].prompt <= needed[batch.end - 1]);
+        let (own, later) = rest.split_at(n);
+        let local = |trial: usize| needed.partition_point(|p| *p < trials[trial].prompt) - batch.start;
+        let of_batch: Vec<Placed> =
+            own.iter().map(|&trial| Placed { prompt: local(trial), trial: &trials[trial] }).collect();
+        let needs = Needs::of(&of_batch, cut.range(batch));
+        Base::new(model, needs, watch)?.effects(&of_batch, |number, effect| seen(own[number], effect))?;
+        (rest, done) = (later, done + n);
+        watch.tell(Event::new("changes", done as u64, "changes").of(trials.len() as u64));
+    }
+    Ok(())
+}
+
+/// A trial, and the number of its prompt in a batch.
+#[derive(Clone, Copy)]
+pub(crate) struct Placed<'t, 'a> {
+    pub(crate) prompt: usize,
+    pub(crate) trial: &'t Trial<'a>,
+}
+
+/// What the unchanged pass over a batch must give for its trials.
+pub(crate) struct Needs {
+    prompts: Prompts,
+    /// Values at hook points, and what the unembedding makes of some positions.
+    captures: BTreeMap<HookPoint, Spots>,
+    log_probs: Spots,
+    targets: Vec<Target>,
+    losses: bool,
+    /// Where changes are added first, and positions that are computed again.
+    from: HookPoint,
+    again: Spots,
+}
+
+/// Positions of each prompt of a batch; sorted, the rows of what is computed there.
+#[derive(Debug, Clone, Default)]
+struct Spots {
+    positions: Vec<Vec<usize>>,
+    first_rows: Vec<usize>,
+}
+
+impl Spots {
+    fn of(mut positions: Vec<Vec<usize>>) -> Spots {
+        let mut first_rows = Vec::new();
+        let mut rows = 0;
+        for list in &mut positions {
+            list.sort_unstable();
+            list.dedup();
+            first_rows.push(rows);
+            rows += list.len();
+        }
+        Spots { positions, first_rows }
+    }
+
+    fn row(&self, prompt: usize, position: usize) -> usize {
+        let at = self.positions[prompt].binary_search(&position).expect("every position looked at was announced");
+        self.first_rows[prompt] + at
+    }
+
+    fn positions(&self) -> Positions {
+        Positions::Each(self.positions.clone())
+    }
+}
+
+impl Needs {
+    fn of(trials: &[Placed], prompts: Prompts) -> Needs {
+        let none = || vec![Vec::new(); prompts.len()];
+        let (mut log_probs, mut again, mut losses, mut targets) = (none(), none(), false, Vec::new());
+        let mut captures: BTreeMap<HookPoint, Vec<Vec<usize>>> = BTreeMap::new();
+        for &Placed { prompt, trial } in trials {
+            let len = prompts.get(prompt).len();
+            for hook in both_ends(trial.sae) {
+                captures.entry(hook).or_insert_with(none)[prompt].extend(trial.changed(len));
+            }
+            again[prompt].extend(trial.changed(len).chain([trial.until(len)]));
+            match trial.look {
+                Look::Prediction { position, token } => targets.push(Target { prompt, position, token }),
+                Look::MeanLoss => losses = true,
+                Look::Activation { sae, position, .. } => {
+                    captures.entry(sae.site().reads.hook).or_insert_with(none)[prompt].push(position);
+                }
+                Look::LogProbs { position } => log_probs[prompt].push(position),
+            }
+        }
+        targets.sort_by_key(key);
+        targets.dedup();
+        Needs {
+            captures: captures.into_iter().map(|(hook, positions)| (hook, Spots::of(positions))).collect(),
+            log_probs: Spots::of(log_probs),
+            targets,
+            losses,
+            from: trials.iter().map(|placed| placed.trial.added_at()).min().unwrap_or(HookPoint::Embed),
+            again: Spots::of(again),
+            prompts,
+        }
+    }
+
+    /// What trials need that change the site of `first` and look at the site of `second`, at any position from
+    /// `first_position` on.
+    pub(crate) fn between(first: &Sae, second: &Sae, prompts: Prompts, first_position: usize) -> Needs {
+        let spots = Spots::of(prompts.iter().map(|prompt| (first_position..prompt.len()).collect()).collect());
+        let seen = second.site().reads.hook;
+        let hooks = both_ends(first).into_iter().chain([seen]);
+        Needs {
+            captures: hooks.map(|hook| (hook, spots.clone())).collect(),
+            log_probs: Spots::default(),
+            targets: Vec::new(),
+            losses: false,
+            from: Writer::hook(first, seen),
+            again: spots,
+            prompts,
+        }
+    }
+}
+
+/// Where an SAE reads and writes: one hook point, but for a transcoder.
+fn both_ends(sae: &Sae) -> BTreeSet<HookPoint> {
+    BTreeSet::from([sae.site().reads.hook, sae.site().writes.hook])
+}
+
+fn key(target: &Target) -> (usize, usize, u32) {
+    (target.prompt, target.position, target.token)
+}
+
+/// A batch of prompts run once, with what its trials need.
+pub(crate) struct Base<'a> {
+    session: Session<'a>,
+    watch: &'a Watch,
+    captures: BTreeMap<HookPoint, Spots>,
+    log_probs: Spots,
+    log_sums: Vec<f64>,
+    targets: Vec<Target>,
+    /// Activations of an SAE at all captured positions of its site, where one was asked for.
+    acts: RefCell<Vec<(*const Sae, Rc<SparseActivations>)>>,
+}
+
+/// Trials that are resumed together: changes of one site, added at one hook point, looked at in one way.
+struct Group<'a> {
+    sae: &'a Sae,
+    added_at: HookPoint,
+    kind: Kind,
+    trials: Vec<usize>,
+}
+
+/// What the trials of a group look at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Prediction,
+    MeanLoss,
+    Activation(HookPoint),
+    LogProbs,
+}
+
+/// A trial that is resumed: its number, and the first position that it changes.
+type Resumed = (usize, usize);
+
+impl<'a> Base<'a> {
+    pub(crate) fn new(model: &'a Model, needs: Needs, watch: &'a Watch) -> Result<Base<'a>> {
+        let Needs { prompts, captures, log_probs, targets, losses, from, again } = needs;
+        let mut ask = Ask::nothing().watched(watch).with_predictions(targets.iter().copied());
+        for (hook, spots) in &captures {
+            ask = ask.with_capture(*hook, spots.positions());
+        }
+        if losses {
+            ask = ask.with_losses();
+        }
+        let with_log_probs = log_probs.positions.iter().any(|list| !list.is_empty());
+        if with_log_probs {
+            ask = ask.with_logits(log_probs.positions());
+        }
+        let session = model.session(prompts, &ask, from, again.positions())?;
+        let log_sums = if with_log_probs { directrix_kernels::log_sum_exp(session.run().logits()) } else { Vec::new() };
+        Ok(Base { session, watch, captures, log_probs, log_sums, targets, acts: RefCell::default() })
+    }
+
+    pub(crate) fn prompts(&self) -> &Prompts {
+        self.session.prompts()
+    }
+
+    /// The directions of `sae` active at a captured position of its site, and how strongly.
+    pub(crate) fn active(&self, sae: &Sae, prompt: usize, position: usize) -> Result<Vec<(u32, f32)>> {
+        let hook = sae.site().reads.hook;
+        let known = self.acts.borrow().iter().find(|(of, _)| std::ptr::eq(*of, sae)).map(|(_, acts)| acts.clone());
+        let acts = match known {
+            Some(acts) => acts,
+            None => {
+                let acts = Rc::new(sae.encode(self.session.run().captured(hook))?);
+                self.acts.borrow_mut().push((sae, acts.clone()));
+                acts
+            }
+        };
+        let (directions, values) = acts.at(self.captures[&hook].row(prompt, position));
+        Ok(directions.iter().copied().zip(values.iter().copied()).collect())
+    }
+
+    /// A captured row of the unchanged pass: `[width of the hook point]`.
+    fn captured(&self, hook: HookPoint, prompt: usize, position: usize) -> &[f32] {
+        self.session.run().captured(hook).row(self.captures[&hook].row(prompt, position))
+    }
+
+    /// What a trial sees without its change.
+    fn before(&self, placed: Placed) -> Result<Seen> {
+        let (prompt, run) = (placed.prompt, self.session.run());
+        Ok(match placed.trial.look {
+            Look::Prediction { position, token } => {
+                let at = self.targets.binary_search_by_key(&(prompt, position, token), key);
+                Seen::Prediction(run.predictions()[at.expect("every target was announced")])
+            }
+            Look::MeanLoss => {
+                let losses = self.losses(prompt);
+                Seen::MeanLoss(losses.iter().map(|&loss| loss as f64).sum::<f64>() / losses.len() as f64)
+            }
+            Look::Activation { sae, direction, position } => {
+                Seen::Activation(sae.activation(self.captured(sae.site().reads.hook, prompt, position), direction)?)
+            }
+            Look::LogProbs { position } => {
+                let row = self.log_probs.row(prompt, position);
+                Seen::LogProbs(log_probs(run.logits().row(row), self.log_sums[row]))
+            }
+        })
+    }
+
+    /// The losses of a prompt, unchanged.
+    fn losses(&self, prompt: usize) -> &[f32] {
+        let offsets = self.prompts().offsets();
+        &self.session.run().losses()[offsets[prompt] - prompt..offsets[prompt + 1] - prompt - 1]
+    }
+
+    /// Hands out the effect of every trial, with its number.
+    pub(crate) fn effects(mut self, trials: &[Placed], mut seen: impl FnMut(usize, Effect)) -> Result<()> {
+        for group in groups(trials) {
+            self.session = self.session.advance(group.added_at)?;
+            self.group(&group, trials, &mut seen)?;
+        }
+        Ok(())
+    }
+
+    fn group(&self, group: &Group, trials: &[Placed], seen: &mut impl FnMut(usize, Effect)) -> Result<()> {
+        let site = group.sae.site().writes.hook;
+        let width = self.session.run().captured(site).columns();
+        let mut writer = Writer::new(self.session.model(), group.sae, group.added_at, width);
+        let (mut rest, mut unchanged) = (group.trials.iter().copied(), Vec::new());
+        loop {
+            let (mut resumed, mut cases) = (Vec::<Resumed>::new(), Vec::new());
+            // Of each case, the changed positions; of all of them together, the differences there.
+            let (mut changed, mut differences) = (Vec::<Vec<usize>>::new(), Vec::new());
+            while differences.len() < CHANGED
+                && let Some(number) = rest.next()
+            {
+                let placed = trials[number];
+                let len = self.prompts().get(placed.prompt).len();
+                let mut at = Vec::new();
+                for position in placed.trial.changed(len) {
+                    if let Some(difference) = self.difference(placed, position)? {
+                        at.push(position);
+                        differences.push(difference);
+                    }
+                }
+                let Some(&first) = at.first() else {
+                    unchanged.push(number);
+                    continue;
+                };
+                let until = placed.trial.until(len);
+                resumed.push((number, first));
+                cases.push(Case { prompt: placed.prompt, until, interventions: Vec::new() });
+                changed.push(at);
+            }
+            if resumed.is_empty() {
+                break;
+            }
+            let rows = Arc::new(writer.rows(&differences)?);
+            let mut first = 0;
+            for (case, at) in cases.iter_mut().zip(changed) {
+                let own = Rows::each(&rows, first..first + at.len());
+                first += at.len();
+                case.interventions = vec![Intervention::new(group.added_at, Positions::At(at), Edit::Add(own))];
+            }
+            let run = self.session.resume(&cases, &self.ask(group.kind, &resumed, trials))?;
+            let after = self.after(group.kind, &resumed, trials, &run)?;
+            for ((number, _), after) in resumed.into_iter().zip(after) {
+                seen(number, Effect { before: self.before(trials[number])?, after });
+            }
+        }
+        for number in unchanged {
+            let before = self.before(trials[number])?;
+            seen(number, Effect { after: before.clone(), before });
+        }
+        Ok(())
+    }
+
+    fn difference(&self, placed: Placed, position: usize) -> Result<Option<Difference>> {
+        let Placed { prompt, trial: Trial { sae, change, .. } } = placed;
+        let [read, written] =
+            [&sae.site().reads, &sae.site().writes].map(|end| self.captured(end.hook, prompt, position));
+        SiteRow { sae, read, written }.difference(change, || self.active(sae, prompt, position))
+    }
+
+    /// What a resumed run is asked for, so that its trials see what they look at.
+    fn ask(&self, kind: Kind, resumed: &[Resumed], trials: &[Placed]) -> Ask {
+        let ask = Ask::nothing().watched(self.watch);
+        match kind {
+            Kind::Prediction => ask.with_predictions(resumed.iter().enumerate().map(|(case, &(number, _))| {
+                match trials[number].trial.look {
+                    Look::Prediction { position, token } => Target { prompt: case, position, token },
+                    _ => unreachable!("the group looks at predictions"),
+                }
+            })),
+            Kind::MeanLoss => ask.with_predictions(resumed.iter().enumerate().flat_map(|(case, &(number, first))| {
+                let next = self.prompts().get(trials[number].prompt).iter().enumerate().skip(first + 1);
+                next.map(move |(next, &token)| Target { prompt: case, position: next - 1, token })
+            })),
+            Kind::Activation(hook) => ask.with_capture(hook, Positions::FromEnd(1)),
+            Kind::LogProbs => ask.with_logits(Positions::FromEnd(1)),
+        }
+    }
+
+    /// What the resumed trials see.
+    fn after(&self, kind: Kind, resumed: &[Resumed], trials: &[Placed], run: &Run) -> Result<Vec<Seen>> {
+        let one = |(case, &(number, _)): (usize, &Resumed)| {
+            Ok(match (kind, trials[number].trial.look) {
+                (Kind::Activation(hook), Look::Activation { sae, direction, .. }) => {
+                    Seen::Activation(sae.activation(run.captured(hook).row(case), direction)?)
+                }
+                _ => Seen::Prediction(run.predictions()[case]),
+            })
+        };
+        match kind {
+            Kind::Prediction | Kind::Activation(_) => resumed.iter().enumerate().map(one).collect(),
+            Kind::MeanLoss => {
+                let mut predictions = run.predictions();
+                let mean = |&(number, first): &Resumed| {
+                    let before = self.losses(trials[number].prompt);
+                    let (own, rest) = predictions.split_at(before.len() - first);
+                    predictions = rest;
+                    let same: f64 = before[..first].iter().map(|&loss| loss as f64).sum();
+                    let changed: f64 = own.iter().map(|prediction| prediction.log_prob).sum();
+                    Seen::MeanLoss((same - changed) / before.len() as f64)
+                };
+                Ok(resumed.iter().map(mean).collect())
+            }
+            Kind::LogProbs => {
+                let (logits, sums) = (run.logits(), directrix_kernels::log_sum_exp(run.logits()));
+                Ok(logits.iter_rows().zip(sums).map(|(row, sum)| Seen::LogProbs(log_probs(row, sum))).collect())
+            }
+        }
+    }
+}
+
+/// Those of `trials` that can be resumed together, in the order in which the pass reaches where they are added.
+fn groups<'a>(trials: &[Placed<'_, 'a>]) -> Vec<Group<'a>> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (number, placed) in trials.iter().enumerate() {
+        let (sae, added_at) = (placed.trial.sae, placed.trial.added_at());
+        let kind = match placed.trial.look {
+            Look::Prediction { .. } => Kind::Prediction,
+            Look::MeanLoss => Kind::MeanLoss,
+            Look::Activation { sae, .. } => Kind::Activation(sae.site().reads.hook),
+            Look::LogProbs { .. } => Kind::LogProbs,
+        };
+        let same = |g: &&mut Group| std::ptr::eq(g.sae, sae) && g.added_at == added_at && g.kind == kind;
+        match groups.iter_mut().find(same) {
+            Some(group) => group.trials.push(number),
+            None => groups.push(Group { sae, added_at, kind, trials: vec![number] }),
+        }
+    }
+    groups.sort_by_key(|group| group.added_at);
+    groups
+}
+
+fn log_probs(logits: &[f32], log_sum: f64) -> Vec<f64> {
+    logits.iter().map(|&logit| logit as f64 - log_sum).collect()
+}

@@ -1,0 +1,227 @@
+//! The planner against what it stands for: every changed prompt run whole, its site's row exchanged for one computed here.
+
+use directrix_circuits::*;
+use directrix_corpus::{Prompts, Watch};
+use directrix_kernels::Matrix;
+use directrix_model::{Ask, Edit, Folder, Intervention, Model, Positions, Processing, Target};
+use directrix_sae::Sae;
+use proptest::prelude::*;
+
+struct Fixture {
+    model: Model,
+    saes: Vec<Sae>,
+}
+
+fn fixture(name: &str) -> Fixture {
+    let root = format!("{}/../model/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
+    let model = Model::load(&Folder::open(&root).unwrap(), Processing::default()).unwrap();
+    let mut saes: Vec<Sae> = (0..model.config().n_layers)
+        .filter_map(|layer| Folder::open(format!("{root}/sae-l{layer}")).ok())
+        .map(|folder| Sae::load(&folder).unwrap().fit(model.config()).unwrap())
+        .collect();
+    saes.sort_by_key(|sae| sae.site().reads.hook);
+    Fixture { model, saes }
+}
+
+/// A row of the site with a change made, by dense arithmetic in double precision.
+fn changed(sae: &Sae, values: &[f32], change: &Change) -> Vec<f32> {
+    let columns = sae.site().writes.columns();
+    let acts = sae.encode(&Matrix::from_rows(&[values])).unwrap();
+    let written = |left_out: &dyn Fn(u32) -> bool| {
+        let mut sum = vec![0.0_f64; columns.len()];
+        for (&d, &act) in acts.at(0).0.iter().zip(acts.at(0).1).filter(|(d, _)| !left_out(**d)) {
+            sum.iter_mut().zip(sae.w_dec().row(d as usize)).for_each(|(s, &w)| *s += act as f64 * w as f64);
+        }
+        sum
+    };
+    let mut row = values.to_vec();
+    for (i, x) in row[columns.clone()].iter_mut().enumerate() {
+        *x = match change {
+            Change::None => *x,
+            Change::Ablate(set) => (*x as f64 - written(&|d| !set.contains(&d))[i]) as f32,
+            Change::Reconstruct { without } => (written(&|d| without.contains(&d))[i] + sae.b_dec()[i] as f64) as f32,
+            Change::AblateRandom { .. } => unreachable!("no trial here is a control"),
+            Change::Zero => 0.0,
+            Change::Replace(by) => by[i],
+        };
+    }
+    row
+}
+
+/// What a trial looks at, in a whole run of its prompt with `interventions`.
+fn look(model: &Model, prompts: &Prompts, trial: &Trial, interventions: &[Intervention]) -> Vec<f64> {
+    let tokens = prompts.get(trial.prompt);
+    let prompt = Prompts::from_rows([tokens]);
+    let run = |ask: Ask| model.run(&prompt, &ask, interventions).unwrap();
+    match trial.look {
+        Look::Prediction { position, token } => {
+            let target = Target { prompt: 0, position, token };
+            let found = run(Ask::nothing().with_predictions([target])).predictions()[0];
+            vec![found.log_prob, found.logit as f64]
+        }
+        Look::MeanLoss => {
+            let run = run(Ask::nothing().with_losses());
+            vec![run.losses().iter().map(|l| *l as f64).sum::<f64>() / (tokens.len() - 1) as f64]
+        }
+        Look::Activation { sae, direction, position } => {
+            let run = run(Ask::capture([sae.site().reads.hook]));
+            let acts = sae.encode(run.captured(sae.site().reads.hook)).unwrap();
+            vec![acts.get(position, direction) as f64]
+        }
+        Look::LogProbs { .. } => unreachable!("no trial here looks at all tokens"),
+    }
+}
+
+/// `[before, after]`, each by a run of the whole prompt.
+fn naive(f: &Fixture, prompts: &Prompts, trial: &Trial) -> [Vec<f64>; 2] {
+    let hook = trial.sae.site().reads.hook;
+    let run = f.model.run(&Prompts::from_rows([prompts.get(trial.prompt)]), &Ask::capture([hook]), &[]).unwrap();
+    let exchange = |position: usize| {
+        let row = changed(trial.sae, run.captured(hook).row(position), &trial.change);
+        Intervention::new(hook, Positions::At(vec![position]), Edit::Set(row.into()))
+    };
+    let interventions: Vec<Intervention> = trial.positions.clone().map(exchange).collect();
+    [look(&f.model, prompts, trial, &[]), look(&f.model, prompts, trial, &interventions)]
+}
+
+fn numbers(seen: &Seen) -> Vec<f64> {
+    match seen {
+        Seen::Prediction(p) => vec![p.log_prob, p.logit as f64],
+        Seen::MeanLoss(loss) => vec![*loss],
+        Seen::Activation(activation) => vec![*activation as f64],
+        Seen::LogProbs(all) => all.clone(),
+    }
+}
+
+/// Choices from which a trial is made: which SAE, prompt, position, change, look, directions.
+type Choices = (usize, usize, usize, usize, usize, Vec<usize>);
+
+fn trial<'a>(f: &'a Fixture, prompts: &Prompts, (sae, prompt, at, change, look, directions): &Choices) -> Trial<'a> {
+    let (sae, prompt) = (&f.saes[sae % f.saes.len()], prompt % prompts.len());
+    let tokens = prompts.get(prompt);
+    // Directions that fire there, so that ablating them does something, and one that may not.
+    let position = at % (tokens.len() - 1);
+    let run = f.model.run(&Prompts::from_rows([tokens]), &Ask::capture([sae.site().reads.hook]), &[]).unwrap();
+    let active = sae.encode(run.captured(sae.site().reads.hook)).unwrap();
+    let active = active.at(position).0.to_vec();
+    let mut set: Vec<u32> = vec![(directions[0] % sae.directions()) as u32];
+    set.extend(directions[1..].iter().filter(|_| !active.is_empty()).map(|d| active[d % active.len()]));
+    let change = match change % 5 {
+        0 => Change::None,
+        1 => Change::Reconstruct { without: set },
+        2 => Change::Zero,
+        3 => Change::Replace(vec![0.25; sae.d_in()].into()),
+        _ => Change::Ablate(set),
+    };
+    let last = &f.saes[f.saes.len() - 1];
+    match look % 4 {
+        0 => Trial::everywhere(sae, prompts, prompt, change).unwrap(),
+        1 if sae.site().reads.hook < last.site().reads.hook => {
+            let direction = (directions[0] % last.directions()) as u32;
+            let look = Look::Activation { sae: last, direction, position };
+            Trial { prompt, sae, positions: position..position + 1, change, look }
+        }
+        // A change before the position that predicts.
+        2 => {
+            let look = Look::Prediction { position: tokens.len() - 2, token: tokens[tokens.len() - 1] };
+            Trial { prompt, sae, positions: position..position + 1, change, look }
+        }
+        _ => Trial::at(sae, prompts, prompt, position, change).unwrap(),
+    }
+}
+
+fn choices() -> impl Strategy<Value = Vec<Choices>> {
+    let one = (0..9_usize, 0..9_usize, 0..99_usize, 0..9_usize, 0..4_usize, prop::collection::vec(0..999_usize, 1..4));
+    prop::collection::vec(one, 1..12)
+}
+
+fn rows(vocabulary: u32) -> impl Strategy<Value = Vec<Vec<u32>>> {
+    prop::collection::vec(prop::collection::vec(0..vocabulary, 2..14), 1..5)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn trials_see_what_whole_runs_with_the_changed_rows_see(
+        name in prop::sample::select(vec!["neo-tiny", "gpt2-tiny", "neox-tiny"]),
+        rows in rows(50),
+        choices in choices(),
+    ) {
+        let f = fixture(name);
+        let prompts = Prompts::from_rows(rows);
+        let trials: Vec<Trial> = choices.iter().map(|choices| trial(&f, &prompts, choices)).collect();
+        let together = effects(&f.model, &prompts, &trials, &Watch::nobody()).unwrap();
+        for (trial, effect) in trials.iter().zip(&together) {
+            let [before, after] = naive(&f, &prompts, trial);
+            for (expected, seen) in [(before, &effect.before), (after, &effect.after)] {
+                for (e, s) in expected.iter().zip(numbers(seen)) {
+                    prop_assert!((e - s).abs() <= 1e-4 * e.abs().max(1.0), "{trial:?}: {e} and {s}");
+                }
+            }
+            // Whatever else is planned, a trial's effect has the same bits.
+            let alone = effects(&f.model, &prompts, std::slice::from_ref(trial), &Watch::nobody()).unwrap();
+            prop_assert_eq!(&alone[0], effect);
+        }
+    }
+}
+
+#[test]
+fn directions_ablated_each_alone_are_those_of_one_at_a_time() {
+    let f = fixture("neo-tiny");
+    let (sae, nobody) = (&f.saes[0], Watch::nobody());
+    let prompts = Prompts::from_rows([vec![1, 2, 3, 4, 5], vec![5, 6, 7], vec![8, 9, 10, 11]]);
+    let directions: Vec<u32> = (0..20).collect();
+    let of = |direction| {
+        let ablate = || Change::Ablate(vec![direction]);
+        (0..3).map(|prompt| Trial::answer(sae, &prompts, prompt, ablate())).collect()
+    };
+    let (chosen, change, over) = (Chosen::Given, "ablated alone before the answer", "prompts");
+    let about = About { chosen, change, measure: "loss_increase", unit: "nats", over };
+    let rows = ablate_each(&f.model, &prompts, &directions, about, of, &nobody).unwrap();
+    for (row, &direction) in rows.iter().zip(&directions) {
+        let increase = |prompt| {
+            let change = Change::Ablate(vec![direction]);
+            let [before, after] = naive(&f, &prompts, &Trial::answer(sae, &prompts, prompt, change).unwrap());
+            before[0] - after[0]
+        };
+        let expected = Estimate::of((0..3).map(increase));
+        let Claim { estimate, control, .. } = row.loss_increase;
+        assert_eq!((row.direction, estimate.n, control.unwrap().n), (direction as usize, 3, 3));
+        assert!((estimate.mean - expected.mean).abs() < 1e-4, "{row:?} {expected:?}");
+        assert!((estimate.half_width - expected.half_width).abs() < 1e-3, "{row:?} {expected:?}");
+    }
+    assert!(rows.iter().any(|row| row.loss_increase.mean().abs() > 1e-3));
+    assert!(
+        rows.iter().any(|row| row.loss_increase.control.unwrap().mean.abs() > 1e-4),
+        "the control changes something, too"
+    );
+}
+
+#[test]
+fn a_trial_that_cannot_be_is_an_error() {
+    let f = fixture("neo-tiny");
+    let (sae, prompts) = (&f.saes[0], Prompts::from_rows([vec![1, 2, 3], vec![4]]));
+    let ablate = |d| Change::Ablate(vec![d]);
+    let good = Trial::answer(sae, &prompts, 0, ablate(1)).unwrap();
+    let message =
+        |trial: Trial| effects(&f.model, &prompts, &[good.clone(), trial], &Watch::nobody()).unwrap_err().to_string();
+    assert!(message(Trial { prompt: 7, ..good.clone() }).contains("prompt 7"));
+    assert!(message(Trial { positions: 3..4, ..good.clone() }).contains("position 3"));
+    assert!(message(Trial { change: ablate(99_999), ..good.clone() }).contains("99999"));
+    assert!(message(Trial { look: Look::Prediction { position: 9, token: 1 }, ..good.clone() }).contains("position 9"));
+    assert!(message(Trial { look: Look::Prediction { position: 1, token: 99_999 }, ..good.clone() }).contains("99999"));
+    assert!(
+        message(Trial { prompt: 1, positions: 0..1, look: Look::MeanLoss, ..good.clone() }).contains("fewer than two")
+    );
+    assert!(Trial::answer(sae, &prompts, 1, ablate(1)).is_err() && Trial::at(sae, &prompts, 0, 2, ablate(1)).is_err());
+}
+
+#[test]
+fn a_stopped_analysis_says_so() {
+    let f = fixture("neo-tiny");
+    let prompts = Prompts::from_rows([vec![1, 2, 3]]);
+    let trial = Trial::answer(&f.saes[0], &prompts, 0, Change::Zero).unwrap();
+    let stopped = Watch::new(std::sync::Arc::new(true.into()), |_| ());
+    assert!(matches!(effects(&f.model, &prompts, &[trial], &stopped), Err(Error::Stopped)));
+}
