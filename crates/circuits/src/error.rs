@@ -74,7 +74,7 @@ pub enum Error {
         option: &'static str,
     },
     /// The work was stopped from outside.
-    #[error("stopped")]
+    #[error("stopped; nothing was written")]
     Stopped,
     /// Two SAEs in the wrong order.
     #[error(

@@ -7,6 +7,7 @@ use std::fs;
 use std::process::Command;
 
 use common::{Folder, failed, fixture, run, text};
+use directrix::corpus::durable::Lock;
 use safetensors::{Dtype, SafeTensors, serialize, tensor::TensorView};
 
 /// Captures with a model that cannot be used; nothing may be left.
@@ -262,4 +263,29 @@ fn activations_that_are_not_finite_are_named_and_leave_nothing() {
     let message = failed(1, &["index", "--model", &model, "--sae", &sae, "--corpus", &corpus, "--out", &out]);
     assert!(message.contains("is not finite at position"), "{message}");
     assert_eq!(folder.names(), ["ids.jsonl", "model"]);
+}
+
+#[test]
+fn an_out_that_another_process_writes_is_left_alone_with_one_sentence() {
+    let folder = Folder::new();
+    let (out, file) = (folder.at("out"), folder.at("acts.safetensors"));
+    let _writing = [&out, &file].map(|out| Lock::take(out.as_ref()).unwrap());
+    let text = ["--text", "Tim said, \"I like it.\""];
+    let with_text = |args: &[&'static str]| [args, &text].concat();
+    for (command, out) in [
+        (vec!["index"], &out),
+        (vec!["demo"], &out),
+        (vec!["train", "--site", "blocks.0.mlp.hook_post", "--tokens", "10k"], &out),
+        (vec!["evaluate", "--limit", "2"], &out),
+        (with_text(&["ablate", "--directions", "3"]), &out),
+        (with_text(&["attribute"]), &out),
+        (with_text(&["circuits", "cooccurrence"]), &out),
+        (vec!["circuits", "cosine"], &out),
+        (with_text(&["capture", "--losses"]), &file),
+    ] {
+        let message = failed(1, &[&command[..], &["--out", out]].concat());
+        assert!(message.contains("is being written by another process; wait for it to end"), "{command:?}: {message}");
+        assert_eq!(message.lines().count(), 1, "{command:?}: {message}");
+    }
+    assert_eq!(folder.names(), ["acts.safetensors.lock", "out.lock"]);
 }

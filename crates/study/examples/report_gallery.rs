@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use directrix_circuits::{Cells, Column, Table};
-use directrix_study::{
-    Block, Figure, Report, Section, Series, ShadedText, Shape, Texts, write_atomically, write_figure, write_table,
-};
+use directrix_corpus::durable;
+use directrix_study::{Block, Figure, Report, Section, Series, ShadedText, Shape, Texts, write_figure, write_table};
 
 const STORY: &str = "Once upon a time, there was a little girl named Lily. She loved to play outside in the sunshine \
     with her dog, Max. One day, Lily and Max went to the park and saw a big, shiny ball under a tree. \"Look, Max!\" \
@@ -27,7 +26,7 @@ fn main() -> directrix_study::Result<()> {
         }
     }
     let path = folder.join("report.html");
-    write_atomically(&path, report.to_html()?.as_bytes())?;
+    durable::write(&path, report.to_html()?.as_bytes())?;
     println!("{}", path.display());
     Ok(())
 }

@@ -12,7 +12,7 @@ pub enum Error {
     /// What the study is of could not be opened.
     #[error(transparent)]
     Lab(#[from] directrix_lab::Error),
-    /// The corpus could not be read or tokenised.
+    /// The corpus could not be read or tokenised, or a file not be written.
     #[error(transparent)]
     Corpus(#[from] directrix_corpus::Error),
     /// The model could not be loaded or run.
@@ -26,7 +26,7 @@ pub enum Error {
     Index(#[from] directrix_index::Error),
     /// An analysis failed.
     #[error(transparent)]
-    Circuits(#[from] directrix_circuits::Error),
+    Circuits(directrix_circuits::Error),
     /// A study file could not be read.
     #[error(
         "cannot read the study {path}: {source}; give the path of a study file, such as studies/closing-quote.toml"
@@ -48,22 +48,6 @@ pub enum Error {
     /// The study was asked to stop.
     #[error("stopped; run the same command again: what the index holds is reused")]
     Stopped,
-    /// A folder could not be created.
-    #[error("cannot create the folder {path}: {source}; choose another --out or make its parent writable")]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A file could not be written.
-    #[error("cannot write {path}: {source}; check that its folder is writable and the disk not full")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
     /// A table, figure or section name cannot be a file name.
     #[error("{name:?} cannot name a file; use letters, digits, '-', '_' and '.' and start with a letter or digit")]
     Name {
@@ -94,4 +78,13 @@ pub enum Error {
         /// Why.
         source: minijinja::Error,
     },
+}
+
+impl From<directrix_circuits::Error> for Error {
+    fn from(error: directrix_circuits::Error) -> Error {
+        match error {
+            directrix_circuits::Error::Stopped => Error::Stopped,
+            error => Error::Circuits(error),
+        }
+    }
 }

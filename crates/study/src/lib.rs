@@ -29,7 +29,7 @@ mod svg;
 
 pub use error::{Error, Result};
 pub use figure::{Figure, Series, Shape};
-pub use output::{write_atomically, write_figure, write_table};
+pub use output::{write_figure, write_table};
 pub use report::{Block, Report, Section, ShadedText, Texts};
 pub use run::Finished;
 pub use study::Study;

@@ -1,10 +1,10 @@
 //! Tables and figures as files.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use directrix_circuits::{Cells, Table};
+use directrix_corpus::durable;
 use parquet::basic::{Compression, LogicalType, Repetition, Type as PhysicalType};
 use parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type};
 use parquet::file::properties::WriterProperties;
@@ -17,32 +17,24 @@ use crate::figure::Figure;
 /// Writes `table` as `NAME.csv` and `NAME.parquet` in `folder`, which is created if need be.
 ///
 /// A real that is `NaN` is an empty CSV cell and stays `NaN` in Parquet.
+///
+/// # Errors
+/// If the table's name cannot be a file's, or a file cannot be written.
 pub fn write_table(folder: &Path, table: &Table) -> Result<()> {
     check_name(&table.name)?;
     let csv = to_csv(table).map_err(|source| Error::Csv { table: table.name.clone(), source })?;
     let parquet = to_parquet(table).map_err(|source| Error::Parquet { table: table.name.clone(), source })?;
-    write_atomically(&folder.join(format!("{}.csv", table.name)), &csv)?;
-    write_atomically(&folder.join(format!("{}.parquet", table.name)), &parquet)
+    durable::write(&folder.join(format!("{}.csv", table.name)), &csv)?;
+    Ok(durable::write(&folder.join(format!("{}.parquet", table.name)), &parquet)?)
 }
 
 /// Writes `figure` as `NAME.svg` in `folder`, which is created if need be.
+///
+/// # Errors
+/// If the figure's name cannot be a file's, or the file cannot be written.
 pub fn write_figure(folder: &Path, figure: &Figure) -> Result<()> {
     check_name(&figure.name)?;
-    write_atomically(&folder.join(format!("{}.svg", figure.name)), figure.to_svg().as_bytes())
-}
-
-/// Writes `bytes` beside `path` and renames them into place: readers see the old file or the new one, never half.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let name = path.file_name().ok_or_else(|| Error::Name { name: path.display().to_string() })?;
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(|source| Error::Folder { path: folder.into(), source })?;
-    }
-    let partial = path.with_file_name(format!(".{}.partial", name.to_string_lossy()));
-    fs::write(&partial, bytes).and_then(|()| fs::rename(&partial, path)).map_err(|source| {
-        // The half-written file is of no use; that it cannot be removed adds nothing to the error.
-        let _ = fs::remove_file(&partial);
-        Error::Write { path: path.into(), source }
-    })
+    Ok(durable::write(&folder.join(format!("{}.svg", figure.name)), figure.to_svg().as_bytes())?)
 }
 
 /// Names come from study files: one must not lead out of the folder.
@@ -107,6 +99,8 @@ fn to_parquet(table: &Table) -> parquet::errors::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use directrix_circuits::Column;
     use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -164,28 +158,6 @@ mod tests {
         }
         write_table(folder.path(), &headed).unwrap();
         assert_eq!(fs::read_to_string(folder.path().join("headed.csv")).unwrap().lines().count(), 1);
-    }
-
-    #[test]
-    fn files_are_replaced_whole_and_nothing_is_left_beside_them() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("new/file.txt");
-        write_atomically(&path, b"old").unwrap();
-        write_atomically(&path, b"new").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"new");
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn errors_name_the_path() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("file"), b"").unwrap();
-        let error = write_atomically(&folder.path().join("file/x.csv"), b"").unwrap_err();
-        assert!(error.to_string().contains("file"), "{error}");
-        fs::create_dir(folder.path().join("taken.csv")).unwrap();
-        let error = write_atomically(&folder.path().join("taken.csv"), b"").unwrap_err();
-        assert!(error.to_string().contains("taken.csv"), "{error}");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 
     #[test]

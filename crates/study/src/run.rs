@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use directrix_corpus::durable::{self, Lock};
 use directrix_corpus::{Event, Watch};
 use directrix_index::Options;
 use directrix_lab::{Opened, OtherIndex, Wanted};
@@ -10,7 +11,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::findings::Findings;
-use crate::output::{write_atomically, write_figure, write_table};
+use crate::output::{write_figure, write_table};
 use crate::report::{Block, Report, Section};
 use crate::sections::{Analysis, quoted};
 use crate::study::Study;
@@ -55,7 +56,8 @@ impl Study {
     /// # Errors
     /// If an input is bad, an analysis fails, a file cannot be written, or the watch says stop.
     pub fn run(&self, name: &str, out: &Path, watch: &Watch) -> Result<Finished> {
-        std::fs::create_dir_all(out).map_err(|source| Error::Folder { path: out.into(), source })?;
+        let lock = Lock::take(out)?;
+        lock.clean(out)?;
         let mut clock = Clock::start();
         let opened = self.wanted().open()?;
         self.check(name, &opened)?;
@@ -85,11 +87,11 @@ impl Study {
         }
         clock.lap("tables and figures");
         let report = report(&found, made);
-        write_atomically(&out.join("study.json"), &json(&report))?;
+        durable::write(&out.join("study.json"), &json(&report))?;
         let path = out.join("report.html");
-        write_atomically(&path, report.to_html()?.as_bytes())?;
+        durable::write(&path, report.to_html()?.as_bytes())?;
         clock.lap("report");
-        write_atomically(&out.join("manifest.json"), &json(&manifest(&found, &clock)))?;
+        durable::write(&out.join("manifest.json"), &json(&manifest(&found, &clock)))?;
         Ok(Finished { report: path, timings: clock.laps })
     }
 

@@ -74,6 +74,7 @@ struct Everywhere {
 impl Ablate {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let watch = watch();
+        let _lock = self.results.lock()?;
         let opened = self.subject.open(Saes::One, self.prompts.wanted())?;
         let sae = &opened.saes[0];
         let directions: Vec<u32> = self.directions.iter().map(|d| sae.check(*d)).collect::<Result<_, _>>()?;

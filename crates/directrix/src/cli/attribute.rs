@@ -47,6 +47,7 @@ enum Inactive {
 impl Attribute {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let watch = watch();
+        let _lock = self.results.lock()?;
         let saes = if self.direction.is_some() { Saes::One } else { Saes::Named };
         let opened = self.subject.open(saes, self.prompts.wanted())?;
         let model = &opened.model;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::{ArgGroup, Args};
+use directrix::corpus::durable::Lock;
 use directrix::corpus::{self, Chunk, Event, Prompts};
 use directrix::kernels::{Matrix, SparseActivations};
 use directrix::model::{Ask, BlockHook, Config, HookPoint, Model, Positions, Run, batches};
@@ -78,6 +79,7 @@ impl Capture {
         let hooks = choose_hooks(&self.hook, opened.model.config())?;
         let chunk = self.prompts.load(&opened)?;
 
+        let _lock = Lock::take(&self.out)?;
         let asked = Asked { model: &opened.model, saes: &opened.saes, hooks, logits: self.logits, losses: self.losses };
         let mut writer = Writer::create(&asked, &chunk.prompts, &self.out)?;
         for batch in batches(&chunk.prompts, asked.batch_positions(&chunk.prompts)) {

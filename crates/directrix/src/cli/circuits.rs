@@ -119,6 +119,7 @@ fn two(opened: &Opened) -> anyhow::Result<[&Sae; 2]> {
 impl Cosine {
     fn run(self) -> anyhow::Result<()> {
         let watch = watch();
+        let _lock = self.results.lock()?;
         let opened = self.subject.open(Saes::Two, Wanted::default())?;
         let (model, [first, second]) = (&opened.model, two(&opened)?);
         let (one, two) = (first.short_name(), second.short_name());
@@ -142,6 +143,7 @@ impl Cosine {
 impl Cooccurrence {
     fn run(self) -> anyhow::Result<()> {
         let watch = watch();
+        let _lock = self.results.lock()?;
         let opened = self.subject.open(Saes::Two, self.prompts.wanted())?;
         let [first, second] = two(&opened)?;
         let prompts = self.prompts.load_some(&opened)?;

@@ -7,6 +7,7 @@ use anyhow::bail;
 use clap::Args;
 use comfy_table::Table as Shown;
 use directrix::circuits::Table;
+use directrix::corpus::durable::Lock;
 use directrix::corpus::{self, Chunk};
 use directrix::lab::Opened;
 use directrix::sae::{self, AtPositions, DensityBin, DirectionEvaluation, Evaluation, EvaluationOptions};
@@ -57,6 +58,7 @@ impl Evaluate {
             }
         }
         let watch = watch();
+        let _lock = self.out.as_deref().map(Lock::take).transpose()?;
         let opened = self.subject.open(Saes::Some, self.corpus.wanted())?;
         let Chunk { prompts, cut } = opened.prompts()?;
         let options = EvaluationOptions {

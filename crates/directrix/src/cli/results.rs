@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use directrix::circuits::{Cells, Estimate, Table};
+use directrix::corpus::durable::Lock;
 use directrix::study::write_table;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -37,6 +38,11 @@ pub(crate) struct Found<'a, R> {
 }
 
 impl ResultArgs {
+    /// The right to write the results; to be taken before the work.
+    pub(crate) fn lock(&self) -> anyhow::Result<Option<Lock>> {
+        Ok(self.out.as_deref().map(Lock::take).transpose()?)
+    }
+
     pub(crate) fn show<R: Serialize>(&self, found: &Found<'_, R>) -> anyhow::Result<()> {
         let rows = Table::from_rows(found.name, found.caption, found.rows);
         if let Some(folder) = &self.out {

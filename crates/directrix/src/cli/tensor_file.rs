@@ -1,19 +1,16 @@
 //! A safetensors file written tensor by tensor, in pieces, without holding it in memory.
 
-use std::fs::{self, File};
-use std::io::{self, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::{bail, ensure};
+use directrix::corpus::durable::Beside;
 use safetensors::Dtype;
 use serde::Serialize;
 use serde_json::{Map, json};
 
 /// A file being written beside its final place; dropped before [`finish`](TensorFile::finish), it is removed.
 pub(crate) struct TensorFile {
-    path: PathBuf,
-    partial: PathBuf,
-    file: File,
+    file: Beside,
     /// Where the first tensor begins; the header before it is written last.
     data: u64,
     tensors: Vec<Tensor>,
@@ -55,15 +52,7 @@ impl TensorFile {
         }
         let reserved = header(&tensors).len() + later.iter().map(|name| 2 * name.len() + 200).sum::<usize>();
         let data = 8 + reserved.next_multiple_of(8) as u64;
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        let cannot = || format!("cannot write `{}`; check that the folder is writable", partial.display());
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).with_context(cannot)?;
-        }
-        let file = File::create(&partial).with_context(cannot)?;
-        Ok(TensorFile { path: path.into(), partial, file, data, tensors })
+        Ok(TensorFile { file: Beside::create(path)?, data, tensors })
     }
 
     /// Appends to tensor number `tensor`.
@@ -71,8 +60,7 @@ impl TensorFile {
         let place = &mut self.tensors[tensor];
         let start = self.data + place.start + place.bytes;
         place.bytes += bytes.len() as u64;
-        let written = self.file.seek(SeekFrom::Start(start)).and_then(|_| self.file.write_all(bytes));
-        written.with_context(|| self.failed())
+        Ok(self.file.write_at(start, bytes)?)
     }
 
     /// Adds a whole tensor behind all others.
@@ -85,31 +73,12 @@ impl TensorFile {
     /// Writes the header and puts the file in its place.
     pub(crate) fn finish(mut self) -> anyhow::Result<Vec<Tensor>> {
         debug_assert!(self.tensors.iter().all(|tensor| tensor.bytes == tensor.size()));
-        self.write_header().with_context(|| self.failed())?;
-        fs::rename(&self.partial, &self.path).with_context(|| self.failed())?;
-        Ok(std::mem::take(&mut self.tensors))
-    }
-
-    fn write_header(&mut self) -> io::Result<()> {
         let room = self.data as usize - 8;
         let header = format!("{:room$}", header(&self.tensors));
-        if header.len() != room {
-            return Err(io::Error::other("the header outgrew its room"));
-        }
-        self.file.seek(SeekFrom::Start(0))?;
-        self.file.write_all(&(room as u64).to_le_bytes())?;
-        self.file.write_all(header.as_bytes())
-    }
-
-    fn failed(&self) -> String {
-        format!("cannot write `{}`; check that the disk has room", self.path.display())
-    }
-}
-
-impl Drop for TensorFile {
-    fn drop(&mut self) {
-        // After `finish` nothing is left there.
-        drop(fs::remove_file(&self.partial));
+        ensure!(header.len() == room, "the header outgrew its room");
+        self.file.write_at(0, &[&(room as u64).to_le_bytes()[..], header.as_bytes()].concat())?;
+        self.file.commit()?;
+        Ok(self.tensors)
     }
 }
 
