@@ -65,9 +65,7 @@ pub(super) fn write(out: &Path, identity: &Value, step: u64, members: &[Member],
     let to_error = |e: String| Error::Stored { path: path.clone(), problem: format!("cannot be written: {e}") };
     let mut states = Vec::new();
     for Member { trainer, state, name, .. } in members {
-        if let Some(what) = trainer.not_finite() {
-            return Err(Error::Diverged { step, what }.of_sae(name));
-        }
+        trainer.check_finite().map_err(|e| e.of_sae(name))?;
         states.push(MemberState { state: state.clone(), counted: trainer.counted, running: trainer.running.clone() });
     }
     let state = State { identity: identity.clone(), step, members: states, buffer: buffer.clone() };

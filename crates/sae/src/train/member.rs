@@ -185,6 +185,7 @@ impl Member {
 
     /// A line of metrics, written to the SAE's folder.
     pub(super) fn metrics(&mut self, training: &Training, step: u64, steps: u64) -> Result<Metrics> {
+        self.trainer.check_finite().map_err(|e| e.of_sae(&self.name))?;
         let feed = training.feed;
         let state = &mut self.state;
         let mut metrics = Metrics {

@@ -3,6 +3,7 @@
 use directrix_kernels::{Adam, Matrix};
 
 use super::trainer::Trainer;
+use crate::{Error, Result};
 
 /// A parameter with a row for each direction, and Adam's moments of it.
 #[derive(Debug, Clone)]
@@ -76,6 +77,11 @@ impl Trainer {
         let numbers = [("b_enc", &mut self.b_enc), ("b_dec", &mut self.b_dec)].into_iter().chain(extras);
         let numbers = numbers.map(|(name, Numbers { value, moments: [m, v] })| (name, [&mut value[..], m, v]));
         rows.into_iter().chain(numbers).collect()
+    }
+
+    /// That every parameter is finite after the last step, with its moments.
+    pub(super) fn check_finite(&self) -> Result<()> {
+        self.not_finite().map_or(Ok(()), |what| Err(Error::Diverged { step: self.steps, what }))
     }
 
     /// The first parameter that is not finite, or whose moments are not, and where.

@@ -135,7 +135,7 @@ impl Default for Feed {
 impl Feed {
     /// Steps of a run.
     pub fn steps(&self) -> u64 {
-        self.tokens.div_ceil(self.batch as u64).max(1)
+        self.tokens.div_ceil(self.batch.max(1) as u64).max(1)
     }
 
     /// That the numbers make sense together.

@@ -13,7 +13,7 @@ pub struct StepReport {
     pub aux: f64,
     /// Active directions per position.
     pub l0: f64,
-    /// `1 - Σ‖x - x̂‖² / Σ‖x - mean‖²` over the batch.
+    /// `1 - Σ‖x - x̂‖² / Σ‖x - mean‖²` over the batch; 0 if all rows are the same.
     pub explained_variance: f64,
 }
 

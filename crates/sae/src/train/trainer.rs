@@ -209,13 +209,14 @@ impl Trainer {
         let found = Batch { x: &x, encoded: &encoded, pattern: &pattern, acts: &acts, error, coefficient_scale };
         self.objective.add_terms(self, &found, &mut terms)?;
         let Terms { penalty, aux, entries, b_enc: own_b_enc, extras, revived } = terms;
+        let variance = mean_variance(batch);
         let report = StepReport {
             loss: mse + penalty + aux,
             mse,
             penalty,
             aux,
             l0: encoded.active() as f64 / positions as f64,
-            explained_variance: 1.0 - mse / mean_variance(batch),
+            explained_variance: if variance > 0.0 { 1.0 - mse / variance } else { 0.0 },
         };
         if !report.loss.is_finite() {
             return Err(self.diverged("the loss"));
