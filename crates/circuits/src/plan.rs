@@ -24,6 +24,7 @@ const CHANGED: usize = 1024;
 ///
 /// # Errors
 /// If a prompt, position, direction or token does not exist, a number is not finite, or `watch` stopped it.
+#[expect(clippy::missing_panics_doc, reason = "every trial is in a batch")]
 pub fn effects(model: &Model, prompts: &Prompts, trials: &[Trial], watch: &Watch) -> Result<Vec<Effect>> {
     let mut effects: Vec<Option<Effect>> = vec![None; trials.len()];
     each_effect(model, prompts, trials, watch, |trial, effect| effects[trial] = Some(effect))?;
@@ -232,13 +233,12 @@ impl<'a> Base<'a> {
     pub(crate) fn active(&self, sae: &Sae, prompt: usize, position: usize) -> Result<Vec<(u32, f32)>> {
         let hook = sae.site().reads.hook;
         let known = self.acts.borrow().iter().find(|(of, _)| std::ptr::eq(*of, sae)).map(|(_, acts)| acts.clone());
-        let acts = match known {
-            Some(acts) => acts,
-            None => {
-                let acts = Rc::new(sae.encode(self.session.run().captured(hook))?);
-                self.acts.borrow_mut().push((sae, acts.clone()));
-                acts
-            }
+        let acts = if let Some(acts) = known {
+            acts
+        } else {
+            let acts = Rc::new(sae.encode(self.session.run().captured(hook))?);
+            self.acts.borrow_mut().push((sae, acts.clone()));
+            acts
         };
         let (directions, values) = acts.at(self.captures[&hook].row(prompt, position));
         Ok(directions.iter().copied().zip(values.iter().copied()).collect())

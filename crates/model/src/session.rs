@@ -50,6 +50,7 @@ impl Model {
     ///
     /// # Errors
     /// As [`run`](Model::run).
+    #[expect(clippy::missing_panics_doc, reason = "a pass that is to keep a stage keeps it")]
     pub fn session(&self, prompts: Prompts, ask: &Ask, hook: HookPoint, positions: Positions) -> Result<Session<'_>> {
         hook.check(self.config())?;
         let spots = Lengths::of(&prompts).spots(&positions)?;
@@ -124,6 +125,7 @@ impl<'m> Session<'m> {
     /// # Errors
     /// [`Error::NotKept`] if `hook` comes before what is kept, or what is kept begins inside a prompt and the session's own
     /// run did not reach as deep as `hook`.
+    #[expect(clippy::missing_panics_doc, reason = "a pass that is to keep a stage keeps it")]
     pub fn advance(mut self, hook: HookPoint) -> Result<Session<'m>> {
         hook.check(self.model.config())?;
         self.check_depth(hook)?;

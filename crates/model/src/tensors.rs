@@ -73,12 +73,18 @@ impl Tensors {
         Ok(values)
     }
 
-    /// Tensor `name` as a matrix of `rows × columns`; errors as [`get`](Self::get).
+    /// Tensor `name` as a matrix of `rows × columns`.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
     pub fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
         Ok(Matrix::new(self.get(name, &[rows, columns])?, rows, columns))
     }
 
     /// The shape of tensor `name`.
+    ///
+    /// # Errors
+    /// If there is none, or its file is damaged.
     pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
         self.view(name, |_, _, view| Ok(view.shape().to_vec()))
     }

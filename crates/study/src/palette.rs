@@ -5,7 +5,7 @@ use serde::Serialize;
 /// Colours that go together.
 #[derive(Debug, Serialize)]
 pub(crate) struct Palette {
-    pub(crate) page: Page,
+    pub(crate) page: Variables,
     /// One colour per series; the first is also that of bars and points.
     pub(crate) series: [&'static str; 7],
     /// From little to much.
@@ -19,7 +19,7 @@ pub(crate) type Scale = [&'static str; 5];
 
 /// The variables of the page's style sheet.
 #[derive(Debug, Serialize)]
-pub(crate) struct Page {
+pub(crate) struct Variables {
     /// Behind everything.
     pub(crate) page: &'static str,
     /// Behind tables and prompts.
@@ -42,7 +42,7 @@ pub(crate) struct Page {
 }
 
 pub(crate) static LIGHT: Palette = Palette {
-    page: Page {
+    page: Variables {
         page: "#fcfcfb",
         raised: "#ffffff",
         ink: "#1c1f23",
@@ -61,7 +61,7 @@ pub(crate) static LIGHT: Palette = Palette {
 };
 
 pub(crate) static DARK: Palette = Palette {
-    page: Page {
+    page: Variables {
         page: "#14171b",
         raised: "#1b1f24",
         ink: "#e6e8ea",

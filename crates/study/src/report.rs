@@ -88,6 +88,9 @@ pub struct ShadedText {
 
 impl Report {
     /// The report as one HTML page that fetches nothing: styles, scripts and data are within.
+    ///
+    /// # Errors
+    /// [`Error::Render`] if a value cannot be shown.
     pub fn to_html(&self) -> Result<String> {
         self.render().map_err(|source| Error::Render { title: self.title.clone(), source })
     }
