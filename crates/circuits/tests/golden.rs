@@ -4,7 +4,8 @@
 //! with another seed or size.
 
 use directrix_circuits::*;
-use directrix_corpus::{Prompts, Watch};
+use directrix_corpus::{Chunk, Prompts, Watch};
+use directrix_index::{Identity, Input, Options, build};
 use directrix_model::{Folder, Model, Processing, Tensors};
 use directrix_sae::Sae;
 use serde_json::Value;
@@ -270,4 +271,119 @@ fn saes_in_the_wrong_order_are_refused() {
     let (options, nobody) = (CooccurrenceOptions::default(), Watch::nobody());
     let error = cooccurrence(&f.model, &f.saes[1], &f.saes[0], &f.prompts, options, &nobody).unwrap_err();
     assert!(error.to_string().contains("give the earlier SAE first"), "{error}");
+}
+
+/// What `bench/peers/analyses.py` computed with plain formulas.
+fn analyses(f: &Fixture) -> Value {
+    let path = format!("{}/tests/fixtures/{}.json", env!("CARGO_MANIFEST_DIR"), f.name);
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// The column of some rows.
+fn column(rows: &Value, name: &str) -> Vec<f64> {
+    rows.as_array().unwrap().iter().map(|row| row[name].as_f64().unwrap()).collect()
+}
+
+#[test]
+fn pair_effects_agree() {
+    for f in fixtures() {
+        let expected = &analyses(&f)["pairs"];
+        let folder = tempfile::tempdir().unwrap();
+        let input = |name: &str| Input { name: name.into(), hash: String::new() };
+        let identity = Identity {
+            model: input("model"),
+            processing: f.model.processing(),
+            saes: vec![input("first"), input("second")],
+            corpus: input("prompts"),
+            bos: false,
+            limit: None,
+            options: Options::default(),
+        };
+        let chunks = std::iter::once(Ok(Chunk { prompts: f.prompts.clone(), cut: 0 }));
+        let nobody = Watch::nobody();
+        let index = build(&f.model, &f.saes, chunks, &identity, &folder.path().join("index"), &nobody).unwrap();
+        let pair = |row: &Value| CosinePair {
+            first: row["first"].as_u64().unwrap() as usize,
+            second: row["second"].as_u64().unwrap() as usize,
+            cosine: row["cosine"].as_f64().unwrap() as f32,
+        };
+        let pairs: Vec<CosinePair> = expected.as_array().unwrap().iter().map(pair).collect();
+        let k = expected[0]["n"].as_u64().unwrap() as usize;
+        let saes = [&f.saes[0], &f.saes[1]];
+        let found = pair_effects(&f.model, saes, &index, index.sae(0), &pairs, k, &nobody).unwrap();
+        let table = Table::from_rows("pairs", "", &found);
+        for name in [
+            "n",
+            "loss",
+            "loss_first_ablated",
+            "loss_second_ablated",
+            "second_activation",
+            "second_activation_first_ablated",
+            "activation_change",
+            "activation_change_half_width",
+        ] {
+            let cells = &table.columns.iter().find(|column| column.name == name.replace('_', " ")).unwrap().cells;
+            let found: Vec<f64> = match cells {
+                Cells::Integer(cells) => cells.iter().map(|n| *n as f64).collect(),
+                Cells::Real(cells) => cells.clone(),
+                Cells::Text(_) => unreachable!("numbers"),
+            };
+            f.check(&format!("pair {name}"), &column(expected, name), &found);
+        }
+        assert!(found.iter().any(|row| row.activation_change.mean().abs() > 1e-3), "{}: no pair is a circuit", f.name);
+    }
+}
+
+#[test]
+fn directions_ablated_each_alone_agree_however_they_are_ablated() {
+    let nobody = Watch::nobody();
+    for f in fixtures() {
+        let expected = analyses(&f);
+        for (number, (key, sae)) in f.saes().enumerate() {
+            let compare = |what: &str, expected: &Value, found: &[SingleAblation]| {
+                let directions: Vec<f64> = found.iter().map(|row| row.direction as f64).collect();
+                assert_eq!(directions, column(expected, "direction"), "{} {what}", f.name);
+                type Field = fn(&Estimate) -> f64;
+                let fields: [(&str, Field); 4] =
+                    [("n", |e| e.n as f64), ("mean", |e| e.mean), ("se", |e| e.se), ("half_width", |e| e.half_width)];
+                for (name, field) in fields {
+                    let found: Vec<f64> = found.iter().map(|row| field(&row.loss_increase.estimate)).collect();
+                    f.check(&format!("{key} {what} {name}"), &column(expected, name), &found);
+                }
+            };
+            let each = &expected["saes"][number]["each"];
+            let directions: Vec<u32> = serde_json::from_value(each["directions"].clone()).unwrap();
+            let ablate = |direction| Change::Ablate(vec![direction]);
+            let about = About {
+                chosen: Chosen::Given,
+                change: "ablated alone",
+                measure: "loss_increase",
+                unit: "nats",
+                over: "prompts",
+            };
+            type Of<'a> = Box<dyn Fn(usize, u32) -> Result<Trial<'a>> + 'a>;
+            let kinds: [(&str, Of); 4] = [
+                ("before_answer", Box::new(|prompt, d| Trial::answer(sae, &f.prompts, prompt, ablate(d)))),
+                ("position", Box::new(|prompt, d| Trial::at(sae, &f.prompts, prompt, 3, ablate(d)))),
+                (
+                    "reconstructed",
+                    Box::new(|prompt, d| {
+                        Trial::answer(sae, &f.prompts, prompt, Change::Reconstruct { without: vec![d] })
+                    }),
+                ),
+                ("everywhere", Box::new(|prompt, d| Trial::everywhere(sae, &f.prompts, prompt, ablate(d)))),
+            ];
+            for (kind, of) in kinds {
+                let of = |direction| (0..f.prompts.len()).map(|prompt| of(prompt, direction)).collect();
+                let found = ablate_each(&f.model, &f.prompts, &directions, about, of, &nobody).unwrap();
+                compare(kind, &each[kind], &found);
+            }
+            let singles = &expected["saes"][number]["single_ablations"];
+            let directions: Vec<u32> = column(singles, "direction").into_iter().map(|d| d as u32).collect();
+            let acts = answer_activations(&f.model, sae, &f.prompts, &nobody).unwrap();
+            let on = ActivePrompts { acts: &acts, above: 0.5, limit: 3 };
+            let found = single_ablations(&f.model, sae, &f.prompts, &directions, Chosen::Given, on, &nobody).unwrap();
+            compare("single ablations", singles, &found);
+        }
+    }
 }

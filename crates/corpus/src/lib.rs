@@ -52,3 +52,8 @@ pub use source::{Corpus, Document, Survey};
 pub use tokenise::{Chunk, Tokenising, join, load, prompts};
 pub use tokenizer::{Tokenizer, TokenizerFiles, token_text};
 pub use watch::{Event, Watch};
+
+/// Bytes in hexadecimal, as hashes are shown.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).filter_map(|half| char::from_digit(half.into(), 16)).collect()
+}

@@ -9,7 +9,7 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use directrix_corpus::{Tokenizer, TokenizerFiles};
+use directrix_corpus::{Tokenizer, TokenizerFiles, hexadecimal};
 use memmap2::Mmap;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -188,7 +188,7 @@ impl Folder {
             };
             bytes.par_chunks(PIECE).map(piece).collect::<Vec<_>>().iter().for_each(|digest| hash.update(digest));
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hexadecimal(&hash.finalize())
     }
 
     /// The path of a file in the folder, for messages.

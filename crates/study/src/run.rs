@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use directrix_corpus::durable::{self, Lock};
-use directrix_corpus::{Event, Watch};
+use directrix_corpus::{Event, Watch, hexadecimal};
 use directrix_index::Options;
 use directrix_lab::{Opened, OtherIndex, Wanted};
 use serde::Serialize;
@@ -143,7 +143,8 @@ fn rename_repeated(section: &mut Section, made: &[Section]) {
     if repeats == 0 {
         return;
     }
-    let rename = |name: &mut String| name.push_str(&format!("-{}", repeats + 1));
+    let suffix = format!("-{}", repeats + 1);
+    let rename = |name: &mut String| name.push_str(&suffix);
     rename(&mut section.name);
     for block in &mut section.blocks {
         match block {
@@ -164,7 +165,7 @@ fn manifest<'a>(found: &'a Findings, clock: &'a Clock) -> Manifest<'a> {
     Manifest {
         directrix: env!("CARGO_PKG_VERSION"),
         study: found.study,
-        study_sha256: Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
+        study_sha256: hexadecimal(&Sha256::digest(bytes)),
         inputs: &meta.identity,
         prompts: meta.prompts,
         positions: meta.positions,

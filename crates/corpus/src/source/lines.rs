@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::Document;
 use crate::error::{Error, Result};
+use crate::hexadecimal;
 
 /// The most bytes a line or a text may have: far more than any context holds, and little enough to tokenise.
 const MAX_BYTES: usize = 16 << 20;
@@ -44,7 +45,7 @@ impl Lines {
         loop {
             let bytes = self.reader.fill_buf().map_err(|error| Error::Io { path: self.file.clone(), error })?;
             if bytes.is_empty() {
-                return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+                return Ok(hexadecimal(&hash.finalize()));
             }
             hash.update(bytes);
             let read = bytes.len();

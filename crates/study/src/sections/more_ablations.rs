@@ -36,10 +36,76 @@ impl SectionKind for MoreAblations {
     }
 
     fn make(&self, found: &Findings) -> Result<Body> {
-        let sae = found.sae();
         let direction = self.direction.map_or(found.top[0], |d| d as u32);
-        let change = || Change::Ablate(vec![direction]);
         let active = found.active_on(direction, self.active_above);
+        let found_claims = self.claims(found, direction, &active)?;
+        let increases = found_claims[0].increases.clone();
+        let row = |&LossClaim { claim, .. }: &LossClaim| PlaceRow {
+            ablated: claim.about.change,
+            mean_is_over: claim.about.over,
+            loss_increase: claim,
+        };
+        let rows: Vec<PlaceRow> = found_claims.iter().map(row).collect();
+        let activations: Vec<f64> = active.iter().map(|(_, a)| *a as f64).collect();
+        let correlation = directrix_circuits::correlation(&[activations.clone(), increases.clone()])[1];
+        let prose = vec![
+            format!(
+                "Ablating direction {direction} raises the loss by {:.3} ± {:.3} before the answer, by {:.4} ± {:.4} over whole prompts of the corpus on which it is most active, and by {:.3} ± {:.3} at a single active position there (95 % intervals).",
+                rows[0].loss_increase.mean(),
+                rows[0].loss_increase.estimate.half_width,
+                rows[1].loss_increase.mean(),
+                rows[1].loss_increase.estimate.half_width,
+                rows[2].loss_increase.mean(),
+                rows[2].loss_increase.estimate.half_width
+            ),
+            format!(
+                "If the first number is much larger than the last, the direction serves this behaviour more than others; the increase and the activation correlate at {correlation:.2} over {}, which says how far a large effect is just a large activation.",
+                count(active.len(), "prompt")
+            ),
+        ];
+        let blocks = vec![
+            figure(
+                "loss-increases",
+                &format!("Loss increase from ablating {direction} before the answer"),
+                ("loss increase, nats", "prompts"),
+                "Behaviour prompts on which the direction is active.",
+                Shape::histogram(&increases, 40),
+            ),
+            figure(
+                "increase-by-activation",
+                "Loss increase against activation",
+                ("activation before the answer", "loss increase, nats"),
+                "One point per behaviour prompt on which the direction is active.",
+                Shape::Scatter {
+                    x: activations,
+                    y: increases.clone(),
+                    hover: active.iter().map(|(prompt, _)| format!("prompt {prompt}")).collect(),
+                },
+            ),
+            table(
+                "ablation-places",
+                "Mean loss increase over n values, with standard error and half width of the 95 % interval (clustered by prompt where a prompt gives several), p by Student's t and q, its false-discovery rate in this list; control: the same along random rows of the same norm. `mean is over` says what the values are.",
+                &rows,
+            ),
+            Block::Texts(Texts {
+                name: "largest-increases".into(),
+                title: "Prompts with the largest loss increase".into(),
+                caption: format!(
+                    "Shaded by the activation of direction {direction}; the position that predicts the answer is outlined."
+                ),
+                rows: self.shaded(found, direction, &active, &increases)?,
+            }),
+        ];
+        Ok(Body { prose, blocks })
+    }
+}
+
+impl MoreAblations {
+    /// What ablating the direction does before the answer, everywhere in the prompts on which it is most active, and at one
+    /// active position of these at a time.
+    fn claims(&self, found: &Findings, direction: u32, active: &[(usize, f32)]) -> Result<Vec<LossClaim>> {
+        let sae = found.sae();
+        let change = || Change::Ablate(vec![direction]);
         let examples = found.sae_index().top_examples(direction as usize, self.prompts)?;
         let strongest = found.prompts_of_index(examples.iter().map(|e| e.prompt))?;
 
@@ -71,37 +137,23 @@ impl SectionKind for MoreAblations {
             ),
             (about("one active position at a time", "active positions of its top prompts"), one_at_a_time),
         ];
-        let found_claims = loss_claims(&found.opened.model, &prompts, &lists, found.watch)?;
-        let increases = found_claims[0].increases.clone();
-        let row = |&LossClaim { claim, .. }: &LossClaim| PlaceRow {
-            ablated: claim.about.change,
-            mean_is_over: claim.about.over,
-            loss_increase: claim,
-        };
-        let rows: Vec<PlaceRow> = found_claims.iter().map(row).collect();
-        let activations: Vec<f64> = active.iter().map(|(_, a)| *a as f64).collect();
-        let correlation = directrix_circuits::correlation(&[activations.clone(), increases.clone()])[1];
-        let prose = vec![
-            format!(
-                "Ablating direction {direction} raises the loss by {:.3} ± {:.3} before the answer, by {:.4} ± {:.4} over whole prompts of the corpus on which it is most active, and by {:.3} ± {:.3} at a single active position there (95 % intervals).",
-                rows[0].loss_increase.mean(),
-                rows[0].loss_increase.estimate.half_width,
-                rows[1].loss_increase.mean(),
-                rows[1].loss_increase.estimate.half_width,
-                rows[2].loss_increase.mean(),
-                rows[2].loss_increase.estimate.half_width
-            ),
-            format!(
-                "If the first number is much larger than the last, the direction serves this behaviour more than others; the increase and the activation correlate at {correlation:.2} over {}, which says how far a large effect is just a large activation.",
-                count(active.len(), "prompt")
-            ),
-        ];
+        Ok(loss_claims(&found.opened.model, &prompts, &lists, found.watch)?)
+    }
+
+    /// The behaviour prompts on which ablating the direction raises the loss most, shaded by its activation.
+    fn shaded(
+        &self,
+        found: &Findings,
+        direction: u32,
+        active: &[(usize, f32)],
+        increases: &[f64],
+    ) -> Result<Vec<ShadedText>> {
         let mut order: Vec<usize> = (0..increases.len()).collect();
         order.sort_by(|a, b| increases[*b].total_cmp(&increases[*a]));
         order.truncate(self.examples);
         let shown = Prompts::from_rows(order.iter().map(|i| found.behaviour.prompts.get(active[*i].0)));
         let values = found.on_prompts(&shown, direction)?;
-        let shaded = order
+        Ok(order
             .iter()
             .zip(values)
             .enumerate()
@@ -116,41 +168,7 @@ impl SectionKind for MoreAblations {
                     marked: Some(shown.get(row).len() - 2),
                 }
             })
-            .collect();
-        let blocks = vec![
-            figure(
-                "loss-increases",
-                &format!("Loss increase from ablating {direction} before the answer"),
-                ("loss increase, nats", "prompts"),
-                "Behaviour prompts on which the direction is active.",
-                Shape::histogram(&increases, 40),
-            ),
-            figure(
-                "increase-by-activation",
-                "Loss increase against activation",
-                ("activation before the answer", "loss increase, nats"),
-                "One point per behaviour prompt on which the direction is active.",
-                Shape::Scatter {
-                    x: activations,
-                    y: increases.clone(),
-                    hover: active.iter().map(|(prompt, _)| format!("prompt {prompt}")).collect(),
-                },
-            ),
-            table(
-                "ablation-places",
-                "Mean loss increase over n values, with standard error and half width of the 95 % interval (clustered by prompt where a prompt gives several), p by Student's t and q, its false-discovery rate in this list; control: the same along random rows of the same norm. `mean is over` says what the values are.",
-                &rows,
-            ),
-            Block::Texts(Texts {
-                name: "largest-increases".into(),
-                title: "Prompts with the largest loss increase".into(),
-                caption: format!(
-                    "Shaded by the activation of direction {direction}; the position that predicts the answer is outlined."
-                ),
-                rows: shaded,
-            }),
-        ];
-        Ok(Body { prose, blocks })
+            .collect())
     }
 }
 
