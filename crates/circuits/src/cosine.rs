@@ -34,7 +34,8 @@ const FIRST_ROWS: usize = 16;
 /// SAEs that has no meaning, and drops half of the pairs.
 ///
 /// # Errors
-/// If the first SAE does not write to the residual stream, the second does not read neurons, or a cosine is not finite.
+/// If the SAEs are in the wrong order, the first does not write to the residual stream, the second does not read neurons, or a
+/// cosine is not finite.
 pub fn cosine_pairs(
     model: &Model,
     first: &Sae,
@@ -42,6 +43,7 @@ pub fn cosine_pairs(
     k: usize,
     lower_triangle: bool,
 ) -> Result<Vec<CosinePair>> {
+    check_order(first, second)?;
     let (mut writes, mut reads) = (first.writes(model)?, second.reads(model)?);
     directrix_kernels::normalise_rows(&mut writes);
     directrix_kernels::normalise_rows(&mut reads);

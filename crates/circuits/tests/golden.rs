@@ -334,6 +334,9 @@ fn pair_effects_agree() {
     }
 }
 
+type Field = fn(&Estimate) -> f64;
+type Of<'a> = Box<dyn Fn(usize, u32) -> Result<Trial<'a>> + 'a>;
+
 #[test]
 fn directions_ablated_each_alone_agree_however_they_are_ablated() {
     let nobody = Watch::nobody();
@@ -343,7 +346,6 @@ fn directions_ablated_each_alone_agree_however_they_are_ablated() {
             let compare = |what: &str, expected: &Value, found: &[SingleAblation]| {
                 let directions: Vec<f64> = found.iter().map(|row| row.direction as f64).collect();
                 assert_eq!(directions, column(expected, "direction"), "{} {what}", f.name);
-                type Field = fn(&Estimate) -> f64;
                 let fields: [(&str, Field); 4] =
                     [("n", |e| e.n as f64), ("mean", |e| e.mean), ("se", |e| e.se), ("half_width", |e| e.half_width)];
                 for (name, field) in fields {
@@ -361,7 +363,6 @@ fn directions_ablated_each_alone_agree_however_they_are_ablated() {
                 unit: "nats",
                 over: "prompts",
             };
-            type Of<'a> = Box<dyn Fn(usize, u32) -> Result<Trial<'a>> + 'a>;
             let kinds: [(&str, Of); 4] = [
                 ("before_answer", Box::new(|prompt, d| Trial::answer(sae, &f.prompts, prompt, ablate(d)))),
                 ("position", Box::new(|prompt, d| Trial::at(sae, &f.prompts, prompt, 3, ablate(d)))),

@@ -27,7 +27,11 @@ fn rooms() -> Vec<(String, String, BTreeSet<String>)> {
     let rooms = rows.map(|row| {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
         let [name, folder, _, uses] = cells[..] else { panic!("a row of the rooms has {} cells: {row}", cells.len()) };
-        let uses = uses.split(", ").filter(|uses| *uses != "—").map(|uses| format!("directrix-{uses}")).collect();
+        let uses = uses
+            .split(", ")
+            .filter(|uses| *uses != "—")
+            .map(|uses| if uses == "directrix" { uses.to_owned() } else { format!("directrix-{uses}") })
+            .collect();
         (name.trim_matches('`').to_owned(), folder.trim_matches('`').to_owned(), uses)
     });
     rooms.collect()
