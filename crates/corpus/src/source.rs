@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use self::json::JsonLines;
-use self::lines::{Lines, Stories};
+use self::lines::{Documents, Lines};
 use self::parquet::Rows;
 use crate::error::{Error, Result, excerpt};
 use crate::watch::{Event, Watch};
@@ -126,8 +126,8 @@ impl Corpus {
                 Box::new(until_error(move || lines.next()))
             }
             Format::Text => {
-                let mut stories = Stories::new(self.lines()?);
-                Box::new(until_error(move || stories.next()))
+                let mut documents = Documents::new(self.lines()?);
+                Box::new(until_error(move || documents.next()))
             }
         };
         Ok(documents)
@@ -148,8 +148,8 @@ impl Corpus {
                 (count(limit, watch, || lines.next())?, lines.into_lines())
             }
             Format::Text => {
-                let mut stories = Stories::new(self.lines()?.hashed());
-                (count(limit, watch, || stories.next())?, stories.into_lines())
+                let mut documents = Documents::new(self.lines()?.hashed());
+                (count(limit, watch, || documents.next())?, documents.into_lines())
             }
         };
         Ok(Survey { hash: lines.into_hash()?, documents })

@@ -172,6 +172,7 @@ fn wrong_directions_positions_and_saes_are_named() {
     assert!(failed(1, &["attribute", "--text", "", "--no-bos"]).contains("--text"));
     let one = ["circuits", "cosine", "--sae", "tinystories-2l/sae-l1"];
     assert!(failed(1, &one).contains("two"));
-    let backwards = [&one[..], &["--sae", "tinystories-2l/sae-l0", "--index", "/nowhere"]].concat();
-    assert!(failed(1, &backwards).contains("nowhere"));
+    let backwards = [&one[..], &["--sae", "tinystories-2l/sae-l0"]].concat();
+    assert!(failed(1, &backwards).contains("give the earlier SAE first"));
+    assert!(failed(1, &["circuits", "cosine", "--index", "/nowhere"]).contains("nowhere"));
 }

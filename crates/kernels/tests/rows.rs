@@ -34,7 +34,7 @@ fn sizes() -> impl Strategy<Value = (usize, usize, usize)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(192))]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.min(192)))]
 
     #[test]
     fn a_product_row_has_the_same_bits_alone_and_in_a_batch((m, k, n) in sizes(), by_columns: bool, seed: u64, pick in 0..200_usize, take in 1..80_usize) {

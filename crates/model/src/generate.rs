@@ -5,7 +5,7 @@ use directrix_kernels::Matrix;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::pass::{Edits, KeyValues, Part, Pass, Plan, Stage, StageName, Wanted};
+use crate::pass::{Edits, KeyValues, Part, Pass, Plan, Returns, Stage, StageName};
 use crate::{Error, HookPoint, Model, Result, Spot};
 
 /// How tokens are drawn.
@@ -47,7 +47,7 @@ impl Model {
         while tokens.len() < prompt.len() + count && tokens.len() < self.config().n_ctx {
             let at = Spot { prompt: 0, position: tokens.len() - 1 };
             let part = Part { tokens: &tokens[done..], start: done, before: 0..done };
-            let wanted = Wanted { finals: vec![at], keep_keys: true, longest: tokens.len(), ..Wanted::default() };
+            let wanted = Returns { finals: vec![at], keep_keys: true, longest: tokens.len(), ..Returns::default() };
             let plan = Plan::new(self.config(), StageName::Embed, vec![part], Edits::new(), wanted);
             let passed = Pass { model: self, plan, before: Some(&cache), watch: &watch }.run(Stage::Embed)?;
             append(&mut cache, passed.keys);

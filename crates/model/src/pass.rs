@@ -20,7 +20,7 @@ use directrix_kernels::Matrix;
 
 use crate::{BlockHook, Error, HookPoint, Model, Result};
 
-pub(crate) use plan::{Edits, Part, Plan, Wanted};
+pub(crate) use plan::{Edits, Part, Plan, Returns};
 pub(crate) use stage::{Kept, Stage, StageName};
 
 /// Keys and values of one pass, per layer; `None` for layers that were not reached.

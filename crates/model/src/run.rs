@@ -6,7 +6,7 @@ use std::ops::Range;
 use directrix_corpus::Prompts;
 use directrix_kernels::{Matrix, Predicted};
 
-use crate::pass::{Edits, KeyValues, Part, Pass, Passed, Plan, Stage, StageName, Wanted};
+use crate::pass::{Edits, KeyValues, Part, Pass, Passed, Plan, Returns, Stage, StageName};
 use crate::positions::Lengths;
 use crate::{Ask, BlockHook, Error, HookPoint, Hooked, Intervention, Model, Result, Spot, Target};
 
@@ -162,7 +162,7 @@ impl Model {
         finals.sort_unstable();
         finals.dedup();
         let wanted =
-            Wanted { captures, finals: finals.clone(), keep_keys: keep.is_some(), keep, longest: lengths.longest() };
+            Returns { captures, finals: finals.clone(), keep_keys: keep.is_some(), keep, longest: lengths.longest() };
         let plan = Plan::new(self.config(), stage.name(), parts, edits, wanted);
         let mut passed = Pass { model: self, plan, before, watch: &ask.watch }.run(stage)?;
         let mut run = Run { captured: std::mem::take(&mut passed.captured), ..Run::default() };

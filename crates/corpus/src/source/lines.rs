@@ -104,13 +104,13 @@ impl Lines {
 }
 
 /// The texts of a `.txt` corpus.
-pub(super) struct Stories {
+pub(super) struct Documents {
     lines: Lines,
 }
 
-impl Stories {
-    pub(super) fn new(lines: Lines) -> Stories {
-        Stories { lines }
+impl Documents {
+    pub(super) fn new(lines: Lines) -> Documents {
+        Documents { lines }
     }
 
     pub(super) fn into_lines(self) -> Lines {
@@ -119,16 +119,16 @@ impl Stories {
 
     pub(super) fn next(&mut self) -> Result<Option<Document>> {
         const HINT: &str = "separate documents by lines that are `<|endoftext|>`";
-        let mut story = String::new();
+        let mut held = String::new();
         loop {
             match self.lines.next(HINT)? {
                 Some(line) if line.trim_end() != SEPARATOR => {
-                    story.push_str(line);
-                    story.push('\n');
+                    held.push_str(line);
+                    held.push('\n');
                 }
                 ended => {
                     let more = ended.is_some();
-                    let text = mem::take(&mut story);
+                    let text = mem::take(&mut held);
                     match text.trim() {
                         "" if more => {}
                         "" => return Ok(None),
@@ -136,7 +136,7 @@ impl Stories {
                     }
                 }
             }
-            if story.len() > MAX_BYTES + 1 {
+            if held.len() > MAX_BYTES + 1 {
                 return Err(self.lines.too_long(HINT));
             }
         }
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn texts_are_split_at_separator_lines_and_trimmed() {
-        let stories = texts(&["One.\nTwo.", "Three."]);
+        let documents = texts(&["One.\nTwo.", "Three."]);
         for content in [
             "One.\nTwo.\n<|endoftext|>\nThree.\n<|endoftext|>\n",
             "One.\nTwo.\n<|endoftext|>\nThree.",
@@ -161,7 +161,7 @@ mod tests {
             "One.\r\nTwo.\r\n<|endoftext|>\r\nThree.\r\n<|endoftext|>",
             "\u{FEFF}One.\nTwo.\n<|endoftext|> \nThree.",
         ] {
-            assert_eq!(read("a.txt", content, None).unwrap(), stories, "{content:?}");
+            assert_eq!(read("a.txt", content, None).unwrap(), documents, "{content:?}");
         }
     }
 
@@ -208,9 +208,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn joined_texts_come_back(stories in prop::collection::vec("[a-z.]([a-z \n]{0,20}[a-z.])?", 0..8)) {
-            let content = stories.join("\n<|endoftext|>\n");
-            let expected: Vec<_> = stories.into_iter().map(Document::Text).collect();
+        fn joined_texts_come_back(documents in prop::collection::vec("[a-z.]([a-z \n]{0,20}[a-z.])?", 0..8)) {
+            let content = documents.join("\n<|endoftext|>\n");
+            let expected: Vec<_> = documents.into_iter().map(Document::Text).collect();
             prop_assert_eq!(read("a.txt", content, None).unwrap(), expected);
         }
     }

@@ -24,7 +24,7 @@ pub(crate) type Edits<'a> = BTreeMap<HookPoint, Vec<RowEdit<'a>>>;
 
 /// What a pass is to bring back. Spots are of parts.
 #[derive(Default)]
-pub(crate) struct Wanted {
+pub(crate) struct Returns {
     pub(crate) captures: BTreeMap<HookPoint, Vec<Spot>>,
     /// Spots of which the final norm's output is wanted.
     pub(crate) finals: Vec<Spot>,
@@ -79,9 +79,9 @@ impl<'a> Plan<'a> {
         from: StageName,
         parts: Vec<Part<'a>>,
         edits: Edits<'a>,
-        wanted: Wanted,
+        wanted: Returns,
     ) -> Plan<'a> {
-        let Wanted { captures, finals, keep, keep_keys, longest } = wanted;
+        let Returns { captures, finals, keep, keep_keys, longest } = wanted;
         let (keep, kept) = keep.unzip();
         let deepest = captures.keys().next_back().copied().max((!finals.is_empty()).then_some(HookPoint::UnembedIn));
         let last = match (deepest, keep) {

@@ -1,4 +1,4 @@
-//! Who drives the top directions: direct feature attribution (DFA).
+//! Who drives the top directions: attribution to them (DFA).
 
 use directrix_circuits::{Inactive, attribution_to_direction, mean_decomposition};
 use serde::Serialize;
@@ -8,7 +8,7 @@ use crate::findings::Findings;
 use crate::{Result, Series, Shape};
 
 options! {
-    /// Direct feature attribution.
+    /// Attribution to the top directions (DFA).
     AttributionToDirection {
         /// Prompts per direction.
         prompts: usize = 100,
@@ -47,7 +47,7 @@ impl SectionKind for AttributionToDirection {
                 if let (Some((high, _)), "zeroed") = (extremes(&found), kind) {
                     leaders.push(format!("{} for {direction} ({:+.2})", high.component, high.mean));
                 }
-                rows.extend(found.into_iter().map(|row| FeatureRow {
+                rows.extend(found.into_iter().map(|row| DirectionRow {
                     direction,
                     inactive_neurons: kind,
                     component: row.component,
@@ -58,8 +58,8 @@ impl SectionKind for AttributionToDirection {
                 }));
             }
             blocks.push(figure(
-            &format!("feature-attribution-{kind}"),
-            &format!("Feature attribution, inactive neurons {kind}"),
+            &format!("attribution-to-direction-{kind}"),
+            &format!("Attribution to the top directions, inactive neurons {kind}"),
             ("component", "contribution to the pre-activation"),
             &format!(
                 "Mean over the {} prompts of the corpus on which a direction is most active, at the position of its maximum; one line per direction.",
@@ -69,7 +69,7 @@ impl SectionKind for AttributionToDirection {
         ));
         }
         blocks.push(table(
-        "feature-attribution",
+        "attribution-to-direction",
         "Mean contribution of each component to the direction's pre-activation through active neurons, over n prompts, with standard error and half width of the 95 % interval.",
         &rows,
     ));
@@ -82,7 +82,7 @@ impl SectionKind for AttributionToDirection {
 }
 
 #[derive(Serialize)]
-struct FeatureRow<'a> {
+struct DirectionRow<'a> {
     direction: u32,
     inactive_neurons: &'a str,
     component: String,
