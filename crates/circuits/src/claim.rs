@@ -53,6 +53,8 @@ pub enum Chosen {
         prompts: usize,
         /// By what: `mean activation before the answer`.
         by: &'static str,
+        /// Whether the effect was measured on others.
+        apart: bool,
     },
 }
 
@@ -102,7 +104,8 @@ impl About {
         let chosen = match chosen {
             Chosen::Given => "chosen by the user".into(),
             Chosen::ByWeights(by) => format!("chosen by {by}"),
-            Chosen::On { prompts, by } => format!("chosen by {by} on {prompts} prompts"),
+            Chosen::On { prompts, by, apart: true } => format!("chosen by {by} on {prompts} other prompts"),
+            Chosen::On { prompts, by, .. } => format!("chosen by {by} on {prompts} prompts, these among them"),
         };
         format!(
             "Directions {chosen}, {change}; mean {} in {unit} over n {over}, with standard error and half width of the 95 % interval (clustered by prompt), p by Student's t and q, its false-discovery rate in this list (Benjamini–Hochberg); control: the same along random rows of the same norm.",
@@ -187,7 +190,7 @@ mod tests {
     use crate::Table;
 
     const ABOUT: About = About {
-        chosen: Chosen::On { prompts: 200, by: "mean activation before the answer" },
+        chosen: Chosen::On { prompts: 200, by: "mean activation before the answer", apart: true },
         change: "ablated alone before the answer",
         measure: "loss_increase",
         unit: "nats",
@@ -204,7 +207,9 @@ mod tests {
         assert!(claims[1].verdict().contains("chance"));
         assert!(Claim::list([(ABOUT, Estimate::of([1.0]), None)])[0].verdict().contains("no interval"));
         assert!(
-            ABOUT.sentence().starts_with("Directions chosen by mean activation before the answer on 200 prompts, abl")
+            ABOUT
+                .sentence()
+                .starts_with("Directions chosen by mean activation before the answer on 200 other prompts, abl")
         );
     }
 

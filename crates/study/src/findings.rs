@@ -10,6 +10,9 @@ use directrix_kernels::SparseActivations;
 use directrix_lab::Opened;
 use directrix_model::{Ask, Positions, batches};
 use directrix_sae::Sae;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
 
 use crate::report::ShadedText;
 use crate::run::Clock;
@@ -17,23 +20,46 @@ use crate::sections::{Active, Analysis, SingleAblations};
 use crate::study::Study;
 use crate::{Error, Result};
 
-/// The behaviour's prompts, the directions active on them, and what ablating each does.
+/// The behaviour's prompts, the directions chosen on some of them, and what ablating each does on the others.
 pub(crate) struct Findings<'a> {
     pub(crate) study: &'a Study,
     pub(crate) opened: &'a Opened,
     pub(crate) index: &'a Index,
     pub(crate) watch: &'a Watch,
+    /// The prompts on which effects are measured.
     pub(crate) behaviour: BehaviourPrompts,
-    /// Activations of the SAE taken apart before the answer, one row per behaviour prompt.
+    /// Their numbers among all prompts of the behaviour.
+    pub(crate) numbers: Vec<usize>,
+    /// Prompts of the behaviour, those included on which directions were chosen.
+    pub(crate) all_prompts: usize,
+    /// Activations of the SAE taken apart before the answer, one row per prompt of `behaviour`.
     pub(crate) acts: SparseActivations,
-    /// The directions active on the first behaviour prompts, strongest first.
-    pub(crate) active: Vec<ActiveDirection>,
-    /// How many prompts those are.
-    pub(crate) active_prompts: usize,
-    /// Ablation of each active direction, largest loss increase first.
+    pub(crate) selection: Selection,
+    /// Ablation of each active direction, in the order of their effects on the prompts of the selection.
     pub(crate) singles: Vec<SingleAblation>,
     /// The directions ablated together and looked at closely; at least one.
     pub(crate) top: Vec<u32>,
+}
+
+/// How directions were chosen.
+pub(crate) struct Selection {
+    /// Prompts on which they were chosen.
+    pub(crate) prompts: usize,
+    /// Whether these are others than those on which effects are measured.
+    pub(crate) apart: bool,
+    /// Activations before the answer, one row per prompt that was looked at for active directions.
+    pub(crate) acts: SparseActivations,
+    /// The directions active there, strongest first.
+    pub(crate) active: Vec<ActiveDirection>,
+    /// Ablation of each there, largest loss increase first.
+    pub(crate) singles: Vec<SingleAblation>,
+}
+
+impl Selection {
+    /// How a claim says it.
+    pub(crate) fn by(&self, by: &'static str) -> Chosen {
+        Chosen::On { prompts: self.prompts, by, apart: self.apart }
+    }
 }
 
 impl<'a> Findings<'a> {
@@ -47,8 +73,14 @@ impl<'a> Findings<'a> {
     ) -> Result<Findings<'a>> {
         let Opened { model, tokenizer, saes, bos, .. } = opened;
         let context = model.config().n_ctx;
-        let behaviour = behaviour_prompts(opened.documents()?, tokenizer.as_ref(), &study.behaviour, *bos, context)?;
+        let mut behaviour =
+            behaviour_prompts(opened.documents()?, tokenizer.as_ref(), &study.behaviour, *bos, context)?;
         let sae = &saes[study.chosen()];
+        let all_prompts = behaviour.prompts.len();
+        let [chosen_on, numbers] = divide(all_prompts, study.split, study.seed);
+        let of = |numbers: &[usize]| Prompts::from_rows(numbers.iter().map(|number| behaviour.prompts.get(*number)));
+        let (choosing, measuring) = (of(&chosen_on), of(&numbers));
+        behaviour.prompts = measuring;
         let acts = answer_activations(model, sae, &behaviour.prompts, watch)?;
         clock.lap("behaviour prompts");
 
@@ -57,24 +89,28 @@ impl<'a> Findings<'a> {
         let options =
             sections().find_map(|s| if let Analysis::Active(options) = s { Some(options.clone()) } else { None });
         let Active { prompts, options } = options.unwrap_or_default();
-        let active_prompts = prompts.min(behaviour.prompts.len());
-        let mut first = SparseActivations::default();
-        for prompt in 0..active_prompts {
-            let (directions, values) = acts.at(prompt);
-            first.push(directions.iter().copied().zip(values.iter().copied()));
-        }
-        let active = active_directions(&first, index.sae(study.chosen()).maxima(), options)?;
+        let looked_at = answer_activations(model, sae, &choosing.range(0..prompts.min(choosing.len())), watch)?;
+        let active = active_directions(&looked_at, index.sae(study.chosen()).maxima(), options)?;
         let directions: Vec<u32> = active.iter().map(|row| row.direction as u32).collect();
         let options = sections()
             .find_map(|s| if let Analysis::SingleAblations(options) = s { Some(options.clone()) } else { None });
-        let SingleAblations { active_above, prompts } = options.unwrap_or_default();
-        let chosen = Chosen::On { prompts: active_prompts, by: "mean activation before the answer" };
-        let on = ActivePrompts { acts: &acts, above: active_above, limit: prompts };
-        let mut singles = single_ablations(model, sae, &behaviour.prompts, &directions, chosen, on, watch)?;
-        singles.sort_by(|a, b| b.loss_increase.mean().total_cmp(&a.loss_increase.mean()));
+        let SingleAblations { active_above: above, prompts: limit } = options.unwrap_or_default();
+        let apart = chosen_on != numbers;
+        let chosen = Chosen::On { prompts: looked_at.positions(), by: "mean activation before the answer", apart };
+        let on_choosing = answer_activations(model, sae, &choosing, watch)?;
+        let on = ActivePrompts { acts: &on_choosing, above, limit };
+        let mut first = single_ablations(model, sae, &choosing, &directions, chosen, on, watch)?;
+        first.sort_by(|a, b| b.loss_increase.mean().total_cmp(&a.loss_increase.mean()));
+        let directions: Vec<u32> = first.iter().map(|row| row.direction as u32).collect();
+        let singles = if apart {
+            let on = ActivePrompts { acts: &acts, above, limit };
+            single_ablations(model, sae, &behaviour.prompts, &directions, chosen, on, watch)?
+        } else {
+            first.clone()
+        };
         let top: Vec<u32> = match &study.directions {
             Some(directions) => directions.iter().map(|d| sae.check(*d)).collect::<Result<_, _>>()?,
-            None => singles.iter().take(study.top_directions).map(|row| row.direction as u32).collect(),
+            None => directions.into_iter().take(study.top_directions).collect(),
         };
         if top.is_empty() {
             return Err(Error::Study {
@@ -86,7 +122,8 @@ impl<'a> Findings<'a> {
             return Err(Error::Stopped);
         }
         clock.lap("single ablations");
-        Ok(Findings { study, opened, index, watch, behaviour, acts, active, active_prompts, singles, top })
+        let selection = Selection { prompts: choosing.len(), apart, acts: looked_at, active, singles: first };
+        Ok(Findings { study, opened, index, watch, behaviour, numbers, all_prompts, acts, selection, singles, top })
     }
 
     /// The SAE that is taken apart.
@@ -159,5 +196,66 @@ impl<'a> Findings<'a> {
             );
         }
         Ok(all)
+    }
+}
+
+/// Numbers from 0 to below `n`, ascending: a share of them, drawn by `seed`, and the others. All twice if either would be none.
+fn divide(n: usize, share: f64, seed: u64) -> [Vec<usize>; 2] {
+    let first = (share * n as f64).round() as usize;
+    if first == 0 || first >= n {
+        return [(0..n).collect(), (0..n).collect()];
+    }
+    let mut numbers: Vec<usize> = (0..n).collect();
+    numbers.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    let mut others = numbers.split_off(first);
+    numbers.sort_unstable();
+    others.sort_unstable();
+    [numbers, others]
+}
+
+#[cfg(test)]
+mod tests {
+    use directrix_circuits::Estimate;
+    use rand::RngExt;
+
+    use super::*;
+
+    #[test]
+    fn the_best_of_much_noise_is_seen_to_be_noise_on_the_other_prompts() {
+        let (directions, prompts) = (200, 120);
+        let (mut apart, mut same) = (0, 0);
+        for seed in 0..100 {
+            let mut random = ChaCha8Rng::seed_from_u64(seed);
+            let mut noise = || (0..prompts).map(|_| random.random::<f64>() - 0.5).collect::<Vec<f64>>();
+            let effects: Vec<Vec<f64>> = (0..directions).map(|_| noise()).collect();
+            let covers = |share: f64| {
+                let [choosing, measuring] = divide(prompts, share, seed);
+                let on =
+                    |effects: &[f64], prompts: &[usize]| Estimate::of(prompts.iter().map(|prompt| effects[*prompt]));
+                let mean = |effects: &Vec<f64>| on(effects, &choosing).mean;
+                let best = effects.iter().max_by(|a, b| mean(a).total_cmp(&mean(b))).unwrap();
+                let measured = on(best, &measuring);
+                measured.low() < 0.0 && measured.high() > 0.0
+            };
+            apart += i32::from(covers(0.5));
+            same += i32::from(covers(0.0));
+        }
+        assert!(apart >= 93, "{apart} of 100 intervals cover zero");
+        assert!(same < 30, "chosen and measured on the same prompts, {same} of 100 do");
+    }
+
+    #[test]
+    fn prompts_are_divided_by_the_seed_and_each_is_on_one_side() {
+        let [one, other] = divide(101, 0.5, 3);
+        assert_eq!((one.len(), other.len()), (51, 50));
+        let mut all = [one.clone(), other].concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..101).collect::<Vec<_>>());
+        assert_eq!(divide(101, 0.5, 3)[0], one);
+        assert_ne!(divide(101, 0.5, 4)[0], one);
+        assert!(one.is_sorted() && one != (0..51).collect::<Vec<_>>());
+        for (n, share) in [(10, 0.0), (1, 0.5), (10, 0.999)] {
+            assert_eq!(divide(n, share, 0), [(0..n).collect::<Vec<_>>(), (0..n).collect()], "{n} {share}");
+        }
     }
 }

@@ -37,9 +37,10 @@ struct Manifest<'a> {
     positions: u64,
     prompts_cut_to_the_context: usize,
     behaviour_prompts: usize,
+    /// Those of them on which directions were chosen, and on which their effects were measured.
+    chosen_on: usize,
+    measured_on: usize,
     directions: &'a [u32],
-    /// Nothing in a study is drawn at random.
-    seed: Option<u64>,
     seconds: Vec<Seconds<'a>>,
 }
 
@@ -170,9 +171,10 @@ fn manifest<'a>(found: &'a Findings, clock: &'a Clock) -> Manifest<'a> {
         prompts: meta.prompts,
         positions: meta.positions,
         prompts_cut_to_the_context: meta.cut,
-        behaviour_prompts: found.behaviour.prompts.len(),
+        behaviour_prompts: found.all_prompts,
+        chosen_on: found.selection.prompts,
+        measured_on: found.behaviour.prompts.len(),
         directions: &found.top,
-        seed: None,
         seconds: clock.laps.iter().map(|(step, seconds)| Seconds { step, seconds: *seconds }).collect(),
     }
 }
@@ -183,8 +185,9 @@ fn report(found: &Findings, sections: Vec<Section>) -> Report {
     let top: Vec<String> = found.top.iter().map(u32::to_string).collect();
     let mut facts = vec![
         ("prompts".into(), meta.prompts.to_string()),
-        ("behaviour prompts".into(), found.behaviour.prompts.len().to_string()),
-        ("active directions".into(), format!("{} of {}", found.active.len(), sae.directions())),
+        ("behaviour prompts".into(), found.all_prompts.to_string()),
+        ("to choose, to measure".into(), format!("{}, {}", found.selection.prompts, found.behaviour.prompts.len())),
+        ("active directions".into(), format!("{} of {}", found.selection.active.len(), sae.directions())),
         ("top directions".into(), top.join(", ")),
     ];
     if let Some(best) = best {
@@ -195,11 +198,13 @@ fn report(found: &Findings, sections: Vec<Section>) -> Report {
         facts.push((format!("mean L0, {}", index.name()), format!("{:.1}", index.l0())));
     }
     let lead = format!(
-        "What makes {} follow {}? The behaviour is taken apart on {} prompts from {}, through the {} directions that {} finds in {} of {}. Every mean comes with a 95 % interval; losses are in nats.",
+        "What makes {} follow {}? The behaviour is taken apart on {} prompts from {}: directions are chosen on {}, their effects measured on {}, through the {} directions that {} finds in {} of {}. Every mean comes with a 95 % interval; losses are in nats.",
         quoted(&found.answer()),
         quoted(&found.study.behaviour.contains),
-        found.behaviour.prompts.len(),
+        found.all_prompts,
         found.study.corpus,
+        found.selection.prompts,
+        if found.selection.apart { format!("the other {}", found.behaviour.prompts.len()) } else { "the same".into() },
         sae.directions(),
         sae.short_name(),
         sae.site().reads.hook,

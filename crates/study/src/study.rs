@@ -36,6 +36,13 @@ pub struct Study {
     pub behaviour: Behaviour,
     /// Directions of that SAE to ablate together and look at closely; those with the largest single effects if not said.
     pub directions: Option<Vec<usize>>,
+    /// Share of the behaviour's prompts on which directions are chosen; their effects are measured on the others. 0 takes all for
+    /// both, as the origin did: an effect on the prompts that chose it is too large.
+    #[serde(default = "half")]
+    pub split: f64,
+    /// What the prompts are divided by.
+    #[serde(default)]
+    pub seed: u64,
     /// How many directions to take if they are not said.
     #[serde(default = "three")]
     pub top_directions: usize,
@@ -46,6 +53,10 @@ pub struct Study {
 
 fn three() -> usize {
     3
+}
+
+fn half() -> f64 {
+    0.5
 }
 
 impl Study {
@@ -76,6 +87,10 @@ impl Study {
             let problem = format!("`sae` is {}, but `saes` names {}, counted from 0", study.chosen(), study.saes.len());
             return Err(Error::Study { name: name.into(), problem });
         }
+        if !(0.0..1.0).contains(&study.split) {
+            let problem = format!("`split` is {}; give a share from 0 to below 1", study.split);
+            return Err(Error::Study { name: name.into(), problem });
+        }
         Ok(study)
     }
 
@@ -103,6 +118,9 @@ mod tests {
             Study::parse(&text, "s.toml").unwrap_err().to_string()
         };
         assert!(message("colour = 3").contains("colour"));
+        for split in ["1.0", "-0.1", "nan"] {
+            assert!(message(&format!("split = {split}")).contains("give a share from 0 to below 1"), "{split}");
+        }
         let section = |text: &str| {
             let text = format!("{}\n[[section]]\n{text}", Study::CLOSING_QUOTE);
             Study::parse(&text, "s.toml").unwrap_err().to_string()

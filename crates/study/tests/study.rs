@@ -54,6 +54,14 @@ fn the_shipped_study_writes_everything_and_the_same_again() {
     let manifest = json(&out.join("manifest.json"));
     assert_eq!(manifest["inputs"]["model"]["hash"].as_str().unwrap().len(), 64);
     assert_eq!(manifest["prompts"], 600);
+    let [all, chosen_on, measured_on] =
+        ["behaviour_prompts", "chosen_on", "measured_on"].map(|name| manifest[name].as_u64().unwrap());
+    assert!(chosen_on + measured_on == all && chosen_on.abs_diff(measured_on) <= 1, "{manifest}");
+    let prompts = column(&study, "behaviour-prompts", "prompt");
+    assert_eq!(prompts.len() as u64, measured_on);
+    assert!(prompts.iter().all(|prompt| *prompt < all as f64));
+    let caption = format!("on {chosen_on} other prompts");
+    assert!(page.contains(&caption), "{caption}");
 
     // Again: the index is reused, and everything but the timings has the same bits.
     let before = std::fs::metadata(out.join("index/index.json")).unwrap().modified().unwrap();
@@ -90,6 +98,20 @@ fn directions_chosen_on_one_half_of_the_corpus_matter_on_the_other() {
     };
     let (top, others) = (increase(top), increase(others));
     assert!(top.0 > 0.0 && top.0 > others.1, "{top:?} {others:?}");
+}
+
+#[test]
+fn without_a_split_all_prompts_choose_and_measure() {
+    let folder = tempfile::tempdir().unwrap();
+    let sections = vec![toml::from_str("kind = 'single_ablations'").unwrap()];
+    let finished = run(&Study { split: 0.0, sections, ..shipped(150) }, folder.path()).unwrap();
+    let (manifest, study) = (json(&folder.path().join("manifest.json")), json(&folder.path().join("study.json")));
+    assert_eq!(manifest["chosen_on"], manifest["behaviour_prompts"]);
+    assert_eq!(manifest["measured_on"], manifest["behaviour_prompts"]);
+    let [measured, chosen] =
+        ["loss increase", "increase when chosen"].map(|name| column(&study, "single-ablations", name));
+    assert_eq!(measured, chosen);
+    assert!(std::fs::read_to_string(finished.report).unwrap().contains("The same prompts choose and measure"));
 }
 
 #[test]

@@ -23,19 +23,19 @@ impl SectionKind for Active {
     fn make(&self, found: &Findings) -> Result<Body> {
         let sae = found.sae();
         let mut sums = vec![0.0_f64; sae.directions()];
-        for prompt in 0..found.active_prompts {
-            let (directions, values) = found.acts.at(prompt);
+        let prompts = found.selection.acts.positions();
+        for prompt in 0..prompts {
+            let (directions, values) = found.selection.acts.at(prompt);
             directions.iter().zip(values).for_each(|(d, v)| sums[*d as usize] += *v as f64);
         }
-        let means: Vec<f64> =
-            sums.iter().map(|sum| sum / found.active_prompts as f64).filter(|mean| *mean > 0.0).collect();
-        let rows = &found.active;
+        let means: Vec<f64> = sums.iter().map(|sum| sum / prompts as f64).filter(|mean| *mean > 0.0).collect();
+        let rows = &found.selection.active;
         let prose = vec![
             format!(
                 "Before the answer, {} of {} fire on at least one of {} prompts; {} exceed {} of their maximum on at least {:.0} % of them.",
                 means.len(),
                 count(sae.directions(), "direction"),
-                found.active_prompts,
+                prompts,
                 rows.len(),
                 self.options.share_of_maximum,
                 100.0 * self.options.share_of_prompts

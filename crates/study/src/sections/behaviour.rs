@@ -27,15 +27,24 @@ impl SectionKind for Behaviour {
         let loss = Estimate::of(effects.iter().map(|e| -e.log_prob));
         let first = effects.iter().filter(|e| e.rank == 0).count();
         let n = behaviour.prompts.len();
+        let divided = if found.selection.apart {
+            format!(
+                "Directions are chosen on {} of them, drawn by seed {}; whatever is said here and below is measured on the other {n}.",
+                found.selection.prompts, found.study.seed
+            )
+        } else {
+            "Directions are chosen and measured on all of them.".into()
+        };
         let prose = vec![
             format!(
                 "{} of {} texts contain {} and, cut after the next {}, end with that one token; {} left out for being longer than the context.",
-                n,
+                found.all_prompts,
                 behaviour.documents,
                 quoted(&found.study.behaviour.contains),
                 quoted(&found.answer()),
                 if behaviour.too_long == 1 { "1 was".into() } else { format!("{} were", behaviour.too_long) }
             ),
+            divided,
             format!(
                 "The model does show the behaviour: the answer is its first choice on {:.0} % of these prompts, and its mean loss there is {:.3} ± {:.3} (95 % interval).",
                 100.0 * first as f64 / n as f64,
@@ -47,7 +56,7 @@ impl SectionKind for Behaviour {
         let rows: Vec<PromptRow> = effects
             .iter()
             .map(|e| PromptRow {
-                prompt: e.prompt,
+                prompt: found.numbers[e.prompt],
                 positions: behaviour.prompts.get(e.prompt).len(),
                 answer_log_prob: e.log_prob,
                 answer_rank: e.rank,
@@ -58,7 +67,7 @@ impl SectionKind for Behaviour {
             .iter()
             .enumerate()
             .map(|(prompt, tokens)| {
-                let label = format!("prompt {prompt}, loss of the answer {:.3}", losses[prompt]);
+                let label = format!("prompt {}, loss of the answer {:.3}", found.numbers[prompt], losses[prompt]);
                 ShadedText {
                     label,
                     tokens: found.texts(tokens),

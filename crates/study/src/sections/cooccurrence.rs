@@ -45,14 +45,14 @@ impl SectionKind for Cooccurrence {
             };
             Ok(rows.into_iter().map(row).collect())
         };
-        let stories = found.corpus_prompts(self.prompts)?;
-        let rows = rows_of(&stories, self.options)?;
+        let prompts = found.corpus_prompts(self.prompts)?;
+        let rows = rows_of(&prompts, self.options)?;
         let needs = rows.iter().filter(|row| row.difference < -0.5 * row.activation).count();
         let mut prose = vec![
             format!(
-                "At every position from {} on of {} stories, the most active direction of {} was looked at with each direction of {} above {} ablated there: {} pairs, of which {needs} lose more than half of the second activation.",
+                "At every position from {} on of {} prompts, the most active direction of {} was looked at with each direction of {} above {} ablated there: {} pairs, of which {needs} lose more than half of the second activation.",
                 self.options.first_position,
-                stories.len(),
+                prompts.len(),
                 second.short_name(),
                 first.short_name(),
                 self.options.above,

@@ -72,7 +72,7 @@ impl SectionKind for Direction {
         let examples = sae.top_examples(number, self.examples)?;
         blocks.push(Block::Texts(Texts {
             name: "direction-examples".into(),
-            title: format!("Stories on which direction {number} is most active"),
+            title: format!("Prompts on which direction {number} is most active"),
             caption: "Shaded by activation; the highest is outlined.".into(),
             rows: examples
                 .iter()

@@ -1,6 +1,6 @@
 //! One direction ablated in other places.
 
-use directrix_circuits::{About, Change, Chosen, Claim, LossClaim, Trial, loss_claims};
+use directrix_circuits::{About, Change, Claim, LossClaim, Trial, loss_claims};
 use directrix_corpus::Prompts;
 use directrix_model::Model;
 use directrix_sae::Sae;
@@ -79,7 +79,7 @@ impl SectionKind for MoreAblations {
                 Shape::Scatter {
                     x: activations,
                     y: increases.clone(),
-                    hover: active.iter().map(|(prompt, _)| format!("prompt {prompt}")).collect(),
+                    hover: active.iter().map(|(prompt, _)| format!("prompt {}", found.numbers[*prompt])).collect(),
                 },
             ),
             table(
@@ -124,7 +124,7 @@ impl MoreAblations {
                 one_at_a_time.push(Trial::at(sae, &prompts, prompt, position, change())?);
             }
         }
-        let by_effect = Chosen::On { prompts: first_strongest, by: "single ablation" };
+        let by_effect = found.selection.by("single ablation");
         let about = |change, over| About { chosen: by_effect, change, measure: "loss_increase", unit: "nats", over };
         let lists = [
             (
@@ -158,7 +158,7 @@ impl MoreAblations {
             .zip(values)
             .enumerate()
             .map(|(row, (&i, values))| {
-                let label = format!("prompt {}, loss increase {:.3}", active[i].0, increases[i]);
+                let label = format!("prompt {}, loss increase {:.3}", found.numbers[active[i].0], increases[i]);
                 let maximum = values.iter().copied().fold(0.0, f32::max);
                 ShadedText {
                     label,

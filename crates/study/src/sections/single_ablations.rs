@@ -1,11 +1,16 @@
 //! Ablation of each active direction alone.
 
-use directrix_circuits::SingleAblation;
+use directrix_circuits::{Claim, SingleAblation};
 use serde::Serialize;
 
 use super::{Body, SectionKind, figure, list, quoted, table};
 use crate::findings::Findings;
 use crate::{Result, Shape};
+
+/// Bars shown of either end.
+const SHOWN: usize = 13;
+/// Of the directions said to have an effect, so many may be there by chance.
+const FALSE_DISCOVERIES: f64 = 0.05;
 
 options! {
     /// Ablation of each active direction.
@@ -22,62 +27,168 @@ impl SectionKind for SingleAblations {
     const TITLE: &str = "Ablating one direction at a time";
 
     fn make(&self, found: &Findings) -> Result<Body> {
-        let rows: Vec<SingleRow> = found
-            .singles
-            .iter()
-            .filter_map(|&single| {
-                let active = found.active.iter().find(|row| row.direction == single.direction)?;
-                Some(SingleRow { single, mean_activation: active.mean_activation, share: active.share })
-            })
-            .collect();
-        let effect = |row: &SingleRow| row.single.loss_increase;
-        let raising = rows.iter().filter(|row| effect(row).estimate.low() > 0.0).count();
-        let best = rows.first();
-        let prose = vec![
-            format!(
-                "Of {} active directions, {raising} raise the loss of {} when ablated alone with an interval above zero; the most important is {}, with {:.3} nats ({}).",
-                rows.len(),
-                quoted(&found.answer()),
-                best.map_or_else(|| "none".into(), |row| row.single.direction.to_string()),
-                best.map_or(f64::NAN, |row| effect(row).mean()),
-                best.map_or("", |row| effect(row).verdict()),
-            ),
-            format!(
-                "Each mean is over up to {} prompts on which the direction is active; the directions taken further are {}.",
-                self.prompts,
-                list(&found.top)
-            ),
-        ];
-        let shown = &rows[..rows.len().min(25)];
-        let blocks = vec![
-            figure(
-                "single-ablations",
-                "Loss increase from ablating one direction",
-                ("direction", "loss increase, nats"),
-                "Mean over prompts on which the direction is active; bars are 95 % intervals.",
-                Shape::Bars {
-                    labels: shown.iter().map(|row| row.single.direction.to_string()).collect(),
-                    values: shown.iter().map(|row| effect(row).mean()).collect(),
-                    half_widths: shown.iter().map(|row| effect(row).estimate.half_width).collect(),
-                },
-            ),
-            table(
-                "single-ablations",
-                &format!(
-                    "{} Mean activation and share of prompts as in the section before.",
-                    best.map_or_else(String::new, |row| effect(row).about.sentence())
-                ),
-                &rows,
-            ),
-        ];
-        Ok(Body { prose, blocks })
+        let row = |(&single, chosen): (&SingleAblation, &SingleAblation)| {
+            let direction = single.direction as u32;
+            let share_active =
+                found.active_on(direction, self.active_above).len() as f64 / found.behaviour.prompts.len() as f64;
+            let active = found.selection.active.iter().find(|row| row.direction == single.direction);
+            SingleRow {
+                single,
+                share_active,
+                overall: if share_active == 0.0 { 0.0 } else { single.loss_increase.mean() * share_active },
+                increase_when_chosen: chosen.loss_increase.mean(),
+                mean_activation: active.map_or(f64::NAN, |row| row.mean_activation),
+            }
+        };
+        let rows: Vec<SingleRow> = found.singles.iter().zip(&found.selection.singles).map(row).collect();
+        let blocks = vec![figure_of(&rows), table("single-ablations", &self.caption(found, &rows), &rows)];
+        Ok(Body { prose: self.prose(found, &rows), blocks })
     }
+}
+
+impl SingleAblations {
+    fn prose(&self, found: &Findings, rows: &[SingleRow]) -> Vec<String> {
+        let claims: Vec<Claim> = rows.iter().map(|row| row.single.loss_increase).collect();
+        let counted = survivors(&claims, &quoted(&found.answer()));
+        let most = rows.first().map_or_else(String::new, |row| {
+            let claim = row.single.loss_increase;
+            format!(
+                "The first choice is {}: {:+.3} nats where it is active ({}), as much along random rows {:+.3}; it is active on {:.1} % of the prompts, which makes {:+.3} nats over all of them.",
+                row.single.direction,
+                claim.mean(),
+                claim.verdict(),
+                claim.control.map_or(f64::NAN, |control| control.mean),
+                100.0 * row.share_active,
+                row.overall
+            )
+        });
+        let ranked = format!(
+            "Directions are ranked by their effect on the prompts that choose, where they are active; those taken further are {}. Each mean here is over up to {} prompts on which the direction is active, above {}.",
+            list(&found.top),
+            self.prompts,
+            self.active_above
+        );
+        let apart = if found.selection.apart {
+            format!(
+                "The {} prompts that choose and the {} on which effects are measured have none in common.",
+                found.selection.prompts,
+                found.behaviour.prompts.len()
+            )
+        } else {
+            "The same prompts choose and measure: the largest effects here are too large.".into()
+        };
+        vec![counted, most, ranked, apart]
+    }
+
+    fn caption(&self, found: &Findings, rows: &[SingleRow]) -> String {
+        format!(
+            "{} Share active: of the {} prompts measured on, those with an activation above {}; overall: the product of loss increase and share. Increase when chosen: on the prompts that choose, as is the mean activation.",
+            rows.first().map_or_else(String::new, |row| row.single.loss_increase.about.sentence()),
+            found.behaviour.prompts.len(),
+            self.active_above
+        )
+    }
+}
+
+/// How many claims survive, in both directions.
+fn survivors(claims: &[Claim], answer: &str) -> String {
+    let surviving = |sign: f64| claims.iter().filter(|c| c.q < FALSE_DISCOVERIES && c.mean() * sign > 0.0).count();
+    let untested = claims.iter().filter(|claim| claim.q.is_nan()).count();
+    let untested = if untested == 0 {
+        String::new()
+    } else {
+        format!("; {untested} were active on fewer than two prompts and have no interval")
+    };
+    format!(
+        "Of {} active directions, ablating {} alone raises the loss of {answer} and ablating {} lowers it, at a false-discovery rate of {:.0} % over them all (Benjamini–Hochberg){untested}.",
+        claims.len(),
+        surviving(1.0),
+        surviving(-1.0),
+        100.0 * FALSE_DISCOVERIES
+    )
+}
+
+/// Both ends of the directions by effect.
+fn figure_of(rows: &[SingleRow]) -> crate::report::Block {
+    let mut order: Vec<&SingleRow> = rows.iter().filter(|row| row.single.loss_increase.estimate.n > 0).collect();
+    order.sort_by(|a, b| b.single.loss_increase.mean().total_cmp(&a.single.loss_increase.mean()));
+    let middle = SHOWN..order.len().saturating_sub(SHOWN).max(SHOWN);
+    let left_out = middle.end.min(order.len()).saturating_sub(SHOWN);
+    order.drain(SHOWN.min(order.len())..(SHOWN + left_out).min(order.len()));
+    let caption = if left_out == 0 {
+        "Mean over prompts on which the direction is active; bars are 95 % intervals.".to_owned()
+    } else {
+        format!(
+            "The {SHOWN} largest and the {SHOWN} smallest, the {left_out} between them left out; mean over prompts on which the direction is active, with 95 % intervals."
+        )
+    };
+    figure(
+        "single-ablations",
+        "Loss increase from ablating one direction",
+        ("direction", "loss increase, nats"),
+        &caption,
+        Shape::Bars {
+            labels: order.iter().map(|row| row.single.direction.to_string()).collect(),
+            values: order.iter().map(|row| row.single.loss_increase.mean()).collect(),
+            half_widths: order.iter().map(|row| row.single.loss_increase.estimate.half_width).collect(),
+        },
+    )
 }
 
 #[derive(Serialize)]
 struct SingleRow {
     #[serde(flatten)]
     single: SingleAblation,
+    share_active: f64,
+    overall: f64,
+    increase_when_chosen: f64,
     mean_activation: f64,
-    share: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use directrix_circuits::{About, Chosen, Estimate};
+
+    use super::*;
+
+    fn claims(values: &[[f64; 3]]) -> Vec<Claim> {
+        let about =
+            About { chosen: Chosen::Given, change: "ablated", measure: "loss_increase", unit: "nats", over: "prompts" };
+        Claim::list(values.iter().map(|values| (about, Estimate::of(*values), None)))
+    }
+
+    #[test]
+    fn what_survives_is_counted_in_both_directions() {
+        let [up, down, noise] = [[1.0, 1.01, 0.99], [-1.0, -1.01, -0.99], [1.0, -1.2, 0.1]];
+        let said = |values: &[[f64; 3]]| survivors(&claims(values), "‘x’");
+        assert!(
+            said(&[up, down, down, noise])
+                .contains("Of 4 active directions, ablating 1 alone raises the loss of ‘x’ and ablating 2 lowers it")
+        );
+        assert!(said(&[noise]).contains("ablating 0 alone raises the loss of ‘x’ and ablating 0 lowers it"));
+        assert!(said(&[up, [f64::NAN; 3]]).contains("1 were active on fewer than two prompts"));
+        assert!(said(&[]).contains("Of 0 active directions"));
+    }
+
+    #[test]
+    fn the_figure_shows_both_ends() {
+        let row = |(direction, claim)| SingleRow {
+            single: SingleAblation { direction, loss_increase: claim },
+            share_active: 0.5,
+            overall: 0.0,
+            increase_when_chosen: 0.0,
+            mean_activation: 1.0,
+        };
+        for n in [0, 5, 26, 27, 88] {
+            let values: Vec<[f64; 3]> =
+                (0..n).map(|i| [f64::from(i), f64::from(i) + 0.1, f64::from(i) - 0.1]).collect();
+            let rows: Vec<SingleRow> = claims(&values).into_iter().enumerate().map(row).collect();
+            let crate::report::Block::Figure(figure) = figure_of(&rows) else { unreachable!("a figure was made") };
+            let Shape::Bars { labels, .. } = figure.shape else { unreachable!("bars were made") };
+            assert_eq!(labels.len(), rows.len().min(2 * SHOWN), "{n}");
+            assert_eq!(labels.first(), rows.last().map(|row| row.single.direction.to_string()).as_ref());
+            assert_eq!(labels.last(), rows.first().map(|row| row.single.direction.to_string()).as_ref());
+            assert_eq!(figure.caption.contains("left out"), rows.len() > 2 * SHOWN);
+        }
+    }
 }

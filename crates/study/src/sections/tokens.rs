@@ -38,7 +38,7 @@ impl SectionKind for Tokens {
             .collect();
         let prose = vec![
             format!(
-                "Of {} tokens in the vocabulary, {common} occur more than {} times in the {} stories; these common tokens make up {:.1} % of all {total} positions.",
+                "Of {} tokens in the vocabulary, {common} occur more than {} times in the {} prompts; these common tokens make up {:.1} % of all {total} positions.",
                 counts.len(),
                 self.min_count,
                 found.index.prompts(),
