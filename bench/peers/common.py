@@ -45,12 +45,12 @@ def load_model(folder: Path, processed: bool = True):
     family = hf["architectures"][0]
     if family == "GPTNeoForCausalLM":
         convert, d, heads = neo.convert_neo_weights, hf["hidden_size"], hf["num_heads"]
-        own = dict(d_mlp=hf["intermediate_size"] or 4 * d, n_layers=hf["num_layers"], n_ctx=hf["max_position_embeddings"],
-                   eps=hf["layer_norm_epsilon"], act_fn=hf["activation_function"], attn_types=hf["attention_layers"],
+        own = dict(d_mlp=hf.get("intermediate_size") or 4 * d, n_layers=hf["num_layers"], n_ctx=hf["max_position_embeddings"],
+                   eps=hf["layer_norm_epsilon"], act_fn=hf["activation_function"], attn_types=source.config.attention_layers,
                    use_attn_scale=False, use_local_attn=True, window_size=hf["window_size"])
     elif family == "GPT2LMHeadModel":
         convert, d, heads = gpt2.convert_gpt2_weights, hf["n_embd"], hf["n_head"]
-        own = dict(d_mlp=hf["n_inner"] or 4 * d, n_layers=hf["n_layer"], n_ctx=hf["n_positions"],
+        own = dict(d_mlp=hf.get("n_inner") or 4 * d, n_layers=hf["n_layer"], n_ctx=hf["n_positions"],
                    eps=hf["layer_norm_epsilon"], act_fn=hf["activation_function"])
     elif family == "GPTNeoXForCausalLM":
         convert, d, heads = neox.convert_neox_weights, hf["hidden_size"], hf["num_attention_heads"]

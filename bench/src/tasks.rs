@@ -255,6 +255,7 @@ fn index(inputs: &Inputs, loaded: &Loaded, stories: &Prompts, folder: &Path, tab
         saes: vec![input("sae-0"), input("sae-1")],
         corpus: input("stories"),
         bos: true,
+        column: None,
         limit: None,
         options: Options {
             count_above: inputs.tables.share,

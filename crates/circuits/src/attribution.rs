@@ -86,14 +86,17 @@ pub fn logit_attribution(model: &Model, prompts: &Prompts, watch: &Watch) -> Res
     Ok(gathered.rows())
 }
 
-/// Mean DLA to `answer`, at the position before the last, of what the SAE's site writes (`MLP`), of its reconstruction
+/// Mean DLA to `answer`, at the position before the last, of what the SAE's site writes (`site`), of its reconstruction
 /// (`reconstruction`) and of the difference (`remainder`). Biases are not included; the LayerNorm scale is the run's own.
 ///
 /// # Errors
 /// If the site does not write to the residual stream, or as [`Model::run`].
 pub fn remainder(model: &Model, sae: &Sae, prompts: &Prompts, answer: u32, watch: &Watch) -> Result<Vec<Component>> {
     let Site { reads, writes } = sae.site();
-    let direction = unembedding(model, answer)?;
+    let mut direction = unembedding(model, answer)?;
+    if let Some(ln) = &model.weights().ln_final {
+        direction.iter_mut().zip(&ln.w).for_each(|(x, w)| *x *= w);
+    }
     let mut values = [const { Vec::new() }; 3];
     each_batch(prompts, BATCH, "attribution of the site", watch, |part, _| {
         let at = Positions::FromEnd(2);
@@ -114,7 +117,7 @@ pub fn remainder(model: &Model, sae: &Sae, prompts: &Prompts, answer: u32, watch
         }
         Ok(())
     })?;
-    let labels = ["MLP", "reconstruction", "remainder"];
+    let labels = ["site", "reconstruction", "remainder"];
     Ok(labels.iter().zip(values).map(|(label, values)| Component::new(label, values)).collect())
 }
 
@@ -173,6 +176,10 @@ pub fn attribution_to_direction(
     watch: &Watch,
 ) -> Result<Vec<Component>> {
     sae.check_neurons()?;
+    sae.check(direction as usize)?;
+    if positions.len() != prompts.len() {
+        return Err(Error::Lengths { what: "positions", given: positions.len(), wanted: prompts.len() });
+    }
     let layer = sae.site().reads.layer();
     let hook = HookPoint::Block(layer, BlockHook::MlpPost);
     let encoder = sae.encoder().row(direction as usize);
@@ -232,6 +239,10 @@ pub fn direction_attribution(
     mean_activations: &[f64],
     answer: u32,
 ) -> Result<Vec<DirectionAttribution>> {
+    if mean_activations.len() != sae.directions() {
+        let (given, wanted) = (mean_activations.len(), sae.directions());
+        return Err(Error::Lengths { what: "mean activations", given, wanted });
+    }
     let unembedding = unembedding(model, answer)?;
     let writes = sae.writes(model)?;
     let row = |(direction, row): (usize, &[f32])| {

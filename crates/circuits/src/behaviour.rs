@@ -39,13 +39,15 @@ pub struct BehaviourPrompts {
 /// Documents containing a text, cut after the next occurrence of the answer, kept if their last token is the answer.
 ///
 /// # Errors
-/// If the answer is not a single token, a document cannot be read or tokenised, there is no text, or no prompt is found.
+/// If the answer is not a single token, a document cannot be read or tokenised, there is no text, no prompt is found, or `watch`
+/// stopped it.
 pub fn behaviour_prompts(
     documents: impl Iterator<Item = directrix_corpus::Result<Document>>,
     tokenizer: Option<&Tokenizer>,
     behaviour: &Behaviour,
     bos: Option<u32>,
     context: usize,
+    watch: &Watch,
 ) -> Result<BehaviourPrompts> {
     let tokenizer = tokenizer.ok_or(Error::NoText)?;
     let answer = tokenizer.single_token(&behaviour.ends_with)?;
@@ -53,6 +55,9 @@ pub fn behaviour_prompts(
     for document in documents {
         if behaviour.limit.is_some_and(|limit| found.prompts.len() >= limit) {
             break;
+        }
+        if watch.is_stopped() {
+            return Err(Error::Stopped);
         }
         found.documents += 1;
         let text = match document? {
@@ -144,7 +149,10 @@ pub fn active_directions(
     let mut sums = vec![(0.0_f64, 0_usize); maxima.len()];
     for (&direction, &value) in acts.directions().iter().zip(acts.values()) {
         let direction = direction as usize;
-        if value > options.share_of_maximum * maxima[direction] {
+        let Some(maximum) = maxima.get(direction) else {
+            return Err(Error::Lengths { what: "maxima", given: maxima.len(), wanted: direction + 1 });
+        };
+        if value > options.share_of_maximum * maximum {
             sums[direction].0 += value as f64;
             sums[direction].1 += 1;
         }

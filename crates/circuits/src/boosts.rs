@@ -46,6 +46,7 @@ pub fn log_prob_boosts(model: &Model, sae: &Sae, direction: u32, prompts: &Promp
 /// # Errors
 /// If the site does not write to the residual stream.
 pub fn logit_boosts(model: &Model, sae: &Sae, direction: u32) -> Result<Vec<f32>> {
+    sae.check(direction as usize)?;
     let decoder = sae.w_dec().gather([direction as usize].into_iter());
     let written = sae.to_residual(model, &decoder)?;
     let w_u = &model.weights().w_u;

@@ -97,10 +97,12 @@ pub fn loss_claims(
     Ok(Claim::list(estimates).into_iter().zip(values).map(of).collect())
 }
 
-impl About {
-    /// In a sentence, for captions.
+impl Claim {
+    /// What it says and how, for captions.
     pub fn sentence(&self) -> String {
-        let About { chosen, change, measure, unit, over } = self;
+        let About { chosen, change, measure, unit, over } = &self.about;
+        let control =
+            if self.control.is_some() { "; control: the same along random rows of the same norm" } else { "" };
         let chosen = match chosen {
             Chosen::Given => "chosen by the user".into(),
             Chosen::ByWeights(by) => format!("chosen by {by}"),
@@ -108,13 +110,11 @@ impl About {
             Chosen::On { prompts, by, .. } => format!("chosen by {by} on {prompts} prompts, these among them"),
         };
         format!(
-            "Directions {chosen}, {change}; mean {} in {unit} over n {over}, with standard error and half width of the 95 % interval (clustered by prompt), p by Student's t and q, its false-discovery rate in this list (Benjamini–Hochberg); control: the same along random rows of the same norm.",
+            "Directions {chosen}, {change}; mean {} in {unit} over n {over}, with standard error and half width of the 95 % interval (clustered by prompt), p by Student's t and q, its false-discovery rate in this list (Benjamini–Hochberg){control}.",
             measure.replace('_', " ")
         )
     }
-}
 
-impl Claim {
     /// Claims of one list.
     pub fn list(found: impl IntoIterator<Item = (About, Estimate, Option<Estimate>)>) -> Vec<Claim> {
         let found: Vec<_> = found.into_iter().collect();
@@ -207,10 +207,11 @@ mod tests {
         assert!(claims[1].verdict().contains("chance"));
         assert!(Claim::list([(ABOUT, Estimate::of([1.0]), None)])[0].verdict().contains("no interval"));
         assert!(
-            ABOUT
+            claims[0]
                 .sentence()
                 .starts_with("Directions chosen by mean activation before the answer on 200 other prompts, abl")
         );
+        assert!(!claims[0].sentence().contains("control") && claims[1].sentence().contains("; control: "));
     }
 
     #[test]

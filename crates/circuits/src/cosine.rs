@@ -25,10 +25,12 @@ pub struct CosinePair {
 
 /// First-SAE directions scanned at a time.
 const ROWS: usize = 4096;
+/// No more pairs are held.
+const MOST_PAIRS: usize = 1 << 20;
 /// The first block: all of its cosines are held, until it is known which are high.
 const FIRST_ROWS: usize = 16;
 
-/// The `k` pairs with the highest cosine, over all pairs; highest first.
+/// The `k` pairs with the highest cosine, over all pairs, at most a million; highest first.
 ///
 /// `lower_triangle` leaves out pairs whose second number is above the first, as the origin's `torch.tril` does: between two
 /// SAEs that has no meaning, and drops half of the pairs.
@@ -49,6 +51,7 @@ pub fn cosine_pairs(
     directrix_kernels::normalise_rows(&mut reads);
     let no_bias = vec![0.0; reads.rows()];
     let screen = Screen::new(&reads);
+    let k = k.min(MOST_PAIRS);
     let mut top: Vec<CosinePair> = Vec::new();
     let mut start = 0;
     while start < writes.rows() && k > 0 {

@@ -67,6 +67,16 @@ pub enum Error {
         /// Tokens there are.
         vocabulary: usize,
     },
+    /// A list that should have one number for each of something.
+    #[error("there are {given} {what}, expected {wanted}")]
+    Lengths {
+        /// Of what.
+        what: &'static str,
+        /// How many there are.
+        given: usize,
+        /// How many there should be.
+        wanted: usize,
+    },
     /// A threshold that nothing can be compared with.
     #[error("the option `{option}` is not a number; give one")]
     Threshold {

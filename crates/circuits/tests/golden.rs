@@ -6,7 +6,7 @@
 use directrix_circuits::*;
 use directrix_corpus::{Chunk, Prompts, Watch};
 use directrix_index::{Identity, Input, Options, build};
-use directrix_model::{Folder, Model, Processing, Tensors};
+use directrix_model::{Ask, BlockHook, Folder, HookPoint, Model, Processing, Tensors};
 use directrix_sae::Sae;
 use serde_json::Value;
 
@@ -296,6 +296,7 @@ fn pair_effects_agree() {
             saes: vec![input("first"), input("second")],
             corpus: input("prompts"),
             bos: false,
+            column: None,
             limit: None,
             options: Options::default(),
         };
@@ -385,6 +386,44 @@ fn directions_ablated_each_alone_agree_however_they_are_ablated() {
             let on = ActivePrompts { acts: &acts, above: 0.5, limit: 3 };
             let found = single_ablations(&f.model, sae, &f.prompts, &directions, Chosen::Given, on, &nobody).unwrap();
             compare("single ablations", singles, &found);
+        }
+    }
+}
+
+#[test]
+fn components_add_up_to_what_they_are_attributed_to_however_weights_are_processed() {
+    let nobody = Watch::nobody();
+    for f in fixtures() {
+        let folder = format!("{}/../model/tests/fixtures/{}", env!("CARGO_MANIFEST_DIR"), f.name);
+        for processing in [Processing::default(), Processing::none()] {
+            let model = Model::load(&Folder::open(&folder).unwrap(), processing).unwrap();
+            let sum = |rows: &[Component]| rows.iter().map(|row| row.mean).sum::<f64>();
+            let n = f.prompts.len() as f64;
+
+            let effects = PromptEffect::of(&model, &f.saes[0], &f.prompts, &Change::None, &nobody).unwrap();
+            let bias = |prompt: &[u32]| model.weights().b_u[prompt[prompt.len() - 1] as usize] as f64;
+            let logits = effects.iter().map(|e| e.logit as f64).sum::<f64>() / n;
+            let expected = logits - f.prompts.iter().map(bias).sum::<f64>() / n;
+            let found = sum(&logit_attribution(&model, &f.prompts, &nobody).unwrap());
+            f.check("sum of the DLA", &[expected], &[found]);
+
+            let (sae, direction) = (&f.saes[1], f.directions(&format!("l{}", f.layers[1]))[0]);
+            let layer = sae.site().reads.layer();
+            let [pre, post] = [BlockHook::MlpPre, BlockHook::MlpPost].map(|hook| HookPoint::Block(layer, hook));
+            let run = model.run(&f.prompts, &Ask::capture([pre, post]), &[]).unwrap();
+            let positions: Vec<usize> = f.prompts.iter().map(|prompt| prompt.len() - 2).collect();
+            let of_prompt = |(prompt, position): (usize, &usize)| {
+                let row = f.prompts.offsets()[prompt] + position;
+                let (pre, post) = (run.captured(pre).row(row), run.captured(post).row(row));
+                let bias = &model.weights().blocks[layer].b_in;
+                let of_neuron = |i: usize| (pre[i] - bias[i]) as f64 * sae.encoder().row(direction as usize)[i] as f64;
+                (0..pre.len()).filter(|i| post[*i] > 0.0).map(of_neuron).sum::<f64>()
+            };
+            let expected = positions.iter().enumerate().map(of_prompt).sum::<f64>() / n;
+            let inactive = Inactive::Zero;
+            let rows =
+                attribution_to_direction(&model, sae, direction, &f.prompts, &positions, inactive, &nobody).unwrap();
+            f.check("sum of the DFA", &[expected], &[sum(&rows)]);
         }
     }
 }

@@ -120,8 +120,10 @@ impl Build<'_> {
             return Ok(index);
         }
         if !self.is_made(&partial) {
-            lock.clean(&partial)?;
             let foreign = partial.exists() && !is_ours(&partial);
+            if !foreign {
+                lock.clean(&partial)?;
+            }
             let made = self.make(&partial, chunks);
             // A bad input leaves nothing behind where there is nothing to go on from.
             if made.is_err()
@@ -221,10 +223,14 @@ impl<'a> Pass<'a> {
                 && earlier.identity.difference(build.identity).is_none()
                 && earlier.shards.iter().all(|shard| shard.meta.active.len() == build.saes.len())
         };
-        if let Some(checkpoint) = Checkpoint::read(folder).filter(Checkpoint::has_runs).filter(same) {
-            match Pass::resume(build, folder, checkpoint) {
-                Err(Error::Damaged { .. }) => {}
-                resumed => return resumed,
+        if let Some(checkpoint) = Checkpoint::read(folder).filter(Checkpoint::has_runs) {
+            if same(&checkpoint) {
+                match Pass::resume(build, folder, checkpoint) {
+                    Err(Error::Damaged { .. }) => {}
+                    resumed => return resumed,
+                }
+            } else if let Some(difference) = checkpoint.identity.difference(build.identity).filter(|_| !build.replace) {
+                return Err(Error::Other { path: folder.into(), difference });
             }
         }
         if is_ours(folder) {
@@ -265,7 +271,7 @@ impl<'a> Pass<'a> {
         let Build { model, saes, watch, .. } = self.build;
         let (done_prompts, done_positions) = (self.prompts(), self.positions());
         let hooks: Vec<HookPoint> = saes.iter().map(|sae| sae.site().reads.hook).collect();
-        let ask = Ask::capture(hooks.iter().copied().collect::<std::collections::BTreeSet<_>>());
+        let ask = Ask::capture(hooks.iter().copied().collect::<std::collections::BTreeSet<_>>()).watched(watch);
         let mut acts = vec![SparseActivations::default(); saes.len()];
         let mut positions = 0;
         for batch in batches(prompts, BATCH) {
@@ -274,7 +280,10 @@ impl<'a> Pass<'a> {
             }
             let end = batch.end;
             let part = prompts.range(batch);
-            let run = model.run(&part, &ask, &[])?;
+            let run = match model.run(&part, &ask, &[]) {
+                Err(directrix_model::Error::Stopped) => return Err(Error::Stopped { prompts: done_prompts }),
+                run => run?,
+            };
             for ((sae, hook), acts) in saes.iter().zip(&hooks).zip(&mut acts) {
                 acts.extend(&sae.encode(run.captured(*hook))?);
             }
@@ -395,6 +404,7 @@ mod tests {
             saes: vec![input("a")],
             corpus: input("c"),
             bos: false,
+            column: None,
             limit: None,
             options: Options::default(),
         };

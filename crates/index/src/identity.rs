@@ -42,6 +42,8 @@ pub struct Identity {
     pub corpus: Input,
     /// Whether text prompts start with BOS.
     pub bos: bool,
+    /// The corpus's column, if one was named.
+    pub column: Option<String>,
     /// Only this many prompts from the start of the corpus.
     pub limit: Option<usize>,
     /// Thresholds.
@@ -60,7 +62,7 @@ impl Identity {
             "other SAEs"
         } else if self.corpus.hash != other.corpus.hash {
             "another corpus"
-        } else if (self.bos, self.limit) != (other.bos, other.limit) {
+        } else if (self.bos, &self.column, self.limit) != (other.bos, &other.column, other.limit) {
             "other prompts of the corpus"
         } else if self.options != other.options {
             "other thresholds"

@@ -139,6 +139,7 @@ fn check_counts(folder: &Path, contents: &Contents) -> Result<()> {
         && positions == Some(meta.positions)
         && shards.iter().all(numbered)
         && !saes.is_empty()
+        && saes.len() == meta.identity.saes.len()
         && saes.iter().all(|sae| directions(sae.directions))
         && meta.vocabulary <= MOST_TOKENS
     {

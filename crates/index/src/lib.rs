@@ -1,7 +1,8 @@
 //! What every direction of an SAE fires on.
 //!
 //! [`build`] makes one streaming pass over a corpus for all SAEs at once: a model pass that stops at the deepest site, an
-//! encoder per SAE straight to sparse, and files appended run by run. Memory is bounded by the SAEs, not by the corpus. When the
+//! encoder per SAE straight to sparse, and files appended run by run. Memory is bounded by the SAEs and the densest
+//! direction's activations, not by the corpus. When the
 //! pass is done, the activations are sorted by direction, and all that is said of a direction (maximum, density, mean,
 //! histogram, token counts) is computed from its own list.
 //!
@@ -34,6 +35,7 @@
 //!     saes: vec![input("sae-l0")],
 //!     corpus: input("two prompts"),
 //!     bos: false,
+//!     column: None,
 //!     limit: None,
 //!     options: Options::default(),
 //! };

@@ -108,6 +108,7 @@ fn what_is_said_of_directions_and_tokens_agrees_with_transformer_lens() {
                 saes: vec![input("first"), input("second")],
                 corpus: input("prompts"),
                 bos: false,
+                column: None,
                 limit: None,
                 options,
             };

@@ -73,6 +73,12 @@ pub enum Error {
         /// The model that is open.
         wanted: String,
     },
+    /// An index is of a model whose weights were processed in another way.
+    #[error("the index `{}` is of weights that were processed in another way; give the same flags as for the index", path.display())]
+    OtherProcessing {
+        /// The index.
+        path: PathBuf,
+    },
     /// An index has no part for an SAE.
     #[error("the index `{}` has no part for `{sae}`; make one with this SAE", path.display())]
     NotIndexed {

@@ -157,6 +157,7 @@ impl Opened {
             saes: (0..self.saes.len()).map(|number| self.sae_source(number)).collect(),
             corpus: Input { name: self.corpus.name().into(), hash: survey.hash },
             bos: self.bos.is_some(),
+            column: self.wanted.column.clone(),
             limit: self.wanted.limit,
             options,
         };
@@ -171,13 +172,16 @@ impl Opened {
     /// Opens an index that must be of this model and have a part for SAE number `sae`; gives both.
     ///
     /// # Errors
-    /// [`Error::NoIndex`] and [`Error::OtherModel`], [`Error::NotIndexed`] if it is none of these.
+    /// [`Error::NoIndex`]; [`Error::OtherModel`], [`Error::OtherProcessing`], [`Error::NotIndexed`] if it is not of these.
     pub fn existing_index(&self, folder: &Path, sae: usize) -> Result<(Index, usize)> {
         let index = open_index(folder)?;
         let identity = &index.meta().identity;
         if identity.model.hash != self.folder.hash() {
             let (found, wanted) = (identity.model.name.clone(), self.wanted.model.clone());
             return Err(Error::OtherModel { path: folder.into(), found, wanted });
+        }
+        if identity.processing != self.model.processing() {
+            return Err(Error::OtherProcessing { path: folder.into() });
         }
         let Input { name, hash } = self.sae_source(sae);
         match identity.saes.iter().position(|sae| sae.hash == hash) {

@@ -4,7 +4,7 @@ use directrix_corpus::Prompts;
 use directrix_kernels::Matrix;
 
 use crate::config::PositionEncoding;
-use crate::{Ask, BlockHook, HookPoint, Model, Positions, Result, Run};
+use crate::{Ask, BlockHook, HookPoint, LayerNorm, Model, Positions, Result, Run};
 
 /// What reads the residual stream that is decomposed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +85,19 @@ impl Model {
         labels.push("bias".into());
         components.push(bias);
         components.iter_mut().for_each(|component| apply_scale(component, scales));
+        let ln = match reader {
+            Reader::Unembed => self.weights().ln_final.as_ref(),
+            Reader::Mlp(layer) => self.weights().blocks[layer].ln2.as_ref(),
+        };
+        if let Some(LayerNorm { w, b }) = ln {
+            for component in &mut components {
+                for row in 0..scales.len() {
+                    component.row_mut(row).iter_mut().zip(w).for_each(|(x, w)| *x *= w);
+                }
+            }
+            // The bias is the last component.
+            components.iter_mut().last().into_iter().for_each(|bias| bias.add_to_rows(b));
+        }
         Ok((Decomposition { labels, components }, run))
     }
 }

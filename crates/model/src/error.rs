@@ -196,7 +196,7 @@ pub enum Error {
         problem: String,
     },
     /// The run was stopped from outside.
-    #[error("stopped")]
+    #[error("stopped; nothing was written")]
     Stopped,
 }
 

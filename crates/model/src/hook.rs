@@ -244,7 +244,7 @@ impl FromStr for HookPoint {
         let in_block = || {
             let (layer, rest) = name.strip_prefix("blocks.")?.split_once('.')?;
             let hook = BlockHook::NAMES.iter().find(|(_, n)| *n == rest)?.0;
-            Some(HookPoint::Block(layer.parse().ok()?, hook))
+            Some(HookPoint::Block(layer.parse::<u32>().ok()? as usize, hook))
         };
         let top_level = || TOP_LEVEL.iter().find(|(_, n)| *n == name).map(|(hook, _)| *hook);
         top_level().or_else(in_block).ok_or_else(|| Error::HookName {

@@ -193,11 +193,8 @@ impl Intervention {
     /// The edits of single rows: at `spots`, the positions of the intervention in their order. Checks that the
     /// intervention fits the model.
     pub(crate) fn row_edits<'a>(&'a self, config: &Config, spots: &[Spot]) -> Result<Vec<RowEdit<'a>>> {
-        self.hook.check(config)?;
+        check_changeable(self.hook, config)?;
         let problem = |problem: String| Error::Intervention { hook: self.hook.to_string(), problem };
-        if self.hook == HookPoint::UnembedOut {
-            return Err(problem("logits are the end of the pass; change what makes them".into()));
-        }
         let by_key = matches!(self.hook, HookPoint::Block(_, BlockHook::AttnScores | BlockHook::Pattern));
         let shape = self.hook.shape(config, 0);
         let width: usize = shape.iter().product();
@@ -272,10 +269,20 @@ pub struct RowAt {
 
 impl Hooked {
     pub(crate) fn row_edits<'a>(&'a self, config: &Config, spots: &[Spot]) -> Result<Vec<RowEdit<'a>>> {
-        self.hook.check(config)?;
+        check_changeable(self.hook, config)?;
         let change = RowChange::Function(&*self.function);
         Ok(spots.iter().map(|&spot| RowEdit { spot, change }).collect())
     }
+}
+
+/// That a change at `hook` would take effect in the model.
+fn check_changeable(hook: HookPoint, config: &Config) -> Result<()> {
+    hook.check(config)?;
+    if hook == HookPoint::UnembedOut {
+        let problem = "logits are the end of the pass; change what makes them".into();
+        return Err(Error::Intervention { hook: hook.to_string(), problem });
+    }
+    Ok(())
 }
 
 /// A change of one row.

@@ -55,13 +55,6 @@ pub(crate) struct Selection {
     pub(crate) singles: Vec<SingleAblation>,
 }
 
-impl Selection {
-    /// How a claim says it.
-    pub(crate) fn by(&self, by: &'static str) -> Chosen {
-        Chosen::On { prompts: self.prompts, by, apart: self.apart }
-    }
-}
-
 impl<'a> Findings<'a> {
     pub(crate) fn of(
         study: &'a Study,
@@ -74,7 +67,7 @@ impl<'a> Findings<'a> {
         let Opened { model, tokenizer, saes, bos, .. } = opened;
         let context = model.config().n_ctx;
         let mut behaviour =
-            behaviour_prompts(opened.documents()?, tokenizer.as_ref(), &study.behaviour, *bos, context)?;
+            behaviour_prompts(opened.documents()?, tokenizer.as_ref(), &study.behaviour, *bos, context, watch)?;
         let sae = &saes[study.chosen()];
         let all_prompts = behaviour.prompts.len();
         let [chosen_on, numbers] = divide(all_prompts, study.split, study.seed);
@@ -89,7 +82,12 @@ impl<'a> Findings<'a> {
         let options =
             sections().find_map(|s| if let Analysis::Active(options) = s { Some(options.clone()) } else { None });
         let Active { prompts, options } = options.unwrap_or_default();
-        let looked_at = answer_activations(model, sae, &choosing.range(0..prompts.min(choosing.len())), watch)?;
+        let on_choosing = answer_activations(model, sae, &choosing, watch)?;
+        let mut looked_at = SparseActivations::default();
+        for prompt in 0..prompts.min(choosing.len()) {
+            let (directions, values) = on_choosing.at(prompt);
+            looked_at.push(directions.iter().copied().zip(values.iter().copied()));
+        }
         let active = active_directions(&looked_at, index.sae(study.chosen()).maxima(), options)?;
         let directions: Vec<u32> = active.iter().map(|row| row.direction as u32).collect();
         let options = sections()
@@ -97,9 +95,9 @@ impl<'a> Findings<'a> {
         let SingleAblations { active_above: above, prompts: limit } = options.unwrap_or_default();
         let apart = chosen_on != numbers;
         let chosen = Chosen::On { prompts: looked_at.positions(), by: "mean activation before the answer", apart };
-        let on_choosing = answer_activations(model, sae, &choosing, watch)?;
         let on = ActivePrompts { acts: &on_choosing, above, limit };
         let mut first = single_ablations(model, sae, &choosing, &directions, chosen, on, watch)?;
+        first.retain(|row| row.loss_increase.estimate.n > 0);
         first.sort_by(|a, b| b.loss_increase.mean().total_cmp(&a.loss_increase.mean()));
         let directions: Vec<u32> = first.iter().map(|row| row.direction as u32).collect();
         let singles = if apart {
@@ -124,6 +122,15 @@ impl<'a> Findings<'a> {
         clock.lap("single ablations");
         let selection = Selection { prompts: choosing.len(), apart, acts: looked_at, active, singles: first };
         Ok(Findings { study, opened, index, watch, behaviour, numbers, all_prompts, acts, selection, singles, top })
+    }
+
+    /// How the top directions were chosen.
+    pub(crate) fn top_chosen(&self) -> Chosen {
+        let Selection { prompts, apart, .. } = self.selection;
+        match self.study.directions {
+            Some(_) => Chosen::Given,
+            None => Chosen::On { prompts, by: "single ablation", apart },
+        }
     }
 
     /// The SAE that is taken apart.
@@ -188,7 +195,7 @@ impl<'a> Findings<'a> {
         let (sae, mut all) = (self.sae(), Vec::new());
         for batch in batches(prompts, 4096) {
             let part = prompts.range(batch);
-            let ask = Ask::nothing().with_capture(sae.site().reads.hook, Positions::All);
+            let ask = Ask::nothing().with_capture(sae.site().reads.hook, Positions::All).watched(self.watch);
             let run = self.opened.model.run(&part, &ask, &[])?;
             let acts = sae.encode(run.captured(sae.site().reads.hook))?;
             all.extend(

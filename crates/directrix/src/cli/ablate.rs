@@ -101,7 +101,7 @@ impl Ablate {
             let about =
                 About { chosen: Chosen::Given, change, measure: "loss_increase", unit: "nats", over: "prompts" };
             let rows = ablate_each(&opened.model, &prompts, &directions, about, of, &watch)?;
-            return self.show(&format!("{name}: {}", about.sentence()), &rows, None);
+            return self.show(&format!("{name}: {}", rows[0].loss_increase.sentence()), &rows, None);
         }
         let what = if self.reconstruct {
             format!("its site reconstructed by {name} without directions {directions:?}")

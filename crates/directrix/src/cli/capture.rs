@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::{ArgGroup, Args};
 use directrix::corpus::durable::Lock;
-use directrix::corpus::{self, Chunk, Event, Prompts};
+use directrix::corpus::{self, Chunk, Event, Prompts, Watch};
 use directrix::kernels::{Matrix, SparseActivations};
 use directrix::model::{Ask, BlockHook, Config, HookPoint, Model, Positions, Run, batches};
 use directrix::sae::Sae;
@@ -87,7 +87,7 @@ impl Capture {
                 return Err(corpus::Error::Stopped.into());
             }
             let prompts = chunk.prompts.range(batch.clone());
-            writer.write(&asked, &prompts)?;
+            writer.write(&asked, &prompts, &watch)?;
             watch.tell(Event::new("capturing", batch.end as u64, "prompts").of(chunk.prompts.len() as u64));
         }
         let tensors = writer.finish(&asked)?;
@@ -133,10 +133,14 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    fn ask(&self) -> Ask {
+    /// What is captured, to be written or encoded.
+    fn captured(&self) -> BTreeSet<HookPoint> {
         let sites = self.saes.iter().map(|sae| sae.site().reads.hook);
-        let hooks: BTreeSet<HookPoint> = self.hooks.iter().copied().chain(sites).collect();
-        let ask = Ask::capture(hooks);
+        self.hooks.iter().copied().chain(sites).collect()
+    }
+
+    fn ask(&self, watch: &Watch) -> Ask {
+        let ask = Ask::capture(self.captured()).watched(watch);
         let ask = if self.logits { ask.with_logits(Positions::All) } else { ask };
         if self.losses { ask.with_losses() } else { ask }
     }
@@ -145,7 +149,7 @@ impl Asked<'_> {
         let config = self.model.config();
         let width = |hook: &HookPoint| hook.shape(config, prompts.longest()).iter().product::<usize>();
         let logits = if self.logits { config.d_vocab } else { 0 };
-        let numbers = self.hooks.iter().map(width).sum::<usize>() + logits;
+        let numbers = self.captured().iter().map(width).sum::<usize>() + logits;
         BATCH.min(BATCH_NUMBERS / numbers.max(1)).max(1)
     }
 }
@@ -192,8 +196,8 @@ impl Writer {
     }
 
     /// Runs the next prompts and writes what they give.
-    fn write(&mut self, asked: &Asked, prompts: &Prompts) -> anyhow::Result<()> {
-        let run = asked.model.run(prompts, &asked.ask(), &[])?;
+    fn write(&mut self, asked: &Asked, prompts: &Prompts, watch: &Watch) -> anyhow::Result<()> {
+        let run = asked.model.run(prompts, &asked.ask(watch), &[])?;
         for (sae, acts) in asked.saes.iter().zip(&mut self.acts) {
             acts.extend(&sae.encode(run.captured(sae.site().reads.hook))?);
         }

@@ -94,10 +94,10 @@ struct DocumentArgs {
 
 #[derive(Args)]
 pub(crate) struct BosArgs {
-    /// Begin every text with BOS [default for GPT-2 and GPT-Neo]; ready token ids never get one
+    /// Begin every text with BOS [default: as the model's family was trained]; ready token ids never get one
     #[arg(long, overrides_with = "no_bos")]
     bos: bool,
-    /// Do not begin texts with BOS [default for GPT-NeoX]
+    /// Do not begin texts with BOS [default: as the model's family was trained]
     #[arg(long)]
     no_bos: bool,
 }

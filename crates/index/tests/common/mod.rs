@@ -45,6 +45,7 @@ pub(crate) fn identity(corpus: &str) -> Identity {
         saes: vec![input("a"), input("b")],
         corpus: input(corpus),
         bos: false,
+        column: None,
         limit: None,
         options: Options::default(),
     }

@@ -47,23 +47,25 @@ impl SectionKind for DirectionAttribution {
                 drawn.iter().filter(|row| row.attribution < 0.0).count()
             ),
         ];
-        let scatter =
-            |name: &str, heading: &str, x: &str, value: &dyn Fn(&directrix_circuits::DirectionAttribution) -> f64| {
-                figure(
-                    name,
-                    heading,
-                    (x, "mean activation"),
-                    &format!(
-                        "Directions with a mean activation above {} before the answer, over all behaviour prompts.",
-                        self.active_above
-                    ),
-                    Shape::Scatter {
-                        x: drawn.iter().map(|row| value(row)).collect(),
-                        y: drawn.iter().map(|row| row.mean_activation).collect(),
-                        hover: drawn.iter().map(|row| format!("direction {}", row.direction)).collect(),
-                    },
-                )
-            };
+        let scatter = |name: &str,
+                       heading: &str,
+                       x: &str,
+                       value: &dyn Fn(&directrix_circuits::DirectionAttribution) -> f64| {
+            figure(
+                name,
+                heading,
+                (x, "mean activation"),
+                &format!(
+                    "Directions with a mean activation above {} before the answer, over the behaviour prompts measured on.",
+                    self.active_above
+                ),
+                Shape::Scatter {
+                    x: drawn.iter().map(|row| value(row)).collect(),
+                    y: drawn.iter().map(|row| row.mean_activation).collect(),
+                    hover: drawn.iter().map(|row| format!("direction {}", row.direction)).collect(),
+                },
+            )
+        };
         let blocks = vec![
             table(
                 "direction-attribution",

@@ -108,7 +108,7 @@ const MEASURES: [(&str, Difference); 3] = [
 /// Every measure of the top directions ablated, with their control, then of the whole site replaced.
 fn differences(found: &Findings, [set, site]: [&[PromptEffect]; 2], control: &[PromptEffect]) -> Vec<DifferenceRow> {
     let mean = |rows: &[PromptEffect], of: Difference| Estimate::of(rows.iter().map(of));
-    let chosen = found.selection.by("single ablation");
+    let chosen = found.top_chosen();
     let about = |chosen, change| About { chosen, change, measure: "mean", unit: "of the measure", over: "prompts" };
     let of_set = MEASURES
         .map(|(_, of)| (about(chosen, "ablated together before the answer"), mean(set, of), Some(mean(control, of))));

@@ -67,7 +67,7 @@ impl SectionKind for LossRecovered {
                 "loss-recovered",
                 "Loss of the answer with the site changed",
                 ("site before the answer", "loss, nats"),
-                "Mean over all behaviour prompts; bars are 95 % intervals.",
+                "Mean over the behaviour prompts measured on; bars are 95 % intervals.",
                 Shape::Bars {
                     labels: rows.iter().map(|row| row.site.into()).collect(),
                     values: rows.iter().map(|row| row.mean_loss).collect(),

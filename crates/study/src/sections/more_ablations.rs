@@ -1,6 +1,6 @@
 //! One direction ablated in other places.
 
-use directrix_circuits::{About, Change, Claim, LossClaim, Trial, loss_claims};
+use directrix_circuits::{About, Change, Chosen, Claim, LossClaim, Trial, loss_claims};
 use directrix_corpus::Prompts;
 use directrix_model::Model;
 use directrix_sae::Sae;
@@ -124,8 +124,8 @@ impl MoreAblations {
                 one_at_a_time.push(Trial::at(sae, &prompts, prompt, position, change())?);
             }
         }
-        let by_effect = found.selection.by("single ablation");
-        let about = |change, over| About { chosen: by_effect, change, measure: "loss_increase", unit: "nats", over };
+        let chosen = if self.direction.is_some() { Chosen::Given } else { found.top_chosen() };
+        let about = |change, over| About { chosen, change, measure: "loss_increase", unit: "nats", over };
         let lists = [
             (
                 about("before the answer", "behaviour prompts on which it is active"),

@@ -83,7 +83,7 @@ impl SingleAblations {
     fn caption(&self, found: &Findings, rows: &[SingleRow]) -> String {
         format!(
             "{} Share active: of the {} prompts measured on, those with an activation above {}; overall: the product of loss increase and share. Increase when chosen: on the prompts that choose, as is the mean activation.",
-            rows.first().map_or_else(String::new, |row| row.single.loss_increase.about.sentence()),
+            rows.first().map_or_else(String::new, |row| row.single.loss_increase.sentence()),
             found.behaviour.prompts.len(),
             self.active_above
         )
