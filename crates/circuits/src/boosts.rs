@@ -6,7 +6,7 @@ use directrix_model::Model;
 use directrix_sae::Sae;
 
 use crate::plan::each_effect;
-use crate::{Change, Look, Result, Trial};
+use crate::{Change, Estimate, Look, Result, Trial};
 
 /// Mean log-probabilities of every token with and without a direction.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +15,8 @@ pub struct Boosts {
     pub on: Vec<f64>,
     /// With the direction ablated there.
     pub off: Vec<f64>,
+    /// How much the direction raises them: the mean of `on - off`, prompts taken as independent.
+    pub boost: Vec<Estimate>,
 }
 
 /// Mean log-probability of every token before the answer, with and without `direction` ablated there.
@@ -30,14 +32,21 @@ pub fn log_prob_boosts(model: &Model, sae: &Sae, direction: u32, prompts: &Promp
         Ok(Trial { look, ..answer })
     };
     let trials: Vec<Trial> = (0..prompts.len()).map(trial).collect::<Result<_>>()?;
+    let (mut sums, mut squares) = (vec![0.0; vocabulary], vec![0.0; vocabulary]);
     each_effect(model, prompts, &trials, watch, |_, effect| {
+        let both = effect.before.log_probs().iter().zip(effect.after.log_probs());
+        for ((sum, squares), (on, off)) in sums.iter_mut().zip(&mut squares).zip(both) {
+            *sum += on - off;
+            *squares += (on - off) * (on - off);
+        }
         for (sum, seen) in [(&mut on, &effect.before), (&mut off, &effect.after)] {
             sum.iter_mut().zip(seen.log_probs()).for_each(|(sum, log_prob)| *sum += log_prob);
         }
     })?;
     let n = prompts.len() as f64;
     on.iter_mut().chain(&mut off).for_each(|x| *x /= n);
-    Ok(Boosts { on, off })
+    let boost = sums.into_iter().zip(squares).map(|(sum, squares)| Estimate::of_sums(prompts.len(), sum, squares));
+    Ok(Boosts { on, off, boost: boost.collect() })
 }
 
 /// What a direction adds to every token's logit per unit of activation, by its weights alone: `W_dec W_out W_U`,

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::statistics::false_discovery_rates;
-use crate::{Estimate, Result, Trial, effects};
+use crate::{Effect, Estimate, Result, Trial, effects};
 
 /// That a change does something on average: every table of effects is made of these.
 ///
@@ -63,8 +63,15 @@ pub enum Chosen {
 pub struct LossClaim {
     /// The claim.
     pub claim: Claim,
+    /// What each trial did.
+    pub effects: Vec<Effect>,
+}
+
+impl LossClaim {
     /// The loss increase of each trial, nats.
-    pub increases: Vec<f64>,
+    pub fn increases(&self) -> Vec<f64> {
+        self.effects.iter().map(Effect::loss_increase).collect()
+    }
 }
 
 /// What each list of trials does to the loss on average, beside the control of each trial; all claims are one list of tests.
@@ -80,21 +87,24 @@ pub fn loss_claims(
     let own: Vec<Trial> = lists.iter().flat_map(|(_, trials)| trials).cloned().collect();
     let controls: Vec<Trial> = own.iter().filter_map(Trial::control).collect();
     let (counted, all) = (own.len(), [own, controls].concat());
-    let effects = effects(model, prompts, &all, watch)?;
-    let increases: Vec<(usize, f64)> = all.iter().zip(&effects).map(|(t, e)| (t.prompt, e.loss_increase())).collect();
-    let (mut own, mut controls) = increases.split_at(counted);
-    let (mut estimates, mut values) = (Vec::new(), Vec::new());
+    let mut effects = effects(model, prompts, &all, watch)?;
+    let mut of_controls = effects.split_off(counted).into_iter();
+    let mut effects = effects.into_iter();
+    let estimate = |trials: &[Trial], effects: &[Effect]| {
+        let prompts = trials.iter().map(|trial| trial.prompt);
+        Estimate::clustered(&prompts.zip(effects.iter().map(Effect::loss_increase)).collect::<Vec<_>>())
+    };
+    let (mut estimates, mut made) = (Vec::new(), Vec::new());
     for (about, trials) in lists {
-        let controlled = trials.iter().filter(|trial| trial.change.control(0).is_some()).count();
-        let (of_list, of_control);
-        (of_list, own) = own.split_at(trials.len());
-        (of_control, controls) = controls.split_at(controlled);
-        let control = (controlled > 0).then(|| Estimate::clustered(of_control));
-        estimates.push((*about, Estimate::clustered(of_list), control));
-        values.push(of_list.iter().map(|(_, increase)| *increase).collect());
+        let own: Vec<Effect> = effects.by_ref().take(trials.len()).collect();
+        // The change of a list has a control or has none.
+        let controls = trials.iter().filter_map(Trial::control).count();
+        let control: Vec<Effect> = of_controls.by_ref().take(controls).collect();
+        estimates.push((*about, estimate(trials, &own), (controls > 0).then(|| estimate(trials, &control))));
+        made.push(own);
     }
-    let of = |(claim, increases)| LossClaim { claim, increases };
-    Ok(Claim::list(estimates).into_iter().zip(values).map(of).collect())
+    let of = |(claim, effects)| LossClaim { claim, effects };
+    Ok(Claim::list(estimates).into_iter().zip(made).map(of).collect())
 }
 
 impl Claim {

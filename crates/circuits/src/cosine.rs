@@ -205,7 +205,10 @@ fn predicting(prompts: &Prompts, places: impl Iterator<Item = (usize, usize)>) -
 }
 
 /// That what `first` writes can reach `second`.
-pub(crate) fn check_order(first: &Sae, second: &Sae) -> Result<()> {
+///
+/// # Errors
+/// [`Error::Order`] if not.
+pub fn check_order(first: &Sae, second: &Sae) -> Result<()> {
     let (writes, reads) = (&first.site().writes, &second.site().reads);
     if writes.hook < reads.hook {
         return Ok(());

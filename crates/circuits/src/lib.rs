@@ -63,7 +63,7 @@ pub use boosts::{Boosts, log_prob_boosts, logit_boosts};
 pub use change::Change;
 pub use claim::{About, Chosen, Claim, LossClaim, loss_claims};
 pub use cooccurrence::{Cooccurrence, CooccurrenceOptions, cooccurrence};
-pub use cosine::{CosinePair, PairEffect, PairMeans, cosine_pairs, pair_effects};
+pub use cosine::{CosinePair, PairEffect, PairMeans, check_order, cosine_pairs, pair_effects};
 pub use directrix_sae::statistics::{self, Estimate, correlation};
 pub use error::{Error, Result};
 pub use plan::effects;

@@ -36,6 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         from: &BTreeMap::new(),
         cache: None,
         out: &out,
+        model_name: &opened.model_source().name,
         identity: &json!({ "example": opened.model_source().hash }),
     };
     train(&training, &Watch::nobody(), |notice| {

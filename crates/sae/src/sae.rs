@@ -344,6 +344,17 @@ impl Sae {
         Ok(out)
     }
 
+    /// That the SAE reads what [`reads`](Sae::reads) can trace to the MLP's input.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_readable(&self) -> Result<()> {
+        match self.site.reads.hook {
+            HookPoint::Block(_, BlockHook::Ln2Normalized | BlockHook::MlpIn) => Ok(()),
+            _ => self.check_neurons(),
+        }
+    }
+
     /// That the SAE reads neurons (`mlp.hook_post`).
     ///
     /// # Errors

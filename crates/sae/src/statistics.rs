@@ -43,6 +43,16 @@ impl Estimate {
         }
     }
 
+    /// The mean of `n` independent values of which the sum and the sum of squares are known.
+    pub fn of_sums(n: usize, sum: f64, squares: f64) -> Estimate {
+        let count = n as f64;
+        let mean = sum / count;
+        let sd = if n < 2 { f64::NAN } else { ((squares - sum * mean).max(0.0) / (count - 1.0)).sqrt() };
+        let se = sd / count.sqrt();
+        let half_width = student(n).map_or(f64::NAN, |t| t.inverse_cdf(0.975)) * se;
+        Estimate { n, mean, sd, se, half_width, clusters: n }
+    }
+
     /// The mean of values that come in clusters, as (cluster, value): values of one cluster may depend on each other in any
     /// way, clusters may not.
     ///
@@ -201,6 +211,8 @@ mod tests {
         assert!((e.sd - 2.5_f64.sqrt()).abs() < 1e-12);
         assert!((e.half_width - 2.776_445 * (0.5_f64).sqrt()).abs() < 1e-5);
         assert!((e.p() - 0.013_235_599_563_682_69).abs() < 1e-9, "{}", e.p());
+        let sums = Estimate::of_sums(5, 15.0, 55.0);
+        assert!((sums.se - e.se).abs() < 1e-12 && (sums.half_width - e.half_width).abs() < 1e-12 && sums.n == 5);
         assert!(Estimate::of([1.0]).half_width.is_nan() && Estimate::of([1.0]).p().is_nan());
         assert!(Estimate::of([]).mean.is_nan() && Estimate::of([]).p().is_nan());
         assert_eq!((Estimate::of([0.0; 3]).p(), Estimate::of([2.0; 3]).p()), (1.0, 0.0));

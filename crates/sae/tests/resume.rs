@@ -90,6 +90,7 @@ impl Setting {
             from: &BTreeMap::new(),
             cache: Some(&folder.join("cache")),
             out: &folder.join("out"),
+            model_name: "neo-tiny",
             identity: &json!({ "model": "neo-tiny" }),
         };
         let mut resumed = 0;
@@ -312,14 +313,15 @@ fn a_finished_run_with_other_options_is_not_taken_for_this_one() {
     let setting = Setting::new();
     let folder = tempfile::tempdir().unwrap();
     setting.train(folder.path(), u64::MAX).unwrap();
-    let out = folder.path().join("out");
-    assert!(is_complete(&out, &setting.feed, &setting.recipes).unwrap());
+    let (out, identity) = (folder.path().join("out"), json!({ "model": "neo-tiny" }));
+    assert!(is_complete(&out, &setting.feed, &setting.recipes, &identity).unwrap());
+    assert!(is_complete(&out, &setting.feed, &setting.recipes, &json!({ "model": "another" })).is_err());
     let options = out.join("gated/train.toml");
     let text = fs::read(&options).unwrap();
     for place in 0..text.len() {
         let mut changed = text.clone();
         changed[place] ^= 1;
         fs::write(&options, &changed).unwrap();
-        assert!(is_complete(&out, &setting.feed, &setting.recipes).is_err(), "byte {place}");
+        assert!(is_complete(&out, &setting.feed, &setting.recipes, &identity).is_err(), "byte {place}");
     }
 }

@@ -61,12 +61,11 @@ impl Study {
         lock.clean(out)?;
         let mut clock = Clock::start();
         let opened = self.wanted().open()?;
-        self.check(name, &opened)?;
+        let sections = self.sections_of(name, &opened)?;
         clock.lap("load");
         let index = opened.index(&out.join("index"), Options::default(), OtherIndex::Replace, watch)?;
         clock.lap("index");
         let found = Findings::of(self, name, &opened, &index, &mut clock, watch)?;
-        let sections = if self.sections.is_empty() { self.all_sections() } else { self.sections.clone() };
         let mut made: Vec<Section> = Vec::new();
         for (i, analysis) in sections.iter().enumerate() {
             if watch.is_stopped() {
@@ -108,33 +107,32 @@ impl Study {
         }
     }
 
-    /// What the study asks for must be there before the long work begins.
-    fn check(&self, name: &str, opened: &Opened) -> Result<()> {
-        let Opened { model, saes, tokenizer, .. } = opened;
-        let sae = &saes[self.chosen()];
-        let problem = |problem| Err(Error::Study { name: name.into(), problem });
+    /// The sections to make: those named, which must be possible, or else all that are. What else the study asks for must be
+    /// there, too, before the long work begins.
+    fn sections_of(&self, name: &str, opened: &Opened) -> Result<Vec<Analysis>> {
+        let sae = &opened.saes[self.chosen()];
         for direction in self.directions.iter().flatten() {
             sae.check(*direction)?;
         }
-        for section in &self.sections {
-            let (kind, needed) = (section.kind(), section.saes());
-            if saes.len() < needed {
-                return problem(format!(
-                    "section `{kind}` needs {needed} SAEs under `saes`, which names {}",
-                    saes.len()
-                ));
+        let tokenizer = opened.tokenizer.as_ref().ok_or(directrix_circuits::Error::NoText)?;
+        tokenizer.single_token(&self.behaviour.ends_with)?;
+        let check = |section: &Analysis| {
+            let (needed, there) = (section.saes(), opened.saes.len());
+            if there < needed {
+                return Err(format!("needs {needed} SAEs under `saes`, which names {there}"));
             }
-            section.check(model, sae).or_else(|found| problem(format!("section `{kind}`: {found}")))?;
+            section.check(opened, sae)
+        };
+        if self.sections.is_empty() {
+            return Ok(Analysis::all().into_iter().filter(|section| check(section).is_ok()).collect());
         }
-        if let Some(tokenizer) = tokenizer {
-            tokenizer.single_token(&self.behaviour.ends_with)?;
+        for section in &self.sections {
+            check(section).map_err(|found| Error::Study {
+                name: name.into(),
+                problem: format!("section `{}`: {found}", section.kind()),
+            })?;
         }
-        Ok(())
-    }
-
-    /// Every section with its defaults that the number of SAEs allows.
-    fn all_sections(&self) -> Vec<Analysis> {
-        Analysis::all().into_iter().filter(|analysis| analysis.saes() <= self.saes.len()).collect()
+        Ok(self.sections.clone())
     }
 }
 

@@ -1,7 +1,9 @@
 //! `directrix ablate`.
 
 use clap::Args;
-use directrix::circuits::{self, About, Change, Chosen, Effect, Estimate, Seen, Trial, ablate_each, effects};
+use directrix::circuits::{
+    self, About, Change, Chosen, Claim, Effect, LossClaim, Seen, Trial, ablate_each, loss_claims,
+};
 use directrix::corpus::Prompts;
 use directrix::sae::Sae;
 use serde::Serialize;
@@ -109,8 +111,10 @@ impl Ablate {
             format!("directions {directions:?} of {name} ablated")
         };
         let trials = self.trials(sae, &prompts, &positions, &directions)?;
-        let effects = effects(&opened.model, &prompts, &trials, &watch)?;
-        let overall = Some(Estimate::of(effects.iter().map(Effect::loss_increase)));
+        let change = if self.everywhere { "ablated at every position" } else { "ablated before the answer" };
+        let about = About { chosen: Chosen::Given, change, measure: "loss_increase", unit: "nats", over: "prompts" };
+        let LossClaim { claim, effects } = loss_claims(&opened.model, &prompts, &[(about, trials)], &watch)?.remove(0);
+        let overall = Some(claim);
         if self.everywhere {
             let row = |(prompt, effect): (usize, &Effect)| Everywhere {
                 prompt,
@@ -164,8 +168,7 @@ impl Ablate {
         (0..prompts.len()).map(trial).collect()
     }
 
-    fn show<R: Serialize>(&self, caption: &str, rows: &[R], overall: Option<Estimate>) -> anyhow::Result<()> {
-        let overall = overall.map(|estimate| ("loss increase", estimate));
+    fn show<R: Serialize>(&self, caption: &str, rows: &[R], overall: Option<Claim>) -> anyhow::Result<()> {
         self.results.show(&Found { name: "ablations", caption, rows, bars: "loss increase", overall })
     }
 }

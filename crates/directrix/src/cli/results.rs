@@ -4,11 +4,11 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use directrix::circuits::{Cells, Estimate, Table};
+use directrix::circuits::{Cells, Claim, Estimate, Table};
 use directrix::corpus::durable::Lock;
 use directrix::study::write_table;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::terminal::{self, bar, one_line, stdout, table};
 
@@ -33,8 +33,8 @@ pub(crate) struct Found<'a, R> {
     pub(crate) rows: &'a [R],
     /// Column that bars are drawn of.
     pub(crate) bars: &'a str,
-    /// A value over all rows, with its name.
-    pub(crate) overall: Option<(&'a str, Estimate)>,
+    /// What holds over all rows.
+    pub(crate) overall: Option<Claim>,
 }
 
 impl ResultArgs {
@@ -49,16 +49,18 @@ impl ResultArgs {
             write_table(folder, &rows)?;
         }
         if self.json {
-            let overall = found.overall.map_or(Value::Null, |(name, estimate)| json!({ name: estimate }));
-            return terminal::json(&json!({ "caption": found.caption, "rows": found.rows, "overall": overall }));
+            return terminal::json(&json!({ "caption": found.caption, "rows": found.rows, "overall": found.overall }));
         }
         let mut out = stdout();
         writeln!(out, "{}\n\n{}", found.caption, with_bars(&rows, found.bars))?;
-        if let Some((name, Estimate { n, mean, half_width, .. })) = found.overall {
-            match n {
-                1 => writeln!(out, "\nmean {name} {mean:+.4}, n = 1")?,
-                _ => writeln!(out, "\nmean {name} {mean:+.4} ± {half_width:.4} (95 % interval), n = {n}")?,
-            }
+        if let Some(Claim { about, estimate, control, .. }) = found.overall {
+            let mean = |Estimate { n, mean, half_width, .. }| match n {
+                1 => format!("{mean:+.4}"),
+                _ => format!("{mean:+.4} ± {half_width:.4} (95 % interval)"),
+            };
+            let control = control.map_or_else(String::new, |control| format!("; along random rows {}", mean(control)));
+            let name = about.measure.replace('_', " ");
+            writeln!(out, "\nmean {name} {}{control}, n = {}", mean(estimate), estimate.n)?;
         }
         Ok(out.flush()?)
     }

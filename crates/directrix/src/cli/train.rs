@@ -226,10 +226,6 @@ impl Train {
         options.feed.context = options.feed.context.min(model.config().n_ctx);
         let out = given.out.clone().unwrap_or_else(|| "out/sae".into());
         check_folder(&out)?;
-        if train::is_complete(&out, &options.feed, &options.recipes)? {
-            note(&format!("`{}` holds trained SAEs already; nothing was done", out.display()));
-            return Ok(());
-        }
         // Windows cut documents, so that tokenising must not.
         let tokenising = Tokenising { max_len: usize::MAX, ..opened.tokenising() };
         let evaluation = evaluation_prompts(given, &options.feed, &opened)?;
@@ -240,13 +236,17 @@ impl Train {
         let Processing { fold_ln, center_writing_weights, center_unembed, fold_value_biases } = model.processing();
         let source = opened.model_source();
         let identity = json!({
-            "model": source.name,
-            "model_hash": source.hash,
+            "model": source.hash,
             "processing": [fold_ln, center_writing_weights, center_unembed, fold_value_biases],
-            "corpus_hash": opened.corpus.hash()?,
+            "corpus": opened.corpus.hash()?,
+            "column": given.column,
             "bos": opened.bos,
-            "evaluation": given.evaluation_corpus,
+            "evaluation": evaluation_hash(given)?,
         });
+        if train::is_complete(&out, &options.feed, &options.recipes, &identity)? {
+            note(&format!("`{}` holds trained SAEs already; nothing was done", out.display()));
+            return Ok(());
+        }
         let mut latest = Latest::new();
         let named = options.recipes.iter().filter_map(|(_, recipe)| recipe.from.clone());
         let from = named.map(|name| Ok((name.clone(), lab::sae(&name, model)?))).collect::<lab::Result<_>>()?;
@@ -260,6 +260,7 @@ impl Train {
             from: &from,
             cache: given.cache.as_deref(),
             out: &out,
+            model_name: &source.name,
             identity: &identity,
         };
         train::train(&training, &watch, |notice| show(notice, &mut latest)).map_err(|error| match error {
@@ -402,6 +403,12 @@ fn evaluation_prompts(given: &Given, feed: &Feed, opened: &Opened) -> anyhow::Re
     }
     let tokenising = Tokenising { max_len: feed.context, ..opened.tokenising() };
     Ok(corpus::join(corpus::prompts(corpus.name(), documents, opened.tokenizer.as_ref(), tokenising))?.prompts)
+}
+
+/// The hash of the corpus that is evaluated on, if it is one of its own.
+fn evaluation_hash(given: &Given) -> anyhow::Result<Option<String>> {
+    let corpus = given.evaluation_corpus.as_ref().map(|name| lab::corpus(name, given.column.as_deref())).transpose()?;
+    Ok(corpus.map(|corpus| corpus.hash()).transpose()?)
 }
 
 /// Directions and latest numbers of each SAE.

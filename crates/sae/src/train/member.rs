@@ -98,11 +98,13 @@ impl Default for State {
     }
 }
 
-/// The options an SAE was trained with, as the TOML file beside it.
-pub(super) fn options(feed: &Feed, recipe: &Recipe) -> Result<String> {
+/// The options an SAE was trained with, as the TOML file beside it; its first line says on what.
+pub(super) fn options(feed: &Feed, recipe: &Recipe, identity: &Value) -> Result<String> {
     let parts = [json!(recipe), json!(feed)];
     let merged: BTreeMap<&String, &Value> = parts.iter().filter_map(Value::as_object).flatten().collect();
-    toml::to_string(&merged).map_err(|e| Error::Stored { path: OPTIONS.into(), problem: e.to_string() })
+    let options =
+        toml::to_string(&merged).map_err(|e| Error::Stored { path: OPTIONS.into(), problem: e.to_string() })?;
+    Ok(format!("# model and corpus: {:08x}\n{options}", crc32c::crc32c(identity.to_string().as_bytes())))
 }
 
 fn directions(recipe: &Recipe, d_in: usize) -> Result<usize> {
@@ -231,7 +233,7 @@ impl Member {
         let processing = training.model.processing();
         let folder: PathBuf = training.out.join(&self.name);
         let metadata = json!({
-            "model_name": training.identity["model"],
+            "model_name": training.model_name,
             "context_size": training.feed.context.min(config.n_ctx),
             "prepend_bos": training.bos.is_some(),
             "model_from_pretrained_kwargs": {
@@ -244,7 +246,7 @@ impl Member {
             "objective": self.recipe.objective,
         });
         let sae = self.trainer.to_sae(&self.name, Site::at(self.end.clone()))?;
-        durable::write(&folder.join(OPTIONS), options(training.feed, &self.recipe)?.as_bytes())?;
+        durable::write(&folder.join(OPTIONS), options(training.feed, &self.recipe, training.identity)?.as_bytes())?;
         sae.save(&folder, &metadata, Some(&self.trainer.densities()))
     }
 }

@@ -38,7 +38,9 @@ pub struct Training<'a> {
     pub cache: Option<&'a Path>,
     /// Folder of the results.
     pub out: &'a Path,
-    /// What model and corpus are, for checkpoints and caches to be compared with; also written beside each SAE.
+    /// What the model is called beside each SAE.
+    pub model_name: &'a str,
+    /// What model and corpora are, by their bytes: what checkpoints, caches and finished SAEs are compared by.
     pub identity: &'a Value,
 }
 
@@ -182,7 +184,7 @@ fn detail(members: &[Member]) -> String {
 ///
 /// # Errors
 /// If a folder holds an SAE that was not trained so, or whose options cannot be read.
-pub fn is_complete(out: &Path, feed: &Feed, recipes: &[(String, Recipe)]) -> Result<bool> {
+pub fn is_complete(out: &Path, feed: &Feed, recipes: &[(String, Recipe)], identity: &Value) -> Result<bool> {
     if checkpoint::exists(out) {
         return Ok(false);
     }
@@ -190,8 +192,11 @@ pub fn is_complete(out: &Path, feed: &Feed, recipes: &[(String, Recipe)]) -> Res
     for (name, recipe) in recipes {
         let folder = out.join(name);
         let there = folder.join(CONFIG).is_file();
-        if there && std::fs::read_to_string(folder.join(member::OPTIONS)).ok() != Some(member::options(feed, recipe)?) {
-            let problem = "it holds an SAE that was trained with other options; name another --out".into();
+        if there
+            && std::fs::read_to_string(folder.join(member::OPTIONS)).ok()
+                != Some(member::options(feed, recipe, identity)?)
+        {
+            let problem = "it holds an SAE that was trained with other options, or on another model or corpus; name another --out".into();
             return Err(Error::Stored { path: folder, problem });
         }
         complete &= there;

@@ -2,7 +2,8 @@
 
 use directrix_circuits::logit_attribution;
 use directrix_corpus::Prompts;
-use directrix_model::{Ask, BlockHook, HookPoint, Model};
+use directrix_lab::Opened;
+use directrix_model::{Ask, BlockHook, HookPoint};
 use directrix_sae::Sae;
 
 use super::{Body, SectionKind, figure, quoted};
@@ -25,7 +26,8 @@ impl SectionKind for Attention {
     const KIND: &str = "attention";
     const TITLE: &str = "An attention pattern";
 
-    fn check(&self, model: &Model, _sae: &Sae) -> Result<(), String> {
+    fn check(&self, opened: &Opened, _sae: &Sae) -> Result<(), String> {
+        let model = &opened.model;
         let (layers, heads) = (model.config().n_layers, model.config().attention.query_heads);
         if self.layer.is_some_and(|l| l >= layers) || self.head.is_some_and(|h| h >= heads) {
             return Err(format!(

@@ -1,6 +1,8 @@
 //! Who drives the top directions: attribution to them (DFA).
 
 use directrix_circuits::{Inactive, attribution_to_direction, mean_decomposition};
+use directrix_lab::Opened;
+use directrix_sae::Sae;
 use serde::Serialize;
 
 use super::{Body, SectionKind, extremes, figure, labels, list, means, table};
@@ -20,6 +22,10 @@ options! {
 impl SectionKind for AttributionToDirection {
     const KIND: &str = "attribution_to_direction";
     const TITLE: &str = "What drives the top directions (DFA)";
+
+    fn check(&self, _opened: &Opened, sae: &Sae) -> Result<(), String> {
+        sae.check_neurons().map_err(|e| e.to_string())
+    }
 
     fn make(&self, found: &Findings) -> Result<Body> {
         let sae = found.sae();

@@ -2,9 +2,11 @@
 
 use directrix_circuits::CooccurrenceOptions;
 use directrix_corpus::Prompts;
+use directrix_lab::Opened;
+use directrix_sae::Sae;
 use serde::Serialize;
 
-use super::{Body, SectionKind, figure, table};
+use super::{Body, SectionKind, check_order, figure, table};
 use crate::findings::Findings;
 use crate::{Result, Shape};
 
@@ -27,6 +29,10 @@ impl SectionKind for Cooccurrence {
     const TITLE: &str = "Which first directions a second one needs";
 
     const SAES: usize = 2;
+
+    fn check(&self, opened: &Opened, _sae: &Sae) -> Result<(), String> {
+        check_order(opened)
+    }
 
     fn make(&self, found: &Findings) -> Result<Body> {
         let (first, second) = (&found.opened.saes[0], &found.opened.saes[found.opened.saes.len() - 1]);

@@ -1,8 +1,10 @@
 //! Edges from the first SAE to the last by cosine, and what ablation makes of them.
 
 use directrix_circuits::{cosine_pairs, pair_effects};
+use directrix_lab::Opened;
+use directrix_sae::Sae;
 
-use super::{Body, SectionKind, figure, table};
+use super::{Body, SectionKind, check_order, check_written, figure, table};
 use crate::findings::Findings;
 use crate::{Result, Shape};
 
@@ -23,6 +25,13 @@ impl SectionKind for Cosine {
     const TITLE: &str = "Pairs of directions by cosine";
 
     const SAES: usize = 2;
+
+    fn check(&self, opened: &Opened, _sae: &Sae) -> Result<(), String> {
+        check_order(opened)?;
+        let (first, last) = (&opened.saes[0], &opened.saes[opened.saes.len() - 1]);
+        check_written(opened, first)?;
+        last.check_readable().map_err(|e| e.to_string())
+    }
 
     fn make(&self, found: &Findings) -> Result<Body> {
         let (first, second) = (&found.opened.saes[0], &found.opened.saes[found.opened.saes.len() - 1]);

@@ -1,12 +1,14 @@
 //! One direction closely: where it fires, and which tokens it promotes.
 
-use directrix_circuits::{log_prob_boosts, logit_boosts};
+use std::collections::HashMap;
+
+use directrix_circuits::{About, Chosen, Claim, log_prob_boosts, logit_boosts};
 use directrix_corpus::Prompts;
-use directrix_model::Model;
+use directrix_lab::Opened;
 use directrix_sae::Sae;
 use serde::Serialize;
 
-use super::{Body, SectionKind, check_directions, count, figure, quoted, table};
+use super::{Body, SectionKind, check_directions, check_written, count, figure, quoted, table};
 use crate::findings::Findings;
 use crate::report::{Block, Texts};
 use crate::{Result, Shape};
@@ -37,7 +39,8 @@ impl SectionKind for Direction {
     const KIND: &str = "direction";
     const TITLE: &str = "The top direction closely";
 
-    fn check(&self, _model: &Model, sae: &Sae) -> Result<(), String> {
+    fn check(&self, opened: &Opened, sae: &Sae) -> Result<(), String> {
+        check_written(opened, sae)?;
         check_directions(sae, &self.direction)
     }
 
@@ -83,39 +86,7 @@ impl SectionKind for Direction {
                 .collect::<Result<_>>()?,
         }));
 
-        let mut promoted = "it is active on no behaviour prompt".to_owned();
-        if !active.is_empty() {
-            let chosen = active.iter().take(self.prompts).map(|(prompt, _)| found.behaviour.prompts.get(*prompt));
-            let prompts = Prompts::from_rows(chosen);
-            let boosts = log_prob_boosts(&found.opened.model, found.sae(), direction, &prompts, found.watch)?;
-            let likely: Vec<usize> = common.iter().copied().filter(|t| boosts.on[*t] >= self.log_prob_above).collect();
-            let (high, low) = ends(&likely, |t| boosts.on[t] - boosts.off[t], self.tokens);
-            let row = |&token: &usize| BoostRow {
-                token: found.token(token as u32),
-                boost: boosts.on[token] - boosts.off[token],
-                log_prob: boosts.on[token],
-                log_prob_ablated: boosts.off[token],
-            };
-            promoted = format!(
-                "it promotes {} most and suppresses {} most",
-                high.first().map_or_else(|| "no token".into(), |t| quoted(&found.token(*t as u32))),
-                low.first().map_or_else(|| "no token".into(), |t| quoted(&found.token(*t as u32)))
-            );
-            for (name, tokens, what) in
-                [("boosted-by-prompt", high, "boosted"), ("suppressed-by-prompt", low, "suppressed")]
-            {
-                blocks.push(table(
-                name,
-                &format!(
-                    "Tokens {what} most: mean log-probability before the answer over {}, with the direction and without; rare tokens and those below {} are left out.",
-                    count(prompts.len(), "prompt"),
-                    self.log_prob_above
-                ),
-                &tokens.iter().map(row).collect::<Vec<_>>(),
-            ));
-            }
-        }
-
+        let promoted = self.boosts(found, direction, &active, &common, &mut blocks)?;
         let weights = logit_boosts(&found.opened.model, found.sae(), direction)?;
         let (high, low) = ends(&common, |t| weights[t] as f64, self.weight_tokens);
         let row =
@@ -145,10 +116,68 @@ impl SectionKind for Direction {
     }
 }
 
+impl Direction {
+    /// Shows the tokens that the direction promotes and suppresses most, and says which.
+    fn boosts(
+        &self,
+        found: &Findings,
+        direction: u32,
+        active: &[(usize, f32)],
+        common: &[usize],
+        blocks: &mut Vec<Block>,
+    ) -> Result<String> {
+        if active.is_empty() {
+            return Ok("it is active on no behaviour prompt".into());
+        }
+        let chosen = active.iter().take(self.prompts).map(|(prompt, _)| found.behaviour.prompts.get(*prompt));
+        let prompts = Prompts::from_rows(chosen);
+        let boosts = log_prob_boosts(&found.opened.model, found.sae(), direction, &prompts, found.watch)?;
+        let likely: Vec<usize> = common.iter().copied().filter(|t| boosts.on[*t] >= self.log_prob_above).collect();
+        let (high, low) = ends(&likely, |t| boosts.on[t] - boosts.off[t], self.tokens);
+        let chosen = if self.direction.is_some() { Chosen::Given } else { found.top_chosen() };
+        let about = About {
+            chosen,
+            change: "ablated before the answer",
+            measure: "boost",
+            unit: "nats",
+            over: "prompts on which it is active",
+        };
+        // Every token that could have been among the ends is a test.
+        let claims = Claim::list(likely.iter().map(|token| (about, boosts.boost[*token], None)));
+        let claims: HashMap<usize, Claim> = likely.iter().copied().zip(claims).collect();
+        let row = |&token: &usize| BoostRow {
+            token: found.token(token as u32),
+            boost: claims[&token],
+            log_prob: boosts.on[token],
+            log_prob_ablated: boosts.off[token],
+        };
+        let promoted = format!(
+            "it promotes {} most and suppresses {} most",
+            high.first().map_or_else(|| "no token".into(), |t| quoted(&found.token(*t as u32))),
+            low.first().map_or_else(|| "no token".into(), |t| quoted(&found.token(*t as u32)))
+        );
+        for (name, tokens, what) in
+            [("boosted-by-prompt", high, "boosted"), ("suppressed-by-prompt", low, "suppressed")]
+        {
+            blocks.push(table(
+            name,
+            &format!(
+                "Tokens {what} most: mean log-probability before the answer over {}, with the direction and without, and the difference with its 95 % interval and its false-discovery rate among all tokens that are compared; rare tokens and those below {} are left out.",
+                count(prompts.len(), "prompt"),
+                self.log_prob_above
+            ),
+            &tokens.iter().map(row).collect::<Vec<_>>(),
+        ));
+        }
+        Ok(promoted)
+    }
+}
+
 #[derive(Serialize)]
 struct BoostRow {
     token: String,
-    boost: f64,
+    #[serde(flatten)]
+    boost: Claim,
     log_prob: f64,
     log_prob_ablated: f64,
 }

@@ -1,8 +1,10 @@
 //! Directions by what their weights write towards the answer.
 
 use directrix_circuits::direction_attribution;
+use directrix_lab::Opened;
+use directrix_sae::Sae;
 
-use super::{Body, SectionKind, figure, list, quoted, table};
+use super::{Body, SectionKind, check_written, figure, list, quoted, table};
 use crate::findings::Findings;
 use crate::{Result, Shape};
 
@@ -19,6 +21,10 @@ options! {
 impl SectionKind for DirectionAttribution {
     const KIND: &str = "direction_attribution";
     const TITLE: &str = "Directions by positive logit attribution";
+
+    fn check(&self, opened: &Opened, sae: &Sae) -> Result<(), String> {
+        check_written(opened, sae)
+    }
 
     fn make(&self, found: &Findings) -> Result<Body> {
         let sae = found.sae();

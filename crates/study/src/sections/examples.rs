@@ -1,7 +1,7 @@
 //! Prompts of the corpus on which directions fire.
 
 use directrix_index::Example;
-use directrix_model::Model;
+use directrix_lab::Opened;
 use directrix_sae::Sae;
 
 use super::{Body, SectionKind, check_directions, list, table};
@@ -23,7 +23,7 @@ impl SectionKind for Examples {
     const KIND: &str = "examples";
     const TITLE: &str = "Top examples of the top directions";
 
-    fn check(&self, _model: &Model, sae: &Sae) -> Result<(), String> {
+    fn check(&self, _opened: &Opened, sae: &Sae) -> Result<(), String> {
         check_directions(sae, self.directions.iter().flatten())
     }
 

@@ -40,7 +40,8 @@ mod tokens;
 mod top_tokens;
 
 use directrix_circuits::{Component, Table};
-use directrix_model::Model;
+use directrix_kernels::Matrix;
+use directrix_lab::Opened;
 use directrix_sae::Sae;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -84,8 +85,8 @@ macro_rules! sections {
             }
 
             /// What the options ask for and the model or the SAE taken apart does not have.
-            pub(crate) fn check(&self, model: &Model, sae: &Sae) -> Result<(), String> {
-                match self { $(Analysis::$section(options) => options.check(model, sae)),* }
+            pub(crate) fn check(&self, opened: &Opened, sae: &Sae) -> Result<(), String> {
+                match self { $(Analysis::$section(options) => options.check(opened, sae)),* }
             }
 
             /// The section of the report.
@@ -144,7 +145,7 @@ trait SectionKind: Default + Serialize + DeserializeOwned {
     const SAES: usize = 1;
 
     /// What the options ask for and `model` or `sae`, the one taken apart, does not have; said before the long work.
-    fn check(&self, _model: &Model, _sae: &Sae) -> Result<(), String> {
+    fn check(&self, _opened: &Opened, _sae: &Sae) -> Result<(), String> {
         Ok(())
     }
 
@@ -179,6 +180,19 @@ impl<'de> Deserialize<'de> for Analysis {
             },
             _ => Err(D::Error::custom(format!("a section needs a `kind`, {}", known()))),
         }
+    }
+}
+
+/// An error if what the SAE writes does not reach the residual stream.
+fn check_written(opened: &Opened, sae: &Sae) -> Result<(), String> {
+    sae.to_residual(&opened.model, &Matrix::zeros(1, sae.d_out())).map(drop).map_err(|e| e.to_string())
+}
+
+/// An error if what the first SAE writes cannot reach the last.
+fn check_order(opened: &Opened) -> Result<(), String> {
+    match &opened.saes[..] {
+        [first, .., last] => directrix_circuits::check_order(first, last).map_err(|e| e.to_string()),
+        _ => Ok(()),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use directrix_circuits::{About, Change, Chosen, Claim, LossClaim, Trial, loss_claims};
 use directrix_corpus::Prompts;
-use directrix_model::Model;
+use directrix_lab::Opened;
 use directrix_sae::Sae;
 use serde::Serialize;
 
@@ -31,7 +31,7 @@ impl SectionKind for MoreAblations {
     const KIND: &str = "more_ablations";
     const TITLE: &str = "More ablations of the top direction";
 
-    fn check(&self, _model: &Model, sae: &Sae) -> Result<(), String> {
+    fn check(&self, _opened: &Opened, sae: &Sae) -> Result<(), String> {
         check_directions(sae, &self.direction)
     }
 
@@ -39,7 +39,7 @@ impl SectionKind for MoreAblations {
         let direction = self.direction.map_or(found.top[0], |d| d as u32);
         let active = found.active_on(direction, self.active_above);
         let found_claims = self.claims(found, direction, &active)?;
-        let increases = found_claims[0].increases.clone();
+        let increases = found_claims[0].increases();
         let row = |&LossClaim { claim, .. }: &LossClaim| PlaceRow {
             ablated: claim.about.change,
             mean_is_over: claim.about.over,

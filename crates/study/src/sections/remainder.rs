@@ -1,6 +1,8 @@
 //! What the SAE leaves out of what its site writes towards the answer.
+use directrix_lab::Opened;
+use directrix_sae::Sae;
 
-use super::{Body, SectionKind, figure, labels, means, quoted, table};
+use super::{Body, SectionKind, check_written, figure, labels, means, quoted, table};
 use crate::findings::Findings;
 use crate::{Result, Shape};
 
@@ -15,6 +17,10 @@ options! {
 impl SectionKind for Remainder {
     const KIND: &str = "remainder";
     const TITLE: &str = "MLP, reconstruction, remainder";
+
+    fn check(&self, opened: &Opened, sae: &Sae) -> Result<(), String> {
+        check_written(opened, sae)
+    }
 
     fn make(&self, found: &Findings) -> Result<Body> {
         let rows = directrix_circuits::remainder(
