@@ -82,7 +82,7 @@ impl SectionKind for Behaviour {
                 "answer-loss",
                 "Loss of the answer",
                 ("loss, nats", "prompts"),
-                "Every behaviour prompt by the loss of its last token.",
+                "Behaviour prompts measured on, by the loss of their last token.",
                 Shape::histogram(&losses, 40),
             ),
             Block::Texts(Texts {
@@ -93,7 +93,7 @@ impl SectionKind for Behaviour {
             }),
             table(
                 "behaviour-prompts",
-                "Every behaviour prompt: log-probability of the answer in nats, and how many tokens have a higher logit.",
+                "Every behaviour prompt measured on, by its number among all: log-probability of the answer in nats, and how many tokens have a higher logit.",
                 &rows,
             ),
         ];
