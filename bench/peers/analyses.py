@@ -125,7 +125,7 @@ def index(case, number, above=0.5, first=10, skip_last=True):
             top_tokens.append([d, len(tokens), most, tokens.count(most)])
     sums, active = all_acts.double().sum(0), (all_acts > FAINT).sum(0)
     directions = [{"direction": d, "maximum": maximum[d].item(), "maximum_position": position[d],
-                   "prompts": (maxima[:, d] > FAINT).sum().item(), "active": active[d].item(),
+                   "prompts": sum((a[:, d] > FAINT).any().item() for a in acts), "active": active[d].item(),
                    "faint": case.faint[number][d].item(), "sum": sums[d].item(), "histogram": bins[d].tolist()}
                   for d in range(0, len(maximum), EVERY)]
     return {"directions": directions, "top_tokens": top_tokens}

@@ -106,8 +106,8 @@ impl Summary {
         let (mut maximum, mut maximum_position, mut prompts) = (0.0_f32, 0, 0);
         for shard in shards {
             for prompt in shard.by_prompt() {
-                let Some(example) = prompt.highest(options.skip_last) else { continue };
                 prompts += 1;
+                let Some(example) = prompt.highest(options.skip_last) else { continue };
                 if example.activation > maximum {
                     maximum = example.activation;
                     maximum_position = shard.first_position + u64::from(prompt.start) + example.position as u64;
