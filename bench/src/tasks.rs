@@ -305,7 +305,8 @@ fn index(inputs: &Inputs, loaded: &Loaded, stories: &Prompts, folder: &Path, tab
 /// The losses before and after each trial.
 fn losses(loaded: &Loaded, prompts: &Prompts, trials: &[Trial]) -> anyhow::Result<Vec<f32>> {
     let effects = circuits::effects(&loaded.model, prompts, trials, &Watch::nobody())?;
-    Ok(effects.iter().flat_map(|e| [e.before.loss() as f32, e.after.loss() as f32]).collect())
+    let both = |e: &circuits::Effect| Ok([e.before.loss()? as f32, e.after.loss()? as f32]);
+    Ok(effects.iter().map(both).collect::<circuits::Result<Vec<_>>>()?.concat())
 }
 
 fn single(inputs: &Inputs, loaded: &Loaded, sae: usize, prompts: &Prompts) -> anyhow::Result<Found> {

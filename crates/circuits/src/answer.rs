@@ -132,8 +132,8 @@ impl PromptEffect {
 
     fn of_trials(model: &Model, prompts: &Prompts, trials: &[Trial], watch: &Watch) -> Result<Vec<PromptEffect>> {
         let row = |(trial, effect): (&Trial, Effect)| {
-            let [before, after] = [effect.before, effect.after].map(|seen| seen.prediction());
-            PromptEffect {
+            let [before, after] = [effect.before.prediction()?, effect.after.prediction()?];
+            Ok(PromptEffect {
                 prompt: trial.prompt,
                 log_prob: before.log_prob,
                 log_prob_changed: after.log_prob,
@@ -141,9 +141,9 @@ impl PromptEffect {
                 logit_changed: after.logit,
                 rank: before.rank,
                 rank_changed: after.rank,
-            }
+            })
         };
-        Ok(trials.iter().zip(effects(model, prompts, trials, watch)?).map(row).collect())
+        trials.iter().zip(effects(model, prompts, trials, watch)?).map(row).collect()
     }
 }
 
@@ -207,9 +207,10 @@ impl AnswerLosses {
             .flat_map(|prompt| changes.iter().map(move |change| Trial::answer(sae, prompts, prompt, change.clone())))
             .collect::<Result<_>>()?;
         let effects = effects(model, prompts, &trials, watch)?;
-        let [original, mean, zero, directions, sae] = [0, 1, 2, 3, 4]
-            .map(|kind| effects.iter().skip(kind).step_by(changes.len()).map(|e| e.after.loss()).collect::<Vec<_>>());
-        Ok(AnswerLosses { original, mean, zero, directions, sae })
+        let of = |kind: usize| -> Result<Vec<f64>> {
+            effects.iter().skip(kind).step_by(changes.len()).map(|e| e.after.loss()).collect()
+        };
+        Ok(AnswerLosses { original: of(0)?, mean: of(1)?, zero: of(2)?, directions: of(3)?, sae: of(4)? })
     }
 
     /// `(zero − sae) / (zero − original)`, of mean losses over prompts.

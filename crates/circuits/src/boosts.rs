@@ -34,14 +34,15 @@ pub fn log_prob_boosts(model: &Model, sae: &Sae, direction: u32, prompts: &Promp
     let trials: Vec<Trial> = (0..prompts.len()).map(trial).collect::<Result<_>>()?;
     let (mut sums, mut squares) = (vec![0.0; vocabulary], vec![0.0; vocabulary]);
     each_effect(model, prompts, &trials, watch, |_, effect| {
-        let both = effect.before.log_probs().iter().zip(effect.after.log_probs());
+        let both = effect.before.log_probs()?.iter().zip(effect.after.log_probs()?);
         for ((sum, squares), (on, off)) in sums.iter_mut().zip(&mut squares).zip(both) {
             *sum += on - off;
             *squares += (on - off) * (on - off);
         }
         for (sum, seen) in [(&mut on, &effect.before), (&mut off, &effect.after)] {
-            sum.iter_mut().zip(seen.log_probs()).for_each(|(sum, log_prob)| *sum += log_prob);
+            sum.iter_mut().zip(seen.log_probs()?).for_each(|(sum, log_prob)| *sum += log_prob);
         }
+        Ok(())
     })?;
     let n = prompts.len() as f64;
     on.iter_mut().chain(&mut off).for_each(|x| *x /= n);

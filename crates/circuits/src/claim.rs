@@ -69,7 +69,10 @@ pub struct LossClaim {
 
 impl LossClaim {
     /// The loss increase of each trial, nats.
-    pub fn increases(&self) -> Vec<f64> {
+    ///
+    /// # Errors
+    /// As [`Effect::loss_increase`].
+    pub fn increases(&self) -> Result<Vec<f64>> {
         self.effects.iter().map(Effect::loss_increase).collect()
     }
 }
@@ -90,9 +93,10 @@ pub fn loss_claims(
     let mut effects = effects(model, prompts, &all, watch)?;
     let mut of_controls = effects.split_off(counted).into_iter();
     let mut effects = effects.into_iter();
-    let estimate = |trials: &[Trial], effects: &[Effect]| {
+    let estimate = |trials: &[Trial], effects: &[Effect]| -> Result<Estimate> {
         let prompts = trials.iter().map(|trial| trial.prompt);
-        Estimate::clustered(&prompts.zip(effects.iter().map(Effect::loss_increase)).collect::<Vec<_>>())
+        let increases = effects.iter().map(Effect::loss_increase).collect::<Result<Vec<_>>>()?;
+        Ok(Estimate::clustered(&prompts.zip(increases).collect::<Vec<_>>()))
     };
     let (mut estimates, mut made) = (Vec::new(), Vec::new());
     for (about, trials) in lists {
@@ -100,7 +104,8 @@ pub fn loss_claims(
         // The change of a list has a control or has none.
         let controls = trials.iter().filter_map(Trial::control).count();
         let control: Vec<Effect> = of_controls.by_ref().take(controls).collect();
-        estimates.push((*about, estimate(trials, &own), (controls > 0).then(|| estimate(trials, &control))));
+        let control = (controls > 0).then(|| estimate(trials, &control)).transpose()?;
+        estimates.push((*about, estimate(trials, &own)?, control));
         made.push(own);
     }
     let of = |(claim, effects)| LossClaim { claim, effects };

@@ -91,8 +91,9 @@ pub fn cooccurrence(
             trials.iter().map(|trial| Placed { prompt: trial.prompt - batch.start, trial }).collect();
         base.effects(&placed, |number, Effect { before, after }| {
             let row = &mut rows[known + number];
-            (row.activation, row.ablated) = (before.activation(), after.activation());
+            (row.activation, row.ablated) = (before.activation()?, after.activation()?);
             row.difference = row.ablated - row.activation;
+            Ok(())
         })?;
         Ok(())
     })?;

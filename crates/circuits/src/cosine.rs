@@ -117,15 +117,17 @@ pub struct PairMeans {
 
 impl PairMeans {
     /// From the effects of ablating either direction on the prediction, and of the first on the second's activation.
-    fn of(first: &[Effect], second: &[Effect], activations: &[Effect]) -> PairMeans {
-        let mean = |effects: &[Effect], value: fn(&Effect) -> f64| Estimate::of(effects.iter().map(value)).mean;
-        PairMeans {
-            loss: mean(first, |e| e.before.loss()),
-            loss_first_ablated: mean(first, |e| e.after.loss()),
-            loss_second_ablated: mean(second, |e| e.after.loss()),
-            second_activation: mean(activations, |e| e.before.activation() as f64),
-            second_activation_first_ablated: mean(activations, |e| e.after.activation() as f64),
-        }
+    fn of(first: &[Effect], second: &[Effect], activations: &[Effect]) -> Result<PairMeans> {
+        let mean = |effects: &[Effect], value: fn(&Effect) -> Result<f64>| {
+            Ok::<_, Error>(Estimate::of(effects.iter().map(value).collect::<Result<Vec<_>>>()?).mean)
+        };
+        Ok(PairMeans {
+            loss: mean(first, |e| e.before.loss())?,
+            loss_first_ablated: mean(first, |e| e.after.loss())?,
+            loss_second_ablated: mean(second, |e| e.after.loss())?,
+            second_activation: mean(activations, |e| Ok(e.before.activation()? as f64))?,
+            second_activation_first_ablated: mean(activations, |e| Ok(e.after.activation()? as f64))?,
+        })
     }
 }
 
@@ -181,15 +183,16 @@ pub fn pair_effects(
         over: "prompts",
     };
     let change = |effects: &[Effect]| {
-        Estimate::of(effects.iter().map(|e| (e.after.activation() - e.before.activation()) as f64))
+        let of = |e: &Effect| Ok((e.after.activation()? - e.before.activation()?) as f64);
+        Ok::<_, Error>(Estimate::of(effects.iter().map(of).collect::<Result<Vec<_>>>()?))
     };
     let (mut means, mut claims) = (Vec::new(), Vec::new());
     for examples in &examples {
         let predicted = predicting(&prompts, examples.iter().map(place)).count();
         let [one, two, activations, controls] = [predicted, predicted, examples.len(), examples.len()]
             .map(|n| effects.by_ref().take(n).collect::<Vec<_>>());
-        claims.push((about, change(&activations), Some(change(&controls))));
-        means.push(PairMeans::of(&one, &two, &activations));
+        claims.push((about, change(&activations)?, Some(change(&controls)?)));
+        means.push(PairMeans::of(&one, &two, &activations)?);
     }
     let row = |((pair, means), activation_change): ((&CosinePair, PairMeans), Claim)| PairEffect {
         pair: *pair,

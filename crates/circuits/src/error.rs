@@ -77,6 +77,12 @@ pub enum Error {
         /// How many there should be.
         wanted: usize,
     },
+    /// A trial looked at something else than what is asked of its effect.
+    #[error("the trial did not look at {wanted}; give it a `Look` that does")]
+    Look {
+        /// What is asked for.
+        wanted: &'static str,
+    },
     /// A threshold that nothing can be compared with.
     #[error("the option `{option}` is not a number; give one")]
     Threshold {

@@ -31,7 +31,7 @@
 //! let before_the_answer = Trial::answer(&sae, &prompts, 0, Change::Ablate(vec![7, 9]))?;
 //! let everywhere = Trial::everywhere(&sae, &prompts, 0, Change::Ablate(vec![7, 9]))?;
 //! let effects = effects(&model, &prompts, &[before_the_answer, everywhere], &Watch::nobody())?;
-//! println!("the answer's loss rises by {}, the mean loss by {}", effects[0].loss_increase(), effects[1].loss_increase());
+//! println!("the answer's loss rises by {}, the mean loss by {}", effects[0].loss_increase()?, effects[1].loss_increase()?);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 

@@ -27,7 +27,10 @@ const CHANGED: usize = 1024;
 #[expect(clippy::missing_panics_doc, reason = "every trial is in a batch")]
 pub fn effects(model: &Model, prompts: &Prompts, trials: &[Trial], watch: &Watch) -> Result<Vec<Effect>> {
     let mut effects: Vec<Option<Effect>> = vec![None; trials.len()];
-    each_effect(model, prompts, trials, watch, |trial, effect| effects[trial] = Some(effect))?;
+    each_effect(model, prompts, trials, watch, |trial, effect| {
+        effects[trial] = Some(effect);
+        Ok(())
+    })?;
     Ok(effects.into_iter().map(|effect| effect.expect("every trial is in a batch")).collect())
 }
 
@@ -37,7 +40,7 @@ pub(crate) fn each_effect(
     prompts: &Prompts,
     trials: &[Trial],
     watch: &Watch,
-    mut seen: impl FnMut(usize, Effect),
+    mut seen: impl FnMut(usize, Effect) -> Result<()>,
 ) -> Result<()> {
     trials.iter().try_for_each(|trial| trial.check(prompts))?;
     let mut order: Vec<usize> = (0..trials.len()).collect();
@@ -278,7 +281,11 @@ impl<'a> Base<'a> {
     }
 
     /// Hands out the effect of every trial, with its number.
-    pub(crate) fn effects(mut self, trials: &[Placed], mut seen: impl FnMut(usize, Effect)) -> Result<()> {
+    pub(crate) fn effects(
+        mut self,
+        trials: &[Placed],
+        mut seen: impl FnMut(usize, Effect) -> Result<()>,
+    ) -> Result<()> {
         for group in groups(trials) {
             self.session = self.session.advance(group.added_at)?;
             self.group(&group, trials, &mut seen)?;
@@ -286,7 +293,12 @@ impl<'a> Base<'a> {
         Ok(())
     }
 
-    fn group(&self, group: &Group, trials: &[Placed], seen: &mut impl FnMut(usize, Effect)) -> Result<()> {
+    fn group(
+        &self,
+        group: &Group,
+        trials: &[Placed],
+        seen: &mut impl FnMut(usize, Effect) -> Result<()>,
+    ) -> Result<()> {
         let site = group.sae.site().writes.hook;
         let width = self.session.run().captured(site).columns();
         let mut writer = Writer::new(self.session.model(), group.sae, group.added_at, width);
@@ -329,12 +341,12 @@ impl<'a> Base<'a> {
             let run = self.session.resume(&cases, &self.ask(group.kind, &resumed, trials))?;
             let after = self.after(group.kind, &resumed, trials, &run)?;
             for ((number, _), after) in resumed.into_iter().zip(after) {
-                seen(number, Effect { before: self.before(trials[number])?, after });
+                seen(number, Effect { before: self.before(trials[number])?, after })?;
             }
         }
         for number in unchanged {
             let before = self.before(trials[number])?;
-            seen(number, Effect { after: before.clone(), before });
+            seen(number, Effect { after: before.clone(), before })?;
         }
         Ok(())
     }

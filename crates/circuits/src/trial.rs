@@ -177,42 +177,46 @@ fn no_position(prompt: usize, position: usize, positions: usize) -> Error {
 impl Seen {
     /// The prediction.
     ///
-    /// # Panics
-    /// If something else was looked at.
-    pub fn prediction(&self) -> Prediction {
+    /// # Errors
+    /// [`Error::Look`] if something else was looked at.
+    pub fn prediction(&self) -> Result<Prediction> {
         match self {
-            Seen::Prediction(prediction) => *prediction,
-            other => panic!("a prediction was not asked for, but {other:?}"),
+            Seen::Prediction(prediction) => Ok(*prediction),
+            _ => Err(Error::Look { wanted: "a prediction" }),
         }
     }
 
     /// The loss, in nats: of the prediction, or the mean.
     ///
-    /// # Panics
-    /// If something else was looked at.
-    pub fn loss(&self) -> f64 {
+    /// # Errors
+    /// [`Error::Look`] if neither was looked at.
+    pub fn loss(&self) -> Result<f64> {
         match self {
-            Seen::MeanLoss(loss) => *loss,
-            other => -other.prediction().log_prob,
+            Seen::MeanLoss(loss) => Ok(*loss),
+            Seen::Prediction(prediction) => Ok(-prediction.log_prob),
+            _ => Err(Error::Look { wanted: "a loss" }),
         }
     }
 
     /// The activation.
     ///
-    /// # Panics
-    /// If something else was looked at.
-    pub fn activation(&self) -> f32 {
+    /// # Errors
+    /// [`Error::Look`] if something else was looked at.
+    pub fn activation(&self) -> Result<f32> {
         match self {
-            Seen::Activation(activation) => *activation,
-            other => panic!("an activation was not asked for, but {other:?}"),
+            Seen::Activation(activation) => Ok(*activation),
+            _ => Err(Error::Look { wanted: "an activation" }),
         }
     }
 
-    /// The log-probabilities.
-    pub(crate) fn log_probs(&self) -> &[f64] {
+    /// The log-probabilities, `[d_vocab]`.
+    ///
+    /// # Errors
+    /// [`Error::Look`] if something else was looked at.
+    pub fn log_probs(&self) -> Result<&[f64]> {
         match self {
-            Seen::LogProbs(log_probs) => log_probs,
-            other => panic!("log-probabilities were not asked for, but {other:?}"),
+            Seen::LogProbs(log_probs) => Ok(log_probs),
+            _ => Err(Error::Look { wanted: "log-probabilities" }),
         }
     }
 }
@@ -220,9 +224,9 @@ impl Seen {
 impl Effect {
     /// How much the loss rises, in nats.
     ///
-    /// # Panics
-    /// If something else than a loss or a prediction was looked at.
-    pub fn loss_increase(&self) -> f64 {
-        self.after.loss() - self.before.loss()
+    /// # Errors
+    /// As [`Seen::loss`].
+    pub fn loss_increase(&self) -> Result<f64> {
+        Ok(self.after.loss()? - self.before.loss()?)
     }
 }

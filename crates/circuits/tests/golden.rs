@@ -96,7 +96,7 @@ fn ablations_agree() {
             let all = || 0..f.prompts.len();
             let losses = |trials: Vec<Trial>| -> Vec<f64> {
                 let effects = effects(&f.model, &f.prompts, &trials, &nobody).unwrap();
-                effects.iter().flat_map(|e| [e.before.loss(), e.after.loss()]).collect()
+                effects.iter().flat_map(|e| [e.before.loss().unwrap(), e.after.loss().unwrap()]).collect()
             };
             let answer =
                 |prompt, set: &[u32]| Trial::answer(sae, &f.prompts, prompt, Change::Ablate(set.to_vec())).unwrap();

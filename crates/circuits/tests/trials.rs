@@ -218,6 +218,22 @@ fn a_trial_that_cannot_be_is_an_error() {
 }
 
 #[test]
+fn an_effect_that_was_not_looked_at_is_an_error() {
+    let f = fixture("neo-tiny");
+    let prompts = Prompts::from_rows([vec![1, 2, 3]]);
+    let position = 1;
+    let look = Look::Activation { sae: &f.saes[1], direction: 3, position };
+    let trial = Trial { prompt: 0, sae: &f.saes[0], positions: 1..2, change: Change::Zero, look };
+    let effect = effects(&f.model, &prompts, std::slice::from_ref(&trial), &Watch::nobody()).unwrap().remove(0);
+    assert!(effect.before.activation().is_ok());
+    assert!(effect.loss_increase().unwrap_err().to_string().contains("did not look at a loss"));
+    assert!(effect.after.prediction().is_err() && effect.after.log_probs().is_err());
+    let about =
+        About { chosen: Chosen::Given, change: "zeroed", measure: "loss_increase", unit: "nats", over: "prompts" };
+    assert!(loss_claims(&f.model, &prompts, &[(about, vec![trial])], &Watch::nobody()).is_err());
+}
+
+#[test]
 fn a_stopped_analysis_says_so() {
     let f = fixture("neo-tiny");
     let prompts = Prompts::from_rows([vec![1, 2, 3]]);

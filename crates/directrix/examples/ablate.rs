@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let trials = directions.iter().map(trial).collect::<Result<Vec<_>, _>>()?;
     let effects = effects(model, &prompts, &trials, &Watch::nobody())?;
     for ((direction, activation), effect) in directions.iter().zip(activations).zip(&effects) {
-        println!("{direction:>5}  activation {activation:5.2}  loss increase {:+.4} nats", effect.loss_increase());
+        println!("{direction:>5}  activation {activation:5.2}  loss increase {:+.4} nats", effect.loss_increase()?);
     }
     Ok(())
 }

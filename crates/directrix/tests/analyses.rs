@@ -50,8 +50,8 @@ fn ablate_gives_the_librarys_effects() {
     let change = Change::Ablate(active.clone());
     let trial = Trial::answer(&sae, &prompts, 0, change).unwrap();
     let expected = effects(&model, &prompts, &[trial], &Watch::nobody()).unwrap().remove(0);
-    let [before, after] = [expected.before.prediction(), expected.after.prediction()];
-    assert!(expected.loss_increase().abs() > 1e-3);
+    let [before, after] = [expected.before.prediction().unwrap(), expected.after.prediction().unwrap()];
+    assert!(expected.loss_increase().unwrap().abs() > 1e-3);
 
     let list = format!("{},{}", active[0], active[1]);
     let args = ["ablate", "--sae", "tinystories-2l/sae-l0", "--directions", &list, "--text", TEXT];

@@ -1,9 +1,7 @@
 //! `directrix ablate`.
 
 use clap::Args;
-use directrix::circuits::{
-    self, About, Change, Chosen, Claim, Effect, LossClaim, Seen, Trial, ablate_each, loss_claims,
-};
+use directrix::circuits::{self, About, Change, Chosen, Claim, Effect, LossClaim, Trial, ablate_each, loss_claims};
 use directrix::corpus::Prompts;
 use directrix::sae::Sae;
 use serde::Serialize;
@@ -116,18 +114,16 @@ impl Ablate {
         let LossClaim { claim, effects } = loss_claims(&opened.model, &prompts, &[(about, trials)], &watch)?.remove(0);
         let overall = Some(claim);
         if self.everywhere {
-            let row = |(prompt, effect): (usize, &Effect)| Everywhere {
-                prompt,
-                loss: effect.before.loss(),
-                loss_ablated: effect.after.loss(),
-                loss_increase: effect.loss_increase(),
+            let row = |(prompt, effect): (usize, &Effect)| {
+                let [loss, loss_ablated] = [effect.before.loss()?, effect.after.loss()?];
+                Ok(Everywhere { prompt, loss, loss_ablated, loss_increase: effect.loss_increase()? })
             };
-            let rows: Vec<Everywhere> = effects.iter().enumerate().map(row).collect();
+            let rows = effects.iter().enumerate().map(row).collect::<circuits::Result<Vec<_>>>()?;
             return self.show(&format!("Mean loss over each prompt, with {what} at every position."), &rows, overall);
         }
         let row = |(prompt, effect): (usize, &Effect)| {
-            let [before, after] = [&effect.before, &effect.after].map(Seen::prediction);
-            AtPosition {
+            let [before, after] = [effect.before.prediction()?, effect.after.prediction()?];
+            Ok(AtPosition {
                 prompt,
                 position: positions[prompt],
                 answer: opened.token(prompts.get(prompt)[positions[prompt] + 1]),
@@ -137,10 +133,10 @@ impl Ablate {
                 logit_ablated: after.logit,
                 rank: before.rank,
                 rank_ablated: after.rank,
-                loss_increase: effect.loss_increase(),
-            }
+                loss_increase: effect.loss_increase()?,
+            })
         };
-        let rows: Vec<AtPosition> = effects.iter().enumerate().map(row).collect();
+        let rows = effects.iter().enumerate().map(row).collect::<circuits::Result<Vec<_>>>()?;
         self.show(&format!("The answer's prediction, with {what} at the position before it."), &rows, overall)
     }
 

@@ -39,7 +39,7 @@ impl SectionKind for MoreAblations {
         let direction = self.direction.map_or(found.top[0], |d| d as u32);
         let active = found.active_on(direction, self.active_above);
         let found_claims = self.claims(found, direction, &active)?;
-        let increases = found_claims[0].increases();
+        let increases = found_claims[0].increases()?;
         let row = |&LossClaim { claim, .. }: &LossClaim| PlaceRow {
             ablated: claim.about.change,
             mean_is_over: claim.about.over,
