@@ -386,7 +386,7 @@ fn loss_recovered(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow
 
 fn cosine(loaded: &Loaded) -> anyhow::Result<Found> {
     let [first, second] = &loaded.saes;
-    let found = circuits::cosine_pairs(&loaded.model, first, second, COSINE_PAIRS, false)?;
+    let found = circuits::cosine_pairs(&loaded.model, first, second, COSINE_PAIRS, false, &Watch::nobody())?;
     let values = found.iter().map(|pair| pair.cosine).collect();
     let pairs = found.iter().flat_map(|pair| [pair.first as f32, pair.second as f32]).collect();
     let outputs = vec![("values".into(), vec![found.len()], values), ("pairs".into(), vec![found.len(), 2], pairs)];

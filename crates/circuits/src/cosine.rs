@@ -36,14 +36,15 @@ const FIRST_ROWS: usize = 16;
 /// SAEs that has no meaning, and drops half of the pairs.
 ///
 /// # Errors
-/// If the SAEs are in the wrong order, the first does not write to the residual stream, the second does not read neurons, or a
-/// cosine is not finite.
+/// If the SAEs are in the wrong order, the first does not write to the residual stream, the second does not read neurons, a
+/// cosine is not finite, or `watch` stopped it.
 pub fn cosine_pairs(
     model: &Model,
     first: &Sae,
     second: &Sae,
     k: usize,
     lower_triangle: bool,
+    watch: &Watch,
 ) -> Result<Vec<CosinePair>> {
     check_order(first, second)?;
     let (mut writes, mut reads) = (first.writes(model)?, second.reads(model)?);
@@ -55,6 +56,9 @@ pub fn cosine_pairs(
     let mut top: Vec<CosinePair> = Vec::new();
     let mut start = 0;
     while start < writes.rows() && k > 0 {
+        if watch.is_stopped() {
+            return Err(Error::Stopped);
+        }
         // Only what can still be among the best is kept of a block.
         let floor = if top.len() < k { f32::NEG_INFINITY } else { top[k - 1].cosine };
         let rows = start..(start + if top.len() < k { FIRST_ROWS } else { ROWS }).min(writes.rows());

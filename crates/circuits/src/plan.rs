@@ -193,13 +193,13 @@ pub(crate) struct Base<'a> {
 struct Group<'a> {
     sae: &'a Sae,
     added_at: HookPoint,
-    kind: Kind,
+    kind: Looks,
     trials: Vec<usize>,
 }
 
 /// What the trials of a group look at.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum Looks {
     Prediction,
     MeanLoss,
     Activation(HookPoint),
@@ -359,37 +359,37 @@ impl<'a> Base<'a> {
     }
 
     /// What a resumed run is asked for, so that its trials see what they look at.
-    fn ask(&self, kind: Kind, resumed: &[Resumed], trials: &[Placed]) -> Ask {
+    fn ask(&self, kind: Looks, resumed: &[Resumed], trials: &[Placed]) -> Ask {
         let ask = Ask::nothing().watched(self.watch);
         match kind {
-            Kind::Prediction => ask.with_predictions(resumed.iter().enumerate().map(|(case, &(number, _))| {
+            Looks::Prediction => ask.with_predictions(resumed.iter().enumerate().map(|(case, &(number, _))| {
                 match trials[number].trial.look {
                     Look::Prediction { position, token } => Target { prompt: case, position, token },
                     _ => unreachable!("the group looks at predictions"),
                 }
             })),
-            Kind::MeanLoss => ask.with_predictions(resumed.iter().enumerate().flat_map(|(case, &(number, first))| {
+            Looks::MeanLoss => ask.with_predictions(resumed.iter().enumerate().flat_map(|(case, &(number, first))| {
                 let next = self.prompts().get(trials[number].prompt).iter().enumerate().skip(first + 1);
                 next.map(move |(next, &token)| Target { prompt: case, position: next - 1, token })
             })),
-            Kind::Activation(hook) => ask.with_capture(hook, Positions::FromEnd(1)),
-            Kind::LogProbs => ask.with_logits(Positions::FromEnd(1)),
+            Looks::Activation(hook) => ask.with_capture(hook, Positions::FromEnd(1)),
+            Looks::LogProbs => ask.with_logits(Positions::FromEnd(1)),
         }
     }
 
     /// What the resumed trials see.
-    fn after(&self, kind: Kind, resumed: &[Resumed], trials: &[Placed], run: &Run) -> Result<Vec<Seen>> {
+    fn after(&self, kind: Looks, resumed: &[Resumed], trials: &[Placed], run: &Run) -> Result<Vec<Seen>> {
         let one = |(case, &(number, _)): (usize, &Resumed)| {
             Ok(match (kind, trials[number].trial.look) {
-                (Kind::Activation(hook), Look::Activation { sae, direction, .. }) => {
+                (Looks::Activation(hook), Look::Activation { sae, direction, .. }) => {
                     Seen::Activation(sae.activation(run.captured(hook).row(case), direction)?)
                 }
                 _ => Seen::Prediction(run.predictions()[case]),
             })
         };
         match kind {
-            Kind::Prediction | Kind::Activation(_) => resumed.iter().enumerate().map(one).collect(),
-            Kind::MeanLoss => {
+            Looks::Prediction | Looks::Activation(_) => resumed.iter().enumerate().map(one).collect(),
+            Looks::MeanLoss => {
                 let mut predictions = run.predictions();
                 let mean = |&(number, first): &Resumed| {
                     let before = self.losses(trials[number].prompt);
@@ -401,7 +401,7 @@ impl<'a> Base<'a> {
                 };
                 Ok(resumed.iter().map(mean).collect())
             }
-            Kind::LogProbs => {
+            Looks::LogProbs => {
                 let (logits, sums) = (run.logits(), directrix_kernels::log_sum_exp(run.logits()));
                 Ok(logits.iter_rows().zip(sums).map(|(row, sum)| Seen::LogProbs(log_probs(row, sum))).collect())
             }
@@ -415,10 +415,10 @@ fn groups<'a>(trials: &[Placed<'_, 'a>]) -> Vec<Group<'a>> {
     for (number, placed) in trials.iter().enumerate() {
         let (sae, added_at) = (placed.trial.sae, placed.trial.added_at());
         let kind = match placed.trial.look {
-            Look::Prediction { .. } => Kind::Prediction,
-            Look::MeanLoss => Kind::MeanLoss,
-            Look::Activation { sae, .. } => Kind::Activation(sae.site().reads.hook),
-            Look::LogProbs { .. } => Kind::LogProbs,
+            Look::Prediction { .. } => Looks::Prediction,
+            Look::MeanLoss => Looks::MeanLoss,
+            Look::Activation { sae, .. } => Looks::Activation(sae.site().reads.hook),
+            Look::LogProbs { .. } => Looks::LogProbs,
         };
         let same = |g: &&mut Group| std::ptr::eq(g.sae, sae) && g.added_at == added_at && g.kind == kind;
         match groups.iter_mut().find(same) {

@@ -231,7 +231,7 @@ fn boosts_agree() {
 fn cosine_pairs_agree() {
     for f in fixtures() {
         for (key, lower_triangle) in [("cosine", true), ("cosine_all", false)] {
-            let found = cosine_pairs(&f.model, &f.saes[0], &f.saes[1], 20, lower_triangle).unwrap();
+            let found = cosine_pairs(&f.model, &f.saes[0], &f.saes[1], 20, lower_triangle, &Watch::nobody()).unwrap();
             let cosines: Vec<f64> = found.iter().map(|p| p.cosine as f64).collect();
             f.check(key, &f.tensor(&format!("{key}.values")), &cosines);
             let pairs: Vec<f64> = found.iter().flat_map(|p| [p.first as f64, p.second as f64]).collect();

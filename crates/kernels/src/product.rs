@@ -38,29 +38,29 @@ const FEW_DEPTH: usize = DEPTH * COLUMNS / FEW_COLUMNS;
 
 /// A number among rows that begin `stride` apart.
 #[derive(Clone, Copy)]
-struct Place {
+struct Tile {
     at: *mut f32,
     stride: usize,
 }
 
 // SAFETY: tasks write disjoint blocks of an output.
-unsafe impl Send for Place {}
+unsafe impl Send for Tile {}
 // SAFETY: as above.
-unsafe impl Sync for Place {}
+unsafe impl Sync for Tile {}
 
-impl Place {
-    fn first_of(matrix: &mut Matrix) -> Place {
-        Place { stride: matrix.columns(), at: matrix.data_mut().as_mut_ptr() }
+impl Tile {
+    fn first_of(matrix: &mut Matrix) -> Tile {
+        Tile { stride: matrix.columns(), at: matrix.data_mut().as_mut_ptr() }
     }
 
     /// The first number of a row that is every row.
-    fn same(row: &[f32]) -> Place {
-        Place { at: row.as_ptr().cast_mut(), stride: 0 }
+    fn same(row: &[f32]) -> Tile {
+        Tile { at: row.as_ptr().cast_mut(), stride: 0 }
     }
 
     /// The number so many rows below and so many columns to the right.
-    fn plus(self, rows: usize, columns: usize) -> Place {
-        Place { at: self.at.wrapping_add(rows * self.stride + columns), ..self }
+    fn plus(self, rows: usize, columns: usize) -> Tile {
+        Tile { at: self.at.wrapping_add(rows * self.stride + columns), ..self }
     }
 }
 
@@ -70,7 +70,7 @@ impl Place {
 /// If the shapes do not fit.
 pub fn product(a: View, b: View, out: &mut Matrix, accumulate: bool) {
     assert_eq!((a.rows(), b.columns()), (out.rows(), out.columns()), "the output has another shape");
-    let out = Place::first_of(out);
+    let out = Tile::first_of(out);
     // SAFETY: the output has this shape.
     unsafe { multiply_shared(a, b, accumulate.then_some(out), out) }
 }
@@ -85,7 +85,7 @@ pub fn affine(a: View, b: View, bias: &[f32]) -> Matrix {
     let mut data = Vec::with_capacity(rows * columns);
     // SAFETY: the output has this shape, and the whole of it is written.
     unsafe {
-        multiply_shared(a, b, Some(Place::same(bias)), Place { at: data.as_mut_ptr(), stride: columns });
+        multiply_shared(a, b, Some(Tile::same(bias)), Tile { at: data.as_mut_ptr(), stride: columns });
         data.set_len(rows * columns);
     }
     Matrix::new(data, rows, columns)
@@ -96,14 +96,14 @@ pub(crate) fn affine_here(a: View, b: View, bias: &[f32], out: &mut Matrix) {
     assert!(a.rows() == out.rows() && b.columns() <= out.columns(), "the output has another shape");
     assert_eq!(b.columns(), bias.len(), "the bias has another length");
     // SAFETY: the output has as many rows and columns.
-    unsafe { multiply(Kernel::best(), a, b, Some(Place::same(bias)), Place::first_of(out)) }
+    unsafe { multiply(Kernel::best(), a, b, Some(Tile::same(bias)), Tile::first_of(out)) }
 }
 
 /// `out = start + a b`, on all threads.
 ///
 /// # Safety
 /// Behind `out`, and behind `start`, are as many rows and columns as the product has.
-unsafe fn multiply_shared(a: View, b: View, start: Option<Place>, out: Place) {
+unsafe fn multiply_shared(a: View, b: View, start: Option<Tile>, out: Tile) {
     if a.strides().1 != 1 {
         // SAFETY: as the caller says.
         return unsafe { multiply_shared(a.to_matrix().view(), b, start, out) };
@@ -121,7 +121,7 @@ unsafe fn multiply_shared(a: View, b: View, start: Option<Place>, out: Place) {
         (m.div_ceil(parts), COLUMNS)
     };
     blocks(m, height, n, width).collect::<Vec<_>>().into_par_iter().for_each(|(rows, columns)| {
-        let here = |place: Place| place.plus(rows.start, columns.start);
+        let here = |place: Tile| place.plus(rows.start, columns.start);
         let (start, out) = (start.map(here), here(out));
         // SAFETY: the blocks are parts of the output, and do not overlap.
         unsafe { multiply(kernel, a.rows_of(rows), b.columns_of(columns), start, out) };
@@ -142,7 +142,7 @@ struct Line([f32; 16]);
 ///
 /// # Safety
 /// Behind `out`, and behind `start`, are as many rows and columns as the product has.
-unsafe fn multiply(kernel: Kernel, a: View, b: View, start: Option<Place>, out: Place) {
+unsafe fn multiply(kernel: Kernel, a: View, b: View, start: Option<Tile>, out: Tile) {
     assert!(a.columns() == b.rows(), "inner dimensions differ");
     if a.columns() == 0 {
         let (a, b) = (Matrix::zeros(a.rows(), 1), Matrix::zeros(1, b.columns()));
@@ -153,10 +153,10 @@ unsafe fn multiply(kernel: Kernel, a: View, b: View, start: Option<Place>, out: 
     BUFFER.with_borrow_mut(|buffer| {
         buffer.resize((DEPTH * COLUMNS + FEW_ROWS * FEW_COLUMNS) / 16, Line([0.0; 16]));
         let (buffer, sums) = bytemuck::cast_slice_mut(buffer).split_at_mut(DEPTH * COLUMNS);
-        let sums = Place { at: sums.as_mut_ptr(), stride: FEW_COLUMNS };
+        let sums = Tile { at: sums.as_mut_ptr(), stride: FEW_COLUMNS };
         for (rows, columns) in blocks(a.rows(), MOST_ROWS, b.columns(), most_columns) {
             let (a, b) = (a.rows_of(rows.clone()), b.columns_of(columns.clone()));
-            let here = |place: Place| place.plus(rows.start, columns.start);
+            let here = |place: Tile| place.plus(rows.start, columns.start);
             let (start, out) = (start.map(here), here(out));
             for (depth, part) in parts(a.columns(), most_depth) {
                 let panels = Panels::new(b.rows_of(part.clone()), kernel, a.rows(), buffer);
@@ -164,7 +164,7 @@ unsafe fn multiply(kernel: Kernel, a: View, b: View, start: Option<Place>, out: 
                 let so_far = (part.start > depth.start).then_some(sums);
                 let (start, out) = if part.end == depth.end { (start, out) } else { (None, sums) };
                 for few in ranges(a.rows(), ROWS) {
-                    let below = |place: Place| place.plus(few.start, 0);
+                    let below = |place: Tile| place.plus(few.start, 0);
                     let a = a.rows_of(few.clone()).columns_of(part.clone());
                     // SAFETY: these rows and columns are part of the output.
                     unsafe { panels.multiply(a, so_far.map(below), start.map(below), below(out)) };
@@ -221,7 +221,7 @@ impl<'a> Panels<'a> {
     ///
     /// # Safety
     /// Behind each place are as many rows and columns as the product has.
-    unsafe fn multiply(&self, a: View, sums: Option<Place>, start: Option<Place>, out: Place) {
+    unsafe fn multiply(&self, a: View, sums: Option<Tile>, start: Option<Tile>, out: Tile) {
         for (number, columns) in ranges(self.columns, self.kernel.width()).enumerate() {
             let panel = Panel {
                 numbers: &self.numbers[number * self.apart..],
@@ -229,7 +229,7 @@ impl<'a> Panels<'a> {
                 depth: self.depth,
                 columns: columns.len(),
             };
-            let right = |place: Place| place.plus(0, columns.start);
+            let right = |place: Tile| place.plus(0, columns.start);
             // SAFETY: these columns are part of the output.
             unsafe { self.kernel.multiply(a, &panel, sums.map(right), start.map(right), right(out)) };
         }
@@ -273,7 +273,7 @@ mod tests {
         let mut start = start.cloned();
         let mut out = Matrix::zeros(a.rows(), b.columns());
         // SAFETY: both have the shape of the product.
-        unsafe { multiply(kernel, a, b, start.as_mut().map(Place::first_of), Place::first_of(&mut out)) };
+        unsafe { multiply(kernel, a, b, start.as_mut().map(Tile::first_of), Tile::first_of(&mut out)) };
         out
     }
 

@@ -83,9 +83,9 @@ pub struct Evaluation {
     /// `Σ‖x̂‖ / Σ‖x‖`, sums over positions: below 1 if the SAE shrinks.
     pub norm_ratio: f64,
     /// Losses as means over predicted tokens, and what is recovered of them.
-    pub token_mean: LossRecovered,
+    pub token_mean: LossMeans,
     /// Losses as means over each prompt's predicted tokens, then over prompts, and what is recovered of them.
-    pub prompt_mean: LossRecovered,
+    pub prompt_mean: LossMeans,
     /// `KL(clean ‖ reconstructed)` of the next-token distributions, nats, mean over predicted tokens.
     pub kl_reconstructed: f64,
     /// `KL(clean ‖ zeroed)`, likewise.
@@ -120,7 +120,7 @@ pub struct Evaluation {
 
 /// The loss of predicting the next token, nats, and how much of what the site does for it a reconstruction keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct LossRecovered {
+pub struct LossMeans {
     /// Unchanged.
     pub clean: f64,
     /// The site replaced by its reconstruction at every position.
@@ -347,7 +347,7 @@ impl<'a> Pass<'a> {
             let weights: f64 = predicted.iter().filter(|n| **n > 0.0).map(|n| weight(*n)).sum();
             let over = |values: &[f64]| values.iter().sum::<f64>() / weights;
             let minus = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<f64>>();
-            LossRecovered {
+            LossMeans {
                 clean: over(&clean),
                 reconstructed: over(&reconstructed),
                 zeroed: over(&zeroed),

@@ -37,8 +37,6 @@ pub mod statistics;
 pub mod train;
 
 pub use error::{Error, Result};
-pub use evaluate::{
-    AtPositions, DensityBin, DirectionEvaluation, Evaluation, EvaluationOptions, LossRecovered, evaluate,
-};
+pub use evaluate::{AtPositions, DensityBin, DirectionEvaluation, Evaluation, EvaluationOptions, LossMeans, evaluate};
 pub use sae::{Architecture, Parameters, Sae};
 pub use site::{End, Site};

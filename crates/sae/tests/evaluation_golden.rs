@@ -4,7 +4,7 @@
 
 use directrix_corpus::{Prompts, Watch};
 use directrix_model::{Folder, Model, Processing};
-use directrix_sae::{EvaluationOptions, LossRecovered, Sae, evaluate};
+use directrix_sae::{EvaluationOptions, LossMeans, Sae, evaluate};
 use serde_json::Value;
 
 fn read(path: &str) -> Value {
@@ -67,7 +67,7 @@ fn losses_and_reconstructions_agree_with_transformer_lens() {
                     worst = worst.max((wanted - found).abs() / wanted.abs().max(1.0));
                 }
             }
-            for (key, LossRecovered { clean, reconstructed, zeroed, recovered }) in
+            for (key, LossMeans { clean, reconstructed, zeroed, recovered }) in
                 [("token_mean", found.token_mean), ("prompt_mean", found.prompt_mean)]
             {
                 let losses = [("clean", clean), ("reconstructed", reconstructed), ("zeroed", zeroed)];

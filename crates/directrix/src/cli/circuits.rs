@@ -34,11 +34,11 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Circuits {
     #[command(subcommand)]
-    kind: Kind,
+    kind: Search,
 }
 
 #[derive(Subcommand)]
-enum Kind {
+enum Search {
     Cosine(Cosine),
     Cooccurrence(Cooccurrence),
 }
@@ -102,8 +102,8 @@ struct AtToken {
 impl Circuits {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self.kind {
-            Kind::Cosine(cosine) => cosine.run(),
-            Kind::Cooccurrence(cooccurrence) => cooccurrence.run(),
+            Search::Cosine(cosine) => cosine.run(),
+            Search::Cooccurrence(cooccurrence) => cooccurrence.run(),
         }
     }
 }
@@ -123,7 +123,7 @@ impl Cosine {
         let opened = self.subject.open(Saes::Two, Wanted::default())?;
         let (model, [first, second]) = (&opened.model, two(&opened)?);
         let (one, two) = (first.short_name(), second.short_name());
-        let pairs = cosine_pairs(model, first, second, self.top, self.lower_triangle)?;
+        let pairs = cosine_pairs(model, first, second, self.top, self.lower_triangle, &watch)?;
         let Some(folder) = &self.index else {
             let caption = format!("Directions of {one} that write what directions of {two} read, by cosine.");
             let found = Found { name: "cosine-pairs", caption: &caption, rows: &pairs, bars: "cosine", overall: None };

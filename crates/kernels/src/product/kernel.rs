@@ -6,7 +6,7 @@ use std::arch::x86_64::{
     _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
 };
 
-use super::{Panel, Place};
+use super::{Panel, Tile};
 use crate::View;
 
 /// A tile of the output that is summed in registers.
@@ -57,7 +57,7 @@ impl Kernel {
     ///
     /// # Safety
     /// Behind each place are as many rows and columns as the product has.
-    pub(super) unsafe fn multiply(self, a: View, panel: &Panel, sums: Option<Place>, start: Option<Place>, out: Place) {
+    pub(super) unsafe fn multiply(self, a: View, panel: &Panel, sums: Option<Tile>, start: Option<Tile>, out: Tile) {
         assert!(a.strides().1 == 1 && a.columns() == panel.depth && panel.depth > 0);
         assert!((panel.depth - 1) * panel.stride + self.width() <= panel.numbers.len());
         let mut row = 0;
@@ -65,7 +65,7 @@ impl Kernel {
             let rest = a.rows() - row;
             let height = if rest >= self.height() { self.height() } else { 1 << rest.ilog2() };
             let few = a.rows_of(row..row + height);
-            let below = |place: Place| place.plus(row, 0);
+            let below = |place: Tile| place.plus(row, 0);
             let (sums, start, out) = (sums.map(below), start.map(below), below(out));
             // SAFETY: the instructions are there; so are the numbers, by the assertions and as the caller says.
             unsafe {
@@ -73,7 +73,7 @@ impl Kernel {
                     self.tile(few, panel, sums, start, out);
                 } else {
                     let mut whole = [0.0; TALLEST * WIDEST];
-                    let place = Place { at: whole.as_mut_ptr(), stride: WIDEST };
+                    let place = Tile { at: whole.as_mut_ptr(), stride: WIDEST };
                     if let Some(sums) = sums {
                         for (i, row) in whole.chunks_exact_mut(WIDEST).take(height).enumerate() {
                             (0..panel.columns).for_each(|j| row[j] = *sums.plus(i, j).at);
@@ -91,7 +91,7 @@ impl Kernel {
         }
     }
 
-    unsafe fn tile(self, a: View, panel: &Panel, sums: Option<Place>, start: Option<Place>, out: Place) {
+    unsafe fn tile(self, a: View, panel: &Panel, sums: Option<Tile>, start: Option<Tile>, out: Tile) {
         macro_rules! of_height {
             ($tile:ident, $($height:literal)*) => {
                 match a.rows() {
@@ -120,7 +120,7 @@ macro_rules! tile {
         $zero:expr, $load:expr, $spread:expr, $fma:expr, $add:expr, $store:expr
     ) => {
         $(#[$attribute])*
-        unsafe fn $name<const HEIGHT: usize>(a: View, panel: &Panel, so_far: Option<Place>, start: Option<Place>, out: Place) {
+        unsafe fn $name<const HEIGHT: usize>(a: View, panel: &Panel, so_far: Option<Tile>, start: Option<Tile>, out: Tile) {
             // SAFETY: as many numbers are there as the caller says.
             unsafe {
                 let mut sums = [[$zero; $vectors]; HEIGHT];

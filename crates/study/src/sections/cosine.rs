@@ -35,7 +35,7 @@ impl SectionKind for Cosine {
 
     fn make(&self, found: &Findings) -> Result<Body> {
         let (first, second) = (&found.opened.saes[0], &found.opened.saes[found.opened.saes.len() - 1]);
-        let pairs = cosine_pairs(&found.opened.model, first, second, self.pairs, self.lower_triangle)?;
+        let pairs = cosine_pairs(&found.opened.model, first, second, self.pairs, self.lower_triangle, found.watch)?;
         let rows = pair_effects(
             &found.opened.model,
             [first, second],
