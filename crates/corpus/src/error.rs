@@ -44,6 +44,34 @@ pub enum Error {
         /// The file or folder.
         path: PathBuf,
     },
+    /// A configuration file is no JSON object, or its fields do not go together.
+    #[error("{file}: {problem}")]
+    Settings {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A configuration file lacks a field.
+    #[error("{file}: key `{field}` is missing")]
+    NoSetting {
+        /// The file.
+        file: String,
+        /// The field.
+        field: String,
+    },
+    /// A field of a configuration file is of another type than it must be, or out of range.
+    #[error("{file}: `{field}` is {found}, expected {expected}")]
+    Setting {
+        /// The file.
+        file: String,
+        /// The field.
+        field: String,
+        /// What may stand there.
+        expected: String,
+        /// What stands there.
+        found: String,
+    },
     /// A tokenizer's file cannot be used.
     #[error("`{path}` is not a usable tokenizer file: {reason}; save it again with the tokenizers library")]
     TokenizerFile {

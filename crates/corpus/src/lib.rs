@@ -4,6 +4,7 @@
 //! - A [`Corpus`] is one file of documents: `.txt`, `.jsonl` or `.parquet`. A [`Document`] is text, or token ids
 //!   that are ready to run.
 //! - [`durable`] is how files are written, and read again, by every room.
+//! - [`Settings`] are the configuration files of others, read by type.
 //! - [`Prompts`] is a ragged batch of prompts: one vector of token ids and an offset per prompt, without padding.
 //!
 //! Documents stream: [`Corpus::documents`] reads them one by one, [`prompts`] tokenises them in parallel and hands them
@@ -41,6 +42,7 @@
 pub mod durable;
 mod error;
 mod prompts;
+mod settings;
 mod source;
 mod tokenise;
 mod tokenizer;
@@ -48,6 +50,7 @@ mod watch;
 
 pub use error::{Error, Result};
 pub use prompts::Prompts;
+pub use settings::{Field, Settings};
 pub use source::{Corpus, Document, Survey};
 pub use tokenise::{Chunk, Tokenising, join, load, prompts};
 pub use tokenizer::{Tokenizer, TokenizerFiles, token_text};

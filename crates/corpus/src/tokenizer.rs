@@ -3,10 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde_json::Value;
 use tokenizers::Decoder;
 use tokenizers::models::ModelWrapper;
 
+use crate::Settings;
 use crate::error::{Error, Result, caught, excerpt, listing};
 
 /// What stands for a token that has no text of its own.
@@ -167,21 +167,28 @@ impl fmt::Debug for Tokenizer {
 
 impl TokenizerFiles<'_> {
     fn bos(&self, tokenizer: &tokenizers::Tokenizer) -> Result<Option<u32>> {
-        let config = self.parsed("tokenizer_config.json", self.tokenizer_config)?;
-        let token = &config["bos_token"];
-        let text = token.as_str().or_else(|| token["content"].as_str());
-        if let Some(id) = text.and_then(|text| tokenizer.token_to_id(text)) {
-            return Ok(Some(id));
+        let config = self.settings("tokenizer_config.json", self.tokenizer_config)?;
+        if let Some(token) = config.as_ref().and_then(|config| config.find_some("bos_token")) {
+            let text = if token.is_object() {
+                token.object()?.get("content")?.text()?.to_owned()
+            } else {
+                token.text()?.to_owned()
+            };
+            let id = tokenizer.token_to_id(&text);
+            return id.map(Some).ok_or_else(|| token.wrong("a token of the vocabulary"));
         }
-        let config = self.parsed("config.json", self.config)?;
-        let id = config["bos_token_id"].as_u64().and_then(|id| u32::try_from(id).ok());
-        Ok(id.filter(|&id| tokenizer.id_to_token(id).is_some()))
+        let config = self.settings("config.json", self.config)?;
+        let Some(token) = config.as_ref().and_then(|config| config.find_some("bos_token_id")) else { return Ok(None) };
+        let id = token.index(u32::MAX as usize)? as u32;
+        if tokenizer.id_to_token(id).is_none() {
+            return Err(token.wrong("a token id of the tokenizer"));
+        }
+        Ok(Some(id))
     }
 
-    /// A file's JSON; null where there is no such file.
-    fn parsed(&self, file: &str, bytes: Option<&[u8]>) -> Result<Value> {
-        let parsed = bytes.map_or(Ok(Value::Null), serde_json::from_slice);
-        parsed.map_err(|error| self.unusable(file, &error.to_string()))
+    /// A file's settings, if there is such a file.
+    fn settings(&self, file: &str, bytes: Option<&[u8]>) -> Result<Option<Settings>> {
+        bytes.map(|bytes| Settings::parse(&format!("{}/{file}", self.folder), bytes)).transpose()
     }
 
     fn unusable(&self, file: &str, reason: &str) -> Error {
@@ -326,7 +333,21 @@ pub(crate) mod tests {
         assert_eq!(bos(std::slice::from_ref(&model)), Some(5));
         assert_eq!(bos(&[("tokenizer_config.json", json!({ "bos_token": null })), model.clone()]), Some(5));
         assert_eq!(bos(&[("tokenizer_config.json", json!({ "bos_token": { "content": "!" } })), model]), Some(1));
-        assert_eq!(bos(&[("config.json", json!({ "bos_token_id": 4096 }))]), None);
+        assert_eq!(bos(&[("config.json", json!({ "bos_token_id": null }))]), None);
+    }
+
+    #[test]
+    fn a_bos_that_is_none_is_an_error_and_not_no_bos() {
+        let with = |file: &str, field: &str, wrong: &Value| {
+            let error = of_files(&[("tokenizer.json", shipped_json()), (file, json!({ field: wrong }))]).unwrap_err();
+            assert!(error.to_string().starts_with(&format!("x/{file}: `{field}")), "{error}");
+        };
+        for wrong in [json!(4096), json!(-1), json!("5"), json!(true), json!(0.5), json!([0])] {
+            with("config.json", "bos_token_id", &wrong);
+        }
+        for wrong in [json!(0), json!("no such token"), json!(true), json!([0]), json!({ "content": 5 })] {
+            with("tokenizer_config.json", "bos_token", &wrong);
+        }
     }
 
     #[test]

@@ -1,10 +1,19 @@
 //! A model's dimensions and choices, read from `config.json`.
 
+use directrix_corpus::{Field, Settings};
 use directrix_kernels::{Activation, AttentionShape};
-use serde_json::Value;
 
 use crate::family::{self, Family};
-use crate::{Error, Folder, Result};
+use crate::{Folder, Result};
+
+/// No model has more blocks, so that a wrong count asks for no memory.
+pub(crate) const MOST_LAYERS: usize = 1 << 12;
+/// No model has more heads in a block.
+pub(crate) const MOST_HEADS: usize = 1 << 14;
+/// No model has more numbers at a position of any hook point.
+pub(crate) const MOST_WIDTH: usize = 1 << 22;
+/// No model has more tokens, or longer prompts.
+pub(crate) const MOST_TOKENS: usize = 1 << 24;
 
 /// A model's dimensions, under TransformerLens's names, and what it is made of.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,6 +79,8 @@ pub struct Attention {
     pub key_heads: usize,
     /// Width of a head.
     pub d_head: usize,
+    /// Whether queries, keys and values have biases.
+    pub biased: bool,
     /// What differs from block to block, one for each.
     pub layers: Vec<AttentionLayer>,
 }
@@ -93,29 +104,20 @@ pub struct Mlp {
 }
 
 impl Config {
-    /// Reads `config.json` of a Hugging Face folder.
+    /// Reads `config.json` of a Hugging Face folder. What is absent takes the default of transformers.
     ///
     /// # Errors
-    /// If the file is missing, is not JSON, lacks a key, or describes an architecture that is not supported.
+    /// If the file is missing, is not JSON, lacks a key, has a value of another type or out of range, or describes an architecture
+    /// that is not supported.
     pub fn from_folder(folder: &Folder) -> Result<Config> {
-        let file = folder.describe("config.json");
-        let bytes = folder.read("config.json")?;
-        let json: Value = serde_json::from_slice(&bytes)
-            .map_err(|e| Error::Config { file: file.clone(), problem: format!("not JSON ({e})") })?;
-        let keys = Keys { json, file: &file };
-        let architecture = keys.json.pointer("/architectures/0").and_then(Value::as_str).unwrap_or("");
-        let Some(family) = family::of(architecture) else {
-            return Err(keys.problem(format!(
-                "architecture \"{architecture}\" is not supported; supported are {}",
-                family::architectures().join(", ")
-            )));
-        };
-        (family.config)(&keys)
+        let settings = Settings::parse(&folder.describe("config.json"), &folder.read("config.json")?)?;
+        let family = family::of(&settings)?;
+        (family.config)(&settings)
     }
 
     /// How block `layer` attends.
     pub(crate) fn attention_shape(&self, layer: usize) -> AttentionShape {
-        let Attention { query_heads, key_heads, d_head, ref layers } = self.attention;
+        let Attention { query_heads, key_heads, d_head, ref layers, .. } = self.attention;
         let AttentionLayer { window, scale } = layers[layer];
         AttentionShape { query_heads, key_heads, d_head, window, scale }
     }
@@ -129,60 +131,31 @@ impl Config {
     }
 }
 
-/// `config.json` with errors that name the key.
-pub(crate) struct Keys<'a> {
-    json: Value,
-    file: &'a str,
+/// The epsilon of a LayerNorm, which every family's configuration has by default as 1e-5.
+pub(crate) fn layer_norm(settings: &Settings, name: &str) -> Result<Norm> {
+    let eps = settings.or(name, 1e-5, |field| field.number(f64::from(f32::MIN_POSITIVE)..=1.0))?;
+    Ok(Norm::Layer { eps: eps as f32 })
 }
 
-impl Keys<'_> {
-    pub(crate) fn problem(&self, problem: String) -> Error {
-        Error::Config { file: self.file.into(), problem }
-    }
+/// The MLP's activation function.
+pub(crate) fn activation(settings: &Settings, name: &str, default: Activation) -> Result<Activation> {
+    let read = |field: Field| match Activation::from_name(field.text()?) {
+        Some(activation) => Ok(activation),
+        None => Err(field.wrong("one of `gelu`, `gelu_new`, `gelu_fast`, `gelu_pytorch_tanh`, `relu`")),
+    };
+    Ok(settings.or(name, default, read)?)
+}
 
-    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
-        self.json.get(key).filter(|v| !v.is_null())
-    }
+/// The number of neurons, of which the family's default is four for each number of the residual stream.
+pub(crate) fn neurons(settings: &Settings, name: &str, d_model: usize) -> Result<usize> {
+    Ok(settings.find_some(name).map_or(Ok(4 * d_model), |field| field.count(MOST_WIDTH))?)
+}
 
-    pub(crate) fn size(&self, key: &str) -> Result<usize> {
-        let value = self.get(key).ok_or_else(|| self.problem(format!("key `{key}` is missing")))?;
-        match value.as_u64() {
-            Some(n) if n > 0 && n < 1 << 32 => Ok(n as usize),
-            _ => Err(self.problem(format!("`{key}` is {value}, expected a whole number above 0"))),
-        }
-    }
-
-    pub(crate) fn size_or(&self, key: &str, default: usize) -> Result<usize> {
-        if self.get(key).is_some() { self.size(key) } else { Ok(default) }
-    }
-
-    pub(crate) fn number_or(&self, key: &str, default: f64) -> Result<f64> {
-        match self.get(key) {
-            None => Ok(default),
-            Some(v) => v.as_f64().ok_or_else(|| self.problem(format!("`{key}` is {v}, expected a number"))),
-        }
-    }
-
-    pub(crate) fn flag_or(&self, key: &str, default: bool) -> bool {
-        self.get(key).and_then(Value::as_bool).unwrap_or(default)
-    }
-
-    pub(crate) fn layer_norm(&self, key: &str) -> Result<Norm> {
-        Ok(Norm::Layer { eps: self.number_or(key, 1e-5)? as f32 })
-    }
-
-    pub(crate) fn activation(&self, key: &str) -> Result<Activation> {
-        let name = self.get(key).and_then(Value::as_str).unwrap_or("gelu_new");
-        Activation::from_name(name)
-            .ok_or_else(|| self.problem(format!("`{key}` is \"{name}\"; supported are gelu, gelu_new, relu")))
-    }
-
-    /// The width of each of `heads` heads that share `d_model`.
-    pub(crate) fn head_width(&self, d_model: usize, heads: usize) -> Result<usize> {
-        if d_model.is_multiple_of(heads) {
-            Ok(d_model / heads)
-        } else {
-            Err(self.problem(format!("the width {d_model} is not a multiple of the {heads} heads")))
-        }
+/// The width of each of `heads` heads that share `d_model`.
+pub(crate) fn head_width(settings: &Settings, d_model: usize, heads: usize) -> Result<usize> {
+    if d_model.is_multiple_of(heads) {
+        Ok(d_model / heads)
+    } else {
+        Err(settings.problem(format!("the width {d_model} is not a multiple of the {heads} heads")).into())
     }
 }

@@ -12,7 +12,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The tokenizer cannot be used.
+    /// The tokenizer cannot be used, or a configuration is not as it must be.
     #[error(transparent)]
     Corpus(#[from] directrix_corpus::Error),
     /// Nothing has the path of a folder.
@@ -26,6 +26,17 @@ pub enum Error {
     NotAFolder {
         /// The path asked for.
         path: PathBuf,
+    },
+    /// The root of a repository in the hub's cache does not say which snapshot is meant.
+    #[error(
+        "`{}` is the root of a repository in the hub's cache and {}; name the folder of a snapshot",
+        path.display(), if found.is_empty() { "holds no snapshot".into() } else { format!("holds several snapshots: {found}") }
+    )]
+    Snapshots {
+        /// The root.
+        path: PathBuf,
+        /// The snapshots.
+        found: String,
     },
     /// A folder lacks a file.
     #[error("`{path}` is missing; the folder holds: {found}")]
@@ -43,14 +54,6 @@ pub enum Error {
         /// What the operating system answered.
         error: io::Error,
     },
-    /// The configuration is not JSON or lacks a key.
-    #[error("{file}: {problem}")]
-    Config {
-        /// The configuration file.
-        file: String,
-        /// What is wrong with it, and what to do.
-        problem: String,
-    },
     /// A tensor file is not what it should be.
     #[error("{file}: not a readable safetensors file ({problem}); download or export it again")]
     TensorFile {
@@ -58,6 +61,46 @@ pub enum Error {
         file: String,
         /// What the reader found.
         problem: String,
+    },
+    /// A folder holds no weights that can be read.
+    #[error("{folder}: {what}")]
+    NoWeights {
+        /// The folder.
+        folder: String,
+        /// What is missing, and what to do.
+        what: String,
+    },
+    /// One of several files of weights is missing.
+    #[error("`{path}` is missing, one of the files that hold the weights by `{listed}`; fetch it")]
+    MissingShard {
+        /// The missing file.
+        path: String,
+        /// The file that says that there is one.
+        listed: String,
+    },
+    /// The configuration does not tie the unembedding, and there is none.
+    #[error(
+        "{folder}: there is no tensor `{name}`, and by config.json it is not the embedding (`tie_word_embeddings` is false); \
+         fetch the language model with its unembedding, or set the key to true"
+    )]
+    NoUnembedding {
+        /// The folder.
+        folder: String,
+        /// The tensor.
+        name: String,
+    },
+    /// A tensor that is no part of what is loaded.
+    #[error(
+        "{folder}: tensor `{name}` is {why}; transformers would leave it out with a warning, which can give another \
+         model; correct config.json, or remove the tensor"
+    )]
+    UnknownTensor {
+        /// The folder.
+        folder: String,
+        /// The tensor.
+        name: String,
+        /// Why it is none.
+        why: String,
     },
     /// No tensor of that name.
     #[error("{folder}: no tensor `{name}`; found {found}")]

@@ -6,10 +6,10 @@ mod gpt_neox;
 
 use std::fmt;
 
+use directrix_corpus::Settings;
 use directrix_kernels::Matrix;
 
-use crate::config::Keys;
-use crate::{Block, Config, LayerNorm, Result, Tensors, Weights};
+use crate::{Block, Config, Error, LayerNorm, Result, Tensors, Weights};
 
 /// A family of checkpoints: how they are called, what their configuration says, where their weights are.
 pub struct Family {
@@ -17,20 +17,53 @@ pub struct Family {
     pub architecture: &'static str,
     /// Whether its models were trained on prompts that begin with BOS, by TransformerLens's convention.
     pub begins_with_bos: bool,
-    pub(crate) config: fn(&Keys) -> Result<Config>,
+    /// The model without its unembedding, as `architectures` names it.
+    bare: &'static str,
+    /// As `model_type` names it.
+    model_type: &'static str,
+    /// What stands before the names of tensors, but for the unembedding's, in checkpoints of the language model; those of the bare
+    /// model lack it.
+    prefix: &'static str,
+    /// The unembedding's tensor.
+    unembedding: &'static str,
+    /// What a block's tensors begin with, before its number.
+    block: &'static str,
+    /// Tensors of a block that hold no weights: masks and rotations, which older checkpoints have. One that ends in a dot
+    /// stands for all that begin so.
+    buffers: &'static [&'static str],
+    pub(crate) config: fn(&Settings) -> Result<Config>,
     pub(crate) weights: fn(&Checkpoint) -> Result<Weights>,
 }
 
 static FAMILIES: [&Family; 3] = [&gpt_neo::FAMILY, &gpt2::FAMILY, &gpt_neox::FAMILY];
 
-/// The family whose checkpoints have this architecture.
-pub(crate) fn of(architecture: &str) -> Option<&'static Family> {
-    FAMILIES.into_iter().find(|family| family.architecture == architecture)
-}
-
-/// The architectures that can be loaded.
-pub(crate) fn architectures() -> Vec<&'static str> {
-    FAMILIES.iter().map(|family| family.architecture).collect()
+/// The family that a configuration names: by its architecture, or where it names none by its model type, as transformers does.
+pub(crate) fn of(settings: &Settings) -> Result<&'static Family> {
+    let known = |find: fn(&Family) -> &'static str| FAMILIES.map(find).map(|name| format!("`{name}`")).join(", ");
+    let by_type = match settings.find_some("model_type") {
+        Some(named) => Some((named.text()?, named)),
+        None => None,
+    };
+    let of_type = |name: &str| FAMILIES.into_iter().find(|family| family.model_type == name);
+    let Some(architectures) = settings.find_some("architectures") else {
+        let Some((name, named)) = by_type else {
+            return Err(settings.problem("neither `architectures` nor `model_type` says what the model is").into());
+        };
+        let expected = format!("one of {}; no other is supported", known(|family| family.model_type));
+        return of_type(name).ok_or_else(|| named.wrong(&expected).into());
+    };
+    let first = architectures.list()?.into_iter().next();
+    let named = first.ok_or_else(|| architectures.wrong("a list with the name of one"))?;
+    let name = named.text()?;
+    let found = FAMILIES.into_iter().find(|family| family.architecture == name || family.bare == name);
+    let expected = format!("one of {}; no other is supported", known(|family| family.architecture));
+    let family = found.ok_or_else(|| named.wrong(&expected))?;
+    match by_type {
+        Some((name, named)) if name != family.model_type => {
+            Err(named.wrong(&format!("\"{}\", the type of a {}", family.model_type, family.architecture)).into())
+        }
+        _ => Ok(family),
+    }
 }
 
 impl PartialEq for Family {
@@ -45,31 +78,50 @@ impl fmt::Debug for Family {
     }
 }
 
+impl Family {
+    /// Whether a tensor, named without the prefix, holds no weights.
+    fn is_buffer(&self, name: &str) -> bool {
+        let Some(in_block) = name.strip_prefix(self.block) else { return name == "rotary_emb.inv_freq" };
+        let Some((_, of_block)) = in_block.split_once('.') else { return false };
+        self.buffers.iter().any(|buffer| of_block == *buffer || (buffer.ends_with('.') && of_block.starts_with(buffer)))
+    }
+
+    /// The block of a tensor, named without the prefix, if it is in one.
+    fn layer(&self, name: &str) -> Option<usize> {
+        name.strip_prefix(self.block)?.split('.').next()?.parse().ok()
+    }
+}
+
 /// A checkpoint's tensors, read in the shapes that its configuration says.
 pub(crate) struct Checkpoint<'a> {
     pub(crate) config: &'a Config,
-    pub(crate) tensors: &'a Tensors,
+    tensors: &'a Tensors,
+    /// The family's, or nothing.
+    prefix: &'static str,
 }
 
-impl Checkpoint<'_> {
-    /// Checkpoints of the bare model lack the prefix that checkpoints of the language model have.
-    fn name(&self, prefix: &str, rest: &str) -> String {
-        let full = format!("{prefix}{rest}");
-        if !self.tensors.contains(&full) && self.tensors.contains(rest) { rest.to_owned() } else { full }
+impl<'a> Checkpoint<'a> {
+    pub(crate) fn new(config: &'a Config, tensors: &'a Tensors) -> Checkpoint<'a> {
+        let prefix = config.family.prefix;
+        let has_prefix = tensors.names().any(|name| name.starts_with(prefix));
+        Checkpoint { config, tensors, prefix: if has_prefix { prefix } else { "" } }
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
-        self.tensors.get(name, &[len])
+        self.tensors.get(&self.name(name), &[len])
     }
 
-    /// A bias that some checkpoints of the family do not have.
-    fn bias(&self, name: &str, len: usize) -> Result<Vec<f32>> {
-        if self.tensors.contains(name) { self.vector(name, len) } else { Ok(vec![0.0; len]) }
+    fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
+        self.tensors.matrix(&self.name(name), rows, columns)
+    }
+
+    fn name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
     }
 
     /// A `Linear` weight `[outputs, inputs]` as `[inputs, outputs]`.
     fn linear(&self, name: &str, inputs: usize, outputs: usize) -> Result<Matrix> {
-        Ok(self.tensors.matrix(name, outputs, inputs)?.transposed())
+        Ok(self.matrix(name, outputs, inputs)?.transposed())
     }
 
     fn norm(&self, name: &str) -> Result<Option<LayerNorm>> {
@@ -78,28 +130,61 @@ impl Checkpoint<'_> {
         Ok(Some(LayerNorm { w, b }))
     }
 
-    /// The unembedding: its own tensor, or the embedding's when the configuration ties them and there is none.
-    fn unembedding(&self, name: &str, w_e: &Matrix) -> Result<Matrix> {
-        if self.config.tied && !self.tensors.contains(name) {
+    /// The unembedding: where the configuration ties it, the embedding's numbers, whatever a tensor of its own may hold.
+    fn unembedding(&self, w_e: &Matrix) -> Result<Matrix> {
+        let Config { family, tied, d_model, d_vocab, .. } = *self.config;
+        let name = family.unembedding;
+        if tied {
             return Ok(w_e.transposed());
         }
-        self.linear(name, self.config.d_model, self.config.d_vocab)
+        if !self.tensors.contains(name) {
+            return Err(Error::NoUnembedding { folder: self.tensors.folder().into(), name: name.into() });
+        }
+        Ok(self.tensors.matrix(name, d_vocab, d_model)?.transposed())
+    }
+
+    /// What is to be said of an unembedding that is in the checkpoint and not used; nothing where it is the embedding again.
+    pub(crate) fn unused_unembedding(&self, w_e: &Matrix) -> Result<Option<String>> {
+        let Config { tied, d_model, d_vocab, .. } = *self.config;
+        let name = self.config.family.unembedding;
+        if !tied || !self.tensors.contains(name) || self.tensors.matrix(name, d_vocab, d_model)?.data() == w_e.data() {
+            return Ok(None);
+        }
+        Ok(Some(format!(
+            "{}: tensor `{name}` differs from the embedding and is not used, as config.json ties the two \
+             (`tie_word_embeddings`); transformers 4 does the same, transformers 5 would use it: set the key to false for that",
+            self.tensors.folder()
+        )))
+    }
+
+    /// That nothing in the checkpoint was left out that could be weights.
+    pub(crate) fn check_all_read(&self) -> Result<()> {
+        let Config { family, n_layers, .. } = self.config;
+        for name in self.tensors.unread() {
+            let own = name.strip_prefix(self.prefix).unwrap_or(&name);
+            if family.is_buffer(own) {
+                continue;
+            }
+            let why = match family.layer(own) {
+                Some(layer) if layer >= *n_layers => {
+                    format!("of block {layer}, and config.json says {n_layers} blocks")
+                }
+                _ => format!("not one of a {}", family.architecture),
+            };
+            return Err(Error::UnknownTensor { folder: self.tensors.folder().into(), name, why });
+        }
+        Ok(())
     }
 
     /// What GPT-2 and GPT-Neo name alike: everything around the blocks, each of which is made from its prefix.
     fn gpt(&self, block: impl Fn(&str) -> Result<Block>) -> Result<Weights> {
         let d = self.config.d_model;
-        let root = |rest: &str| self.name("transformer.", rest);
-        let w_e = self.tensors.matrix(&root("wte.weight"), self.config.d_vocab, d)?;
-        let blocks = (0..self.config.n_layers).map(|layer| {
-            let first = root(&format!("h.{layer}.ln_1.weight"));
-            block(first.trim_end_matches("ln_1.weight"))
-        });
+        let w_e = self.matrix("wte.weight", self.config.d_vocab, d)?;
         Ok(Weights {
-            w_pos: Some(self.tensors.matrix(&root("wpe.weight"), self.config.n_ctx, d)?),
-            blocks: blocks.collect::<Result<_>>()?,
-            ln_final: self.norm(root("ln_f.weight").trim_end_matches(".weight"))?,
-            w_u: self.unembedding("lm_head.weight", &w_e)?,
+            w_pos: Some(self.matrix("wpe.weight", self.config.n_ctx, d)?),
+            blocks: (0..self.config.n_layers).map(|layer| block(&format!("h.{layer}."))).collect::<Result<_>>()?,
+            ln_final: self.norm("ln_f")?,
+            w_u: self.unembedding(&w_e)?,
             b_u: vec![0.0; self.config.d_vocab],
             w_e,
         })

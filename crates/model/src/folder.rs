@@ -6,7 +6,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use directrix_corpus::{Tokenizer, TokenizerFiles, hexadecimal};
@@ -57,13 +57,17 @@ enum Kept {
 }
 
 impl Folder {
-    /// A folder on disk.
+    /// A folder on disk. The root of a repository in the hub's cache (`models--OWNER--NAME`) stands for its snapshot: the one that
+    /// `refs/main` names, or the only one.
     ///
     /// # Errors
-    /// [`Error::NoFolder`] if nothing has that path, [`Error::NotAFolder`] if it is a file.
+    /// [`Error::NoFolder`] if nothing has that path, [`Error::NotAFolder`] if it is a file, [`Error::Snapshots`] if it is such a
+    /// root and does not say which snapshot.
     pub fn open(path: impl Into<PathBuf>) -> Result<Folder> {
         let path = path.into();
         if path.is_dir() {
+            let path =
+                if path.join("snapshots").is_dir() && path.join("refs").is_dir() { snapshot(&path)? } else { path };
             return Ok(Folder::new(path.display().to_string(), Files::Disk(path)));
         }
         Err(if path.exists() { Error::NotAFolder { path } } else { Error::NoFolder { path } })
@@ -211,6 +215,26 @@ impl Folder {
         }
         Error::MissingFile { path: self.describe(file), found: found.join(", ") }
     }
+}
+
+/// The snapshot that the root of a repository in the hub's cache stands for.
+fn snapshot(root: &Path) -> Result<PathBuf> {
+    let snapshots = root.join("snapshots");
+    let failed = |error| Error::Read { path: snapshots.display().to_string(), error };
+    if let Ok(revision) = fs::read_to_string(root.join("refs").join("main")) {
+        let named = snapshots.join(revision.trim());
+        if named.is_dir() {
+            return Ok(named);
+        }
+    }
+    let entries = fs::read_dir(&snapshots).map_err(failed)?.collect::<io::Result<Vec<_>>>().map_err(failed)?;
+    let mut found: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    found.sort_unstable();
+    if let [only] = &found[..] {
+        return Ok(only.clone());
+    }
+    let names: Vec<String> = found.iter().map(|path| format!("`{}`", path.display())).collect();
+    Err(Error::Snapshots { path: root.into(), found: names.join(", ") })
 }
 
 impl fmt::Display for Folder {

@@ -15,20 +15,29 @@ pub struct Model {
     config: Config,
     weights: Arc<Weights>,
     processing: Processing,
+    notes: Vec<String>,
 }
 
 impl Model {
     /// Loads a model from a Hugging Face folder: `config.json` and `*.safetensors` (f32, f16 or bf16).
     ///
     /// # Errors
-    /// If a file is missing or damaged, a tensor is missing, of another shape or not finite, or the architecture is not
-    /// supported.
+    /// If a file is missing or damaged, a tensor is missing, of another shape, not finite or not one of the model's, or the
+    /// architecture is not supported.
     pub fn load(folder: &Folder, processing: Processing) -> Result<Model> {
         let config = Config::from_folder(folder)?;
-        let checkpoint = Checkpoint { config: &config, tensors: &Tensors::open(folder, None)? };
+        let tensors = Tensors::open(folder, None)?;
+        let checkpoint = Checkpoint::new(&config, &tensors);
         let mut weights = (config.family.weights)(&checkpoint)?;
+        let notes = checkpoint.unused_unembedding(&weights.w_e)?.into_iter().collect();
+        checkpoint.check_all_read()?;
         processing.apply(&mut weights);
-        Ok(Model { config, weights: Arc::new(weights), processing })
+        Ok(Model { config, weights: Arc::new(weights), processing, notes })
+    }
+
+    /// What is to be told of its files: where they contradict each other, and what was taken.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Its dimensions.

@@ -7,20 +7,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A folder or file could not be read.
+    /// A folder or file could not be read, or a configuration is not as it must be.
     #[error(transparent)]
     Corpus(#[from] directrix_corpus::Error),
     /// A tensor is missing or damaged, or a hook point does not exist.
     #[error(transparent)]
     Model(directrix_model::Error),
-    /// The configuration is not JSON, lacks a key, or asks for what is not supported.
-    #[error("{file}: {problem}")]
-    Config {
-        /// The configuration file.
-        file: String,
-        /// What is wrong with it, and what to do.
-        problem: String,
-    },
     /// The folder holds no SAE in a known form.
     #[error("`{folder}` holds no SAE: expected {known}, found {found}")]
     Format {

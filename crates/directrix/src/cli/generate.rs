@@ -5,12 +5,12 @@ use std::num::NonZeroUsize;
 
 use anyhow::bail;
 use clap::Args;
-use directrix::corpus::Tokenizer;
+use directrix::corpus::{Settings, Tokenizer};
 use directrix::lab::{Opened, Wanted};
 use directrix::model::{Processing, Sampling};
 use serde_json::{Value, json};
 
-use super::inputs::{BosArgs, ModelArgs, ThreadArgs};
+use super::inputs::{BosArgs, ModelArgs, ThreadArgs, note_model};
 use super::terminal::{self, plain, stdout};
 
 const EXAMPLES: &str = "\
@@ -65,6 +65,7 @@ impl Generate {
         // Processing leaves the predictions as they are.
         let (model, processing) = (self.model.model.clone(), Processing::none());
         let opened = Wanted { model, processing, bos: self.bos.meant(), ..Wanted::default() }.open()?;
+        note_model(&opened);
         let tokenizer = opened.tokenizer()?;
         let mut prompt: Vec<u32> = opened.bos.into_iter().collect();
         prompt.extend(tokenizer.encode(&self.prompt)?);
@@ -125,9 +126,9 @@ impl Generate {
 
 /// The token that ends a text: the model's EOS, or else its BOS, which are one in these families.
 fn end_of_text(opened: &Opened, tokenizer: &Tokenizer) -> anyhow::Result<Option<u32>> {
-    let config: Value = serde_json::from_slice(&opened.folder.read("config.json")?)?;
-    let eos = config["eos_token_id"].as_u64().and_then(|id| u32::try_from(id).ok());
-    Ok(eos.or(tokenizer.bos()))
+    let config = Settings::parse(&opened.folder.describe("config.json"), &opened.folder.read("config.json")?)?;
+    let Some(eos) = config.find_some("eos_token_id") else { return Ok(tokenizer.bos()) };
+    Ok(Some(eos.index(u32::MAX as usize)? as u32))
 }
 
 /// Text on stdout that grows by tokens, of which some are only part of a character.

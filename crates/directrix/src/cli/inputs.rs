@@ -127,7 +127,9 @@ impl SubjectArgs {
     pub(crate) fn open(&self, saes: Saes, documents: Wanted) -> anyhow::Result<Opened> {
         self.threads.apply()?;
         let (model, processing) = (self.model.model.clone(), self.processing.meant());
-        Ok(Wanted { model, processing, saes: self.saes(saes)?, ..documents }.open()?)
+        let opened = Wanted { model, processing, saes: self.saes(saes)?, ..documents }.open()?;
+        note_model(&opened);
+        Ok(opened)
     }
 
     fn saes(&self, wanted: Saes) -> anyhow::Result<Vec<String>> {
@@ -216,6 +218,11 @@ impl ThreadArgs {
         }
         Ok(())
     }
+}
+
+/// Says what is to be told of the model's files.
+pub(crate) fn note_model(opened: &Opened) {
+    opened.model.notes().iter().for_each(|said| note(said));
 }
 
 /// Says that prompts were cut, if any were.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use toml::{Table, Value};
 
-use super::inputs::{BosArgs, ProcessingArgs, ThreadArgs};
+use super::inputs::{BosArgs, ProcessingArgs, ThreadArgs, note_model};
 use super::terminal::{self, note, remark, stdout, table, thousands};
 use super::watch::watch;
 
@@ -222,6 +222,7 @@ impl Train {
         options.feed.check()?;
         let given = &options.given;
         let opened = self.wanted(given).open()?;
+        note_model(&opened);
         let model = &opened.model;
         options.feed.context = options.feed.context.min(model.config().n_ctx);
         let out = given.out.clone().unwrap_or_else(|| "out/sae".into());

@@ -1,16 +1,43 @@
 //! GPT-2 (Radford et al. 2019): learned positions, `Conv1D` weights stored as they multiply, fused projections.
 
+use directrix_corpus::Settings;
+use directrix_kernels::Activation;
+
 use super::{Checkpoint, Family};
-use crate::config::{Attention, AttentionLayer, Config, Keys, Mlp, PositionEncoding};
+use crate::config::{
+    Attention, AttentionLayer, Config, MOST_HEADS, MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, Mlp, PositionEncoding,
+    activation, head_width, layer_norm, neurons,
+};
 use crate::{Block, Result, Weights};
 
-pub(super) static FAMILY: Family = Family { architecture: "GPT2LMHeadModel", begins_with_bos: true, config, weights };
+pub(super) static FAMILY: Family = Family {
+    architecture: "GPT2LMHeadModel",
+    begins_with_bos: true,
+    bare: "GPT2Model",
+    model_type: "gpt2",
+    prefix: "transformer.",
+    unembedding: "lm_head.weight",
+    block: "h.",
+    buffers: &["attn.bias", "attn.masked_bias"],
+    config,
+    weights,
+};
 
-fn config(keys: &Keys) -> Result<Config> {
-    let (d_model, heads, n_layers) = (keys.size("n_embd")?, keys.size("n_head")?, keys.size("n_layer")?);
-    let d_head = keys.head_width(d_model, heads)?;
-    let scale = if keys.flag_or("scale_attn_weights", true) { 1.0 / (d_head as f32).sqrt() } else { 1.0 };
-    let by_layer = keys.flag_or("scale_attn_by_inverse_layer_idx", false);
+fn config(settings: &Settings) -> Result<Config> {
+    let d_model = settings.get("n_embd")?.count(MOST_WIDTH)?;
+    let heads = settings.get("n_head")?.count(MOST_HEADS)?;
+    let n_layers = settings.get("n_layer")?.count(MOST_LAYERS)?;
+    let d_head = head_width(settings, d_model, heads)?;
+    let is_scaled = settings.or("scale_attn_weights", true, |field| field.flag())?;
+    let scale = if is_scaled { 1.0 / (d_head as f32).sqrt() } else { 1.0 };
+    let by_layer = settings.or("scale_attn_by_inverse_layer_idx", false, |field| field.flag())?;
+    if settings.or("add_cross_attention", false, |field| field.flag())? {
+        return Err(settings
+            .problem("`add_cross_attention` is true; a model that reads another one is not supported")
+            .into());
+    }
+    // Older files have both, and transformers reads the first.
+    let n_ctx = settings.find("n_positions").or_else(|| settings.find("n_ctx"));
     let layer = |layer: usize| AttentionLayer {
         window: None,
         scale: if by_layer { scale / (layer + 1) as f32 } else { scale },
@@ -19,19 +46,23 @@ fn config(keys: &Keys) -> Result<Config> {
         family: &FAMILY,
         n_layers,
         d_model,
-        d_vocab: keys.size("vocab_size")?,
-        n_ctx: if keys.get("n_positions").is_some() { keys.size("n_positions")? } else { keys.size_or("n_ctx", 1024)? },
-        norm: keys.layer_norm("layer_norm_epsilon")?,
+        d_vocab: settings.get("vocab_size")?.count(MOST_TOKENS)?,
+        n_ctx: n_ctx.map_or(Ok(1024), |field| field.count(MOST_TOKENS))?,
+        norm: layer_norm(settings, "layer_norm_epsilon")?,
         encoding: PositionEncoding::Learned,
         attention: Attention {
             query_heads: heads,
             key_heads: heads,
             d_head,
+            biased: true,
             layers: (0..n_layers).map(layer).collect(),
         },
-        mlp: Mlp { d_mlp: keys.size_or("n_inner", 4 * d_model)?, activation: keys.activation("activation_function")? },
+        mlp: Mlp {
+            d_mlp: neurons(settings, "n_inner", d_model)?,
+            activation: activation(settings, "activation_function", Activation::GeluTanh)?,
+        },
         parallel: false,
-        tied: keys.flag_or("tie_word_embeddings", true),
+        tied: settings.or("tie_word_embeddings", true, |field| field.flag())?,
     })
 }
 
@@ -39,7 +70,7 @@ fn weights(checkpoint: &Checkpoint) -> Result<Weights> {
     let (d, m) = (checkpoint.config.d_model, checkpoint.config.mlp.d_mlp);
     checkpoint.gpt(|block| {
         let at = |rest: &str| format!("{block}{rest}");
-        let fused = checkpoint.tensors.matrix(&at("attn.c_attn.weight"), d, 3 * d)?;
+        let fused = checkpoint.matrix(&at("attn.c_attn.weight"), d, 3 * d)?;
         let bias = checkpoint.vector(&at("attn.c_attn.bias"), 3 * d)?;
         Ok(Block {
             ln1: checkpoint.norm(&at("ln_1"))?,
@@ -49,12 +80,12 @@ fn weights(checkpoint: &Checkpoint) -> Result<Weights> {
             b_q: bias[..d].to_vec(),
             b_k: bias[d..2 * d].to_vec(),
             b_v: bias[2 * d..].to_vec(),
-            w_o: checkpoint.tensors.matrix(&at("attn.c_proj.weight"), d, d)?,
+            w_o: checkpoint.matrix(&at("attn.c_proj.weight"), d, d)?,
             b_o: checkpoint.vector(&at("attn.c_proj.bias"), d)?,
             ln2: checkpoint.norm(&at("ln_2"))?,
-            w_in: checkpoint.tensors.matrix(&at("mlp.c_fc.weight"), d, m)?,
+            w_in: checkpoint.matrix(&at("mlp.c_fc.weight"), d, m)?,
             b_in: checkpoint.vector(&at("mlp.c_fc.bias"), m)?,
-            w_out: checkpoint.tensors.matrix(&at("mlp.c_proj.weight"), m, d)?,
+            w_out: checkpoint.matrix(&at("mlp.c_proj.weight"), m, d)?,
             b_out: checkpoint.vector(&at("mlp.c_proj.bias"), d)?,
         })
     })

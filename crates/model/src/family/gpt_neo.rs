@@ -1,68 +1,103 @@
 //! GPT-Neo (Black et al. 2021): learned positions, global and windowed local attention, scores not scaled.
 
-use serde_json::Value;
+use directrix_corpus::{Field, Settings};
+use directrix_kernels::Activation;
 
 use super::{Checkpoint, Family};
-use crate::config::{Attention, AttentionLayer, Config, Keys, Mlp, PositionEncoding};
+use crate::config::{
+    Attention, AttentionLayer, Config, MOST_HEADS, MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, Mlp, PositionEncoding,
+    activation, head_width, layer_norm, neurons,
+};
 use crate::{Block, Result, Weights};
 
-pub(super) static FAMILY: Family = Family { architecture: "GPTNeoForCausalLM", begins_with_bos: true, config, weights };
+pub(super) static FAMILY: Family = Family {
+    architecture: "GPTNeoForCausalLM",
+    begins_with_bos: true,
+    bare: "GPTNeoModel",
+    model_type: "gpt_neo",
+    prefix: "transformer.",
+    unembedding: "lm_head.weight",
+    block: "h.",
+    buffers: &["attn.attention.bias", "attn.attention.masked_bias"],
+    config,
+    weights,
+};
 
-fn config(keys: &Keys) -> Result<Config> {
-    let (d_model, heads, n_layers) = (keys.size("hidden_size")?, keys.size("num_heads")?, keys.size("num_layers")?);
-    let d_head = keys.head_width(d_model, heads)?;
-    let local = keys.size_or("window_size", 256)?;
-    let kinds = attention_kinds(keys);
-    if kinds.len() != n_layers {
-        return Err(keys.problem(format!("`attention_layers` names {} layers of {n_layers}", kinds.len())));
-    }
-    let layer = |kind: &String| {
-        let window = match kind.as_str() {
-            "global" => None,
-            "local" => Some(local),
-            other => return Err(keys.problem(format!("attention of kind \"{other}\"; known are global and local"))),
-        };
-        Ok(AttentionLayer { window, scale: 1.0 })
-    };
+fn config(settings: &Settings) -> Result<Config> {
+    let d_model = settings.get("hidden_size")?.count(MOST_WIDTH)?;
+    let heads = settings.get("num_heads")?.count(MOST_HEADS)?;
+    let n_layers = settings.get("num_layers")?.count(MOST_LAYERS)?;
+    let window = settings.or("window_size", 256, |field| field.count(MOST_TOKENS))?;
+    let layer = |kind| AttentionLayer { window: (kind == Kind::Local).then_some(window), scale: 1.0 };
     Ok(Config {
         family: &FAMILY,
         n_layers,
         d_model,
-        d_vocab: keys.size("vocab_size")?,
-        n_ctx: keys.size("max_position_embeddings")?,
-        norm: keys.layer_norm("layer_norm_epsilon")?,
+        d_vocab: settings.get("vocab_size")?.count(MOST_TOKENS)?,
+        n_ctx: settings.get("max_position_embeddings")?.count(MOST_TOKENS)?,
+        norm: layer_norm(settings, "layer_norm_epsilon")?,
         encoding: PositionEncoding::Learned,
         attention: Attention {
             query_heads: heads,
             key_heads: heads,
-            d_head,
-            layers: kinds.iter().map(layer).collect::<Result<_>>()?,
+            d_head: head_width(settings, d_model, heads)?,
+            biased: false,
+            layers: attention_kinds(settings, n_layers)?.into_iter().map(layer).collect(),
         },
         mlp: Mlp {
-            d_mlp: keys.size_or("intermediate_size", 4 * d_model)?,
-            activation: keys.activation("activation_function")?,
+            d_mlp: neurons(settings, "intermediate_size", d_model)?,
+            activation: activation(settings, "activation_function", Activation::GeluTanh)?,
         },
         parallel: false,
-        tied: keys.flag_or("tie_word_embeddings", true),
+        tied: settings.or("tie_word_embeddings", true, |field| field.flag())?,
     })
 }
 
-/// One kind per layer, from `attention_layers` or, in older files, `attention_types`.
-fn attention_kinds(keys: &Keys) -> Vec<String> {
-    let words = |v: &Value| -> Vec<String> {
-        v.as_array().into_iter().flatten().filter_map(|w| w.as_str().map(str::to_owned)).collect()
-    };
-    if let Some(layers) = keys.get("attention_layers") {
-        return words(layers);
+/// How far a block's positions see.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Global,
+    Local,
+}
+
+/// The kind of each block: from `attention_layers`, from `attention_types`, which older files have alone, or both alike.
+fn attention_kinds(settings: &Settings, n_layers: usize) -> Result<Vec<Kind>> {
+    let named = settings.find_some("attention_layers").map(|layers| kinds(&layers)).transpose()?;
+    let repeated = settings.find_some("attention_types").map(|types| repeated_kinds(&types)).transpose()?;
+    if let (Some(named), Some(repeated)) = (&named, &repeated)
+        && named != repeated
+    {
+        return Err(settings.problem("`attention_layers` and `attention_types` name different layers").into());
     }
-    let groups = keys.get("attention_types").and_then(Value::as_array).cloned().unwrap_or_default();
-    groups
-        .iter()
-        .flat_map(|group| {
-            let times = group.get(1).and_then(Value::as_u64).unwrap_or(0).min(4096) as usize;
-            std::iter::repeat_n(group.get(0).map(words).unwrap_or_default(), times).flatten()
-        })
-        .collect()
+    let default = || [Kind::Global, Kind::Local].repeat(12);
+    let kinds = named.or(repeated).unwrap_or_else(default);
+    if kinds.len() == n_layers {
+        return Ok(kinds);
+    }
+    Err(settings.problem(format!("`attention_layers` names {} layers of {n_layers}", kinds.len())).into())
+}
+
+fn kinds(names: &Field) -> Result<Vec<Kind>> {
+    let kind =
+        |name: &Field| Ok(if name.choice(&["global", "local"])? == "local" { Kind::Local } else { Kind::Global });
+    names.list()?.iter().map(kind).collect()
+}
+
+/// The kinds in groups, each with how often it comes: `[[["global", "local"], 12]]`.
+fn repeated_kinds(groups: &Field) -> Result<Vec<Kind>> {
+    let mut all = Vec::new();
+    for group in groups.list()? {
+        let [names, times] = &group.list()?[..] else {
+            return Err(group.wrong("a list of two: kinds of attention, and how often they come").into());
+        };
+        let names = kinds(names)?;
+        let times = times.count(MOST_LAYERS)?;
+        if all.len() + names.len() * times > MOST_LAYERS {
+            return Err(group.wrong(&format!("at most {MOST_LAYERS} layers")).into());
+        }
+        all.extend(names.repeat(times));
+    }
+    Ok(all)
 }
 
 fn weights(checkpoint: &Checkpoint) -> Result<Weights> {

@@ -1,23 +1,25 @@
 //! SAELens's folders: `cfg.json` and `sae_weights.safetensors`.
 
+mod config;
+
 use std::path::Path;
 
-use directrix_corpus::durable;
+use directrix_corpus::{Settings, durable};
 use directrix_kernels::Matrix;
 use directrix_model::{Folder, Tensors};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
+use self::config::Config;
 use crate::sae::Parameters;
-use crate::{Architecture, End, Error, Result, Sae, Site};
+use crate::{Architecture, Error, Result, Sae, Site};
 
 pub(crate) const CONFIG: &str = "cfg.json";
 const WEIGHTS: &str = "sae_weights.safetensors";
+/// Factors of fine-tuning, by the names that versions give them.
+const FACTORS: [&str; 2] = ["scaling_factor", "finetuning_scaling_factor"];
 /// The version of SAELens whose form is written; without one, its readers take a folder for an older form.
 const SAE_LENS_VERSION: &str = "6.54.12";
-
-/// SAELens's architectures.
-const ARCHITECTURES: [&str; 6] = ["standard", "topk", "jumprelu", "gated", "transcoder", "jumprelu_transcoder"];
 
 /// SAELens's name of an architecture with two ends.
 fn of_transcoder(architecture: &Architecture) -> Option<&'static str> {
@@ -31,74 +33,59 @@ fn of_transcoder(architecture: &Architecture) -> Option<&'static str> {
 /// Site and parameters of the SAE in a folder.
 ///
 /// # Errors
-/// If a file is missing or damaged, the architecture or a normalisation is not supported, or a tensor has another shape or is
-/// not finite.
+/// If a file is missing or damaged, the architecture, the activation or a normalisation is not supported, or a tensor has another
+/// shape, is not finite or is not one of the architecture's.
 pub(crate) fn read(folder: &Folder) -> Result<(Site, Parameters)> {
-    let file = folder.describe(CONFIG);
-    let problem = |problem: String| Error::Config { file: file.clone(), problem };
-    let json: Value = serde_json::from_slice(&folder.read(CONFIG)?).map_err(|e| problem(format!("not JSON ({e})")))?;
-    let size = |key: &str| {
-        let value = json.get(key).and_then(Value::as_u64).filter(|n| *n > 0 && *n < 1 << 32);
-        value.map(|n| n as usize).ok_or_else(|| problem(format!("`{key}` is missing or not a whole number above 0")))
-    };
-    let choice = |key: &str, default: &str, supported: &[&str]| {
-        let found = json.get(key).and_then(Value::as_str).unwrap_or(default);
-        if supported.contains(&found) {
-            return Ok(found.to_owned());
-        }
-        Err(problem(format!("`{key}` is \"{found}\"; supported: {}", supported.join(", "))))
-    };
-    let architecture = choice("architecture", "standard", &ARCHITECTURES)?;
-    choice("normalize_activations", "none", &["none"])?;
-    choice("reshape_activations", "none", &["none", "hook_z"])?;
-    let is_transcoder = architecture.ends_with("transcoder");
-
-    // SAELens 6 keeps hook points under `metadata`, earlier versions at the top.
-    let metadata = |key: &str| json.pointer(&format!("/metadata/{key}")).or_else(|| json.get(key));
-    let end = |name: &str, head: &str, width: usize, what: &str| {
-        let hook = metadata(name)
-            .and_then(Value::as_str)
-            .ok_or_else(|| problem(format!("`metadata.{name}` is missing, so it is not known what the SAE {what}")))?;
-        let head = metadata(head).and_then(Value::as_u64).map(|head| head as usize);
-        Ok::<End, Error>(End { hook: hook.parse()?, head, width })
-    };
-    let (d_in, d_sae) = (size("d_in")?, size("d_sae")?);
-    let reads = end("hook_name", "hook_head_index", d_in, "reads")?;
-    let site = if is_transcoder {
-        Site { writes: end("hook_name_out", "hook_head_index_out", size("d_out")?, "writes")?, reads }
-    } else {
-        Site::at(reads)
-    };
-    let d_out = site.writes.width;
+    let settings = Settings::parse(&folder.describe(CONFIG), &folder.read(CONFIG)?)?;
+    let Config { architecture, site, directions, subtract_b_dec, rescaled, finetuned } = Config::read(&settings)?;
+    let (d_in, d_out) = (site.reads.width, site.writes.width);
 
     let tensors = Tensors::open(folder, Some(WEIGHTS))?;
-    let mut encoder = tensors.matrix("W_enc", d_in, d_sae)?.transposed();
-    let mut w_dec = tensors.matrix("W_dec", d_sae, d_out)?;
-    let numbers = |name: &str| tensors.get(name, &[d_sae]);
-    let (architecture, bias) = match architecture.as_str() {
-        "topk" => (Architecture::TopK { k: size("k")? }, "b_enc"),
-        "jumprelu" | "jumprelu_transcoder" => {
-            // SAELens compares with relu(threshold).
-            let threshold = numbers("threshold")?.into_iter().map(|t| t.max(0.0)).collect();
-            (Architecture::JumpRelu { threshold }, "b_enc")
+    let numbers = |name: &str| tensors.get(name, &[directions]);
+    let mut encoder = tensors.matrix("W_enc", d_in, directions)?.transposed();
+    let mut w_dec = tensors.matrix("W_dec", directions, d_out)?;
+    let (activation, bias) = match architecture {
+        config::Architecture::Relu => (Architecture::Relu, "b_enc"),
+        config::Architecture::TopK { k } => (Architecture::TopK { k }, "b_enc"),
+        config::Architecture::JumpRelu => {
+            (Architecture::JumpRelu { threshold: threshold(&tensors, directions)? }, "b_enc")
         }
-        "gated" => (Architecture::Gated { r_mag: numbers("r_mag")?, b_mag: numbers("b_mag")? }, "b_gate"),
-        _ => (Architecture::Relu, "b_enc"),
+        config::Architecture::Gated => {
+            (Architecture::Gated { r_mag: numbers("r_mag")?, b_mag: numbers("b_mag")? }, "b_gate")
+        }
     };
     let mut b_enc = numbers(bias)?;
-    let is_set = |key: &str| json.get(key).and_then(Value::as_bool);
-    if is_set("rescale_acts_by_decoder_norm").unwrap_or(false) {
+    let b_dec = tensors.get("b_dec", &[d_out])?;
+    if rescaled {
         scale_by_decoder(&mut encoder, &mut b_enc, &mut w_dec);
     }
-    let parameters = Parameters {
-        architecture,
-        encoder,
-        w_dec,
-        b_enc,
-        b_dec: tensors.get("b_dec", &[d_out])?,
-        subtract_b_dec: !is_transcoder && is_set("apply_b_dec_to_input").unwrap_or(true),
-    };
+    for name in FACTORS.into_iter().filter(|name| tensors.contains(name)) {
+        let factors = numbers(name)?;
+        if finetuned {
+            factors.iter().enumerate().for_each(|(d, factor)| w_dec.row_mut(d).iter_mut().for_each(|w| *w *= factor));
+        } else if factors.iter().any(|factor| *factor != 1.0) {
+            let problem =
+                format!("tensor `{name}` is not all ones, and `finetuning_scaling_factor` is not true in `{CONFIG}`");
+            return Err(Error::Parameters { sae: folder.to_string(), problem });
+        }
+    }
+    if let Some(name) = tensors.unread().first() {
+        let problem = format!(
+            "tensor `{name}` is not one of an SAE of architecture `{}`; correct `{CONFIG}`, or remove the tensor",
+            activation.name()
+        );
+        return Err(Error::Parameters { sae: folder.to_string(), problem });
+    }
+    let parameters = Parameters { architecture: activation, encoder, w_dec, b_enc, b_dec, subtract_b_dec };
     Ok((site, parameters))
+}
+
+/// The thresholds of a JumpReLU SAE, with whose positive part SAELens compares; checkpoints of its training may hold logarithms.
+fn threshold(tensors: &Tensors, directions: usize) -> Result<Vec<f32>> {
+    if !tensors.contains("threshold") && tensors.contains("log_threshold") {
+        return Ok(tensors.get("log_threshold", &[directions])?.into_iter().map(f32::exp).collect());
+    }
+    Ok(tensors.get("threshold", &[directions])?.into_iter().map(|threshold| threshold.max(0.0)).collect())
 }
 
 /// Multiplies pre-activations by their decoder row's length and divides the row by it: `rescale_acts_by_decoder_norm`.
