@@ -7,9 +7,9 @@ use directrix_sae::Sae;
 use serde::Serialize;
 
 use crate::batch::{BATCH, each_batch};
-use crate::claim::{LossClaim, loss_claims};
+use crate::claim::{LossClaim, loss_claims, with_controls};
 use crate::error::threshold;
-use crate::{About, Change, Chosen, Claim, Effect, Estimate, Result, Trial, effects};
+use crate::{About, Change, Chosen, Claim, Effect, Interval, Matched, Result, Trial, effects};
 
 /// The effect of ablating one direction on a loss.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -21,8 +21,8 @@ pub struct SingleAblation {
     pub loss_increase: Claim,
 }
 
-/// The effect of each direction, over the trials that `of` makes of it, beside that of their controls. Rows in the order of
-/// `directions`.
+/// The effect of each direction, over the trials that `of` makes of it, beside that of their controls (random
+/// directions if `matched` is there to draw them). Rows in the order of `directions`.
 ///
 /// # Errors
 /// As [`effects`], and those of `of`.
@@ -32,10 +32,11 @@ pub fn ablate_each<'a>(
     directions: &[u32],
     about: About,
     mut of: impl FnMut(u32) -> Result<Vec<Trial<'a>>>,
+    matched: Option<&Matched>,
     watch: &Watch,
 ) -> Result<Vec<SingleAblation>> {
     let lists = directions.iter().map(|&direction| Ok((about, of(direction)?))).collect::<Result<Vec<_>>>()?;
-    let claims = loss_claims(model, prompts, &lists, watch)?;
+    let claims = loss_claims(model, prompts, &lists, matched, watch)?;
     let row = |(&direction, LossClaim { claim, .. }): (&u32, LossClaim)| SingleAblation {
         direction: direction as usize,
         loss_increase: claim,
@@ -54,7 +55,8 @@ pub struct ActivePrompts<'a> {
     pub limit: usize,
 }
 
-/// Ablates each direction alone, before the answer, on prompts on which it is active. Rows in the order of `directions`.
+/// Ablates each direction alone, before the answer, on prompts on which it is active; controls as in [`ablate_each`]. Rows in the
+/// order of `directions`.
 ///
 /// # Errors
 /// As [`effects`].
@@ -65,6 +67,7 @@ pub fn single_ablations(
     directions: &[u32],
     chosen: Chosen,
     on: ActivePrompts,
+    matched: Option<&Matched>,
     watch: &Watch,
 ) -> Result<Vec<SingleAblation>> {
     threshold("above", on.above)?;
@@ -74,7 +77,7 @@ pub fn single_ablations(
         let active = (0..prompts.len()).filter(|prompt| on.acts.get(*prompt, direction) > on.above).take(on.limit);
         active.map(|prompt| Trial::answer(sae, prompts, prompt, Change::Ablate(vec![direction]))).collect()
     };
-    ablate_each(model, prompts, directions, about, of, watch)
+    ablate_each(model, prompts, directions, about, of, matched, watch)
 }
 
 /// What a change does to the prediction of the answer of one prompt.
@@ -114,20 +117,24 @@ impl PromptEffect {
         PromptEffect::of_trials(model, prompts, &trials, watch)
     }
 
-    /// The [control](Change::control) of the same; none of a change that has none.
+    /// The same change, then the same along random rows, then of random directions; none of the last two for a change that is
+    /// no ablation.
     ///
     /// # Errors
     /// As [`effects`].
-    pub fn of_control(
+    pub fn with_controls(
         model: &Model,
         sae: &Sae,
         prompts: &Prompts,
         change: &Change,
+        matched: &Matched,
         watch: &Watch,
-    ) -> Result<Vec<PromptEffect>> {
-        let trial = |prompt| Ok(Trial::answer(sae, prompts, prompt, change.clone())?.control());
-        let trials: Vec<Option<Trial>> = (0..prompts.len()).map(trial).collect::<Result<_>>()?;
-        PromptEffect::of_trials(model, prompts, &trials.into_iter().flatten().collect::<Vec<_>>(), watch)
+    ) -> Result<[Vec<PromptEffect>; 3]> {
+        let answer = |prompt| Trial::answer(sae, prompts, prompt, change.clone());
+        let trials = (0..prompts.len()).map(answer).collect::<Result<Vec<_>>>()?;
+        let trials = with_controls(&trials, Some(matched));
+        let mut effects = PromptEffect::of_trials(model, prompts, &trials.concat(), watch)?.into_iter();
+        Ok(trials.each_ref().map(|trials| effects.by_ref().take(trials.len()).collect()))
     }
 
     fn of_trials(model: &Model, prompts: &Prompts, trials: &[Trial], watch: &Watch) -> Result<Vec<PromptEffect>> {
@@ -145,6 +152,14 @@ impl PromptEffect {
         };
         trials.iter().zip(effects(model, prompts, trials, watch)?).map(row).collect()
     }
+}
+
+/// `Σ part / Σ whole` over `n` prompts, both of the same prompts, with its bootstrapped interval.
+pub fn share_of_means(part: impl Fn(usize) -> f64, whole: impl Fn(usize) -> f64, n: usize) -> (f64, Interval) {
+    let ratio = |prompts: &[usize]| {
+        prompts.iter().map(|i| part(*i)).sum::<f64>() / prompts.iter().map(|i| whole(*i)).sum::<f64>()
+    };
+    (ratio(&(0..n).collect::<Vec<_>>()), Interval::bootstrap(n, ratio))
 }
 
 /// The mean of what an SAE writes: over the positions of each prompt, then over prompts. `[d_out]`.
@@ -213,9 +228,22 @@ impl AnswerLosses {
         Ok(AnswerLosses { original: of(0)?, mean: of(1)?, zero: of(2)?, directions: of(3)?, sae: of(4)? })
     }
 
-    /// `(zero − sae) / (zero − original)`, of mean losses over prompts.
-    pub fn recovered(&self) -> f64 {
-        let mean = |losses: &[f64]| Estimate::of(losses.iter().copied()).mean;
-        (mean(&self.zero) - mean(&self.sae)) / (mean(&self.zero) - mean(&self.original))
+    /// `(zero − sae) / (zero − original)`, of mean losses over prompts, with its bootstrapped interval.
+    pub fn recovered(&self) -> (f64, Interval) {
+        share_of_means(
+            |prompt| self.zero[prompt] - self.sae[prompt],
+            |prompt| self.zero[prompt] - self.original[prompt],
+            self.original.len(),
+        )
+    }
+
+    /// How much of the loss that replacing the site by its mean adds the directions add: `(directions − original) / (mean −
+    /// original)`, of mean losses over prompts, with its bootstrapped interval.
+    pub fn of_the_site(&self) -> (f64, Interval) {
+        share_of_means(
+            |prompt| self.directions[prompt] - self.original[prompt],
+            |prompt| self.mean[prompt] - self.original[prompt],
+            self.original.len(),
+        )
     }
 }

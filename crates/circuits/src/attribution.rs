@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use directrix_corpus::{Prompts, Watch};
-use directrix_kernels::{Matrix, dot};
+use directrix_kernels::{Matrix, SparseActivations, dot};
 use directrix_model::{Ask, BlockHook, Decomposition, HookPoint, Model, Positions, Reader};
 use directrix_sae::{Sae, Site};
 use serde::Serialize;
@@ -225,29 +225,44 @@ pub struct DirectionAttribution {
     pub attribution: f64,
     /// Mean activation over prompts, zeros included.
     pub mean_activation: f64,
-    /// Their product.
+    /// Half width of its 95 % interval.
+    pub mean_activation_half_width: f64,
+    /// Attribution times mean activation.
     pub scaled: f64,
+    /// Half width of its 95 % interval.
+    pub scaled_half_width: f64,
 }
 
-/// The DLA of every direction to `answer`, and times its mean activation over prompts.
+/// The DLA of every direction to `answer`, and times its mean activation; `acts` has one row per prompt.
 ///
 /// # Errors
-/// If the site does not write to the residual stream.
+/// If the site does not write to the residual stream, or the activations are of another SAE.
 pub fn direction_attribution(
     model: &Model,
     sae: &Sae,
-    mean_activations: &[f64],
+    acts: &SparseActivations,
     answer: u32,
 ) -> Result<Vec<DirectionAttribution>> {
-    if mean_activations.len() != sae.directions() {
-        let (given, wanted) = (mean_activations.len(), sae.directions());
-        return Err(Error::Lengths { what: "mean activations", given, wanted });
+    let mut sums = vec![(0.0_f64, 0.0_f64); sae.directions()];
+    for (&direction, &value) in acts.directions().iter().zip(acts.values()) {
+        let (sum, squares) = &mut sums[sae.check(direction as usize)? as usize];
+        *sum += value as f64;
+        *squares += value as f64 * value as f64;
     }
     let unembedding = unembedding(model, answer)?;
     let writes = sae.writes(model)?;
     let row = |(direction, row): (usize, &[f32])| {
-        let (attribution, mean_activation) = (dot(row, &unembedding), mean_activations[direction]);
-        DirectionAttribution { direction, attribution, mean_activation, scaled: attribution * mean_activation }
+        let (sum, squares) = sums[direction];
+        let activation = Estimate::of_sums(acts.positions(), sum, squares);
+        let attribution = dot(row, &unembedding);
+        DirectionAttribution {
+            direction,
+            attribution,
+            mean_activation: activation.mean,
+            mean_activation_half_width: activation.half_width,
+            scaled: attribution * activation.mean,
+            scaled_half_width: attribution.abs() * activation.half_width,
+        }
     };
     Ok(writes.iter_rows().enumerate().map(row).collect())
 }

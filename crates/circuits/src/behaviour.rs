@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::{BATCH, each_batch};
 use crate::error::threshold;
-use crate::{Error, Result, correlation};
+use crate::{Error, Estimate, Interval, Result, correlation};
 
 /// A behaviour, by the text that shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,10 +111,16 @@ pub struct ActiveDirection {
     pub direction: usize,
     /// Mean activation over the prompts on which it exceeds its threshold.
     pub mean_activation: f64,
+    /// Half width of its 95 % interval.
+    pub half_width: f64,
     /// Those prompts.
     pub prompts: usize,
     /// Their share of all prompts.
     pub share: f64,
+    /// Lower end of its 95 % interval.
+    pub share_low: f64,
+    /// Upper end.
+    pub share_high: f64,
 }
 
 /// When a direction counts as active; the defaults are the origin's.
@@ -146,29 +152,34 @@ pub fn active_directions(
 ) -> Result<Vec<ActiveDirection>> {
     threshold("share_of_maximum", options.share_of_maximum)?;
     threshold("share_of_prompts", options.share_of_prompts)?;
-    let mut sums = vec![(0.0_f64, 0_usize); maxima.len()];
+    let mut above: Vec<Vec<f64>> = vec![Vec::new(); maxima.len()];
     for (&direction, &value) in acts.directions().iter().zip(acts.values()) {
         let direction = direction as usize;
         let Some(maximum) = maxima.get(direction) else {
             return Err(Error::Lengths { what: "maxima", given: maxima.len(), wanted: direction + 1 });
         };
         if value > options.share_of_maximum * maximum {
-            sums[direction].0 += value as f64;
-            sums[direction].1 += 1;
+            above[direction].push(value as f64);
         }
     }
     let n = acts.positions();
-    let mut rows: Vec<ActiveDirection> = sums
-        .into_iter()
-        .enumerate()
-        .filter(|(_, (_, prompts))| *prompts > 0 && *prompts as f64 >= options.share_of_prompts * n as f64)
-        .map(|(direction, (sum, prompts))| ActiveDirection {
+    let enough = |values: &Vec<f64>| !values.is_empty() && values.len() as f64 >= options.share_of_prompts * n as f64;
+    let row = |(direction, values): (usize, Vec<f64>)| {
+        let prompts = values.len();
+        let Interval { low, high } = Interval::of_share(prompts, n);
+        let Estimate { mean, half_width, .. } = Estimate::of(values);
+        ActiveDirection {
             direction,
-            mean_activation: sum / prompts as f64,
+            mean_activation: mean,
+            half_width,
             prompts,
             share: prompts as f64 / n as f64,
-        })
-        .collect();
+            share_low: low,
+            share_high: high,
+        }
+    };
+    let active = above.into_iter().enumerate().filter(|(_, values)| enough(values));
+    let mut rows: Vec<ActiveDirection> = active.map(row).collect();
     rows.sort_by(|a, b| b.mean_activation.total_cmp(&a.mean_activation).then(a.direction.cmp(&b.direction)));
     rows.truncate(options.top);
     Ok(rows)

@@ -6,7 +6,7 @@ use directrix_model::Model;
 use directrix_sae::Sae;
 
 use crate::plan::each_effect;
-use crate::{Change, Estimate, Look, Result, Trial};
+use crate::{Change, Error, Estimate, Look, Result, Trial};
 
 /// Mean log-probabilities of every token with and without a direction.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,4 +63,52 @@ pub fn logit_boosts(model: &Model, sae: &Sae, direction: u32) -> Result<Vec<f32>
     let mut boosts = Matrix::zeros(1, w_u.columns());
     directrix_kernels::product(written.view(), w_u.view(), &mut boosts, false);
     Ok(boosts.into_data())
+}
+
+/// Directions whose boosts are looked at together.
+const BLOCK: usize = 512;
+
+/// The `k` tokens of `tokens` whose logit a unit of each direction raises most, and the `k` that it lowers most, by
+/// [`logit_boosts`]; largest effect first, ties by token. One pair of lists for each direction.
+///
+/// # Errors
+/// If the site does not write to the residual stream, a token is not in the vocabulary, or `watch` stopped it.
+pub fn logit_boost_ends(
+    model: &Model,
+    sae: &Sae,
+    tokens: &[usize],
+    k: usize,
+    watch: &Watch,
+) -> Result<Vec<(Vec<usize>, Vec<usize>)>> {
+    let (writes, w_u) = (sae.writes(model)?, &model.weights().w_u);
+    if let Some(&token) = tokens.iter().find(|token| **token >= w_u.columns()) {
+        return Err(Error::Token { token: token as u32, vocabulary: w_u.columns() });
+    }
+    let columns: Vec<Vec<f32>> = w_u.iter_rows().map(|row| tokens.iter().map(|token| row[*token]).collect()).collect();
+    let w_u = Matrix::new(columns.concat(), columns.len(), tokens.len());
+    let mut ends = Vec::new();
+    for start in (0..writes.rows()).step_by(BLOCK) {
+        if watch.is_stopped() {
+            return Err(Error::Stopped);
+        }
+        let rows = start..(start + BLOCK).min(writes.rows());
+        let mut boosts = Matrix::zeros(rows.len(), tokens.len());
+        directrix_kernels::product(writes.view().rows_of(rows), w_u.view(), &mut boosts, false);
+        ends.extend(boosts.iter_rows().map(|row| ends_of(row, tokens, k)));
+    }
+    Ok(ends)
+}
+
+fn ends_of(boosts: &[f32], tokens: &[usize], k: usize) -> (Vec<usize>, Vec<usize>) {
+    let end = |sign: f32| {
+        let mut order: Vec<usize> = (0..tokens.len()).filter(|i| boosts[*i] * sign > 0.0).collect();
+        let by = |a: &usize, b: &usize| (sign * boosts[*b]).total_cmp(&(sign * boosts[*a])).then(a.cmp(b));
+        if order.len() > k {
+            order.select_nth_unstable_by(k, by);
+            order.truncate(k);
+        }
+        order.sort_unstable_by(by);
+        order.into_iter().map(|i| tokens[i]).collect()
+    };
+    (end(1.0), end(-1.0))
 }

@@ -10,7 +10,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use crate::Result;
+use crate::{Matched, Result};
 
 /// What is done to the values at an SAE's site, at a position.
 #[derive(Debug, Clone)]
@@ -39,10 +39,18 @@ pub enum Change {
 }
 
 impl Change {
-    /// What this change is to be compared with, if there is such a thing; `seed` is what random rows are drawn from.
-    pub fn control(&self, seed: u64) -> Option<Change> {
+    /// As much along random rows, drawn by `seed`: a control of an ablation, and of nothing else.
+    pub fn along_random_rows(&self, seed: u64) -> Option<Change> {
         match self {
             Change::Ablate(directions) => Some(Change::AblateRandom { directions: directions.clone(), seed }),
+            _ => None,
+        }
+    }
+
+    /// The same of random directions of matched density, drawn by `seed`: a control of an ablation, and of nothing else.
+    pub fn of_random_directions(&self, matched: &Matched, seed: u64) -> Option<Change> {
+        match self {
+            Change::Ablate(directions) => Some(Change::Ablate(matched.draw(directions, seed))),
             _ => None,
         }
     }

@@ -7,22 +7,54 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::statistics::false_discovery_rates;
-use crate::{Effect, Estimate, Result, Trial, effects};
+use crate::{Effect, Estimate, Matched, Result, Trial, effects};
 
 /// That a change does something on average: every table of effects is made of these.
 ///
 /// As columns of a flat row: `n`, `prompts` where these are fewer, the mean under the measure's own name, `se`, `half_width`, `p`,
-/// `q`, and, where there is one, `control` and `control_half_width`.
+/// `q`, and of each control there is its mean and half width: `random_rows`, `random_directions`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Claim {
     /// What it claims.
     pub about: About,
     /// The mean and its uncertainty; prompts are the clusters.
     pub estimate: Estimate,
-    /// The same of the control: the same change along random rows, at the same places ([`Change::control`](crate::Change::control)).
-    pub control: Option<Estimate>,
+    /// What the same does at the same places by chance.
+    pub controls: Controls,
     /// Its false-discovery rate in its list (Benjamini and Hochberg 1995).
     pub q: f64,
+}
+
+/// What an effect is compared with: the same at the same places with something drawn at random.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Controls {
+    /// As much along random rows of the same norm ([`Change::along_random_rows`](crate::Change::along_random_rows)).
+    pub rows: Option<Estimate>,
+    /// Random directions of matched density ([`Change::of_random_directions`](crate::Change::of_random_directions)).
+    pub directions: Option<Estimate>,
+}
+
+impl Controls {
+    /// Each with the name of its column.
+    fn named(&self) -> impl Iterator<Item = (&'static str, &'static str, Estimate)> {
+        let all = [
+            ("random_rows", "random_rows_half_width", self.rows),
+            ("random_directions", "random_directions_half_width", self.directions),
+        ];
+        all.into_iter().filter_map(|(name, half_width, control)| Some((name, half_width, control?)))
+    }
+
+    /// What they are, for captions; empty if there is none.
+    pub fn sentence(&self) -> &'static str {
+        match (self.rows, self.directions) {
+            (None, None) => "",
+            (Some(_), None) => "random rows: as much taken out along random rows of the same norm, on the same prompts",
+            (None, Some(_)) => "random directions: others of matched density ablated instead, on the same prompts",
+            (Some(_), Some(_)) => {
+                "random rows: as much taken out along random rows of the same norm; random directions: others of matched density ablated instead; both drawn anew for each of the same prompts"
+            }
+        }
+    }
 }
 
 /// What a claim is about.
@@ -77,7 +109,8 @@ impl LossClaim {
     }
 }
 
-/// What each list of trials does to the loss on average, beside the control of each trial; all claims are one list of tests.
+/// What each list of trials does to the loss on average, beside the controls of each trial (random directions if `matched` is
+/// there to draw them); all claims are one list of tests.
 ///
 /// # Errors
 /// As [`effects`].
@@ -85,39 +118,50 @@ pub fn loss_claims(
     model: &Model,
     prompts: &Prompts,
     lists: &[(About, Vec<Trial>)],
+    matched: Option<&Matched>,
     watch: &Watch,
 ) -> Result<Vec<LossClaim>> {
-    let own: Vec<Trial> = lists.iter().flat_map(|(_, trials)| trials).cloned().collect();
-    let controls: Vec<Trial> = own.iter().filter_map(Trial::control).collect();
-    let (counted, all) = (own.len(), [own, controls].concat());
-    let mut effects = effects(model, prompts, &all, watch)?;
-    let mut of_controls = effects.split_off(counted).into_iter();
-    let mut effects = effects.into_iter();
+    // Of each list: its own trials, those along random rows, those of random directions.
+    let with_controls: Vec<[Vec<Trial>; 3]> = lists.iter().map(|(_, trials)| with_controls(trials, matched)).collect();
+    let all: Vec<Trial> = with_controls.iter().flatten().flatten().cloned().collect();
+    let mut effects = effects(model, prompts, &all, watch)?.into_iter();
     let estimate = |trials: &[Trial], effects: &[Effect]| -> Result<Estimate> {
         let prompts = trials.iter().map(|trial| trial.prompt);
         let increases = effects.iter().map(Effect::loss_increase).collect::<Result<Vec<_>>>()?;
         Ok(Estimate::clustered(&prompts.zip(increases).collect::<Vec<_>>()))
     };
     let (mut estimates, mut made) = (Vec::new(), Vec::new());
-    for (about, trials) in lists {
-        let own: Vec<Effect> = effects.by_ref().take(trials.len()).collect();
-        // The change of a list has a control or has none.
-        let controls = trials.iter().filter_map(Trial::control).count();
-        let control: Vec<Effect> = of_controls.by_ref().take(controls).collect();
-        let control = (controls > 0).then(|| estimate(trials, &control)).transpose()?;
-        estimates.push((*about, estimate(trials, &own)?, control));
+    for ((about, trials), with_controls) in lists.iter().zip(&with_controls) {
+        let [own, rows, directions] =
+            with_controls.each_ref().map(|trials| effects.by_ref().take(trials.len()).collect::<Vec<Effect>>());
+        let control = |effects: &[Effect]| (!effects.is_empty()).then(|| estimate(trials, effects)).transpose();
+        let controls = Controls { rows: control(&rows)?, directions: control(&directions)? };
+        estimates.push((*about, estimate(trials, &own)?, controls));
         made.push(own);
     }
     let of = |(claim, effects)| LossClaim { claim, effects };
     Ok(Claim::list(estimates).into_iter().zip(made).map(of).collect())
 }
 
+/// Trials that make one change, as they are, along random rows, and of random directions; the controls of a change are there
+/// for all trials or for none.
+pub(crate) fn with_controls<'a>(trials: &[Trial<'a>], matched: Option<&Matched>) -> [Vec<Trial<'a>>; 3] {
+    let (mut rows, mut directions) = (Vec::new(), Vec::new());
+    for [row, direction] in trials.iter().map(|trial| trial.controls(matched)) {
+        rows.extend(row);
+        directions.extend(direction);
+    }
+    [trials.to_vec(), rows, directions]
+}
+
 impl Claim {
     /// What it says and how, for captions.
     pub fn sentence(&self) -> String {
         let About { chosen, change, measure, unit, over } = &self.about;
-        let control =
-            if self.control.is_some() { "; control: the same along random rows of the same norm" } else { "" };
+        let controls = match self.controls.sentence() {
+            "" => String::new(),
+            controls => format!("; {controls}"),
+        };
         let chosen = match chosen {
             Chosen::Given => "chosen by the user".into(),
             Chosen::ByWeights(by) => format!("chosen by {by}"),
@@ -125,16 +169,16 @@ impl Claim {
             Chosen::On { prompts, by, .. } => format!("chosen by {by} on {prompts} prompts, these among them"),
         };
         format!(
-            "Directions {chosen}, {change}; mean {} in {unit} over n {over}, with standard error and half width of the 95 % interval (clustered by prompt), p by Student's t and q, its false-discovery rate in this list (Benjamini–Hochberg){control}.",
+            "Directions {chosen}, {change}; mean {} in {unit} over n {over}, with standard error and half width of the 95 % interval (clustered by prompt), p by Student's t and q, its false-discovery rate in this list (Benjamini–Hochberg){controls}.",
             measure.replace('_', " ")
         )
     }
 
     /// Claims of one list.
-    pub fn list(found: impl IntoIterator<Item = (About, Estimate, Option<Estimate>)>) -> Vec<Claim> {
+    pub fn list(found: impl IntoIterator<Item = (About, Estimate, Controls)>) -> Vec<Claim> {
         let found: Vec<_> = found.into_iter().collect();
         let p: Vec<f64> = found.iter().map(|(_, estimate, _)| estimate.p()).collect();
-        let claim = |((about, estimate, control), q)| Claim { about, estimate, control, q };
+        let claim = |((about, estimate, controls), q)| Claim { about, estimate, controls, q };
         found.into_iter().zip(false_discovery_rates(&p)).map(claim).collect()
     }
 
@@ -159,6 +203,16 @@ impl Claim {
         }
     }
 
+    /// Whether the 95 % interval excludes zero and meets that of no control.
+    pub fn is_beyond_controls(&self) -> bool {
+        let apart = |control: Estimate| {
+            // A control without interval is a number.
+            let half_width = if control.half_width.is_nan() { 0.0 } else { control.half_width };
+            control.mean + half_width < self.estimate.low() || control.mean - half_width > self.estimate.high()
+        };
+        self.excludes_zero() && self.controls.named().all(|(_, _, control)| apart(control))
+    }
+
     /// Its columns in order; the mean's has no name.
     fn columns(&self) -> Vec<(&'static str, Value)> {
         let Estimate { n, mean, se, half_width, clusters, .. } = self.estimate;
@@ -168,8 +222,8 @@ impl Claim {
         }
         let numbers = [("", mean), ("se", se), ("half_width", half_width), ("p", self.estimate.p()), ("q", self.q)];
         columns.extend(numbers.map(|(name, number)| (name, number.into())));
-        if let Some(Estimate { mean, half_width, .. }) = self.control {
-            columns.extend([("control", mean.into()), ("control_half_width", half_width.into())]);
+        for (name, half_width, control) in self.controls.named() {
+            columns.extend([(name, control.mean.into()), (half_width, control.half_width.into())]);
         }
         columns
     }
@@ -216,17 +270,31 @@ mod tests {
     fn claims_of_a_list_share_its_false_discovery_rate() {
         let sure = Estimate::of([1.0, 1.1, 0.9, 1.0, 1.05]);
         let unsure = Estimate::of([1.0, -1.0, 0.5]);
-        let claims = Claim::list([(ABOUT, sure, None), (ABOUT, unsure, Some(sure))]);
+        let controls = Controls { rows: Some(sure), directions: None };
+        let claims = Claim::list([(ABOUT, sure, Controls::default()), (ABOUT, unsure, controls)]);
         assert_eq!((claims[0].q, claims[1].q), (2.0 * sure.p(), unsure.p()));
         assert!(claims[0].excludes_zero() && !claims[1].excludes_zero());
         assert!(claims[1].verdict().contains("chance"));
-        assert!(Claim::list([(ABOUT, Estimate::of([1.0]), None)])[0].verdict().contains("no interval"));
+        assert!(Claim::list([(ABOUT, Estimate::of([1.0]), Controls::default())])[0].verdict().contains("no interval"));
         assert!(
             claims[0]
                 .sentence()
                 .starts_with("Directions chosen by mean activation before the answer on 200 other prompts, abl")
         );
-        assert!(!claims[0].sentence().contains("control") && claims[1].sentence().contains("; control: "));
+        assert!(!claims[0].sentence().contains("random") && claims[1].sentence().contains("; random rows: "));
+    }
+
+    #[test]
+    fn an_effect_is_beyond_its_controls_if_no_interval_meets() {
+        let wide = |mean: f64| Estimate::of([mean - 0.1, mean, mean + 0.1]);
+        let beyond = |effect, rows, directions| {
+            let controls = Controls { rows: Some(rows), directions };
+            Claim::list([(ABOUT, effect, controls)])[0].is_beyond_controls()
+        };
+        assert!(beyond(wide(1.0), wide(0.0), None) && beyond(wide(-1.0), wide(0.0), Some(wide(0.2))));
+        assert!(beyond(wide(1.0), Estimate::of([0.0]), None));
+        assert!(!beyond(wide(1.0), wide(0.8), None) && !beyond(wide(1.0), wide(0.0), Some(wide(1.2))));
+        assert!(!beyond(wide(0.1), wide(5.0), None), "it may be zero");
     }
 
     #[test]
@@ -245,7 +313,8 @@ mod tests {
         }
         let names = |table: Table| table.columns.into_iter().map(|column| column.name).collect::<Vec<_>>();
         let estimate = Estimate::clustered(&[(0, 1.0), (0, 2.0), (1, 3.0)]);
-        let claim = Claim::list([(ABOUT, estimate, Some(estimate))]).remove(0);
+        let controls = Controls { rows: Some(estimate), directions: Some(estimate) };
+        let claim = Claim::list([(ABOUT, estimate, controls)]).remove(0);
         let alone = names(Table::from_rows("t", "", &[Alone { direction: 1, claim }]));
         let expected = [
             "direction",
@@ -256,11 +325,13 @@ mod tests {
             "half width",
             "p",
             "q",
-            "control",
-            "control half width",
+            "random rows",
+            "random rows half width",
+            "random directions",
+            "random directions half width",
         ];
         assert_eq!(alone, expected);
-        let claim = Claim::list([(ABOUT, Estimate::of([1.0, 2.0]), None)]).remove(0);
+        let claim = Claim::list([(ABOUT, Estimate::of([1.0, 2.0]), Controls::default())]).remove(0);
         let beside = names(Table::from_rows("t", "", &[Beside { direction: 1, claim }]));
         assert_eq!(beside[..5], ["direction", "n", "loss increase", "loss increase se", "loss increase half width"]);
     }

@@ -1,15 +1,18 @@
 //! Which directions of a first SAE a direction of a second one needs (AND).
 
+use std::collections::BTreeMap;
+
 use directrix_corpus::{Prompts, Watch};
 use directrix_model::Model;
 use directrix_sae::Sae;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{BATCH, each_batch};
+use crate::claim::with_controls;
 use crate::cosine::check_order;
 use crate::error::threshold;
 use crate::plan::{Base, Needs, Placed};
-use crate::{Change, Effect, Look, Result, Trial};
+use crate::{About, Change, Chosen, Claim, Controls, Effect, Error, Estimate, Look, Matched, Result, Trial, effects};
 
 /// A direction of a second SAE with one of a first SAE ablated at the same position.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -99,6 +102,101 @@ pub fn cooccurrence(
     })?;
     rows.sort_by(|a, b| b.difference.total_cmp(&a.difference));
     Ok(rows)
+}
+
+/// A pair of directions over all positions at which it was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct CooccurrencePair {
+    /// Direction of the first SAE.
+    pub first: usize,
+    /// Direction of the second SAE.
+    pub second: usize,
+    /// Mean activation of the second over these positions.
+    pub activation: f64,
+    /// Half width of its 95 % interval, clustered by prompt.
+    pub activation_half_width: f64,
+    /// What ablating the first does to it.
+    #[serde(flatten)]
+    pub change: Claim,
+}
+
+/// Each pair over its positions, the most negative mean change first; no controls yet.
+pub fn cooccurrence_pairs(rows: &[Cooccurrence]) -> Vec<CooccurrencePair> {
+    let mut by_pair: BTreeMap<(usize, usize), Vec<&Cooccurrence>> = BTreeMap::new();
+    for row in rows {
+        by_pair.entry((row.first, row.second)).or_default().push(row);
+    }
+    let about = About {
+        chosen: Chosen::Given,
+        change: "the first ablated where it is active and the second is the most active of its SAE",
+        measure: "difference",
+        unit: "activation of the second",
+        over: "positions",
+    };
+    let estimate = |rows: &[&Cooccurrence], value: fn(&Cooccurrence) -> f32| {
+        Estimate::clustered(&rows.iter().map(|row| (row.prompt, value(row) as f64)).collect::<Vec<_>>())
+    };
+    let claims =
+        Claim::list(by_pair.values().map(|rows| (about, estimate(rows, |r| r.difference), Controls::default())));
+    let row = |(((first, second), rows), change): (((usize, usize), Vec<&Cooccurrence>), Claim)| {
+        let activation = estimate(&rows, |r| r.activation);
+        CooccurrencePair {
+            first,
+            second,
+            activation: activation.mean,
+            activation_half_width: activation.half_width,
+            change,
+        }
+    };
+    let mut pairs: Vec<CooccurrencePair> = by_pair.into_iter().zip(claims).map(row).collect();
+    pairs.sort_by(|a, b| a.change.mean().total_cmp(&b.change.mean()));
+    pairs
+}
+
+/// Gives `pairs` the controls of their positions in `rows`: what the same does along random rows and with random directions.
+///
+/// # Errors
+/// As [`effects`].
+pub fn control_pairs(
+    model: &Model,
+    [first, second]: [&Sae; 2],
+    prompts: &Prompts,
+    rows: &[Cooccurrence],
+    pairs: &mut [CooccurrencePair],
+    matched: &Matched,
+    watch: &Watch,
+) -> Result<()> {
+    let trials_of = |pair: &CooccurrencePair| -> Vec<Trial> {
+        let own = rows.iter().filter(|row| (row.first, row.second) == (pair.first, pair.second));
+        own.map(|row| Trial {
+            prompt: row.prompt,
+            sae: first,
+            positions: row.position..row.position + 1,
+            change: Change::Ablate(vec![row.first as u32]),
+            look: Look::Activation { sae: second, direction: row.second as u32, position: row.position },
+        })
+        .collect()
+    };
+    let controls: Vec<[Vec<Trial>; 2]> = pairs
+        .iter()
+        .map(|pair| {
+            let [_, rows, directions] = with_controls(&trials_of(pair), Some(matched));
+            [rows, directions]
+        })
+        .collect();
+    let all: Vec<Trial> = controls.iter().flatten().flatten().cloned().collect();
+    let mut effects = effects(model, prompts, &all, watch)?.into_iter();
+    for (pair, controls) in pairs.iter_mut().zip(&controls) {
+        let [rows, directions] = controls.each_ref().map(|trials| {
+            let change = |(trial, effect): (&Trial, Effect)| {
+                Ok((trial.prompt, (effect.after.activation()? - effect.before.activation()?) as f64))
+            };
+            let changes = trials.iter().zip(effects.by_ref()).map(change).collect::<Result<Vec<_>>>()?;
+            Ok::<_, Error>(Estimate::clustered(&changes))
+        });
+        pair.change.controls = Controls { rows: Some(rows?), directions: Some(directions?) };
+    }
+    Ok(())
 }
 
 fn most_active(acts: &[(u32, f32)]) -> Option<u32> {

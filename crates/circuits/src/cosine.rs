@@ -9,8 +9,8 @@ use directrix_model::Model;
 use directrix_sae::Sae;
 use serde::Serialize;
 
-use crate::claim::named;
-use crate::{About, Change, Chosen, Claim, Effect, Error, Estimate, Look, Result, Trial, effects};
+use crate::claim::{named, with_controls};
+use crate::{About, Change, Chosen, Claim, Controls, Effect, Error, Estimate, Look, Matched, Result, Trial, effects};
 
 /// Two directions and the cosine between what the first writes and what the second reads.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -109,28 +109,47 @@ pub struct PairEffect {
 pub struct PairMeans {
     /// Loss, unchanged, nats.
     pub loss: f64,
+    /// Half width of its 95 % interval, as below.
+    pub loss_half_width: f64,
     /// Loss with the first direction ablated there.
     pub loss_first_ablated: f64,
+    /// Its interval.
+    pub loss_first_ablated_half_width: f64,
     /// Loss with the second direction ablated there.
     pub loss_second_ablated: f64,
+    /// Its interval.
+    pub loss_second_ablated_half_width: f64,
     /// Activation of the second direction there.
     pub second_activation: f64,
+    /// Its interval.
+    pub second_activation_half_width: f64,
     /// The same with the first direction ablated there.
     pub second_activation_first_ablated: f64,
+    /// Its interval.
+    pub second_activation_first_ablated_half_width: f64,
 }
 
 impl PairMeans {
     /// From the effects of ablating either direction on the prediction, and of the first on the second's activation.
     fn of(first: &[Effect], second: &[Effect], activations: &[Effect]) -> Result<PairMeans> {
         let mean = |effects: &[Effect], value: fn(&Effect) -> Result<f64>| {
-            Ok::<_, Error>(Estimate::of(effects.iter().map(value).collect::<Result<Vec<_>>>()?).mean)
+            Ok::<_, Error>(Estimate::of(effects.iter().map(value).collect::<Result<Vec<_>>>()?))
         };
+        let loss = mean(first, |e| e.before.loss())?;
+        let [of_first, of_second] = [mean(first, |e| e.after.loss())?, mean(second, |e| e.after.loss())?];
+        let activation = mean(activations, |e| Ok(e.before.activation()? as f64))?;
+        let ablated = mean(activations, |e| Ok(e.after.activation()? as f64))?;
         Ok(PairMeans {
-            loss: mean(first, |e| e.before.loss())?,
-            loss_first_ablated: mean(first, |e| e.after.loss())?,
-            loss_second_ablated: mean(second, |e| e.after.loss())?,
-            second_activation: mean(activations, |e| Ok(e.before.activation()? as f64))?,
-            second_activation_first_ablated: mean(activations, |e| Ok(e.after.activation()? as f64))?,
+            loss: loss.mean,
+            loss_half_width: loss.half_width,
+            loss_first_ablated: of_first.mean,
+            loss_first_ablated_half_width: of_first.half_width,
+            loss_second_ablated: of_second.mean,
+            loss_second_ablated_half_width: of_second.half_width,
+            second_activation: activation.mean,
+            second_activation_half_width: activation.half_width,
+            second_activation_first_ablated: ablated.mean,
+            second_activation_first_ablated_half_width: ablated.half_width,
         })
     }
 }
@@ -150,6 +169,7 @@ pub fn pair_effects(
     watch: &Watch,
 ) -> Result<Vec<PairEffect>> {
     check_order(first, second)?;
+    let matched = Matched::of(first_index);
     let examples: Vec<Vec<Example>> =
         pairs.iter().map(|pair| first_index.top_examples(pair.first, k)).collect::<Result<_, _>>()?;
     // A prompt of several pairs is run once for all of them.
@@ -175,8 +195,7 @@ pub fn pair_effects(
             look: Look::Activation { sae: second, direction: pair.second as u32, position },
         };
         let activations: Vec<Trial> = examples.iter().map(place).map(activation).collect();
-        let controls: Vec<Trial> = activations.iter().filter_map(Trial::control).collect();
-        trials.extend(activations.into_iter().chain(controls));
+        trials.extend(with_controls(&activations, Some(&matched)).into_iter().flatten());
     }
     let mut effects = effects(model, &prompts, &trials, watch)?.into_iter();
     let about = About {
@@ -193,9 +212,11 @@ pub fn pair_effects(
     let (mut means, mut claims) = (Vec::new(), Vec::new());
     for examples in &examples {
         let predicted = predicting(&prompts, examples.iter().map(place)).count();
-        let [one, two, activations, controls] = [predicted, predicted, examples.len(), examples.len()]
-            .map(|n| effects.by_ref().take(n).collect::<Vec<_>>());
-        claims.push((about, change(&activations)?, Some(change(&controls)?)));
+        let there = examples.len();
+        let [one, two, activations, rows, directions] =
+            [predicted, predicted, there, there, there].map(|n| effects.by_ref().take(n).collect::<Vec<_>>());
+        let controls = Controls { rows: Some(change(&rows)?), directions: Some(change(&directions)?) };
+        claims.push((about, change(&activations)?, controls));
         means.push(PairMeans::of(&one, &two, &activations)?);
     }
     let row = |((pair, means), activation_change): ((&CosinePair, PairMeans), Claim)| PairEffect {

@@ -45,12 +45,15 @@ mod claim;
 mod cooccurrence;
 mod cosine;
 mod error;
+mod matched;
 mod plan;
 mod table;
 mod tokens;
 mod trial;
 
-pub use answer::{ActivePrompts, AnswerLosses, PromptEffect, SingleAblation, ablate_each, mean_site, single_ablations};
+pub use answer::{
+    ActivePrompts, AnswerLosses, PromptEffect, SingleAblation, ablate_each, mean_site, share_of_means, single_ablations,
+};
 pub use attribution::{
     Component, DirectionAttribution, Inactive, attribution_to_direction, direction_attribution, logit_attribution,
     mean_decomposition, remainder,
@@ -59,13 +62,16 @@ pub use behaviour::{
     ActiveDirection, ActiveOptions, Behaviour, BehaviourPrompts, active_directions, answer_activations,
     behaviour_prompts, coactivation,
 };
-pub use boosts::{Boosts, log_prob_boosts, logit_boosts};
+pub use boosts::{Boosts, log_prob_boosts, logit_boost_ends, logit_boosts};
 pub use change::Change;
-pub use claim::{About, Chosen, Claim, LossClaim, loss_claims};
-pub use cooccurrence::{Cooccurrence, CooccurrenceOptions, cooccurrence};
+pub use claim::{About, Chosen, Claim, Controls, LossClaim, loss_claims};
+pub use cooccurrence::{
+    Cooccurrence, CooccurrenceOptions, CooccurrencePair, control_pairs, cooccurrence, cooccurrence_pairs,
+};
 pub use cosine::{CosinePair, PairEffect, PairMeans, check_order, cosine_pairs, pair_effects};
-pub use directrix_sae::statistics::{self, Estimate, correlation};
+pub use directrix_sae::statistics::{self, Estimate, Interval, correlation};
 pub use error::{Error, Result};
+pub use matched::Matched;
 pub use plan::effects;
 pub use table::{Cells, Column, Table};
 pub use tokens::{TopToken, token_occurrences, top_tokens};

@@ -7,7 +7,7 @@ use directrix_model::{HookPoint, Prediction};
 use directrix_sae::Sae;
 
 use crate::change::Writer;
-use crate::{Change, Error, Result};
+use crate::{Change, Error, Matched, Result};
 
 /// One change at an SAE's site in one prompt, and what is looked at.
 #[derive(Debug, Clone)]
@@ -108,9 +108,11 @@ impl<'a> Trial<'a> {
         Ok(Trial { prompt, sae, positions, change, look: Look::MeanLoss })
     }
 
-    /// The same with the [control](Change::control) of its change, along rows drawn for this prompt.
-    pub(crate) fn control(&self) -> Option<Trial<'a>> {
-        Some(Trial { change: self.change.control(self.prompt as u64)?, ..self.clone() })
+    /// The same along random rows, and of random directions where `matched` is there to draw them; both drawn for this prompt.
+    pub(crate) fn controls(&self, matched: Option<&Matched>) -> [Option<Trial<'a>>; 2] {
+        let seed = self.prompt as u64;
+        let directions = matched.and_then(|matched| self.change.of_random_directions(matched, seed));
+        [self.change.along_random_rows(seed), directions].map(|change| Some(Trial { change: change?, ..self.clone() }))
     }
 
     /// The last position that is computed again: nothing that is looked at depends on what follows it.

@@ -6,6 +6,7 @@
 use directrix_circuits::*;
 use directrix_corpus::{Chunk, Prompts, Watch};
 use directrix_index::{Identity, Input, Options, build};
+use directrix_kernels::SparseActivations;
 use directrix_model::{Ask, BlockHook, Folder, HookPoint, Model, Processing, Tensors};
 use directrix_sae::Sae;
 use serde_json::Value;
@@ -147,7 +148,7 @@ fn loss_recovered_agrees() {
             ] {
                 f.check(&format!("{key} loss {kind}"), &f.tensor(&format!("{key}.loss.{kind}")), losses);
             }
-            f.check(&format!("{key} recovered"), &f.numbers(&format!("{key}.loss_recovered")), &[found.recovered()]);
+            f.check(&format!("{key} recovered"), &f.numbers(&format!("{key}.loss_recovered")), &[found.recovered().0]);
         }
     }
 }
@@ -219,7 +220,10 @@ fn boosts_agree() {
             let found: Vec<f64> = logit_boosts(&f.model, sae, direction).unwrap().into_iter().map(f64::from).collect();
             f.check(&format!("{key} logit boost"), &f.tensor(&format!("{key}.logit_boost")), &found);
             // The DLA of a direction is its boost of that token.
-            let rows = direction_attribution(&f.model, sae, &vec![2.0; sae.directions()], f.answer).unwrap();
+            let mut acts = SparseActivations::default();
+            acts.push([(direction, 1.5)]);
+            acts.push([(direction, 2.5)]);
+            let rows = direction_attribution(&f.model, sae, &acts, f.answer).unwrap();
             let row = rows[direction as usize];
             assert!((row.attribution - found[f.answer as usize]).abs() < 1e-4);
             assert!((row.scaled - 2.0 * row.attribution).abs() < 1e-9);
@@ -377,14 +381,15 @@ fn directions_ablated_each_alone_agree_however_they_are_ablated() {
             ];
             for (kind, of) in kinds {
                 let of = |direction| (0..f.prompts.len()).map(|prompt| of(prompt, direction)).collect();
-                let found = ablate_each(&f.model, &f.prompts, &directions, about, of, &nobody).unwrap();
+                let found = ablate_each(&f.model, &f.prompts, &directions, about, of, None, &nobody).unwrap();
                 compare(kind, &each[kind], &found);
             }
             let singles = &expected["saes"][number]["single_ablations"];
             let directions: Vec<u32> = column(singles, "direction").into_iter().map(|d| d as u32).collect();
             let acts = answer_activations(&f.model, sae, &f.prompts, &nobody).unwrap();
             let on = ActivePrompts { acts: &acts, above: 0.5, limit: 3 };
-            let found = single_ablations(&f.model, sae, &f.prompts, &directions, Chosen::Given, on, &nobody).unwrap();
+            let found =
+                single_ablations(&f.model, sae, &f.prompts, &directions, Chosen::Given, on, None, &nobody).unwrap();
             compare("single ablations", singles, &found);
         }
     }

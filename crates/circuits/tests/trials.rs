@@ -178,7 +178,7 @@ fn directions_ablated_each_alone_are_those_of_one_at_a_time() {
     };
     let (chosen, change, over) = (Chosen::Given, "ablated alone before the answer", "prompts");
     let about = About { chosen, change, measure: "loss_increase", unit: "nats", over };
-    let rows = ablate_each(&f.model, &prompts, &directions, about, of, &nobody).unwrap();
+    let rows = ablate_each(&f.model, &prompts, &directions, about, of, None, &nobody).unwrap();
     for (row, &direction) in rows.iter().zip(&directions) {
         let increase = |prompt| {
             let change = Change::Ablate(vec![direction]);
@@ -186,14 +186,14 @@ fn directions_ablated_each_alone_are_those_of_one_at_a_time() {
             before[0] - after[0]
         };
         let expected = Estimate::of((0..3).map(increase));
-        let Claim { estimate, control, .. } = row.loss_increase;
-        assert_eq!((row.direction, estimate.n, control.unwrap().n), (direction as usize, 3, 3));
+        let Claim { estimate, controls, .. } = row.loss_increase;
+        assert_eq!((row.direction, estimate.n, controls.rows.unwrap().n), (direction as usize, 3, 3));
         assert!((estimate.mean - expected.mean).abs() < 1e-4, "{row:?} {expected:?}");
         assert!((estimate.half_width - expected.half_width).abs() < 1e-3, "{row:?} {expected:?}");
     }
     assert!(rows.iter().any(|row| row.loss_increase.mean().abs() > 1e-3));
     assert!(
-        rows.iter().any(|row| row.loss_increase.control.unwrap().mean.abs() > 1e-4),
+        rows.iter().any(|row| row.loss_increase.controls.rows.unwrap().mean.abs() > 1e-4),
         "the control changes something, too"
     );
 }
@@ -230,7 +230,7 @@ fn an_effect_that_was_not_looked_at_is_an_error() {
     assert!(effect.after.prediction().is_err() && effect.after.log_probs().is_err());
     let about =
         About { chosen: Chosen::Given, change: "zeroed", measure: "loss_increase", unit: "nats", over: "prompts" };
-    assert!(loss_claims(&f.model, &prompts, &[(about, vec![trial])], &Watch::nobody()).is_err());
+    assert!(loss_claims(&f.model, &prompts, &[(about, vec![trial])], None, &Watch::nobody()).is_err());
 }
 
 #[test]

@@ -70,7 +70,7 @@ fn ablate_gives_the_librarys_effects() {
         let alone = json(&["ablate", "--sae", "tinystories-2l/sae-l0", "--directions", &direction, "--text", TEXT]);
         assert_eq!(row["direction"].to_string(), direction);
         assert_eq!(row["loss_increase"], alone["rows"][0]["loss_increase"]);
-        assert!(number(&row["control"]).is_finite() && row["control"] != row["loss_increase"]);
+        assert!(number(&row["random_rows"]).is_finite() && row["random_rows"] != row["loss_increase"]);
     }
 }
 

@@ -28,5 +28,5 @@ mod wanted;
 pub use embedded::{CORPUS, MODEL};
 pub use error::{Error, Result};
 pub use opened::{Opened, OtherIndex, open_index, sae};
-pub use source::{corpus, folder, saes_of};
+pub use source::{corpus, corpus_origin, folder, saes_of};
 pub use wanted::Wanted;

@@ -5,7 +5,7 @@ use std::path::Path;
 use directrix_corpus::Corpus;
 use directrix_model::Folder;
 
-use crate::embedded::{CORPUS, FILES, MODEL, SAES};
+use crate::embedded::{CORPUS, CORPUS_ORIGIN, FILES, MODEL, SAES};
 use crate::{Error, Result};
 
 /// What a name of something embedded may begin with; a path that begins so is written `./embedded:…`.
@@ -46,6 +46,11 @@ pub fn corpus(name: &str, column: Option<&str>) -> Result<Corpus> {
         Some(file) => Ok(Corpus::in_memory(name, file.bytes, column)?),
         None => Err(Error::Unknown { what: "corpus", name: name.into(), embedded: format!("`{CORPUS}`") }),
     }
+}
+
+/// What has to be known of a corpus by who reads a number measured on it: where an embedded one comes from; `None` of others.
+pub fn corpus_origin(name: &str) -> Option<&'static str> {
+    (!is_on_disk(name) && embedded_name(name) == CORPUS).then_some(CORPUS_ORIGIN)
 }
 
 /// The SAEs that come with a model: the embedded model's, else none.

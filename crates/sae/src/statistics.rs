@@ -1,5 +1,7 @@
 //! Means, ratios and distributions, with their uncertainty.
 
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
@@ -142,14 +144,7 @@ impl Distribution {
         let n = values.len();
         let mean = values.iter().sum::<f64>() / n as f64;
         values.sort_by(f64::total_cmp);
-        let quantile = |share: f64| {
-            let Some(last) = n.checked_sub(1) else { return f64::NAN };
-            let place = share * last as f64;
-            let below = place as usize;
-            let above = values[(below + 1).min(last)];
-            values[below] + (place - below as f64) * (above - values[below])
-        };
-        let [q05, q25, median, q75, q95] = [0.05, 0.25, 0.5, 0.75, 0.95].map(quantile);
+        let [q05, q25, median, q75, q95] = [0.05, 0.25, 0.5, 0.75, 0.95].map(|share| quantile(&values, share));
         Distribution { n, mean, q05, q25, median, q75, q95 }
     }
 }
@@ -179,6 +174,68 @@ impl Ratio {
         let se = if n < 2 { f64::NAN } else { (squares / (count * (count - 1.0))).sqrt() / (below / count).abs() };
         Ratio { n, value, se, half_width: student(n).map_or(f64::NAN, |t| t.inverse_cdf(0.975)) * se }
     }
+}
+
+/// The 95 % interval of a number that is no mean.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Interval {
+    /// Lower end.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+impl Interval {
+    const NONE: Interval = Interval { low: f64::NAN, high: f64::NAN };
+
+    /// Of a share: `hits` of `n` independent cases (Wilson 1927). `NaN` of none.
+    pub fn of_share(hits: usize, n: usize) -> Interval {
+        const Z: f64 = 1.959_963_984_540_054;
+        if n == 0 {
+            return Interval::NONE;
+        }
+        let (n, share) = (n as f64, hits as f64 / n as f64);
+        let centre = (share + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
+        let reach = Z / (1.0 + Z * Z / n) * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
+        // Exact at the ends, where the formula only rounds to them.
+        let low = if hits == 0 { 0.0 } else { centre - reach };
+        Interval { low, high: if share == 1.0 { 1.0 } else { centre + reach } }
+    }
+
+    /// Of a statistic of `n` prompts, by the percentile bootstrap (Efron 1979): prompts are drawn anew `RESAMPLES` times with
+    /// replacement, always in the same way. `statistic` gets the numbers of those drawn; where it is not finite the draw does
+    /// not count. `NaN` for fewer than two prompts, or if fewer than nine in ten draws count.
+    pub fn bootstrap(n: usize, statistic: impl Fn(&[usize]) -> f64) -> Interval {
+        if n < 2 {
+            return Interval::NONE;
+        }
+        let mut random = ChaCha8Rng::seed_from_u64(0);
+        let mut drawn = vec![0; n];
+        let mut values: Vec<f64> = (0..RESAMPLES)
+            .map(|_| {
+                drawn.fill_with(|| random.random_range(0..n));
+                statistic(&drawn)
+            })
+            .filter(|value| value.is_finite())
+            .collect();
+        if values.len() * 10 < RESAMPLES * 9 {
+            return Interval::NONE;
+        }
+        values.sort_by(f64::total_cmp);
+        Interval { low: quantile(&values, 0.025), high: quantile(&values, 0.975) }
+    }
+}
+
+/// Draws of a bootstrap.
+const RESAMPLES: usize = 2000;
+
+/// The quantile `share` of ascending `values`, between two of them by linear interpolation; `NaN` of none.
+fn quantile(values: &[f64], share: f64) -> f64 {
+    let Some(last) = values.len().checked_sub(1) else { return f64::NAN };
+    let place = share * last as f64;
+    let below = place as usize;
+    let above = values[(below + 1).min(last)];
+    values[below] + (place - below as f64) * (above - values[below])
 }
 
 /// Pearson correlation of every pair of rows; `NaN` for a row that does not vary. Row-major, `[rows, rows]`.
@@ -281,6 +338,32 @@ mod tests {
         assert!((r.half_width - 2.776_445 * 0.5_f64.sqrt()).abs() < 1e-5);
         assert_eq!(Ratio::of(&[2.0, 3.0], &[2.0, 3.0]).half_width, 0.0);
         assert!(Ratio::of(&[1.0], &[2.0]).se.is_nan());
+    }
+
+    #[test]
+    fn a_share_has_the_interval_of_wilson() {
+        // statsmodels.stats.proportion.proportion_confint(7, 20, method="wilson").
+        let Interval { low, high } = Interval::of_share(7, 20);
+        assert!((low - 0.181_191_824_101_082).abs() < 1e-12 && (high - 0.567_145_723_314_764).abs() < 1e-12);
+        assert_eq!((Interval::of_share(0, 9).low, Interval::of_share(9, 9).high), (0.0, 1.0));
+        assert!(Interval::of_share(0, 0).low.is_nan());
+    }
+
+    #[test]
+    fn a_bootstrapped_mean_has_about_the_interval_of_the_textbook_and_covers_as_often() {
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let mut covered = 0;
+        for _ in 0..100 {
+            let values: Vec<f64> = (0..80).map(|_| random.random::<f64>()).collect();
+            let mean = |drawn: &[usize]| drawn.iter().map(|i| values[*i]).sum::<f64>() / drawn.len() as f64;
+            let Interval { low, high } = Interval::bootstrap(values.len(), mean);
+            let textbook = Estimate::of(values.iter().copied());
+            assert!((high - low - 2.0 * textbook.half_width).abs() < 0.2 * (high - low));
+            covered += i32::from(low < 0.5 && 0.5 < high);
+        }
+        assert!((88..=99).contains(&covered), "{covered}");
+        assert!(Interval::bootstrap(1, |_| 1.0).low.is_nan() && Interval::bootstrap(9, |_| f64::NAN).low.is_nan());
+        assert_eq!(Interval::bootstrap(9, |_| 2.0), Interval { low: 2.0, high: 2.0 });
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use directrix_circuits::{Cells, Column, Table};
 use directrix_corpus::durable;
-use directrix_study::{Block, Figure, Report, Section, Series, ShadedText, Shape, Texts, write_figure, write_table};
+use directrix_study::{
+    Block, Fact, Figure, Report, Section, Series, ShadedText, Shape, Texts, write_figure, write_table,
+};
 
 const STORY: &str = "Once upon a time, there was a little girl named Lily. She loved to play outside in the sunshine \
     with her dog, Max. One day, Lily and Max went to the park and saw a big, shiny ball under a tree. \"Look, Max!\" \
@@ -20,9 +22,9 @@ fn main() -> directrix_study::Result<()> {
     let report = report();
     for block in report.sections.iter().flat_map(|section| &section.blocks) {
         match block {
-            Block::Table(table) => write_table(&folder.join("tables"), table)?,
-            Block::Figure(figure) => write_figure(&folder.join("figures"), figure)?,
-            Block::Texts(_) => {}
+            Block::Table(table) => drop(write_table(&folder.join("tables"), table)?),
+            Block::Figure(figure) => drop(write_figure(&folder.join("figures"), figure)?),
+            Block::Texts(_) | Block::Browser(_) => {}
         }
     }
     let path = folder.join("report.html");
@@ -46,7 +48,12 @@ fn report() -> Report {
                happens to the model's prediction when one of them is ablated. Every number comes from ablations on \
                held-out stories."
             .into(),
-        facts: facts.iter().map(|&(name, value)| (name.into(), value.into())).collect(),
+        facts: facts
+            .iter()
+            .map(|&(name, value)| Fact { name: name.into(), value: value.into(), note: String::new() })
+            .collect(),
+        saes: (0, 0),
+        files: Vec::new(),
         sections: vec![
             section("attribution", "Who writes the answer", vec![Block::Figure(lines()), Block::Figure(bars())]),
             section(
@@ -80,7 +87,15 @@ fn section(name: &str, title: &str, blocks: Vec<Block>) -> Section {
 }
 
 fn figure(name: &str, title: &str, x: &str, y: &str, caption: &str, shape: Shape) -> Figure {
-    Figure { name: name.into(), title: title.into(), x: x.into(), y: y.into(), caption: caption.into(), shape }
+    Figure {
+        name: name.into(),
+        title: title.into(),
+        x: x.into(),
+        y: y.into(),
+        caption: caption.into(),
+        shape,
+        links: Vec::new(),
+    }
 }
 
 /// A repeatable value in `[-1, 1)`.
@@ -131,6 +146,7 @@ fn bars() -> Figure {
         labels: labels.iter().map(ToString::to_string).collect(),
         values: vec![1.32, 2.41, 1.96, 3.87, 1.35],
         half_widths: vec![0.11, 0.22, 0.17, 0.31, 0.12],
+        bands: Vec::new(),
     };
     let caption = "Loss at the answer; means over 100 prompts with 95 % intervals.";
     figure("ablation-loss", "Loss after ablating either or both directions", "ablated", "loss (nats)", caption, shape)

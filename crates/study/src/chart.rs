@@ -3,7 +3,8 @@
 use crate::figure::{Figure, Shape, plain, visible_token};
 use crate::palette::{Palette, Scale};
 
-/// Values are written into the cells of a heat map up to this many rows and columns, names beside up to this many points.
+/// Values are written into the cells of a heat map up to this many rows and columns, names beside all points up to this many,
+/// else beside those of them that lie farthest out.
 const WRITTEN: usize = 12;
 /// Lines have dots up to this many categories.
 const DOTTED: usize = 60;
@@ -67,7 +68,7 @@ impl Shape {
     pub(crate) fn is_written(&self) -> bool {
         match self {
             Shape::Lines { labels, .. } => labels.len() <= DOTTED,
-            Shape::Scatter { x, y, .. } => x.len().min(y.len()) <= WRITTEN,
+            Shape::Scatter { .. } => true,
             Shape::Heatmap { columns, rows, .. } => columns.len().max(rows.len()) <= WRITTEN,
             Shape::Histogram { .. } | Shape::Bars { .. } => false,
         }
@@ -138,6 +139,26 @@ impl Colours {
     }
 }
 
+/// The points that are named: all if they are few, else the farthest out of those that lie beyond three standard deviations.
+pub(crate) fn named(x: &[f64], y: &[f64]) -> Vec<usize> {
+    let shown: Vec<usize> = (0..x.len().min(y.len())).filter(|&i| x[i].is_finite() && y[i].is_finite()).collect();
+    if shown.len() <= WRITTEN {
+        return shown;
+    }
+    let far_out = |values: &[f64]| -> Vec<f64> {
+        let n = shown.len() as f64;
+        let mean = shown.iter().map(|&i| values[i]).sum::<f64>() / n;
+        let sd = (shown.iter().map(|&i| (values[i] - mean).powi(2)).sum::<f64>() / n).sqrt();
+        shown.iter().map(|&i| if sd > 0.0 { (values[i] - mean).abs() / sd } else { 0.0 }).collect()
+    };
+    let mut far: Vec<(usize, f64)> =
+        far_out(x).into_iter().zip(far_out(y)).zip(&shown).map(|((x, y), &i)| (i, x.max(y))).collect();
+    far.retain(|(_, out)| *out > 3.0);
+    far.sort_by(|a, b| b.1.total_cmp(&a.1));
+    far.truncate(WRITTEN);
+    far.into_iter().map(|(i, _)| i).collect()
+}
+
 /// `label` as far as it is shown on an axis or beside a point.
 pub(crate) fn shortened(label: &str) -> String {
     if label.chars().count() <= LONGEST {
@@ -160,6 +181,16 @@ mod tests {
         assert_eq!(range(&[f64::NAN], true), (-1.0, 1.0));
         assert_eq!(range(&[2.0], false), (2.0, 3.0));
         assert_eq!(range(&[0.5, -2.0], true), (-2.0, 2.0));
+    }
+
+    #[test]
+    fn few_points_are_named_and_of_many_the_outliers() {
+        assert_eq!(named(&[1.0, f64::NAN, 3.0], &[1.0, 2.0, 3.0]), [0, 2]);
+        let mut x = [0.0; 100];
+        let y: Vec<f64> = (0..100).map(|i| f64::from(i % 2)).collect();
+        assert!(named(&x, &y).is_empty());
+        (x[7], x[50]) = (-9.0, 12.0);
+        assert_eq!(named(&x, &y), [50, 7]);
     }
 
     #[test]

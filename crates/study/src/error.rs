@@ -70,6 +70,12 @@ pub enum Error {
         /// Why.
         source: parquet::errors::ParquetError,
     },
+    /// What the report carries could not be compressed.
+    #[error("cannot compress what the report carries: {source}")]
+    Pack {
+        /// Why.
+        source: std::io::Error,
+    },
     /// The report could not be rendered.
     #[error("cannot render the report {title:?}: {source}")]
     Render {

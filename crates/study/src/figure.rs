@@ -19,6 +19,8 @@ pub struct Figure {
     pub caption: String,
     /// The data.
     pub shape: Shape,
+    /// Where each category or point leads to in the report, as an anchor without `#`; empty for nowhere.
+    pub links: Vec<String>,
 }
 
 /// The data of a [`Figure`], by kind of chart. Values that are not finite are not shown.
@@ -49,6 +51,8 @@ pub enum Shape {
         values: Vec<f64>,
         /// Half widths of the 95 % intervals; empty for none, `NaN` for none at a bar.
         half_widths: Vec<f64>,
+        /// What bars are compared with, behind each its own.
+        bands: Vec<Band>,
     },
     /// Points.
     Scatter {
@@ -70,6 +74,17 @@ pub enum Shape {
         /// Whether zero is the middle of the colour scale.
         diverging: bool,
     },
+}
+
+/// Intervals to compare bars with: of a control, for example.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Band {
+    /// Its name in the legend.
+    pub name: String,
+    /// Lower ends, one per bar; `NaN` for none.
+    pub low: Vec<f64>,
+    /// Upper ends.
+    pub high: Vec<f64>,
 }
 
 /// One line of [`Shape::Lines`].
@@ -104,6 +119,26 @@ impl Shape {
             let bin = (value / width - least / width) as usize;
             counts[bin.min(bins - 1)] += 1;
         }
+        Shape::Histogram { edges, counts, log_counts: false }
+    }
+
+    /// A histogram of whole `numbers` from 1 on over their logarithm to base ten: every interval holds a whole number, so that
+    /// none is empty for want of one.
+    pub fn log_histogram(numbers: &[u64], bins: usize) -> Shape {
+        let numbers: Vec<u64> = numbers.iter().copied().filter(|n| *n > 0).collect();
+        let most = numbers.iter().copied().max().unwrap_or(1);
+        // Numbers k to l fill log₁₀(k − ½) to log₁₀(l + ½).
+        let step = ((most as f64 + 0.5).log10() - 0.5_f64.log10()) / bins.max(1) as f64;
+        let mut bounds = vec![1_u64];
+        while let Some(&last) = bounds.last().filter(|last| **last <= most) {
+            let next = 10_f64.powf((last as f64 - 0.5).log10() + step);
+            bounds.push((next.round() as u64).clamp(last + 1, most + 1));
+        }
+        let mut counts = vec![0; bounds.len() - 1];
+        for number in numbers {
+            counts[bounds.partition_point(|bound| *bound <= number) - 1] += 1;
+        }
+        let edges = bounds.iter().map(|bound| (*bound as f64 - 0.5).log10()).collect();
         Shape::Histogram { edges, counts, log_counts: false }
     }
 
@@ -184,6 +219,20 @@ mod tests {
         assert_eq!(histogram(&[3.0; 4], 9), (vec![2.5, 3.5], vec![4]));
         assert_eq!(histogram(&[1.0, 2.0], 0), (vec![1.0, 2.0], vec![2]));
         assert_eq!(histogram(&[f64::MIN, f64::MAX], 2).1, [1, 1]);
+    }
+
+    #[test]
+    fn a_histogram_over_logarithms_has_no_interval_without_a_whole_number() {
+        for bins in [1, 7, 40] {
+            let every: Vec<u64> = (0..=5000).collect();
+            let Shape::Histogram { edges, counts, .. } = Shape::log_histogram(&every, bins) else {
+                unreachable!("it is one")
+            };
+            assert_eq!(counts.iter().sum::<u64>(), 5000);
+            assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+            assert!(edges.is_sorted() && counts.len() <= bins + 1 && edges.len() == counts.len() + 1);
+        }
+        assert!(Shape::log_histogram(&[], 5).is_empty());
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! What a study has found before its sections are made, and what they all build on.
 
+use std::fmt::Display;
+
 use directrix_circuits::{
-    ActiveDirection, ActivePrompts, BehaviourPrompts, Chosen, SingleAblation, active_directions, answer_activations,
-    behaviour_prompts, single_ablations,
+    ActiveDirection, ActivePrompts, BehaviourPrompts, Chosen, Matched, SingleAblation, active_directions,
+    answer_activations, behaviour_prompts, single_ablations,
 };
 use directrix_corpus::{Prompts, Watch};
 use directrix_index::{Example, Index, SaeIndex};
@@ -16,7 +18,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::report::ShadedText;
 use crate::run::Clock;
-use crate::sections::{Active, Analysis, SingleAblations};
+use crate::sections::{Active, Analysis, SingleAblations, list};
 use crate::study::Study;
 use crate::{Error, Result};
 
@@ -39,6 +41,8 @@ pub(crate) struct Findings<'a> {
     pub(crate) singles: Vec<SingleAblation>,
     /// The directions ablated together and looked at closely; at least one.
     pub(crate) top: Vec<u32>,
+    /// What stands in for directions of the SAE taken apart in controls.
+    pub(crate) matched: Matched,
 }
 
 /// How directions were chosen.
@@ -88,6 +92,7 @@ impl<'a> Findings<'a> {
             let (directions, values) = on_choosing.at(prompt);
             looked_at.push(directions.iter().copied().zip(values.iter().copied()));
         }
+        let matched = Matched::of(index.sae(study.chosen()));
         let active = active_directions(&looked_at, index.sae(study.chosen()).maxima(), options)?;
         let directions: Vec<u32> = active.iter().map(|row| row.direction as u32).collect();
         let options = sections()
@@ -96,13 +101,14 @@ impl<'a> Findings<'a> {
         let apart = chosen_on != numbers;
         let chosen = Chosen::On { prompts: looked_at.positions(), by: "mean activation before the answer", apart };
         let on = ActivePrompts { acts: &on_choosing, above, limit };
-        let mut first = single_ablations(model, sae, &choosing, &directions, chosen, on, watch)?;
+        let controls = if apart { None } else { Some(&matched) };
+        let mut first = single_ablations(model, sae, &choosing, &directions, chosen, on, controls, watch)?;
         first.retain(|row| row.loss_increase.estimate.n > 0);
         first.sort_by(|a, b| b.loss_increase.mean().total_cmp(&a.loss_increase.mean()));
         let directions: Vec<u32> = first.iter().map(|row| row.direction as u32).collect();
         let singles = if apart {
             let on = ActivePrompts { acts: &acts, above, limit };
-            single_ablations(model, sae, &behaviour.prompts, &directions, chosen, on, watch)?
+            single_ablations(model, sae, &behaviour.prompts, &directions, chosen, on, Some(&matched), watch)?
         } else {
             first.clone()
         };
@@ -121,7 +127,20 @@ impl<'a> Findings<'a> {
         }
         clock.lap("single ablations");
         let selection = Selection { prompts: choosing.len(), apart, acts: looked_at, active, singles: first };
-        Ok(Findings { study, opened, index, watch, behaviour, numbers, all_prompts, acts, selection, singles, top })
+        Ok(Findings {
+            study,
+            opened,
+            index,
+            watch,
+            behaviour,
+            numbers,
+            all_prompts,
+            acts,
+            selection,
+            singles,
+            top,
+            matched,
+        })
     }
 
     /// How the top directions were chosen.
@@ -131,6 +150,27 @@ impl<'a> Findings<'a> {
             Some(_) => Chosen::Given,
             None => Chosen::On { prompts, by: "single ablation", apart },
         }
+    }
+
+    /// A direction of the SAE taken apart in a sentence: its number, which leads to it.
+    pub(crate) fn link(&self, direction: impl Display) -> String {
+        format!("[{direction}](#{})", self.anchor(&direction))
+    }
+
+    /// Several of them.
+    pub(crate) fn linked<D: Display>(&self, directions: &[D]) -> String {
+        list(&directions.iter().map(|direction| self.link(direction)).collect::<Vec<_>>())
+    }
+
+    /// Where a direction of the SAE taken apart is in the report.
+    pub(crate) fn anchor(&self, direction: impl Display) -> String {
+        format!("direction/{}/{direction}", self.study.chosen())
+    }
+
+    /// The tokens that occur more often than this in the corpus.
+    pub(crate) fn common_tokens(&self, min_count: u64) -> Result<Vec<usize>> {
+        let counts = self.index.occurrences()?;
+        Ok(counts.iter().enumerate().filter(|(_, count)| **count > min_count).map(|(token, _)| token).collect())
     }
 
     /// The SAE that is taken apart.

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::chart::{Axis, Colours, Ticks, shortened};
-use crate::figure::{Figure, Series, Shape, plain};
+use crate::chart::{Axis, Colours, Ticks, named, shortened};
+use crate::figure::{Band, Figure, Series, Shape, plain};
 
 const MONOSPACE: &str = "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace";
 const HEIGHT: usize = 420;
@@ -37,16 +37,24 @@ impl Figure {
                 layout["bargap"] = json!(0.04);
                 vec![bins(edges, counts)]
             }
-            Shape::Bars { values, half_widths, .. } => vec![bars(values, half_widths)],
+            Shape::Bars { values, half_widths, bands, .. } => {
+                layout["showlegend"] = (!bands.is_empty()).into();
+                layout["legend"] = json!({ "orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom" });
+                [bars(values, half_widths)].into_iter().chain(bands.iter().map(band)).collect()
+            }
             Shape::Scatter { x, y, hover } => {
                 layout["hovermode"] = "closest".into();
-                vec![points(x, y, hover, written)]
+                vec![points(x, y, hover)]
             }
             Shape::Heatmap { columns, values, diverging, .. } => {
                 square(&mut layout, &x, &y);
                 vec![cells(values, columns.len().max(1), Colours::of(values, *diverging), written)]
             }
         };
+        let mut data: Vec<Value> = data;
+        if let (Some(trace), false) = (data.first_mut(), self.links.is_empty()) {
+            trace["customdata"] = self.links.iter().map(String::as_str).collect();
+        }
         json!({ "data": data, "layout": layout, "config": { "responsive": true, "displayModeBar": false } })
     }
 }
@@ -98,7 +106,7 @@ fn bins(edges: &[f64], counts: &[u64]) -> Value {
         "type": "bar",
         "x": bins().map(|(edge, _)| f64::midpoint(edge[0], edge[1])).collect::<Vec<_>>(),
         "y": counts,
-        "width": edges.windows(2).next().map_or(1.0, |edge| edge[1] - edge[0]),
+        "width": edges.windows(2).map(|edge| edge[1] - edge[0]).collect::<Vec<_>>(),
         "hovertext": bins().map(shown).collect::<Vec<_>>(),
         "hovertemplate": "%{hovertext}<extra></extra>",
         "textposition": "none",
@@ -108,6 +116,7 @@ fn bins(edges: &[f64], counts: &[u64]) -> Value {
 fn bars(heights: &[f64], half_widths: &[f64]) -> Value {
     let mut trace = json!({
         "type": "bar",
+        "name": "mean",
         "x": (0..heights.len()).collect::<Vec<_>>(),
         "y": heights,
         "hovertemplate": "%{x}: <b>%{y:.4~g}</b><extra></extra>",
@@ -120,7 +129,30 @@ fn bars(heights: &[f64], half_widths: &[f64]) -> Value {
     trace
 }
 
-fn points(x: &[f64], y: &[f64], names: &[String], written: bool) -> Value {
+/// Rectangles, one over each bar.
+fn band(band: &Band) -> Value {
+    let (mut x, mut y) = (Vec::new(), Vec::new());
+    for (i, (low, high)) in
+        band.low.iter().zip(&band.high).enumerate().filter(|(_, (low, high))| (*high - *low).is_finite())
+    {
+        let (left, right) = (i as f64 - 0.45, i as f64 + 0.45);
+        // A gap ends a rectangle.
+        x.extend([left, right, right, left, left, f64::NAN]);
+        y.extend([*low, *low, *high, *high, *low, f64::NAN]);
+    }
+    json!({
+        "type": "scatter",
+        "mode": "lines",
+        "name": escaped(&plain(&band.name)),
+        "x": x,
+        "y": y,
+        "fill": "toself",
+        "line": { "width": 1 },
+        "hoverinfo": "skip",
+    })
+}
+
+fn points(x: &[f64], y: &[f64], names: &[String]) -> Value {
     let mut trace = json!({
         "type": "scatter",
         "mode": "markers",
@@ -132,9 +164,13 @@ fn points(x: &[f64], y: &[f64], names: &[String], written: bool) -> Value {
     if !names.is_empty() {
         trace["hovertext"] = names.iter().map(|name| escaped(&plain(name))).collect();
         trace["hovertemplate"] = "%{hovertext}<br>(%{x:.4~g}, %{y:.4~g})<extra></extra>".into();
-        if written {
+        let named = named(x, y);
+        if !named.is_empty() {
+            let text = |(i, name): (usize, &String)| {
+                if named.contains(&i) { escaped(&shortened(&plain(name))) } else { String::new() }
+            };
             trace["mode"] = "markers+text".into();
-            trace["text"] = names.iter().map(|name| escaped(&shortened(&plain(name)))).collect();
+            trace["text"] = names.iter().enumerate().map(text).collect();
             trace["textposition"] = "top center".into();
         }
     }
@@ -213,9 +249,17 @@ mod tests {
             labels: vec!["a".into(), "b".into()],
             values: vec![f64::NAN, f64::INFINITY],
             half_widths: vec![f64::NAN, 1.0],
+            bands: Vec::new(),
         };
-        let figure =
-            Figure { name: "n".into(), title: "t".into(), x: "x".into(), y: "y".into(), caption: String::new(), shape };
+        let figure = Figure {
+            name: "n".into(),
+            title: "t".into(),
+            x: "x".into(),
+            y: "y".into(),
+            caption: String::new(),
+            shape,
+            links: Vec::new(),
+        };
         let description = figure.to_plotly();
         assert_eq!(description["data"][0]["y"], serde_json::json!([null, null]));
         assert_eq!(description["data"][0]["error_y"]["array"], serde_json::json!([0.0, 1.0]));
@@ -234,6 +278,7 @@ mod tests {
             y: "y".into(),
             caption: String::new(),
             shape,
+            links: Vec::new(),
         };
         let description = figure.to_plotly();
         assert_eq!(description["layout"]["xaxis"]["ticktext"][0], "&lt;a href='javascript:x'&gt;");

@@ -14,6 +14,7 @@
 //! # Ok::<(), directrix_study::Error>(())
 //! ```
 
+mod browser;
 mod chart;
 mod error;
 mod figure;
@@ -27,9 +28,10 @@ pub mod sections;
 mod study;
 mod svg;
 
+pub use browser::Browser;
 pub use error::{Error, Result};
-pub use figure::{Figure, Series, Shape};
+pub use figure::{Band, Figure, Series, Shape};
 pub use output::{write_figure, write_table};
-pub use report::{Block, Report, Section, ShadedText, Texts};
+pub use report::{Block, Fact, Report, Section, ShadedText, Texts};
 pub use run::Finished;
 pub use study::Study;

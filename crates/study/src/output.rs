@@ -14,27 +14,30 @@ use parquet::schema::types::Type;
 use crate::error::{Error, Result};
 use crate::figure::Figure;
 
-/// Writes `table` as `NAME.csv` and `NAME.parquet` in `folder`, which is created if need be.
+/// Writes `table` as `NAME.csv` and `NAME.parquet` in `folder`, which is created if need be, and returns the CSV.
 ///
 /// A real that is `NaN` is an empty CSV cell and stays `NaN` in Parquet.
 ///
 /// # Errors
 /// If the table's name cannot be a file's, or a file cannot be written.
-pub fn write_table(folder: &Path, table: &Table) -> Result<()> {
+pub fn write_table(folder: &Path, table: &Table) -> Result<String> {
     check_name(&table.name)?;
     let csv = to_csv(table).map_err(|source| Error::Csv { table: table.name.clone(), source })?;
     let parquet = to_parquet(table).map_err(|source| Error::Parquet { table: table.name.clone(), source })?;
     durable::write(&folder.join(format!("{}.csv", table.name)), &csv)?;
-    Ok(durable::write(&folder.join(format!("{}.parquet", table.name)), &parquet)?)
+    durable::write(&folder.join(format!("{}.parquet", table.name)), &parquet)?;
+    Ok(String::from_utf8_lossy(&csv).into_owned())
 }
 
-/// Writes `figure` as `NAME.svg` in `folder`, which is created if need be.
+/// Writes `figure` as `NAME.svg` in `folder`, which is created if need be, and returns it.
 ///
 /// # Errors
 /// If the figure's name cannot be a file's, or the file cannot be written.
-pub fn write_figure(folder: &Path, figure: &Figure) -> Result<()> {
+pub fn write_figure(folder: &Path, figure: &Figure) -> Result<String> {
     check_name(&figure.name)?;
-    Ok(durable::write(&folder.join(format!("{}.svg", figure.name)), figure.to_svg().as_bytes())?)
+    let svg = figure.to_svg();
+    durable::write(&folder.join(format!("{}.svg", figure.name)), svg.as_bytes())?;
+    Ok(svg)
 }
 
 /// Names come from study files: one must not lead out of the folder.

@@ -1,17 +1,22 @@
 //! The report: one HTML file that opens anywhere, offline.
 
+use std::collections::BTreeMap;
+
 use directrix_circuits::{Cells, Column, Table};
 use minijinja::value::Serde;
-use minijinja::{Environment, Value, context};
+use minijinja::{Environment, ErrorKind, Value, context};
 use plotly::Plot;
 use serde::Serialize;
 use serde_json::json;
 
+use crate::browser::{Browser, packed};
 use crate::error::{Error, Result};
 use crate::figure::{Figure, plain, visible_token};
 use crate::palette::{DARK, LIGHT};
 
 const TEMPLATE: &str = include_str!("report.html.jinja");
+/// The script of the browser of directions.
+const BROWSER: &str = include_str!("browser.js");
 /// The page holds at most this many rows of a table; its files hold all.
 const MOST_ROWS: usize = 500;
 /// Tokens shown around the one that matters, until the reader asks for more.
@@ -25,12 +30,29 @@ pub struct Report {
     pub title: String,
     /// The study in a paragraph.
     pub lead: String,
-    /// Headline numbers: what each is, and its value with unit.
-    pub facts: Vec<(String, String)>,
+    /// Headline numbers.
+    pub facts: Vec<Fact>,
     /// The analyses.
     pub sections: Vec<Section>,
     /// What made the report, for reproduction.
     pub footer: String,
+    /// The number of the SAE that is taken apart, and of how many: what direction numbers in tables are of.
+    #[serde(skip)]
+    pub saes: (usize, usize),
+    /// The files that the page carries, by their path beside it: tables as CSV and figures as SVG.
+    #[serde(skip)]
+    pub files: Vec<(String, String)>,
+}
+
+/// A headline number of a [`Report`].
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Fact {
+    /// What it is.
+    pub name: String,
+    /// The value, with its unit.
+    pub value: String,
+    /// What it is over, and what to make of it; empty if the name says it all.
+    pub note: String,
 }
 
 /// One analysis of a [`Report`].
@@ -40,7 +62,7 @@ pub struct Section {
     pub name: String,
     /// Headline.
     pub title: String,
-    /// Paragraphs of plain text.
+    /// Paragraphs of plain text, in which `[429](#direction/0/429)` leads to a direction.
     pub prose: Vec<String>,
     /// The results.
     pub blocks: Vec<Block>,
@@ -56,6 +78,8 @@ pub enum Block {
     Figure(Figure),
     /// Shaded prompts.
     Texts(Texts),
+    /// All directions.
+    Browser(Browser),
 }
 
 /// Prompts with tokens shaded by a value.
@@ -96,17 +120,24 @@ impl Report {
     }
 
     fn render(&self) -> std::result::Result<String, minijinja::Error> {
-        let sections: Vec<SectionView> = self.sections.iter().map(SectionView::of).collect();
+        let links = self.links();
+        let sections: Vec<SectionView> = self.sections.iter().map(|section| SectionView::of(section, links)).collect();
         let drawn =
             sections.iter().flat_map(|s| &s.blocks).any(|b| matches!(b, BlockView::Figure { data: Some(_), .. }));
         let mut environment = Environment::new();
         environment.add_template("report.html", TEMPLATE)?;
+        let files: BTreeMap<&str, &str> =
+            self.files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+        let files =
+            packed(&files).map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.to_string()))?;
         let page = environment.get_template("report.html")?.render(context! {
             title => self.title.as_str(),
-            lead => self.lead.as_str(),
+            lead => linked(&self.lead, links.is_some()),
             facts => Serde(&self.facts),
             sections => Serde(&sections),
             footer => self.footer.as_str(),
+            files => (!self.files.is_empty()).then(|| Value::from_safe_string(files)),
+            browser => links.is_some().then(|| Value::from_safe_string(BROWSER.into())),
             light => Serde(&LIGHT),
             dark => Serde(&DARK),
             palettes => embedded(&json!({ "light": &LIGHT, "dark": &DARK })),
@@ -114,6 +145,70 @@ impl Report {
         })?;
         Ok(page.replace('\0', "\u{fffd}"))
     }
+
+    /// Where direction numbers lead; nowhere without a browser.
+    fn links(&self) -> Option<Links> {
+        let browser = |block: &Block| matches!(block, Block::Browser(_));
+        let has = self.sections.iter().flat_map(|section| &section.blocks).any(browser);
+        has.then_some(Links { own: self.saes.0, last: self.saes.1.saturating_sub(1) })
+    }
+}
+
+/// The numbers of the SAEs whose directions columns name: `direction`, `one` and `other` of that taken apart, `first` one of the first,
+/// `second` one of the last.
+#[derive(Debug, Clone, Copy)]
+struct Links {
+    own: usize,
+    last: usize,
+}
+
+impl Links {
+    fn sae(self, column: &str) -> Option<usize> {
+        match column {
+            "direction" | "one" | "other" => Some(self.own),
+            "first" => Some(0),
+            "second" => Some(self.last),
+            _ => None,
+        }
+    }
+}
+
+/// A paragraph as HTML: `[429](#direction/0/429)` as a link, or without one where there is nothing to lead to; all else as it is.
+fn linked(text: &str, links: bool) -> Value {
+    let escape = |text: &str| {
+        text.replace('&', "&amp;")
+            .replace('<', "&lt;")
+            .replace('>', "&gt;")
+            .replace('"', "&quot;")
+            .replace('\'', "&#39;")
+    };
+    let mut html = String::new();
+    let mut rest = text;
+    while let Some(start) = rest.find('[') {
+        let (before, from) = rest.split_at(start);
+        html.push_str(&escape(before));
+        rest = match link(from) {
+            Some((number, anchor, after)) => {
+                html.push_str(&if links { format!("<a href=\"#{anchor}\">{number}</a>") } else { number.into() });
+                after
+            }
+            None => {
+                html.push('[');
+                &from[1..]
+            }
+        };
+    }
+    html.push_str(&escape(rest));
+    Value::from_safe_string(html)
+}
+
+/// The number, the anchor and what follows of a text that begins with a link to a direction.
+fn link(text: &str) -> Option<(&str, &str, &str)> {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let (number, from) = text.strip_prefix('[')?.split_once("](#")?;
+    let (anchor, after) = from.split_once(')')?;
+    let (sae, direction) = anchor.strip_prefix("direction/")?.split_once('/')?;
+    (digits(number) && digits(sae) && digits(direction)).then_some((number, anchor, after))
 }
 
 /// Plotly's own script element, without the formula typesetter that comes along and is not used.
@@ -133,7 +228,7 @@ fn embedded(data: &serde_json::Value) -> Value {
 struct SectionView<'a> {
     name: &'a str,
     title: &'a str,
-    prose: &'a [String],
+    prose: Vec<Value>,
     blocks: Vec<BlockView<'a>>,
 }
 
@@ -143,6 +238,7 @@ enum BlockView<'a> {
     Table { name: &'a str, caption: &'a str, columns: Vec<ColumnView<'a>>, rows: Vec<Vec<CellView>>, total: usize },
     Figure { name: &'a str, title: &'a str, caption: &'a str, data: Option<Value> },
     Texts { name: &'a str, title: &'a str, caption: &'a str, rows: Vec<TextView<'a>> },
+    Browser { name: &'a str, caption: &'a str, packed: Value },
 }
 
 #[derive(Serialize)]
@@ -156,6 +252,8 @@ struct CellView {
     text: String,
     /// The unrounded value, where the text is rounded.
     exact: Option<String>,
+    /// The direction that it names, as an anchor.
+    link: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -176,16 +274,20 @@ struct TokenView {
 }
 
 impl<'a> SectionView<'a> {
-    fn of(section: &'a Section) -> Self {
-        let blocks = section.blocks.iter().map(BlockView::of).collect();
-        SectionView { name: &section.name, title: &section.title, prose: &section.prose, blocks }
+    fn of(section: &'a Section, links: Option<Links>) -> Self {
+        let blocks = section.blocks.iter().map(|block| BlockView::of(block, links)).collect();
+        let prose = section.prose.iter().map(|paragraph| linked(paragraph, links.is_some())).collect();
+        SectionView { name: &section.name, title: &section.title, prose, blocks }
     }
 }
 
 impl<'a> BlockView<'a> {
-    fn of(block: &'a Block) -> Self {
+    fn of(block: &'a Block, links: Option<Links>) -> Self {
         match block {
-            Block::Table(table) => BlockView::of_table(table),
+            Block::Table(table) => BlockView::of_table(table, links),
+            Block::Browser(Browser { name, caption, packed }) => {
+                BlockView::Browser { name, caption, packed: Value::from_safe_string(packed.clone()) }
+            }
             Block::Figure(figure) => BlockView::Figure {
                 name: &figure.name,
                 title: &figure.title,
@@ -201,16 +303,61 @@ impl<'a> BlockView<'a> {
         }
     }
 
-    fn of_table(table: &'a Table) -> Self {
+    fn of_table(table: &'a Table, links: Option<Links>) -> Self {
+        let shown: Vec<(&Column, Option<&[f64]>)> = with_intervals(&table.columns);
         let columns: Vec<ColumnView> =
-            table.columns.iter().map(|column| ColumnView { name: &column.name, class: class(column) }).collect();
+            shown.iter().map(|(column, _)| ColumnView { name: &column.name, class: class(column) }).collect();
         let cells = |row| {
-            let classed = table.columns.iter().zip(&columns);
-            classed.map(|(column, view)| CellView::of(&column.cells, row, view.class)).collect()
+            let cell = |((column, half_widths), view): (&(&Column, Option<&[f64]>), &ColumnView)| {
+                let cell = CellView::of(&column.cells, row, view.class).within(half_widths.map(|widths| widths[row]));
+                match (links.and_then(|links| links.sae(&column.name)), &column.cells) {
+                    // A table of several SAEs says of which a direction is.
+                    (Some(_), _) if column.name == "direction" && of_sae(table, row).is_some() => CellView {
+                        link: of_sae(table, row).map(|sae| format!("direction/{sae}/{}", cell.text)),
+                        ..cell
+                    },
+                    (Some(sae), Cells::Integer(_)) => {
+                        CellView { link: Some(format!("direction/{sae}/{}", cell.text)), ..cell }
+                    }
+                    _ => cell,
+                }
+            };
+            shown.iter().zip(&columns).map(cell).collect()
         };
         let rows = (0..table.len().min(MOST_ROWS)).map(cells).collect();
         BlockView::Table { name: &table.name, caption: &table.caption, columns, rows, total: table.len() }
     }
+}
+
+/// The columns to show, with the half widths of those that have any: the page says `mean ± half width` in one column. A column
+/// `x half width` belongs to `x`, one called `half width` to the first column of reals before it that is not a standard error.
+fn with_intervals(columns: &[Column]) -> Vec<(&Column, Option<&[f64]>)> {
+    let mut shown: Vec<(&Column, Option<&[f64]>)> = Vec::new();
+    for column in columns {
+        let owner = match (column.name.strip_suffix("half width").map(str::trim_end), &column.cells) {
+            (Some(""), Cells::Real(_)) => {
+                shown.iter().rposition(|(c, _)| matches!(c.cells, Cells::Real(_)) && !c.name.ends_with("se"))
+            }
+            (Some(name), Cells::Real(_)) => shown.iter().rposition(|(c, _)| c.name == name),
+            _ => None,
+        };
+        match (owner, &column.cells) {
+            (Some(owner), Cells::Real(widths)) if shown[owner].1.is_none() => shown[owner].1 = Some(widths),
+            _ => shown.push((column, None)),
+        }
+    }
+    // What is said by the interval needs no column beside it.
+    let has_interval = shown.iter().any(|(_, widths)| widths.is_some());
+    shown.retain(|(column, _)| !(has_interval && (column.name == "se" || column.name.ends_with(" se"))));
+    shown
+}
+
+/// The number of the SAE that a row is about, if the table says it.
+fn of_sae(table: &Table, row: usize) -> Option<i64> {
+    table.columns.iter().find_map(|column| match &column.cells {
+        Cells::Integer(numbers) if column.name == "sae" => Some(numbers[row]),
+        _ => None,
+    })
 }
 
 /// How a column is set: `number`, `token` (spaces made visible) or `text`.
@@ -228,16 +375,38 @@ fn class(column: &Column) -> &'static str {
 impl CellView {
     fn of(cells: &Cells, row: usize, class: &str) -> Self {
         match cells {
-            Cells::Integer(v) => CellView { text: v[row].to_string(), exact: None },
+            Cells::Integer(v) => CellView { text: v[row].to_string(), exact: None, link: None },
             Cells::Real(v) => {
                 let text = real(v[row]);
                 let exact = v[row].is_finite().then(|| v[row].to_string()).filter(|exact| *exact != text);
-                CellView { text, exact }
+                CellView { text, exact, link: None }
             }
-            Cells::Text(v) if class == "token" => CellView { text: visible_token(&v[row]), exact: None },
-            Cells::Text(v) => CellView { text: plain(&v[row]), exact: None },
+            Cells::Text(v) if class == "token" => CellView { text: visible_token(&v[row]), exact: None, link: None },
+            Cells::Text(v) => CellView { text: plain(&v[row]), exact: None, link: None },
         }
     }
+}
+
+impl CellView {
+    /// The same with `± half width`, if there is one.
+    fn within(self, half_width: Option<f64>) -> CellView {
+        match half_width {
+            Some(width) if width.is_finite() => {
+                let exact = self.exact.unwrap_or_else(|| self.text.clone());
+                CellView { text: format!("{} ± {}", self.text, short(width)), exact: Some(exact), ..self }
+            }
+            _ => self,
+        }
+    }
+}
+
+/// `value` with two significant digits.
+fn short(value: f64) -> String {
+    if value == 0.0 || !(1e-4..1e4).contains(&value) {
+        return real(value);
+    }
+    let decimals = (1.0 - value.log10().floor()).max(0.0) as usize;
+    format!("{value:.decimals$}")
 }
 
 /// `value` with four significant digits; whole numbers plain, very small and very large ones with an exponent.
@@ -327,9 +496,11 @@ mod tests {
         Report {
             title: text(),
             lead: text(),
-            facts: vec![(text(), text())],
+            facts: vec![Fact { name: text(), value: text(), note: text() }],
             sections: vec![Section { name: text(), title: text(), prose: vec![text()], blocks: blocks.collect() }],
             footer: text(),
+            saes: (0, 2),
+            files: vec![("tables/x.csv".into(), text())],
         }
     }
 
@@ -372,8 +543,15 @@ mod tests {
 
     #[test]
     fn an_empty_report_and_empty_blocks_render() {
-        let mut report =
-            Report { title: "t".into(), lead: String::new(), facts: vec![], sections: vec![], footer: String::new() };
+        let mut report = Report {
+            title: "t".into(),
+            lead: String::new(),
+            facts: vec![],
+            sections: vec![],
+            footer: String::new(),
+            saes: (0, 1),
+            files: vec![],
+        };
         assert!(report.to_html().unwrap().len() < 100_000, "no figure, no Plotly");
         let table = Table { name: "none".into(), caption: "Nothing.".into(), columns: vec![] };
         let figure = Figure {
@@ -383,6 +561,7 @@ mod tests {
             y: String::new(),
             caption: String::new(),
             shape: crate::Shape::histogram(&[], 5),
+            links: vec![],
         };
         let row = ShadedText { label: String::new(), tokens: vec![], values: vec![], maximum: 0.0, marked: None };
         let texts = Texts { name: "x".into(), title: String::new(), caption: String::new(), rows: vec![row] };
@@ -393,6 +572,29 @@ mod tests {
             blocks: vec![Block::Table(table), Block::Figure(figure), Block::Texts(texts)],
         });
         assert_eq!(report.to_html().unwrap().matches("Nothing to show").count(), 2);
+    }
+
+    #[test]
+    fn an_interval_stands_beside_its_mean() {
+        let column = |name: &str, value: f64| Column { name: name.into(), cells: Cells::Real(vec![value]) };
+        let columns = [
+            Column { name: "n".into(), cells: Cells::Integer(vec![3]) },
+            column("loss", 1.5),
+            column("se", 0.1),
+            column("half width", 0.234),
+            column("p", 0.01),
+            column("random rows", 0.5),
+            column("random rows half width", f64::NAN),
+        ];
+        let shown: Vec<(&str, String)> = with_intervals(&columns)
+            .into_iter()
+            .map(|(column, widths)| {
+                let cell = CellView::of(&column.cells, 0, "number").within(widths.map(|widths| widths[0]));
+                (column.name.as_str(), cell.text)
+            })
+            .collect();
+        let expected = [("n", "3"), ("loss", "1.500 ± 0.23"), ("p", "0.01000"), ("random rows", "0.5000")];
+        assert_eq!(shown, expected.map(|(name, text)| (name, text.to_string())));
     }
 
     #[test]

@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 
 use crate::findings::Findings;
 use crate::output::{write_figure, write_table};
-use crate::report::{Block, Report, Section};
-use crate::sections::{Analysis, quoted};
+use crate::report::{Block, Fact, Report, Section};
+use crate::sections::{Analysis, list, quoted};
 use crate::study::Study;
 use crate::{Error, Result};
 
@@ -78,15 +78,20 @@ impl Study {
             made.push(section);
             clock.lap(title);
         }
+        let mut files = Vec::new();
         for block in made.iter().flat_map(|section| &section.blocks) {
             match block {
-                Block::Table(table) => write_table(&out.join("tables"), table)?,
-                Block::Figure(figure) => write_figure(&out.join("figures"), figure)?,
-                Block::Texts(_) => {}
+                Block::Table(table) => {
+                    files.push((format!("tables/{}.csv", table.name), write_table(&out.join("tables"), table)?));
+                }
+                Block::Figure(figure) => {
+                    files.push((format!("figures/{}.svg", figure.name), write_figure(&out.join("figures"), figure)?));
+                }
+                Block::Texts(_) | Block::Browser(_) => {}
             }
         }
         clock.lap("tables and figures");
-        let report = report(&found, made);
+        let report = report(&found, made, files);
         durable::write(&out.join("study.json"), &json(&report))?;
         let path = out.join("report.html");
         durable::write(&path, report.to_html()?.as_bytes())?;
@@ -150,6 +155,7 @@ fn rename_repeated(section: &mut Section, made: &[Section]) {
             Block::Table(table) => rename(&mut table.name),
             Block::Figure(figure) => rename(&mut figure.name),
             Block::Texts(texts) => rename(&mut texts.name),
+            Block::Browser(browser) => rename(&mut browser.name),
         }
     }
 }
@@ -177,26 +183,49 @@ fn manifest<'a>(found: &'a Findings, clock: &'a Clock) -> Manifest<'a> {
     }
 }
 
-fn report(found: &Findings, sections: Vec<Section>) -> Report {
+fn report(found: &Findings, sections: Vec<Section>, files: Vec<(String, String)>) -> Report {
     let (meta, sae) = (found.index.meta(), found.sae());
-    let best = found.singles.first();
-    let top: Vec<String> = found.top.iter().map(u32::to_string).collect();
+    let fact = |name: &str, value: String, note: String| Fact { name: name.into(), value, note };
+    let measured = found.behaviour.prompts.len();
     let mut facts = vec![
-        ("prompts".into(), meta.prompts.to_string()),
-        ("behaviour prompts".into(), found.all_prompts.to_string()),
-        ("to choose, to measure".into(), format!("{}, {}", found.selection.prompts, found.behaviour.prompts.len())),
-        ("active directions".into(), format!("{} of {}", found.selection.active.len(), sae.directions())),
-        ("top directions".into(), top.join(", ")),
+        fact(
+            "behaviour prompts",
+            found.all_prompts.to_string(),
+            if found.selection.apart {
+                format!("{} to choose directions, {measured} others to measure", found.selection.prompts)
+            } else {
+                "the same to choose and to measure: effects are too large".into()
+            },
+        ),
+        fact(
+            "active directions",
+            format!("{} of {}", found.selection.active.len(), sae.directions()),
+            "before the answer".into(),
+        ),
+        fact("top directions", list(&found.top), "by their effect on the prompts that choose".into()),
     ];
-    if let Some(best) = best {
-        let value = format!("{:+.3} ± {:.3}", best.loss_increase.mean(), best.loss_increase.estimate.half_width);
-        facts.push((format!("loss increase without {}", best.direction), value));
+    if let Some(best) = found.singles.first() {
+        let claim = best.loss_increase;
+        let verdict = match (claim.excludes_zero(), claim.is_beyond_controls()) {
+            (true, true) => "beyond its controls",
+            (true, false) => "not beyond its controls",
+            (false, _) => "may be chance",
+        };
+        facts.push(fact(
+            &format!("loss increase without {}", best.direction),
+            format!("{:+.3} ± {:.3}", claim.mean(), claim.estimate.half_width),
+            format!("nats, where it is active; n = {}; {verdict}", claim.estimate.n),
+        ));
     }
     for index in found.index.saes() {
-        facts.push((format!("mean L0, {}", index.name()), format!("{:.1}", index.l0())));
+        facts.push(fact(
+            &format!("L0 of {}", index.name()),
+            format!("{:.1}", index.l0()),
+            format!("directions active per position, of {}", index.directions()),
+        ));
     }
     let lead = format!(
-        "What makes {} follow {}? The behaviour is taken apart on {} prompts from {}: directions are chosen on {}, their effects measured on {}, through the {} directions that {} finds in {} of {}. Every mean comes with a 95 % interval; losses are in nats.",
+        "What makes {} follow {}? The behaviour is taken apart on {} prompts from {}: directions are chosen on {}, their effects measured on {}, through the {} directions that {} finds in {} of {}. Means over prompts come with their 95 % interval; losses are in nats. The corpus: {} prompts, {} positions. {}",
         quoted(&found.answer()),
         quoted(&found.study.behaviour.contains),
         found.all_prompts,
@@ -207,7 +236,11 @@ fn report(found: &Findings, sections: Vec<Section>) -> Report {
         sae.short_name(),
         sae.site().reads.hook,
         found.study.model,
+        meta.prompts,
+        meta.positions,
+        directrix_lab::corpus_origin(&found.study.corpus).unwrap_or_default(),
     );
+    let lead = lead.trim_end().to_owned();
     let footer = format!(
         "Directrix {}; model {} ({}…), corpus {} ({}…). Full hashes, options and timings: manifest.json; all numbers: study.json.",
         env!("CARGO_PKG_VERSION"),
@@ -216,7 +249,8 @@ fn report(found: &Findings, sections: Vec<Section>) -> Report {
         found.study.corpus,
         &meta.identity.corpus.hash[..12]
     );
-    Report { title: found.study.title.clone(), lead, facts, sections, footer }
+    let saes = (found.study.chosen(), found.opened.saes.len());
+    Report { title: found.study.title.clone(), lead, facts, sections, footer, saes, files }
 }
 
 /// Seconds between laps.

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use kuva::backend::svg::SvgBackend;
 use kuva::plot::colormap::ColorMap;
 use kuva::plot::legend::LegendPosition;
-use kuva::plot::{BarPlot, Heatmap, Histogram, LinePlot, ScatterPlot};
+use kuva::plot::{BandPlot, BarPlot, Heatmap, Histogram, LinePlot, ScatterPlot};
 use kuva::render::layout::Layout;
 use kuva::render::plots::Plot;
 use kuva::render::render::render_multiple;
 use kuva::render::theme::Theme;
 
-use crate::chart::{Axis, Colours, Ticks, shortened};
-use crate::figure::{Figure, Series, Shape, plain};
+use crate::chart::{Axis, Colours, Ticks, named, shortened};
+use crate::figure::{Band, Figure, Series, Shape, plain};
 use crate::palette::{LIGHT, mixed};
 
 const WIDTH: f64 = 960.0;
@@ -31,8 +31,8 @@ impl Figure {
             }
             Shape::Lines { series, .. } => lines(&x, series, written),
             Shape::Histogram { edges, counts, .. } => bins(&y, edges, counts),
-            Shape::Bars { values, half_widths, .. } => bars(&x, values, half_widths),
-            Shape::Scatter { x, y, hover } => points(x, y, hover, written),
+            Shape::Bars { values, half_widths, bands, .. } => bars(&x, values, half_widths, bands),
+            Shape::Scatter { x, y, hover } => points(x, y, hover),
             Shape::Heatmap { values, diverging, .. } => cells(&x, &y, values, Colours::of(values, *diverging), written),
         };
         let text = LIGHT.page.ink;
@@ -91,7 +91,7 @@ fn bins(y: &Axis, edges: &[f64], counts: &[u64]) -> (Vec<Plot>, Layout) {
     (plots, layout)
 }
 
-fn bars(x: &Axis, heights: &[f64], half_widths: &[f64]) -> (Vec<Plot>, Layout) {
+fn bars(x: &Axis, heights: &[f64], half_widths: &[f64], bands: &[Band]) -> (Vec<Plot>, Layout) {
     let drawn = |values: &[f64]| -> Vec<f64> {
         values.iter().map(|v| if v.is_finite() { *v } else { 0.0 }).take(x.labels().len()).collect()
     };
@@ -102,19 +102,40 @@ fn bars(x: &Axis, heights: &[f64], half_widths: &[f64]) -> (Vec<Plot>, Layout) {
     if !half_widths.is_empty() {
         bars = bars.with_error(drawn(half_widths));
     }
-    let plots = vec![Plot::Bar(bars)];
-    let layout = categorical(&plots, x);
+    let mut plots = vec![Plot::Bar(bars)];
+    for (band, colour) in bands.iter().zip(LIGHT.series.iter().cycle().skip(1)) {
+        let mut name = Some(no_formula(&plain(&band.name)));
+        for (i, (low, high)) in band.low.iter().zip(&band.high).enumerate().take(x.labels().len()) {
+            if low.is_finite() && high.is_finite() {
+                // Categories stand at 1, 2, 3, …
+                let ends = [i as f64 + 0.55, i as f64 + 1.45];
+                let mut drawn = BandPlot::new(ends, [*low; 2], [*high; 2]).with_color(*colour).with_opacity(0.45);
+                if let Some(name) = name.take() {
+                    drawn = drawn.with_legend(name);
+                }
+                plots.push(Plot::Band(drawn));
+            }
+        }
+    }
+    let mut layout = categorical(&plots, x);
+    if !bands.is_empty() {
+        layout = layout.with_legend_position(LegendPosition::OutsideRightTop);
+    }
     (plots, layout)
 }
 
-fn points(x: &[f64], y: &[f64], names: &[String], written: bool) -> (Vec<Plot>, Layout) {
+fn points(x: &[f64], y: &[f64], names: &[String]) -> (Vec<Plot>, Layout) {
     let shown: Vec<usize> = (0..x.len().min(y.len())).filter(|&i| x[i].is_finite() && y[i].is_finite()).collect();
     let mut dots = ScatterPlot::new()
         .with_data(shown.iter().map(|&i| (x[i], y[i])).collect::<Vec<_>>())
         .with_color(LIGHT.series[0])
         .with_size(4.0);
-    if written {
-        let name = |&i: &usize| names.get(i).map_or_else(String::new, |name| no_formula(&shortened(&plain(name))));
+    let named = named(x, y);
+    if !names.is_empty() && !named.is_empty() {
+        let name = |i: &usize| match names.get(*i) {
+            Some(name) if named.contains(i) => no_formula(&shortened(&plain(name))),
+            _ => String::new(),
+        };
         dots = dots.with_labels(shown.iter().map(name)).with_repel_labels();
     }
     let plots = vec![Plot::Scatter(dots.with_marker_opacity(0.6))];
@@ -197,7 +218,7 @@ pub(crate) mod tests {
     fn figure(name: &str, shape: Shape) -> Figure {
         let title = format!("Title of {name} <&\"'> $x$ \u{0}");
         let (x, y) = ("across <".into(), "up & down".into());
-        Figure { name: name.into(), title, x, y, caption: "One sentence.".into(), shape }
+        Figure { name: name.into(), title, x, y, caption: "One sentence.".into(), shape, links: Vec::new() }
     }
 
     fn words(n: usize) -> Vec<String> {
@@ -220,7 +241,15 @@ pub(crate) mod tests {
             ),
             figure("histogram", Shape::histogram(&wave(50), 8)),
             figure("log-histogram", Shape::histogram(&[0.0, 0.0, 0.0, 1.0], 4).with_log_counts()),
-            figure("bars", Shape::Bars { labels: words(4), values: gaps.clone(), half_widths: gaps.clone() }),
+            figure(
+                "bars",
+                Shape::Bars {
+                    labels: words(4),
+                    values: gaps.clone(),
+                    half_widths: gaps.clone(),
+                    bands: vec![Band { name: "random <".into(), low: gaps.clone(), high: vec![2.0; 4] }],
+                },
+            ),
             figure("scatter", Shape::Scatter { x: wave(4), y: gaps.clone(), hover: words(4) }),
             figure("heatmap", Shape::Heatmap { columns: words(2), rows: words(2), values: gaps, diverging: false }),
             figure(
@@ -235,7 +264,7 @@ pub(crate) mod tests {
             figure("lines", Shape::Lines { labels: vec![], series: vec![] }),
             figure("histogram", Shape::histogram(&[], 8)),
             figure("none", Shape::Histogram { edges: vec![], counts: vec![], log_counts: true }),
-            figure("bars", Shape::Bars { labels: vec![], values: vec![], half_widths: vec![] }),
+            figure("bars", Shape::Bars { labels: vec![], values: vec![], half_widths: vec![], bands: vec![] }),
             figure("scatter", Shape::Scatter { x: vec![], y: vec![], hover: vec![] }),
             figure("heatmap", Shape::Heatmap { columns: vec![], rows: vec![], values: vec![], diverging: true }),
         ]

@@ -100,7 +100,7 @@ impl Ablate {
             };
             let about =
                 About { chosen: Chosen::Given, change, measure: "loss_increase", unit: "nats", over: "prompts" };
-            let rows = ablate_each(&opened.model, &prompts, &directions, about, of, &watch)?;
+            let rows = ablate_each(&opened.model, &prompts, &directions, about, of, None, &watch)?;
             return self.show(&format!("{name}: {}", rows[0].loss_increase.sentence()), &rows, None);
         }
         let what = if self.reconstruct {
@@ -111,7 +111,8 @@ impl Ablate {
         let trials = self.trials(sae, &prompts, &positions, &directions)?;
         let change = if self.everywhere { "ablated at every position" } else { "ablated before the answer" };
         let about = About { chosen: Chosen::Given, change, measure: "loss_increase", unit: "nats", over: "prompts" };
-        let LossClaim { claim, effects } = loss_claims(&opened.model, &prompts, &[(about, trials)], &watch)?.remove(0);
+        let LossClaim { claim, effects } =
+            loss_claims(&opened.model, &prompts, &[(about, trials)], None, &watch)?.remove(0);
         let overall = Some(claim);
         if self.everywhere {
             let row = |(prompt, effect): (usize, &Effect)| {

@@ -285,7 +285,8 @@ fn write(folder: &Path, evaluations: &[Evaluation], opened: &Opened) -> anyhow::
     let caption = "Number of directions by the logarithm (base 10) of their density, the dead left out.";
     write_table(folder, &Table::from_rows("densities", caption, &densities))?;
     write_figure(folder, &front(evaluations))?;
-    Ok(write_figure(folder, &positions_figure(evaluations))?)
+    write_figure(folder, &positions_figure(evaluations))?;
+    Ok(())
 }
 
 /// The rows of every evaluation, each with its SAE.
@@ -295,6 +296,7 @@ fn rows<R, I: IntoIterator<Item = R>>(evaluations: &[Evaluation], of: impl Fn(&E
 
 fn front(evaluations: &[Evaluation]) -> Figure {
     Figure {
+        links: Vec::new(),
         name: "front".into(),
         title: "Sparsity and loss recovered".into(),
         x: "active directions per position (L0)".into(),
@@ -318,6 +320,7 @@ fn positions_figure(evaluations: &[Evaluation]) -> Figure {
         values: e.by_position.iter().map(|at| at.explained_variance).collect(),
     };
     Figure {
+        links: Vec::new(),
         name: "positions".into(),
         title: "Explained variance by position".into(),
         x: "position in the prompt".into(),

@@ -53,12 +53,12 @@ impl ResultArgs {
         }
         let mut out = stdout();
         writeln!(out, "{}\n\n{}", found.caption, with_bars(&rows, found.bars))?;
-        if let Some(Claim { about, estimate, control, .. }) = found.overall {
+        if let Some(Claim { about, estimate, controls, .. }) = found.overall {
             let mean = |Estimate { n, mean, half_width, .. }| match n {
                 1 => format!("{mean:+.4}"),
                 _ => format!("{mean:+.4} ± {half_width:.4} (95 % interval)"),
             };
-            let control = control.map_or_else(String::new, |control| format!("; along random rows {}", mean(control)));
+            let control = controls.rows.map_or_else(String::new, |rows| format!("; along random rows {}", mean(rows)));
             let name = about.measure.replace('_', " ");
             writeln!(out, "\nmean {name} {}{control}, n = {}", mean(estimate), estimate.n)?;
         }

@@ -1,8 +1,8 @@
 //! The directions active before the answer.
 
-use directrix_circuits::ActiveOptions;
+use directrix_circuits::{ActiveOptions, Interval};
 
-use super::{Body, SectionKind, count, figure, table};
+use super::{Body, SectionKind, count, figure, percent, table, within};
 use crate::findings::Findings;
 use crate::{Result, Shape};
 
@@ -40,11 +40,18 @@ impl SectionKind for Active {
                 self.options.share_of_maximum,
                 100.0 * self.options.share_of_prompts
             ),
-            format!(
-                "The strongest is {}, with a mean of {:.2} over the {:.0} % of prompts on which it exceeds its threshold: candidates for the behaviour are the directions in this table, and the next section tests them.",
-                rows.first().map_or_else(|| "none".into(), |r| r.direction.to_string()),
-                rows.first().map_or(f64::NAN, |r| r.mean_activation),
-                rows.first().map_or(f64::NAN, |r| 100.0 * r.share)
+            rows.first().map_or_else(
+                || "None is a candidate for the behaviour at these thresholds.".into(),
+                |row| {
+                    format!(
+                        "The strongest is {}, with a mean of {:.2}{} over the {:.0} % of prompts ({}) on which it exceeds its threshold: candidates for the behaviour are the directions in this table, and the next section tests them.",
+                        found.link(row.direction),
+                        row.mean_activation,
+                        within(row.half_width, 2),
+                        100.0 * row.share,
+                        percent(Interval { low: row.share_low, high: row.share_high })
+                    )
+                },
             ),
         ];
         let blocks = vec![
@@ -57,7 +64,7 @@ impl SectionKind for Active {
             ),
             table(
                 "active-directions",
-                "Directions above their threshold on enough prompts; the mean activation is over the prompts on which they are.",
+                "Directions above their threshold on enough prompts of the selection; the mean activation is over the prompts on which they are, with the half width of its 95 % interval; the share of all prompts with both ends of its own (Wilson).",
                 rows,
             ),
         ];

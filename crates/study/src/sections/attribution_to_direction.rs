@@ -5,7 +5,7 @@ use directrix_lab::Opened;
 use directrix_sae::Sae;
 use serde::Serialize;
 
-use super::{Body, SectionKind, extremes, figure, labels, list, means, table};
+use super::{Body, SectionKind, component_bars, count, extremes, figure, labels, list, means, table, within};
 use crate::findings::Findings;
 use crate::{Result, Series, Shape};
 
@@ -16,6 +16,8 @@ options! {
         prompts: usize = 100,
         /// Prompts of the corpus over which the mean of inactive neurons is taken.
         mean_prompts: usize = 100,
+        /// Also draw lines over the components in the order of the model, as the notebook did.
+        lines: bool = false,
     }
 }
 
@@ -39,7 +41,7 @@ impl SectionKind for AttributionToDirection {
                 let examples = found.sae_index().top_examples(direction as usize, self.prompts)?;
                 let prompts = found.prompts_of_index(examples.iter().map(|e| e.prompt))?;
                 let positions: Vec<usize> = examples.iter().map(|e| e.position).collect();
-                let found = attribution_to_direction(
+                let drives = attribution_to_direction(
                     &found.opened.model,
                     sae,
                     direction,
@@ -48,12 +50,27 @@ impl SectionKind for AttributionToDirection {
                     inactive,
                     found.watch,
                 )?;
-                names = labels(&found);
-                series.push(Series { name: direction.to_string(), values: means(&found) });
-                if let (Some((high, _)), "zeroed") = (extremes(&found), kind) {
-                    leaders.push(format!("{} for {direction} ({:+.2})", high.component, high.mean));
+                names = labels(&drives);
+                series.push(Series { name: direction.to_string(), values: means(&drives) });
+                if kind == "zeroed" {
+                    if let Some((high, _)) = extremes(&drives) {
+                        let by = format!("{:+.2}{}", high.mean, within(high.half_width, 2));
+                        leaders.push(format!("{} for {} ({by})", high.component, found.link(direction)));
+                    }
+                    let (bars, left_out) = component_bars(&drives);
+                    let over = drives.first().map_or(0, |row| row.n);
+                    blocks.push(figure(
+                        &format!("attribution-to-direction-{direction}"),
+                        &format!("Attribution to direction {direction}"),
+                        ("component", "contribution to the pre-activation"),
+                        &format!(
+                            "Mean over the {} of the corpus on which it is most active, at the position of its maximum, inactive neurons zeroed; with 95 % intervals.{left_out}",
+                            count(over, "prompt")
+                        ),
+                        bars,
+                    ));
                 }
-                rows.extend(found.into_iter().map(|row| DirectionRow {
+                rows.extend(drives.into_iter().map(|row| DirectionRow {
                     direction,
                     inactive_neurons: kind,
                     component: row.component,
@@ -63,16 +80,18 @@ impl SectionKind for AttributionToDirection {
                     half_width: row.half_width,
                 }));
             }
-            blocks.push(figure(
-            &format!("attribution-to-direction-{kind}"),
-            &format!("Attribution to the top directions, inactive neurons {kind}"),
-            ("component", "contribution to the pre-activation"),
-            &format!(
-                "Mean over the {} prompts of the corpus on which a direction is most active, at the position of its maximum; one line per direction.",
-                self.prompts
-            ),
-            Shape::Lines { labels: names, series },
-        ));
+            if self.lines {
+                blocks.push(figure(
+                    &format!("attribution-to-direction-{kind}"),
+                    &format!("Attribution to the top directions, inactive neurons {kind}"),
+                    ("component", "contribution to the pre-activation"),
+                    &format!(
+                        "Mean over the {} prompts of the corpus on which a direction is most active, at the position of its maximum; one line per direction.",
+                        self.prompts
+                    ),
+                    Shape::Lines { labels: names, series },
+                ));
+            }
         }
         blocks.push(table(
         "attribution-to-direction",
@@ -81,7 +100,7 @@ impl SectionKind for AttributionToDirection {
     ));
         let prose = vec![
             format!("With inactive neurons zeroed, the component that drives a direction most is {}.", list(&leaders)),
-            "A direction reads the MLP's neurons, and they read what earlier components wrote: high points are the heads and embeddings that switch the direction on. The two figures differ in what stands in for neurons that are not active.".into(),
+            "A direction reads the MLP's neurons, and they read what earlier components wrote: bars above zero are the heads and embeddings that switch the direction on. The table has the same with the mean over the corpus in place of neurons that are not active.".into(),
         ];
         Ok(Body { prose, blocks })
     }

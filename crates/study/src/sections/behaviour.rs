@@ -1,9 +1,9 @@
 //! The prompts that show the behaviour, and how well the model does on them.
 
-use directrix_circuits::{Change, Estimate, PromptEffect};
+use directrix_circuits::{Change, Estimate, Interval, PromptEffect};
 use serde::Serialize;
 
-use super::{Body, SectionKind, figure, quoted, table};
+use super::{Body, SectionKind, figure, percent, quoted, table, within};
 use crate::findings::Findings;
 use crate::report::{Block, ShadedText, Texts};
 use crate::{Result, Shape};
@@ -45,12 +45,7 @@ impl SectionKind for Behaviour {
                 if behaviour.too_long == 1 { "1 was".into() } else { format!("{} were", behaviour.too_long) }
             ),
             divided,
-            format!(
-                "The model does show the behaviour: the answer is its first choice on {:.0} % of these prompts, and its mean loss there is {:.3} ± {:.3} (95 % interval).",
-                100.0 * first as f64 / n as f64,
-                loss.mean,
-                loss.half_width
-            ),
+            shown(first, n, loss),
         ];
         let losses: Vec<f64> = effects.iter().map(|e| -e.log_prob).collect();
         let rows: Vec<PromptRow> = effects
@@ -101,10 +96,43 @@ impl SectionKind for Behaviour {
     }
 }
 
+/// Whether the answer is the model's first choice, of `first` of `n` prompts.
+fn shown(first: usize, n: usize, loss: Estimate) -> String {
+    let interval = Interval::of_share(first, n);
+    let verdict = if interval.low > 0.5 {
+        "The model does show the behaviour"
+    } else if interval.high < 0.5 {
+        "The model mostly does not show the behaviour"
+    } else {
+        "The model shows the behaviour about half of the time"
+    };
+    format!(
+        "{verdict}: the answer is its first choice on {:.0} % of these prompts ({}), and its mean loss there is {:.3}{}.",
+        100.0 * first as f64 / n as f64,
+        percent(interval),
+        loss.mean,
+        within(loss.half_width, 3)
+    )
+}
+
 #[derive(Serialize)]
 struct PromptRow {
     prompt: usize,
     positions: usize,
     answer_log_prob: f64,
     answer_rank: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whether_the_model_shows_the_behaviour_follows_from_the_interval() {
+        let said = |first, n| shown(first, n, Estimate::of([0.5, 0.7]));
+        assert!(said(90, 100).starts_with("The model does show the behaviour: the answer is its first choice on 90 %"));
+        assert!(said(52, 100).starts_with("The model shows the behaviour about half of the time"));
+        assert!(said(5, 100).starts_with("The model mostly does not"));
+        assert!(shown(1, 1, Estimate::of([0.5])).contains("one prompt gives no interval"));
+    }
 }

@@ -1,12 +1,14 @@
 //! Edges from the first SAE to the last by ablation at one position.
 
-use directrix_circuits::CooccurrenceOptions;
+use directrix_circuits::{
+    Claim, CooccurrenceOptions, CooccurrencePair, Matched, control_pairs, cooccurrence, cooccurrence_pairs,
+};
 use directrix_corpus::Prompts;
 use directrix_lab::Opened;
 use directrix_sae::Sae;
 use serde::Serialize;
 
-use super::{Body, SectionKind, check_order, figure, table};
+use super::{Body, SectionKind, check_order, control_bands, count, figure, table};
 use crate::findings::Findings;
 use crate::{Result, Shape};
 
@@ -19,7 +21,7 @@ options! {
         options: CooccurrenceOptions = CooccurrenceOptions::default(),
         /// Also look at the last position of this text.
         text: Option<String> = None,
-        /// Rows listed from each end.
+        /// Pairs drawn, and pairs at either end that get controls.
         top: usize = 15,
     }
 }
@@ -36,10 +38,9 @@ impl SectionKind for Cooccurrence {
 
     fn make(&self, found: &Findings) -> Result<Body> {
         let (first, second) = (&found.opened.saes[0], &found.opened.saes[found.opened.saes.len() - 1]);
-        let rows_of = |prompts: &Prompts, options: CooccurrenceOptions| -> Result<Vec<Row>> {
-            let rows =
-                directrix_circuits::cooccurrence(&found.opened.model, first, second, prompts, options, found.watch)?;
-            let row = |r: directrix_circuits::Cooccurrence| Row {
+        let model = &found.opened.model;
+        let named = |prompts: &Prompts, rows: &[directrix_circuits::Cooccurrence]| -> Vec<Row> {
+            let row = |r: &directrix_circuits::Cooccurrence| Row {
                 prompt: r.prompt,
                 position: r.position,
                 token: found.token(prompts.get(r.prompt)[r.position]),
@@ -49,44 +50,86 @@ impl SectionKind for Cooccurrence {
                 ablated: r.ablated,
                 difference: r.difference,
             };
-            Ok(rows.into_iter().map(row).collect())
+            rows.iter().map(row).collect()
         };
         let prompts = found.corpus_prompts(self.prompts)?;
-        let rows = rows_of(&prompts, self.options)?;
-        let needs = rows.iter().filter(|row| row.difference < -0.5 * row.activation).count();
-        let mut prose = vec![
+        let raw = cooccurrence(model, first, second, &prompts, self.options, found.watch)?;
+        let rows = named(&prompts, &raw);
+        let mut pairs = cooccurrence_pairs(&raw);
+        if pairs.is_empty() {
+            let none = "No first direction was above the threshold; lower `above` in the study file.".into();
+            return Ok(Body { prose: vec![none], blocks: Vec::new() });
+        }
+        // Controls are measured at both ends, of the pairs that have an interval.
+        let (mut needed, mut other): (Vec<_>, Vec<_>) =
+            pairs.iter().partition(|pair| pair.change.estimate.clusters > 1);
+        let ends = needed.len().saturating_sub(self.top);
+        let shown: Vec<usize> = (0..needed.len()).filter(|i| *i < self.top || *i >= ends).collect();
+        let mut controlled: Vec<CooccurrencePair> = shown.iter().map(|i| needed[*i]).collect();
+        control_pairs(
+            model,
+            [first, second],
+            &prompts,
+            &raw,
+            &mut controlled,
+            &Matched::of(found.index.sae(0)),
+            found.watch,
+        )?;
+        for (i, pair) in shown.into_iter().zip(controlled) {
+            needed[i] = pair;
+        }
+        pairs = needed.iter().copied().chain(other.drain(..)).collect();
+        let prose = vec![
             format!(
-                "At every position from {} on of {} prompts, the most active direction of {} was looked at with each direction of {} above {} ablated there: {} pairs, of which {needs} lose more than half of the second activation.",
+                "At every position from {} on of {} prompts, the most active direction of {} was looked at with each direction of {} above {} ablated there: {} tests of {}.",
                 self.options.first_position,
                 prompts.len(),
                 second.short_name(),
                 first.short_name(),
                 self.options.above,
-                rows.len()
+                rows.len(),
+                count(pairs.len(), "pair"),
             ),
-            "A large negative difference says that the second direction needs the first (an AND if it needs several); a positive one that the first holds it back.".into(),
+            needs(&pairs),
+            "A negative mean difference says that the second direction needs the first (an AND if it needs several); a positive one that the first holds it back.".into(),
         ];
-        if rows.is_empty() {
-            prose.push("No first direction was above the threshold; lower `above` in the study file.".into());
-            return Ok(Body { prose, blocks: Vec::new() });
-        }
         let differences: Vec<f64> = rows.iter().map(|row| row.difference as f64).collect();
-        let mut blocks = vec![figure(
-            "cooccurrence-differences",
-            "Change of the most active second direction",
-            ("difference of activation, ablated − original", "pairs"),
-            "Every active first direction at every position, ablated alone; counts on a logarithmic scale.",
-            Shape::histogram(&differences, 60).with_log_counts(),
-        )];
-        let caption = "Activation of the second direction, with the first one ablated, and the difference";
-        let needed: Vec<&Row> = rows.iter().rev().take(self.top).collect();
-        let held_back: Vec<&Row> = rows.iter().take(self.top).collect();
-        for (name, rows, what) in [
-            ("cooccurrence-needed", needed, "most negative differences"),
-            ("cooccurrence-held-back", held_back, "most positive differences"),
-        ] {
-            blocks.push(table(name, &format!("{caption}; the {what}."), &rows));
-        }
+        let claims: Vec<Claim> = needed.iter().take(self.top).map(|pair| pair.change).collect();
+        let labels = needed.iter().take(self.top).map(|pair| format!("{} → {}", pair.first, pair.second)).collect();
+        let mut blocks = vec![
+            figure(
+                "cooccurrence-pairs",
+                "The second directions that need a first one most",
+                ("pair", "difference of activation, ablated − original"),
+                &format!(
+                    "Mean over positions, of the {} with the most negative mean of those found in several prompts; bars are 95 % intervals clustered by prompt, shades those of the controls.",
+                    count(claims.len(), "pair")
+                ),
+                Shape::Bars {
+                    labels,
+                    values: claims.iter().map(Claim::mean).collect(),
+                    half_widths: claims.iter().map(|claim| claim.estimate.half_width).collect(),
+                    bands: control_bands(&claims),
+                },
+            ),
+            figure(
+                "cooccurrence-differences",
+                "Change of the most active second direction",
+                ("difference of activation, ablated − original", "tests"),
+                "Every active first direction at every position, ablated alone; counts on a logarithmic scale.",
+                Shape::histogram(&differences, 60).with_log_counts(),
+            ),
+            table(
+                "cooccurrence-pairs",
+                "Each pair over its n positions: the second direction's activation, and its difference with the first ablated there, with half widths of 95 % intervals clustered by prompt, p and q, its false-discovery rate over all pairs. Pairs found in several prompts come first, the most negative first; random rows and random directions: controls of the pairs at both ends of these, at the same positions.",
+                &pairs,
+            ),
+            table(
+                "cooccurrence",
+                "Every test: activation of the second direction, with the first one ablated, and the difference.",
+                &rows,
+            ),
+        ];
         if let Some(text) = &self.text {
             let tokens = found.opened.tokenizer.as_ref().map(|t| t.encode(text)).transpose()?.unwrap_or_default();
             let prompt: Vec<u32> = found.opened.bos.into_iter().chain(tokens).collect();
@@ -94,11 +137,14 @@ impl SectionKind for Cooccurrence {
                 return Ok(Body { prose, blocks });
             }
             let last = prompt.len() - 1;
-            let rows = rows_of(
-                &Prompts::from_rows([prompt]),
-                CooccurrenceOptions { first_position: last, above: self.options.above },
-            )?;
-            blocks.push(table("cooccurrence-text", &format!("{caption}; at the last position of “{text}”."), &rows));
+            let prompts = Prompts::from_rows([prompt]);
+            let options = CooccurrenceOptions { first_position: last, above: self.options.above };
+            let rows = cooccurrence(model, first, second, &prompts, options, found.watch)?;
+            blocks.push(table(
+                "cooccurrence-text",
+                &format!("At the last position of “{text}”: activation of the second direction, with the first one ablated, and the difference."),
+                &named(&prompts, &rows),
+            ));
         }
         Ok(Body { prose, blocks })
     }
@@ -114,4 +160,49 @@ struct Row {
     activation: f32,
     ablated: f32,
     difference: f32,
+}
+
+/// How many pairs depend on each other, in both directions.
+fn needs(pairs: &[CooccurrencePair]) -> String {
+    let surviving = |sign: f64| pairs.iter().filter(|p| p.change.q < 0.05 && p.change.mean() * sign > 0.0).count();
+    let untested = pairs.iter().filter(|pair| pair.change.q.is_nan()).count();
+    format!(
+        "In {} of them the second activation falls and in {} it rises, at a false-discovery rate of 5 % over all pairs; {untested} were found in one prompt only and have no interval.",
+        surviving(-1.0),
+        surviving(1.0)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use directrix_circuits::Cooccurrence as Test;
+
+    use super::*;
+
+    #[test]
+    fn pairs_are_counted_once_whatever_the_positions() {
+        let test = |prompt, second, difference| Test {
+            prompt,
+            position: 3,
+            first: 1,
+            second,
+            activation: 2.0,
+            ablated: 2.0 + difference,
+            difference,
+        };
+        let falls = [-1.0, -1.01, -0.99].iter().enumerate().map(|(prompt, d)| test(prompt, 5, *d));
+        let rises = [1.0, 1.01, 0.99].iter().enumerate().map(|(prompt, d)| test(prompt, 6, *d));
+        let tests: Vec<Test> = falls.chain(rises).chain([test(0, 7, -9.0)]).collect();
+        let pairs = cooccurrence_pairs(&tests);
+        assert_eq!(
+            pairs.iter().map(|pair| (pair.second, pair.change.estimate.n)).collect::<Vec<_>>(),
+            [(7, 1), (5, 3), (6, 3)]
+        );
+        let said = needs(&pairs);
+        assert!(
+            said.contains("In 1 of them the second activation falls and in 1 it rises")
+                && said.contains("1 were found"),
+            "{said}"
+        );
+    }
 }

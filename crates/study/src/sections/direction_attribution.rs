@@ -4,7 +4,7 @@ use directrix_circuits::direction_attribution;
 use directrix_lab::Opened;
 use directrix_sae::Sae;
 
-use super::{Body, SectionKind, check_written, figure, list, quoted, table};
+use super::{Body, SectionKind, check_written, figure, leading, quoted, table};
 use crate::findings::Findings;
 use crate::{Result, Shape};
 
@@ -28,24 +28,19 @@ impl SectionKind for DirectionAttribution {
 
     fn make(&self, found: &Findings) -> Result<Body> {
         let sae = found.sae();
-        let mut means = vec![0.0_f64; sae.directions()];
-        for (&direction, &value) in found.acts.directions().iter().zip(found.acts.values()) {
-            means[direction as usize] += value as f64 / found.acts.positions() as f64;
-        }
-        let all = direction_attribution(&found.opened.model, sae, &means, found.behaviour.answer)?;
-        let mut top = all.clone();
-        top.sort_by(|a, b| b.scaled.total_cmp(&a.scaled));
-        top.truncate(self.top);
+        let all = direction_attribution(&found.opened.model, sae, &found.acts, found.behaviour.answer)?;
+        let mut ranked = all.clone();
+        ranked.retain(|row| row.mean_activation > 0.0);
+        ranked.sort_by(|a, b| b.scaled.total_cmp(&a.scaled));
+        let top = &ranked[..self.top.min(ranked.len())];
         let drawn: Vec<_> = all.iter().filter(|row| row.mean_activation > self.active_above).collect();
         let agree = top.iter().filter(|row| found.top.contains(&(row.direction as u32))).count();
         let prose = vec![
             format!(
-                "By weights and mean activation alone, the directions that push {} most are {}; {} of the {} found by ablation {} among them.",
+                "By weights and mean activation alone, the directions that push {} most are {}. {}",
                 quoted(&found.answer()),
-                list(&top.iter().map(|row| row.direction).collect::<Vec<_>>()),
-                agree,
-                found.top.len(),
-                if agree == 1 { "is" } else { "are" }
+                found.linked(&top.iter().map(|row| row.direction).collect::<Vec<_>>()),
+                agreement(agree, top.len(), found.top.len())
             ),
             format!(
                 "A direction at the upper right is both active before the answer and written towards it; of {} drawn, {} point away from it.",
@@ -57,7 +52,7 @@ impl SectionKind for DirectionAttribution {
                        heading: &str,
                        x: &str,
                        value: &dyn Fn(&directrix_circuits::DirectionAttribution) -> f64| {
-            figure(
+            let block = figure(
                 name,
                 heading,
                 (x, "mean activation"),
@@ -68,15 +63,16 @@ impl SectionKind for DirectionAttribution {
                 Shape::Scatter {
                     x: drawn.iter().map(|row| value(row)).collect(),
                     y: drawn.iter().map(|row| row.mean_activation).collect(),
-                    hover: drawn.iter().map(|row| format!("direction {}", row.direction)).collect(),
+                    hover: drawn.iter().map(|row| row.direction.to_string()).collect(),
                 },
-            )
+            );
+            leading(block, drawn.iter().map(|row| found.anchor(row.direction)).collect())
         };
         let blocks = vec![
             table(
                 "direction-attribution",
-                "Attribution is W_dec W_out W_U of the answer, per unit of activation and without LayerNorm's scale; scaled is times the mean activation over behaviour prompts, zeros included.",
-                &top,
+                "Attribution is W_dec W_out W_U of the answer, per unit of activation and without LayerNorm's scale; scaled is times the mean activation over behaviour prompts, zeros included; each of these with the half width of its 95 % interval over prompts. Every direction that fires before an answer.",
+                &ranked,
             ),
             scatter("direction-attribution", "Attribution and activation", "attribution to the answer", &|row| {
                 row.attribution
@@ -89,5 +85,35 @@ impl SectionKind for DirectionAttribution {
             ),
         ];
         Ok(Body { prose, blocks })
+    }
+}
+
+/// How far the ranking by weights agrees with that by ablation.
+fn agreement(agree: usize, by_weights: usize, by_ablation: usize) -> String {
+    let verdict = if agree == 0 {
+        "the two rankings disagree, and what a direction writes towards the answer does not tell what the model loses without it"
+    } else if agree == by_ablation {
+        "the two rankings agree"
+    } else {
+        "the two rankings agree in part"
+    };
+    format!(
+        "Of the {by_ablation} found by ablation, {agree} {} among these {by_weights}: {verdict}.",
+        if agree == 1 { "is" } else { "are" }
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rankings_agree_in_whole_in_part_or_not() {
+        assert!(agreement(0, 5, 5).ends_with("what the model loses without it."));
+        assert!(
+            agreement(1, 5, 5)
+                .contains("Of the 5 found by ablation, 1 is among these 5: the two rankings agree in part.")
+        );
+        assert!(agreement(3, 5, 3).ends_with("the two rankings agree."));
     }
 }

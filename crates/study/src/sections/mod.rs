@@ -29,7 +29,7 @@ mod cooccurrence;
 mod cosine;
 mod direction;
 mod direction_attribution;
-mod examples;
+mod directions;
 mod joint_ablation;
 mod logit_attribution;
 mod loss_recovered;
@@ -39,7 +39,7 @@ mod single_ablations;
 mod tokens;
 mod top_tokens;
 
-use directrix_circuits::{Component, Table};
+use directrix_circuits::{Claim, Component, Estimate, Interval, Table};
 use directrix_kernels::Matrix;
 use directrix_lab::Opened;
 use directrix_sae::Sae;
@@ -48,7 +48,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::findings::Findings;
 use crate::report::{Block, Section};
-use crate::{Figure, Result, Shape};
+use crate::{Band, Figure, Result, Shape};
 
 /// Makes [`Analysis`] from the list of all sections.
 macro_rules! sections {
@@ -113,10 +113,9 @@ macro_rules! sections {
     };
 }
 
-// In the origin's order.
+// In the origin's order; the browser, to which all lead, comes last.
 sections! {
     tokens::Tokens,
-    examples::Examples,
     cosine::Cosine,
     cooccurrence::Cooccurrence,
     top_tokens::TopTokens,
@@ -133,6 +132,7 @@ sections! {
     direction::Direction,
     more_ablations::MoreAblations,
     direction_attribution::DirectionAttribution,
+    directions::Directions,
 }
 
 /// A kind of section; a value of it is the options.
@@ -213,8 +213,62 @@ fn figure(name: &str, title: &str, axes: (&str, &str), caption: &str, shape: Sha
         y: axes.1.into(),
         caption: caption.into(),
         shape,
+        links: Vec::new(),
     })
 }
+
+/// The figure with a place that each of its categories or points leads to.
+fn leading(block: Block, links: Vec<String>) -> Block {
+    match block {
+        Block::Figure(figure) => Block::Figure(Figure { links, ..figure }),
+        other => other,
+    }
+}
+
+/// Bars of means with their intervals.
+fn mean_bars(labels: Vec<String>, estimates: &[Estimate]) -> Shape {
+    Shape::Bars {
+        labels,
+        values: estimates.iter().map(|estimate| estimate.mean).collect(),
+        half_widths: estimates.iter().map(|estimate| estimate.half_width).collect(),
+        bands: Vec::new(),
+    }
+}
+
+/// The intervals of the controls that these claims have.
+fn control_bands(claims: &[Claim]) -> Vec<Band> {
+    let band = |name: &str, of: fn(&Claim) -> Option<Estimate>| {
+        let ends =
+            |end: fn(&Estimate) -> f64| claims.iter().map(|claim| of(claim).map_or(f64::NAN, |e| end(&e))).collect();
+        claims.iter().any(|claim| of(claim).is_some()).then(|| Band {
+            name: name.into(),
+            low: ends(Estimate::low),
+            high: ends(Estimate::high),
+        })
+    };
+    let rows = band("random rows, 95 %", |claim| claim.controls.rows);
+    rows.into_iter().chain(band("random directions, 95 %", |claim| claim.controls.directions)).collect()
+}
+
+/// Components by mean as bars, largest first; of many those farthest from zero.
+fn component_bars(rows: &[Component]) -> (Shape, String) {
+    let mut order: Vec<&Component> = rows.iter().collect();
+    order.sort_by(|a, b| b.mean.abs().total_cmp(&a.mean.abs()));
+    let left_out = order.len().saturating_sub(MOST_BARS);
+    order.truncate(MOST_BARS);
+    order.sort_by(|a, b| b.mean.total_cmp(&a.mean));
+    let shape = Shape::Bars {
+        labels: order.iter().map(|row| row.component.clone()).collect(),
+        values: order.iter().map(|row| row.mean).collect(),
+        half_widths: order.iter().map(|row| row.half_width).collect(),
+        bands: Vec::new(),
+    };
+    let left_out = if left_out == 0 { String::new() } else { format!(" The {left_out} closest to zero are left out.") };
+    (shape, left_out)
+}
+
+/// Bars of components in one figure, at most.
+const MOST_BARS: usize = 30;
 
 /// The components with the largest and smallest mean.
 fn extremes(rows: &[Component]) -> Option<(&Component, &Component)> {
@@ -230,13 +284,31 @@ fn means(rows: &[Component]) -> Vec<f64> {
     rows.iter().map(|row| row.mean).collect()
 }
 
+/// `0.42 to 0.51` of a 95 % interval; `no interval` if there is none.
+fn ends(interval: Interval, decimals: usize) -> String {
+    if interval.low.is_nan() {
+        return "no interval".into();
+    }
+    format!("95 % interval {:.decimals$} to {:.decimals$}", interval.low, interval.high)
+}
+
+/// The same of a share, in percent.
+fn percent(Interval { low, high }: Interval) -> String {
+    ends(Interval { low: 100.0 * low, high: 100.0 * high }, 1) + if low.is_nan() { "" } else { " %" }
+}
+
+/// `± 0.12`; nothing where there is no interval.
+fn within(half_width: f64, decimals: usize) -> String {
+    if half_width.is_nan() { " (one prompt gives no interval)".into() } else { format!(" ± {half_width:.decimals$}") }
+}
+
 /// `1 direction`, `2 directions`.
 fn count(n: usize, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
 /// `7, 9 and 12`.
-fn list<T: std::fmt::Display>(items: &[T]) -> String {
+pub(crate) fn list<T: std::fmt::Display>(items: &[T]) -> String {
     let words: Vec<String> = items.iter().map(T::to_string).collect();
     match words.split_last() {
         Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),

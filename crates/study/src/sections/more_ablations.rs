@@ -1,12 +1,12 @@
 //! One direction ablated in other places.
 
-use directrix_circuits::{About, Change, Chosen, Claim, LossClaim, Trial, loss_claims};
+use directrix_circuits::{About, Change, Chosen, Claim, Interval, LossClaim, Trial, loss_claims};
 use directrix_corpus::Prompts;
 use directrix_lab::Opened;
 use directrix_sae::Sae;
 use serde::Serialize;
 
-use super::{Body, SectionKind, check_directions, count, figure, table};
+use super::{Body, SectionKind, check_directions, count, ends, figure, table, within};
 use crate::findings::Findings;
 use crate::report::{Block, ShadedText, Texts};
 use crate::{Result, Shape};
@@ -47,21 +47,15 @@ impl SectionKind for MoreAblations {
         };
         let rows: Vec<PlaceRow> = found_claims.iter().map(row).collect();
         let activations: Vec<f64> = active.iter().map(|(_, a)| *a as f64).collect();
-        let correlation = directrix_circuits::correlation(&[activations.clone(), increases.clone()])[1];
+        let correlated = |prompts: &[usize]| {
+            let of = |values: &[f64]| prompts.iter().map(|i| values[*i]).collect::<Vec<_>>();
+            directrix_circuits::correlation(&[of(&activations), of(&increases)])[1]
+        };
+        let correlation = correlated(&(0..increases.len()).collect::<Vec<_>>());
+        let interval = Interval::bootstrap(increases.len(), correlated);
         let prose = vec![
-            format!(
-                "Ablating direction {direction} raises the loss by {:.3} ± {:.3} before the answer, by {:.4} ± {:.4} over whole prompts of the corpus on which it is most active, and by {:.3} ± {:.3} at a single active position there (95 % intervals).",
-                rows[0].loss_increase.mean(),
-                rows[0].loss_increase.estimate.half_width,
-                rows[1].loss_increase.mean(),
-                rows[1].loss_increase.estimate.half_width,
-                rows[2].loss_increase.mean(),
-                rows[2].loss_increase.estimate.half_width
-            ),
-            format!(
-                "If the first number is much larger than the last, the direction serves this behaviour more than others; the increase and the activation correlate at {correlation:.2} over {}, which says how far a large effect is just a large activation.",
-                count(active.len(), "prompt")
-            ),
+            places(&found.link(direction), [0, 1, 2].map(|i| rows[i].loss_increase)),
+            growing(correlation, interval, increases.len()),
         ];
         let blocks = vec![
             figure(
@@ -84,7 +78,10 @@ impl SectionKind for MoreAblations {
             ),
             table(
                 "ablation-places",
-                "Mean loss increase over n values, with standard error and half width of the 95 % interval (clustered by prompt where a prompt gives several), p by Student's t and q, its false-discovery rate in this list; control: the same along random rows of the same norm. `mean is over` says what the values are.",
+                &format!(
+                    "Mean loss increase over n values, with standard error and half width of the 95 % interval (clustered by prompt where a prompt gives several), p by Student's t and q, its false-discovery rate in this list; {}. `mean is over` says what the values are.",
+                    rows[0].loss_increase.controls.sentence()
+                ),
                 &rows,
             ),
             Block::Texts(Texts {
@@ -137,7 +134,7 @@ impl MoreAblations {
             ),
             (about("one active position at a time", "active positions of its top prompts"), one_at_a_time),
         ];
-        Ok(loss_claims(&found.opened.model, &prompts, &lists, found.watch)?)
+        Ok(loss_claims(&found.opened.model, &prompts, &lists, Some(&found.matched), found.watch)?)
     }
 
     /// The behaviour prompts on which ablating the direction raises the loss most, shaded by its activation.
@@ -178,4 +175,76 @@ struct PlaceRow {
     mean_is_over: &'static str,
     #[serde(flatten)]
     loss_increase: Claim,
+}
+
+/// What the ablation does before the answer, everywhere in other prompts, and at one position of these.
+fn places(direction: &str, [answer, everywhere, one]: [Claim; 3]) -> String {
+    let said = |claim: Claim, decimals: usize| {
+        format!("{:+.decimals$}{}", claim.mean(), within(claim.estimate.half_width, decimals))
+    };
+    let (here, there) = (answer.estimate, one.estimate);
+    let verdict = if answer.estimate.n == 0 {
+        "It is active before no answer here, so that the places cannot be compared"
+    } else if here.low() > there.high() {
+        "It matters more before this answer than where it fires elsewhere"
+    } else if here.high() < there.low() {
+        "It matters less before this answer than where it fires elsewhere: it serves other behaviour more"
+    } else {
+        "The intervals before the answer and elsewhere meet: it does not serve this behaviour more than others, as far as these prompts tell"
+    };
+    format!(
+        "Ablating direction {direction} changes the loss by {} before the answer, by {} over whole prompts of the corpus on which it is most active, and by {} at a single active position there. {verdict}.",
+        said(answer, 3),
+        said(everywhere, 4),
+        said(one, 3)
+    )
+}
+
+/// Whether a larger activation has a larger effect.
+fn growing(correlation: f64, interval: Interval, n: usize) -> String {
+    let over = count(n, "prompt");
+    if correlation.is_nan() || interval.low.is_nan() {
+        return format!("Over {over}, no correlation of increase and activation can be said.");
+    }
+    let verdict = if interval.low > 0.0 {
+        "a larger activation has a larger effect"
+    } else if interval.high < 0.0 {
+        "a larger activation has a smaller effect"
+    } else {
+        "how strongly it fires does not tell how much it matters"
+    };
+    format!(
+        "The increase and the activation correlate at {correlation:.2} ({}) over {over}: {verdict}.",
+        ends(interval, 2)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use directrix_circuits::{Controls, Estimate};
+
+    use super::*;
+
+    #[test]
+    fn where_a_direction_matters_follows_from_the_intervals() {
+        let about =
+            About { chosen: Chosen::Given, change: "ablated", measure: "loss_increase", unit: "nats", over: "prompts" };
+        let claim = |values: &[f64]| {
+            Claim::list([(about, Estimate::of(values.iter().copied()), Controls::default())]).remove(0)
+        };
+        let said = |here: &[f64], there: &[f64]| places("7", [claim(here), claim(&[0.1, 0.2]), claim(there)]);
+        assert!(said(&[1.0, 1.1, 0.9], &[0.1, 0.12, 0.09]).contains("matters more before this answer"));
+        assert!(said(&[0.1, 0.12, 0.09], &[1.0, 1.1, 0.9]).contains("matters less"));
+        assert!(said(&[1.0, 1.1, 0.9], &[0.9, 1.2, 1.0]).contains("intervals before the answer and elsewhere meet"));
+        assert!(said(&[], &[0.9, 1.2, 1.0]).contains("active before no answer"));
+    }
+
+    #[test]
+    fn a_correlation_is_read_by_its_interval() {
+        let said = |low, high| growing(0.5 * (low + high), Interval { low, high }, 9);
+        assert!(said(0.1, 0.5).ends_with("larger activation has a larger effect."));
+        assert!(said(-0.5, -0.1).ends_with("smaller effect."));
+        assert!(said(-0.5, 0.6).ends_with("how much it matters."));
+        assert!(said(f64::NAN, f64::NAN).contains("no correlation"));
+    }
 }

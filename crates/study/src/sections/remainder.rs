@@ -1,8 +1,10 @@
 //! What the SAE leaves out of what its site writes towards the answer.
+
+use directrix_circuits::Component;
 use directrix_lab::Opened;
 use directrix_sae::Sae;
 
-use super::{Body, SectionKind, check_written, figure, labels, means, quoted, table};
+use super::{Body, SectionKind, check_written, figure, labels, means, quoted, table, within};
 use crate::findings::Findings;
 use crate::{Result, Shape};
 
@@ -30,20 +32,10 @@ impl SectionKind for Remainder {
             found.behaviour.answer,
             found.watch,
         )?;
-        let share = rows[1].mean / rows[0].mean;
+        let [site, reconstruction, remainder] = [&rows[0], &rows[1], &rows[2]];
         let prose = vec![
-            format!(
-                "What the site of {} writes contributes {:+.2} to the logit of {}; the SAE's reconstruction of it carries {:+.2}, that is {:.0} %.",
-                found.sae().short_name(),
-                rows[0].mean,
-                quoted(&found.answer()),
-                rows[1].mean,
-                100.0 * share
-            ),
-            format!(
-                "The remainder, {:+.2} ± {:.2}, is what the directions cannot explain of this behaviour: the closer to zero, the more of it they account for.",
-                rows[2].mean, rows[2].half_width
-            ),
+            carried(found.sae().short_name(), &quoted(&found.answer()), [site, reconstruction]),
+            left(remainder, site),
         ];
         let blocks = vec![
             figure(
@@ -55,10 +47,64 @@ impl SectionKind for Remainder {
                     labels: labels(&rows),
                     values: means(&rows),
                     half_widths: rows.iter().map(|row| row.half_width).collect(),
+                    bands: Vec::new(),
                 },
             ),
             table("remainder", "Mean direct logit attribution over n prompts, biases not included.", &rows),
         ];
         Ok(Body { prose, blocks })
+    }
+}
+
+/// What the site writes towards the answer, and how much of it the reconstruction carries.
+fn carried(sae: &str, answer: &str, [site, reconstruction]: [&Component; 2]) -> String {
+    let [of_site, of_reconstruction] =
+        [site, reconstruction].map(|row| format!("{:+.2}{}", row.mean, within(row.half_width, 2)));
+    let said = format!(
+        "What the site of {sae} writes contributes {of_site} to the logit of {answer}; the SAE's reconstruction of it carries {of_reconstruction}"
+    );
+    if site.half_width < site.mean.abs() {
+        format!("{said}, that is {:.0} %.", 100.0 * reconstruction.mean / site.mean)
+    } else {
+        format!("{said}. The site may contribute nothing, so that no share can be said.")
+    }
+}
+
+/// What is left.
+fn left(remainder: &Component, site: &Component) -> String {
+    let verdict = if remainder.half_width.is_nan() {
+        "which one prompt cannot tell from zero"
+    } else if remainder.mean.abs() <= remainder.half_width {
+        "which may be zero: the directions account for all of what the site does here, as far as these prompts tell"
+    } else if remainder.mean.abs() < 0.2 * site.mean.abs() {
+        "a small part of what the site does here is not explained by the directions"
+    } else {
+        "a good part of what the site does here is not explained by the directions"
+    };
+    format!("The remainder is {:+.2}{}, {verdict}.", remainder.mean, within(remainder.half_width, 2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(mean: f64, half_width: f64) -> Component {
+        Component { component: "x".into(), n: 5, mean, se: 0.1, half_width }
+    }
+
+    #[test]
+    fn the_share_is_said_only_if_there_is_a_whole() {
+        let said = |site, reconstruction| carried("sae-l0", "‘x’", [&site, &reconstruction]);
+        assert!(said(of(2.0, 0.1), of(1.5, 0.1)).ends_with("carries +1.50 ± 0.10, that is 75 %."));
+        assert!(said(of(-0.1, 0.5), of(1.5, 0.1)).ends_with("no share can be said."));
+    }
+
+    #[test]
+    fn what_is_left_is_weighed() {
+        let said = |remainder| left(&remainder, &of(2.0, 0.1));
+        assert!(said(of(0.1, 0.2)).contains("may be zero"));
+        assert!(said(of(-0.3, 0.1)).contains("a small part"));
+        assert!(said(of(0.9, 0.1)).contains("a good part"));
+        assert!(said(of(0.9, f64::NAN)).contains("cannot tell"));
     }
 }

@@ -12,8 +12,6 @@ options! {
     Tokens {
         /// A token is common if it occurs more often than this.
         min_count: u64 = 100,
-        /// Tokens listed.
-        top: usize = 50,
     }
 }
 
@@ -28,7 +26,7 @@ impl SectionKind for Tokens {
         let covered: u64 = counts[..common].iter().map(|row| row.count).sum();
         let rows: Vec<TokenRow> = counts
             .iter()
-            .take(self.top)
+            .filter(|row| row.count > 0)
             .map(|row| TokenRow {
                 token: found.token(row.token),
                 id: row.token,
@@ -46,18 +44,18 @@ impl SectionKind for Tokens {
             ),
             "Later sections leave rare tokens out of their rankings, because their log-probabilities rest on too few examples.".into(),
         ];
-        let logs: Vec<f64> = counts.iter().filter(|row| row.count > 0).map(|row| (row.count as f64).log10()).collect();
+        let numbers: Vec<u64> = counts.iter().map(|row| row.count).collect();
         let blocks = vec![
             figure(
                 "token-occurrences",
                 "How often tokens occur",
                 ("log₁₀ of occurrences in the corpus", "tokens"),
-                "Tokens that occur at least once, by the logarithm of their count.",
-                Shape::histogram(&logs, 40),
+                "Tokens that occur at least once, by the logarithm of their count; every interval holds a whole number.",
+                Shape::log_histogram(&numbers, 40),
             ),
             table(
-                "common-tokens",
-                &format!("The {} most frequent tokens; share is of all positions, BOS included.", rows.len()),
+                "tokens",
+                "Every token that occurs, most frequent first; share is of all positions, BOS included.",
                 &rows,
             ),
         ];

@@ -1,5 +1,6 @@
 //! The token every direction fires on most.
 
+use directrix_circuits::TopToken;
 use serde::Serialize;
 
 use super::{Body, SectionKind, figure, table};
@@ -11,8 +12,6 @@ options! {
     TopTokens {
         /// List directions whose top token has less than this share.
         share_below: f64 = 0.2,
-        /// Directions listed.
-        top: usize = 30,
     }
 }
 
@@ -35,17 +34,15 @@ impl SectionKind for TopTokens {
             ));
             let mut low: Vec<_> = all.iter().filter(|row| row.share < self.share_below).collect();
             low.sort_by(|a, b| b.occurrences.cmp(&a.occurrences).then(a.direction.cmp(&b.direction)));
-            let rows: Vec<TopTokenRow> = low
-                .iter()
-                .take(self.top)
-                .map(|row| TopTokenRow {
-                    direction: row.direction,
-                    top_token: found.token(row.token),
-                    share: row.share,
-                    token_occurrences: row.token_occurrences,
-                    occurrences: row.occurrences,
-                })
-                .collect();
+            let of = |row: &TopToken| TopTokenRow {
+                sae: number,
+                direction: row.direction,
+                top_token: found.token(row.token),
+                share: row.share,
+                token_occurrences: row.token_occurrences,
+                occurrences: row.occurrences,
+            };
+            let rows: Vec<TopTokenRow> = low.iter().map(|row| of(row)).collect();
             let single = all.iter().filter(|row| row.share > 0.9).count();
             prose.push(format!(
             "In {}, {} of {} directions fire nowhere in this corpus; {single} of the {} that do have one token at more than 90 % of their strong activations, and {} have none above {:.0} %.",
@@ -67,6 +64,11 @@ impl SectionKind for TopTokens {
                 &rows,
             ));
             }
+            blocks.push(table(
+                &format!("top-tokens-{number}"),
+                &format!("The top token of every direction of {} that fires.", sae.name()),
+                &all.iter().map(of).collect::<Vec<_>>(),
+            ));
         }
         prose.push(
             "Directions at the right of a histogram are detectors of one token; the interesting ones are at the left."
@@ -78,6 +80,7 @@ impl SectionKind for TopTokens {
 
 #[derive(Serialize)]
 struct TopTokenRow {
+    sae: usize,
     direction: usize,
     top_token: String,
     share: f64,
