@@ -39,7 +39,7 @@ pub(crate) struct Variables {
     /// Behind tokens with a positive and with a negative value: red, green and blue, to be made transparent.
     pub(crate) above: &'static str,
     pub(crate) below: &'static str,
-    /// At the edge of what goes on beyond it, with its transparency.
+    /// At the edge of what goes on beyond it: red, green and blue, to be made transparent.
     pub(crate) shade: &'static str,
 }
 
@@ -56,7 +56,7 @@ pub(crate) static LIGHT: Palette = Palette {
         accent: "#1f5fa8",
         above: "255 160 60",
         below: "90 165 235",
-        shade: "20 30 40 / .28",
+        shade: "120 130 145",
     },
     series: ["#0b66b0", "#d55e00", "#00875f", "#b8578f", "#b07700", "#3f9fd0", "#6b7280"],
     sequential: ["#f4f8fc", "#c6dbef", "#6baed6", "#2171b5", "#08306b"],
@@ -76,7 +76,7 @@ pub(crate) static DARK: Palette = Palette {
         accent: "#7db8f2",
         above: "190 92 12",
         below: "30 98 170",
-        shade: "0 0 0 / .75",
+        shade: "0 0 0",
     },
     series: ["#5aa9ee", "#f08a3c", "#35bd92", "#df8fbd", "#e3b341", "#9ad4f5", "#a3abb5"],
     sequential: ["#1a2129", "#16406b", "#1f6fb0", "#6bb1e6", "#e3f1fd"],

@@ -63,6 +63,26 @@ fn the_shipped_study_writes_everything_and_the_same_again() {
     let caption = format!("on {chosen_on} other prompts");
     assert!(page.contains(&caption), "{caption}");
 
+    // Tables hold every row, and effects stand beside both controls.
+    assert_eq!(column(&study, "directions-0", "direction").len(), 2048);
+    let tests = column(&study, "cooccurrence", "difference").len();
+    let pairs = column(&study, "cooccurrence-pairs", "n");
+    assert_eq!(pairs.iter().sum::<f64>() as usize, tests);
+    for (table, measure) in [
+        ("single-ablations", "loss increase"),
+        ("joint-ablation-summary", "mean"),
+        ("cosine-pairs", "activation change"),
+    ] {
+        for control in ["random rows", "random directions"] {
+            let name = if table == "cosine-pairs" { format!("{measure} {control}") } else { control.to_string() };
+            let controls = column(&study, table, &name);
+            assert!(controls.iter().any(|mean| mean.is_finite()), "{table} {name}");
+            assert_ne!(controls, column(&study, table, measure));
+        }
+    }
+    assert!(page.contains("sampled from the shipped model itself"));
+    assert!(page.len() < 15_000_000, "{}", page.len());
+
     // Again: the index is reused, and everything but the timings has the same bits.
     let before = std::fs::metadata(out.join("index/index.json")).unwrap().modified().unwrap();
     run(&shipped(600), out).unwrap();
@@ -117,16 +137,16 @@ fn without_a_split_all_prompts_choose_and_measure() {
 #[test]
 fn chosen_sections_are_made_in_their_order_with_their_options() {
     let text = format!(
-        "{}\n[[section]]\nkind = \"tokens\"\ntop = 3\n[[section]]\nkind = \"direction\"\ndirection = 7\n[[section]]\nkind = \"tokens\"\ntop = 5\n",
+        "{}\n[[section]]\nkind = \"cosine\"\npairs = 3\n[[section]]\nkind = \"direction\"\ndirection = 7\n[[section]]\nkind = \"cosine\"\npairs = 5\n",
         Study::CLOSING_QUOTE.replace("title =", "limit = 150\ntitle =")
     );
     let folder = tempfile::tempdir().unwrap();
     run(&Study::parse(&text, "s.toml").unwrap(), folder.path()).unwrap();
     let study = json(&folder.path().join("study.json"));
     let names: Vec<&str> = study["sections"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["tokens", "direction", "tokens-2"]);
-    assert_eq!(column(&study, "common-tokens", "count").len(), 3);
-    assert_eq!(column(&study, "common-tokens-2", "count").len(), 5);
+    assert_eq!(names, ["cosine", "direction", "cosine-2"]);
+    assert_eq!(column(&study, "cosine-pairs", "cosine").len(), 3);
+    assert_eq!(column(&study, "cosine-pairs-2", "cosine").len(), 5);
 }
 
 #[test]
