@@ -44,8 +44,8 @@ pub fn ablate_each<'a>(
     Ok(directions.iter().zip(claims).map(row).collect())
 }
 
-/// On which prompts [`single_ablations`] ablates a direction.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// On which prompts [`single_ablations`] ablates a direction, and what instead of it as a control.
+#[derive(Debug, Clone, Copy)]
 pub struct ActivePrompts<'a> {
     /// Activations before the answer, one row per prompt.
     pub acts: &'a SparseActivations,
@@ -53,6 +53,8 @@ pub struct ActivePrompts<'a> {
     pub above: f32,
     /// At most so many prompts, the first ones.
     pub limit: usize,
+    /// What draws random directions for the control, if there is to be one.
+    pub matched: Option<&'a Matched>,
 }
 
 /// Ablates each direction alone, before the answer, on prompts on which it is active; controls as in [`ablate_each`]. Rows in the
@@ -67,7 +69,6 @@ pub fn single_ablations(
     directions: &[u32],
     chosen: Chosen,
     on: ActivePrompts,
-    matched: Option<&Matched>,
     watch: &Watch,
 ) -> Result<Vec<SingleAblation>> {
     threshold("above", on.above)?;
@@ -77,7 +78,7 @@ pub fn single_ablations(
         let active = (0..prompts.len()).filter(|prompt| on.acts.get(*prompt, direction) > on.above).take(on.limit);
         active.map(|prompt| Trial::answer(sae, prompts, prompt, Change::Ablate(vec![direction]))).collect()
     };
-    ablate_each(model, prompts, directions, about, of, matched, watch)
+    ablate_each(model, prompts, directions, about, of, on.matched, watch)
 }
 
 /// What a change does to the prediction of the answer of one prompt.

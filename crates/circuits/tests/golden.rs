@@ -387,9 +387,8 @@ fn directions_ablated_each_alone_agree_however_they_are_ablated() {
             let singles = &expected["saes"][number]["single_ablations"];
             let directions: Vec<u32> = column(singles, "direction").into_iter().map(|d| d as u32).collect();
             let acts = answer_activations(&f.model, sae, &f.prompts, &nobody).unwrap();
-            let on = ActivePrompts { acts: &acts, above: 0.5, limit: 3 };
-            let found =
-                single_ablations(&f.model, sae, &f.prompts, &directions, Chosen::Given, on, None, &nobody).unwrap();
+            let on = ActivePrompts { acts: &acts, above: 0.5, limit: 3, matched: None };
+            let found = single_ablations(&f.model, sae, &f.prompts, &directions, Chosen::Given, on, &nobody).unwrap();
             compare("single ablations", singles, &found);
         }
     }

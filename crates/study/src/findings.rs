@@ -100,15 +100,15 @@ impl<'a> Findings<'a> {
         let SingleAblations { active_above: above, prompts: limit } = options.unwrap_or_default();
         let apart = chosen_on != numbers;
         let chosen = Chosen::On { prompts: looked_at.positions(), by: "mean activation before the answer", apart };
-        let on = ActivePrompts { acts: &on_choosing, above, limit };
-        let controls = if apart { None } else { Some(&matched) };
-        let mut first = single_ablations(model, sae, &choosing, &directions, chosen, on, controls, watch)?;
+        let matched_there = if apart { None } else { Some(&matched) };
+        let on = ActivePrompts { acts: &on_choosing, above, limit, matched: matched_there };
+        let mut first = single_ablations(model, sae, &choosing, &directions, chosen, on, watch)?;
         first.retain(|row| row.loss_increase.estimate.n > 0);
         first.sort_by(|a, b| b.loss_increase.mean().total_cmp(&a.loss_increase.mean()));
         let directions: Vec<u32> = first.iter().map(|row| row.direction as u32).collect();
         let singles = if apart {
-            let on = ActivePrompts { acts: &acts, above, limit };
-            single_ablations(model, sae, &behaviour.prompts, &directions, chosen, on, Some(&matched), watch)?
+            let on = ActivePrompts { acts: &acts, above, limit, matched: Some(&matched) };
+            single_ablations(model, sae, &behaviour.prompts, &directions, chosen, on, watch)?
         } else {
             first.clone()
         };

@@ -187,15 +187,13 @@ fn linked(text: &str, links: bool) -> Value {
     while let Some(start) = rest.find('[') {
         let (before, from) = rest.split_at(start);
         html.push_str(&escape(before));
-        rest = match link(from) {
-            Some((number, anchor, after)) => {
-                html.push_str(&if links { format!("<a href=\"#{anchor}\">{number}</a>") } else { number.into() });
-                after
-            }
-            None => {
-                html.push('[');
-                &from[1..]
-            }
+        rest = if let Some((number, anchor, after)) = link(from) {
+            let shown = if links { format!("<a href=\"#{anchor}\">{number}</a>") } else { number.into() };
+            html.push_str(&shown);
+            after
+        } else {
+            html.push('[');
+            &from[1..]
         };
     }
     html.push_str(&escape(rest));
@@ -572,6 +570,19 @@ mod tests {
             blocks: vec![Block::Table(table), Block::Figure(figure), Block::Texts(texts)],
         });
         assert_eq!(report.to_html().unwrap().matches("Nothing to show").count(), 2);
+    }
+
+    #[test]
+    fn only_a_number_of_a_direction_leads_anywhere() {
+        let html = |text: &str| linked(text, true).to_string();
+        assert_eq!(html("see [429](#direction/0/429)."), "see <a href=\"#direction/0/429\">429</a>.");
+        assert_eq!(linked("see [429](#direction/0/429).", false).to_string(), "see 429.");
+        for other in
+            ["[x](#direction/0/1)", "[1](javascript:x)", "[1](#direction/0/)", "[1](#direction/0/1", "a [ b", "["]
+        {
+            assert_eq!(html(other), other);
+        }
+        assert_eq!(html("<b>[&"), "&lt;b&gt;[&amp;");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::{Body, SectionKind, count, figure, mean_bars, quoted, table, within};
 use crate::findings::Findings;
+use crate::report::Block;
 use crate::{Result, Shape};
 
 options! {
@@ -84,10 +85,6 @@ impl SectionKind for Attention {
             ),
             "Attention says where a head looks, not what it takes from there.".into(),
         ];
-        let mut strongest: Vec<usize> = (0..weights.len()).collect();
-        strongest.sort_by(|a, b| weights[*b].total_cmp(&weights[*a]));
-        strongest.truncate(self.bars);
-        strongest.sort_unstable();
         let shown = n.saturating_sub(self.last)..n;
         let square: Vec<f64> =
             shown.clone().flat_map(|query| values[query * n..][..n][shown.clone()].to_vec()).collect();
@@ -108,22 +105,7 @@ impl SectionKind for Attention {
                     &top.iter().map(|row| row.weight).collect::<Vec<_>>(),
                 ),
             ),
-            figure(
-                "attention-answer",
-                "The same on one prompt",
-                ("position and token looked at", "attention"),
-                &format!(
-                    "The first behaviour prompt of at most {} positions; the {} positions with the most, in their order.",
-                    self.positions,
-                    strongest.len()
-                ),
-                Shape::Bars {
-                    labels: strongest.iter().map(|i| labels[*i].clone()).collect(),
-                    values: strongest.iter().map(|i| weights[*i]).collect(),
-                    half_widths: Vec::new(),
-                    bands: Vec::new(),
-                },
-            ),
+            self.on_one(weights, &labels),
             figure(
                 "attention-pattern",
                 &format!("Attention pattern of L{layer}H{head}"),
@@ -169,6 +151,30 @@ struct MeanRow {
 }
 
 impl Attention {
+    /// The positions that get most attention from before the answer of one prompt, in their order.
+    fn on_one(&self, weights: &[f64], labels: &[String]) -> Block {
+        let mut strongest: Vec<usize> = (0..weights.len()).collect();
+        strongest.sort_by(|a, b| weights[*b].total_cmp(&weights[*a]));
+        strongest.truncate(self.bars);
+        strongest.sort_unstable();
+        figure(
+            "attention-answer",
+            "The same on one prompt",
+            ("position and token looked at", "attention"),
+            &format!(
+                "The first behaviour prompt of at most {} positions; the {} positions with the most, in their order.",
+                self.positions,
+                strongest.len()
+            ),
+            Shape::Bars {
+                labels: strongest.iter().map(|i| labels[*i].clone()).collect(),
+                values: strongest.iter().map(|i| weights[*i]).collect(),
+                half_widths: Vec::new(),
+                bands: Vec::new(),
+            },
+        )
+    }
+
     /// The attention that each token gets from before the answer, most first.
     fn over_prompts(&self, found: &Findings, hook: HookPoint, head: usize) -> Result<Vec<OfToken>> {
         let prompts = found.behaviour_prompts(self.prompts);

@@ -60,25 +60,10 @@ impl SectionKind for Cooccurrence {
             let none = "No first direction was above the threshold; lower `above` in the study file.".into();
             return Ok(Body { prose: vec![none], blocks: Vec::new() });
         }
-        // Controls are measured at both ends, of the pairs that have an interval.
-        let (mut needed, mut other): (Vec<_>, Vec<_>) =
-            pairs.iter().partition(|pair| pair.change.estimate.clusters > 1);
-        let ends = needed.len().saturating_sub(self.top);
-        let shown: Vec<usize> = (0..needed.len()).filter(|i| *i < self.top || *i >= ends).collect();
-        let mut controlled: Vec<CooccurrencePair> = shown.iter().map(|i| needed[*i]).collect();
-        control_pairs(
-            model,
-            [first, second],
-            &prompts,
-            &raw,
-            &mut controlled,
-            &Matched::of(found.index.sae(0)),
-            found.watch,
-        )?;
-        for (i, pair) in shown.into_iter().zip(controlled) {
-            needed[i] = pair;
-        }
-        pairs = needed.iter().copied().chain(other.drain(..)).collect();
+        // Pairs with an interval come first.
+        let (mut tested, once): (Vec<_>, Vec<_>) = pairs.iter().partition(|pair| pair.change.estimate.clusters > 1);
+        self.control_ends(found, &prompts, &raw, &mut tested)?;
+        pairs = tested.iter().chain(&once).copied().collect();
         let prose = vec![
             format!(
                 "At every position from {} on of {} prompts, the most active direction of {} was looked at with each direction of {} above {} ablated there: {} tests of {}.",
@@ -94,8 +79,8 @@ impl SectionKind for Cooccurrence {
             "A negative mean difference says that the second direction needs the first (an AND if it needs several); a positive one that the first holds it back.".into(),
         ];
         let differences: Vec<f64> = rows.iter().map(|row| row.difference as f64).collect();
-        let claims: Vec<Claim> = needed.iter().take(self.top).map(|pair| pair.change).collect();
-        let labels = needed.iter().take(self.top).map(|pair| format!("{} → {}", pair.first, pair.second)).collect();
+        let claims: Vec<Claim> = tested.iter().take(self.top).map(|pair| pair.change).collect();
+        let labels = tested.iter().take(self.top).map(|pair| format!("{} → {}", pair.first, pair.second)).collect();
         let mut blocks = vec![
             figure(
                 "cooccurrence-pairs",
@@ -147,6 +132,29 @@ impl SectionKind for Cooccurrence {
             ));
         }
         Ok(Body { prose, blocks })
+    }
+}
+
+impl Cooccurrence {
+    /// Gives the pairs at both ends of a list their controls.
+    fn control_ends(
+        &self,
+        found: &Findings,
+        prompts: &Prompts,
+        tests: &[directrix_circuits::Cooccurrence],
+        pairs: &mut [CooccurrencePair],
+    ) -> Result<()> {
+        let saes = &found.opened.saes;
+        let last = pairs.len().saturating_sub(self.top);
+        let ends: Vec<usize> = (0..pairs.len()).filter(|i| *i < self.top || *i >= last).collect();
+        let mut controlled: Vec<CooccurrencePair> = ends.iter().map(|i| pairs[*i]).collect();
+        let (first, second) = (&saes[0], &saes[saes.len() - 1]);
+        let matched = Matched::of(found.index.sae(0));
+        control_pairs(&found.opened.model, [first, second], prompts, tests, &mut controlled, &matched, found.watch)?;
+        for (i, pair) in ends.into_iter().zip(controlled) {
+            pairs[i] = pair;
+        }
+        Ok(())
     }
 }
 

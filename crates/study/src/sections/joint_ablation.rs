@@ -34,7 +34,7 @@ impl SectionKind for JointAblation {
         let mean = mean_site(model, sae, &found.corpus_prompts(self.mean_prompts)?, watch)?;
         let site = PromptEffect::of(model, sae, &prompts, &Change::Replace(mean.into()), watch)?;
         let rows = differences(found, [&set, &along_rows, &of_others, &site]);
-        let [of_set, of_site] = [&rows[0], &rows[MEASURES.len()]].map(|row| row.difference);
+        let [of_set, of_site] = [&rows[0].difference, &rows[MEASURES.len()].difference];
         let first = |ranks: Vec<usize>| ranks.into_iter().filter(|rank| *rank == 0).count();
         let [before, after] =
             [first(set.iter().map(|e| e.rank).collect()), first(set.iter().map(|e| e.rank_changed).collect())];
@@ -135,7 +135,7 @@ fn measure_bars(measure: &str, axis: &str, of_set: &Claim, of_site: &Claim) -> B
 }
 
 /// What the directions do together, against their controls.
-fn together(top: &str, claim: Claim) -> String {
+fn together(top: &str, claim: &Claim) -> String {
     let [rows, directions] = [claim.controls.rows, claim.controls.directions].map(|control| {
         control.map_or_else(|| "not measured".into(), |c| format!("{:+.3}{}", c.mean, within(c.half_width, 3)))
     });
@@ -155,7 +155,7 @@ fn together(top: &str, claim: Claim) -> String {
 }
 
 /// How much of what the site does that is.
-fn of_the_site(of_site: Claim, (share, interval): (f64, Interval)) -> String {
+fn of_the_site(of_site: &Claim, (share, interval): (f64, Interval)) -> String {
     let site = format!(
         "Replacing the whole site by its mean changes the loss by {:+.3}{} on the same prompts",
         of_site.mean(),
@@ -184,15 +184,15 @@ mod tests {
 
     #[test]
     fn an_effect_that_chance_has_too_is_said_to_be_none() {
-        assert!(together("7", claim([1.0, 1.1, 0.9], [0.0; 3])).ends_with("the effect is beyond both."));
-        assert!(together("7", claim([1.0, 1.1, 0.9], [0.9, 1.1, 1.0])).ends_with("what chance does."));
-        assert!(together("7", claim([1.0, -1.1, 0.9], [0.0; 3])).contains("includes zero"));
+        assert!(together("7", &claim([1.0, 1.1, 0.9], [0.0; 3])).ends_with("the effect is beyond both."));
+        assert!(together("7", &claim([1.0, 1.1, 0.9], [0.9, 1.1, 1.0])).ends_with("what chance does."));
+        assert!(together("7", &claim([1.0, -1.1, 0.9], [0.0; 3])).contains("includes zero"));
     }
 
     #[test]
     fn a_share_of_the_site_is_said_if_the_site_does_something() {
         let interval = Interval { low: 0.3, high: 0.5 };
-        let said = |values| of_the_site(claim(values, [0.0; 3]), (0.4, interval));
+        let said = |values| of_the_site(&claim(values, [0.0; 3]), (0.4, interval));
         assert!(
             said([1.0, 1.1, 0.9])
                 .ends_with("account for 40 % of what the site does for the answer (95 % interval 30.0 to 50.0 %).")
