@@ -38,6 +38,12 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// A file was removed while it was being written.
+    #[error("`{}` was removed while it was being written; nothing was finished, run the same command again", path.display())]
+    Gone {
+        /// The file.
+        path: PathBuf,
+    },
     /// An output has a writer already.
     #[error("`{}` is being written by another process; wait for it to end, or write elsewhere", path.display())]
     InUse {
@@ -214,6 +220,16 @@ pub enum Error {
         /// The number of ids the model knows.
         vocab_size: usize,
     },
+    /// Some work needs more memory than there is.
+    #[error("this needs at least {} of memory, and there are {}; lower {option}", gigabytes(*needed), gigabytes(*there))]
+    Memory {
+        /// The option that asks for most of it.
+        option: &'static str,
+        /// Bytes that are needed at least.
+        needed: u64,
+        /// Bytes there are.
+        there: u64,
+    },
     /// The work was stopped before its end.
     #[error("stopped; nothing was written")]
     Stopped,
@@ -223,6 +239,10 @@ pub enum Error {
         /// The corpus.
         corpus: String,
     },
+}
+
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.1} GB", bytes as f64 / 1e9)
 }
 
 /// `a`, `b` and so on for a message: escaped, and only the first few of many.

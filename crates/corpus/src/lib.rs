@@ -41,7 +41,9 @@
 
 pub mod durable;
 mod error;
+mod memory;
 mod prompts;
+mod range;
 mod settings;
 mod source;
 mod tokenise;
@@ -49,7 +51,9 @@ mod tokenizer;
 mod watch;
 
 pub use error::{Error, Result};
+pub use memory::{Need, check_memory, memory};
 pub use prompts::Prompts;
+pub use range::{in_range, real_number, whole_number};
 pub use settings::{Field, Settings};
 pub use source::{Corpus, Document, Survey};
 pub use tokenise::{Chunk, Tokenising, join, load, prompts};

@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         objective: "batch_topk".into(),
         k: 24,
         expansion: 1.0,
+        warm_up: 20,
         ..Recipe::default()
     };
     let feed = Feed { tokens: 100_000, batch: 1024, buffer: 1 << 14, log_every: 20, ..Feed::default() };

@@ -120,7 +120,7 @@ impl Build<'_> {
             return Ok(index);
         }
         if !self.is_made(&partial) {
-            let foreign = partial.exists() && !is_ours(&partial);
+            let foreign = partial.exists() && !is_ours(&partial) && !is_begun(&partial);
             if !foreign {
                 lock.clean(&partial)?;
             }
@@ -195,6 +195,13 @@ fn is_whole(folder: &Path) -> bool {
 /// Whether a folder holds a pass or what it made.
 fn is_ours(folder: &Path) -> bool {
     folder.join(INDEX).is_file() || folder.join(CHECKPOINT).exists()
+}
+
+/// Whether a folder holds nothing, or nothing but a first checkpoint that a killed process left unfinished.
+fn is_begun(folder: &Path) -> bool {
+    let is_left = |name: &str| name.starts_with(&format!(".{CHECKPOINT}.")) && name.ends_with(".partial");
+    fs::read_dir(folder)
+        .is_ok_and(|entries| entries.flatten().all(|entry| entry.file_name().to_str().is_some_and(is_left)))
 }
 
 /// Whether there is nothing, or a folder with nothing in it.

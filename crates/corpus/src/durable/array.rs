@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytemuck::Pod;
 use memmap2::Mmap;
 
+use super::lock::is_there;
 use super::{At, damaged};
-use crate::Result;
+use crate::{Error, Result};
 
 #[cfg(target_endian = "big")]
 compile_error!("array files are little-endian and read in place");
@@ -137,6 +138,14 @@ impl<T: Pod> Appender<T> {
         self.len += values.len() as u64;
         self.sums.add(bytes);
         self.file.write_all(bytes).writing(&self.path)
+    }
+
+    /// That the file still stands where it was begun: what is appended to one that was removed is lost.
+    ///
+    /// # Errors
+    /// [`Error::Gone`](crate::Error::Gone) if not.
+    pub fn check_there(&self) -> Result<()> {
+        if is_there(self.file.get_ref(), &self.path) { Ok(()) } else { Err(Error::Gone { path: self.path.clone() }) }
     }
 
     /// Hands all that was appended to the system.

@@ -100,6 +100,21 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Removes what killed processes left unfinished directly in `folder`.
 pub(super) fn clean(folder: &Path) -> Result<()> {
+    remove(folder, |name| name.starts_with('.') && name.ends_with(UNFINISHED))
+}
+
+/// Removes what killed processes left unfinished of the file at `path`.
+pub(super) fn clean_of(path: &Path) -> Result<()> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let before = format!(".{}.", name.to_string_lossy());
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+    let number =
+        |name: &str| name.strip_prefix(&before).and_then(|rest| rest.strip_suffix(UNFINISHED)).is_some_and(is_number);
+    remove(folder, number)
+}
+
+fn remove(folder: &Path, unfinished: impl Fn(&str) -> bool) -> Result<()> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         entries => entries.reading(folder)?,
@@ -108,7 +123,7 @@ pub(super) fn clean(folder: &Path) -> Result<()> {
         let entry = entry.reading(folder)?;
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
-        if name.starts_with('.') && name.ends_with(UNFINISHED) {
+        if unfinished(name) {
             fs::remove_file(entry.path()).map_err(|e| damaged(&entry.path(), format!("it cannot be removed ({e})")))?;
         }
     }

@@ -9,6 +9,8 @@ use crate::{Error, Result};
 
 /// The right to write an output: a lock on `OUT.lock`, given up when dropped and when the process ends in whatever way.
 ///
+/// Who takes it removes what a killed process left unfinished of the file `out`; of a folder, [`clean`](Lock::clean) does.
+///
 /// A file system without locks gives none, and then nothing keeps two processes apart.
 #[derive(Debug)]
 pub struct Lock {
@@ -33,19 +35,32 @@ impl Lock {
                 Err(TryLockError::Error(error)) if error.kind() != ErrorKind::Unsupported => {
                     return Err(Error::Write { path: out.into(), error });
                 }
-                _ if is_there(&file, &path) => return Ok(Lock { path, _file: file }),
+                _ if is_there(&file, &path) => {
+                    beside::clean_of(out)?;
+                    return Ok(Lock { path, _file: file });
+                }
                 // Whoever had it removed the file between our opening and locking it.
                 _ => {}
             }
         }
     }
 
-    /// Removes what killed processes left unfinished directly in `folder`, which must be of the output.
+    /// Removes what killed processes left unfinished directly in `folder`, which must be of the output, and directly in its
+    /// folders; those that have a lock or a `.partial` of their own are left to whoever takes these.
     ///
     /// # Errors
-    /// If the folder cannot be read, or a file not be removed.
+    /// If a folder cannot be read, or a file not be removed.
     pub fn clean(&self, folder: &Path) -> Result<()> {
-        beside::clean(folder)
+        beside::clean(folder)?;
+        let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
+        for inside in entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()) {
+            let has = |ending: &str| lock_file(&inside).is_ok_and(|lock| lock.with_extension(ending).exists());
+            let is_partial = inside.extension().is_some_and(|extension| extension == "partial");
+            if !is_partial && !has("lock") && !has("partial") {
+                beside::clean(&inside)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -67,15 +82,16 @@ fn lock_file(out: &Path) -> std::io::Result<PathBuf> {
     Ok(whole.with_file_name(name))
 }
 
+/// Whether a file that was opened is the one that stands at `path`.
 #[cfg(unix)]
-fn is_there(file: &File, path: &Path) -> bool {
+pub(super) fn is_there(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let (Ok(opened), Ok(there)) = (file.metadata(), fs::metadata(path)) else { return false };
     (opened.dev(), opened.ino()) == (there.dev(), there.ino())
 }
 
 #[cfg(not(unix))]
-fn is_there(_: &File, _: &Path) -> bool {
+pub(super) fn is_there(_: &File, _: &Path) -> bool {
     true
 }
 
@@ -117,6 +133,31 @@ mod tests {
             }
         });
         assert!(taken.into_inner() > 0);
+    }
+
+    #[test]
+    fn what_killed_processes_left_of_an_output_is_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["out/tables", "out/index.partial", "out/busy"] {
+            fs::create_dir_all(at(name)).unwrap();
+        }
+        let own = ["out/.report.html.7-0.partial", "out/tables/.a.csv.7-1.partial", ".file.bin.7-0.partial"];
+        let of_others = [
+            "out/index.partial/.a.7-0.partial",
+            "out/busy/.a.7-0.partial",
+            "out/busy.lock",
+            ".file.7-0.partial",
+            ".files.bin.7-0.partial",
+        ];
+        for name in own.iter().chain(&of_others) {
+            fs::write(at(name), b"").unwrap();
+        }
+        let lock = Lock::take(&at("out")).unwrap();
+        lock.clean(&at("out")).unwrap();
+        drop(Lock::take(&at("file.bin")).unwrap());
+        assert!(own.iter().all(|name| !at(name).exists()));
+        assert!(of_others.iter().all(|name| at(name).exists()));
     }
 
     #[test]

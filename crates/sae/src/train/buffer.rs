@@ -130,6 +130,9 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
+    /// Bytes that each row's origin and place in the order take.
+    pub(super) const ROW_STATE: u64 = (size_of::<Slot>() + size_of::<u32>()) as u64;
+
     /// An empty buffer of `capacity` rows for hook points of these widths.
     pub(super) fn new(capacity: usize, widths: &[usize], seed: u64) -> Buffer {
         Buffer {

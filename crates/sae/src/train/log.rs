@@ -48,6 +48,14 @@ impl Log {
         Ok(log)
     }
 
+    /// That nobody removed the files.
+    ///
+    /// # Errors
+    /// If somebody did.
+    pub(super) fn check_there(&self) -> Result<()> {
+        Ok([&self.metrics, &self.events].into_iter().try_for_each(Appender::check_there)?)
+    }
+
     /// Writes a line of metrics.
     ///
     /// # Errors

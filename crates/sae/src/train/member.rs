@@ -107,7 +107,8 @@ pub(super) fn options(feed: &Feed, recipe: &Recipe, identity: &Value) -> Result<
     Ok(format!("# model and corpus: {:08x}\n{options}", crc32c::crc32c(identity.to_string().as_bytes())))
 }
 
-fn directions(recipe: &Recipe, d_in: usize) -> Result<usize> {
+/// How many directions an SAE has that reads `d_in` numbers.
+pub(super) fn directions(recipe: &Recipe, d_in: usize) -> Result<usize> {
     let directions = (recipe.expansion * d_in as f64).round();
     if (1.0..u32::MAX as f64).contains(&directions) {
         return Ok(directions as usize);
@@ -225,6 +226,11 @@ impl Member {
         let limits = [SCALE_LIMIT, 1.0 / SCALE_LIMIT];
         let limit = self.recipe.target_l0.filter(|_| limits.contains(&self.state.scale));
         self.state.alarms.check(metrics, self.trainer.directions(), limit)
+    }
+
+    /// That nobody removed its folder.
+    pub(super) fn check_there(&self) -> Result<()> {
+        self.log.check_there()
     }
 
     /// Writes the SAE's folder.

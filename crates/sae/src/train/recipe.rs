@@ -1,7 +1,9 @@
 //! What is to be trained, and how: the options of `directrix train` under their names.
 
+use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
+use directrix_corpus::in_range;
 use serde::{Deserialize, Serialize};
 
 use super::objective::{self, Aux, Objective, PenaltyOver};
@@ -143,18 +145,27 @@ impl Feed {
     /// # Errors
     /// [`Error::Recipe`] names the first that does not.
     pub fn check(&self) -> Result<()> {
-        let problem = |name, what: &str| Err(problem(name, what));
-        match self {
-            Feed { tokens: 0, .. } => problem("tokens", "there is nothing to train on; give a number above 0"),
-            Feed { batch: 0, .. } => problem("batch", "give a number above 0"),
-            Feed { context: 0 | 1, .. } => problem("context", "a window needs at least 2 positions"),
-            Feed { log_every: 0, .. } => problem("log-every", "give a number above 0"),
-            Feed { buffer, .. } if *buffer > u32::MAX as usize => {
-                problem("buffer", "it has 4 billion positions at most")
-            }
-            Feed { buffer, batch, .. } if buffer / 2 < *batch => problem("buffer", "it must hold at least two batches"),
-            _ => Ok(()),
+        let Feed { tokens, batch, context, buffer, log_every, .. } = *self;
+        if tokens == 0 {
+            return Err(problem("tokens", "there is nothing to train on; give a whole number from 1 on"));
         }
+        check("batch", batch as f64, 1.0..)?;
+        check("context", context as f64, 2.0..)?;
+        check("log-every", log_every as f64, 1.0..)?;
+        check("buffer", buffer as f64, 2.0..=u32::MAX as f64)?;
+        if tokens < batch as u64 {
+            return Err(problem(
+                "tokens",
+                format!("{tokens} are less than one batch of {batch}; give more, or a smaller batch"),
+            ));
+        }
+        if buffer / 2 < batch {
+            return Err(problem(
+                "buffer",
+                format!("{buffer} positions do not hold two batches of {batch}; give {} or more", 2 * batch),
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -175,8 +186,8 @@ impl Recipe {
     /// # Errors
     /// If there is no such objective, its coefficients are not as many as it takes, or a number is out of range.
     pub fn objective(&self, directions: usize, d_in: usize) -> Result<Arc<dyn Objective>> {
-        if let Some(bad) = self.coefficient.iter().find(|c| !(c.is_finite() && **c >= 0.0)) {
-            return Err(problem("coefficient", format!("{bad} is not a number from 0 up")));
+        for coefficient in &self.coefficient {
+            check("coefficient", *coefficient, 0.0..=1e30)?;
         }
         objective::named(self, directions, d_in)
     }
@@ -209,32 +220,31 @@ impl Recipe {
         (1.0 / self.dead_below).ceil() as u64
     }
 
-    /// That the numbers make sense.
+    /// That the numbers make sense, for a run of so many steps.
     ///
     /// # Errors
     /// [`Error::Recipe`] names the first that does not.
-    pub fn check(&self) -> Result<()> {
-        let problem = |name, what: &str| Err(problem(name, what));
-        let positive = |x: f64| x.is_finite() && x > 0.0;
-        if !positive(self.learning_rate) {
-            return problem("learning-rate", "give a number above 0");
+    pub fn check(&self, steps: u64) -> Result<()> {
+        let positive_to = |most: f64| (Bound::Excluded(0.0), Bound::Included(most));
+        check("expansion", self.expansion, positive_to(1e6))?;
+        check("bandwidth", self.bandwidth, positive_to(1e6))?;
+        check("threshold", self.threshold, positive_to(1e6))?;
+        check("aux-coefficient", self.aux_coefficient, 0.0..=1e3)?;
+        if let Some(target) = self.target_l0 {
+            check("target-l0", target, positive_to(u32::MAX as f64))?;
         }
-        if !self.betas.iter().all(|b| (0.0..1.0).contains(b)) {
-            return problem("betas", "give two numbers from 0 to below 1");
+        check("learning-rate", self.learning_rate, positive_to(1.0))?;
+        for beta in self.betas {
+            check("betas", beta, 0.0..1.0)?;
         }
-        if !positive(self.dead_below) || self.dead_below >= 1.0 {
-            return problem("dead-below", "give a share of the positions between 0 and 1");
-        }
-        if self.target_l0.is_some_and(|target| !positive(target)) {
-            return problem("target-l0", "give a number above 0");
-        }
-        if !(self.aux_coefficient.is_finite() && self.aux_coefficient >= 0.0) {
-            return problem("aux-coefficient", "give a number from 0 up");
-        }
-        if !positive(self.expansion) {
-            return problem("expansion", "give a number above 0");
-        }
-        Ok(())
+        check("dead-below", self.dead_below, (Bound::Excluded(0.0), Bound::Excluded(1.0)))?;
+        let within = |name, given: u64, what: &str| match given <= steps {
+            true => Ok(()),
+            false => Err(problem(name, format!("{given} {what}, and the run has {steps}; give fewer, or more tokens"))),
+        };
+        within("warm-up", self.warm_up.saturating_add(self.decay), "steps of warm-up and decay")?;
+        within("coefficient-warm-up", self.coefficient_warm_up, "steps")?;
+        self.resample.iter().try_for_each(|step| within("resample", *step, "is the step"))
     }
 
     /// Learning rate of step `step` (from 0) of `steps`.
@@ -253,6 +263,11 @@ impl Recipe {
 /// An [`Error::Recipe`].
 pub(super) fn problem(name: &str, problem: impl Into<String>) -> Error {
     Error::Recipe { name: name.into(), problem: problem.into() }
+}
+
+/// That option `name` lies in its range.
+fn check(name: &str, given: f64, range: impl RangeBounds<f64>) -> Result<()> {
+    in_range(given, range).map_err(|instead| problem(name, format!("it is {given}; {instead}")))
 }
 
 /// From `1 / steps` up to 1 over `steps`.
@@ -282,8 +297,47 @@ mod tests {
         );
         assert!(with("combined_hoyer_l1", &[1.0]).unwrap_err().contains("takes 2 coefficients, not 1"));
         assert!(with("gated", &[]).unwrap_err().contains("one coefficient, not 0"));
-        assert!(with("l1", &[f64::NAN]).unwrap_err().contains("not a number"));
+        assert!(with("l1", &[f64::NAN]).unwrap_err().contains("it is NaN; give a number from 0 to"));
         assert!(with("l2", &[1.0]).unwrap_err().contains("there is no `l2`"));
+    }
+
+    #[test]
+    fn every_number_has_a_range() {
+        let recipe = Recipe::default;
+        recipe().check(200).unwrap();
+        for (bad, said) in [
+            (Recipe { expansion: 0.0, ..recipe() }, "expansion: it is 0; give a number above 0"),
+            (Recipe { bandwidth: f64::INFINITY, ..recipe() }, "bandwidth: it is inf"),
+            (Recipe { threshold: -1.0, ..recipe() }, "threshold: it is -1"),
+            (Recipe { aux_coefficient: -1.0, ..recipe() }, "aux-coefficient: it is -1; give a number from 0 to 1000"),
+            (Recipe { target_l0: Some(f64::NAN), ..recipe() }, "target-l0: it is NaN"),
+            (
+                Recipe { learning_rate: 1e5, ..recipe() },
+                "learning-rate: it is 100000; give a number above 0, at most 1",
+            ),
+            (Recipe { betas: [0.9, 1.0], ..recipe() }, "betas: it is 1; give a number from 0 to below 1"),
+            (Recipe { dead_below: 1.0, ..recipe() }, "dead-below: it is 1; give a number above 0 and below 1"),
+            (
+                Recipe { warm_up: 150, decay: 51, ..recipe() },
+                "warm-up: 201 steps of warm-up and decay, and the run has 200",
+            ),
+            (Recipe { decay: u64::MAX, ..recipe() }, "warm-up"),
+            (Recipe { coefficient_warm_up: 201, ..recipe() }, "coefficient-warm-up: 201 steps"),
+            (Recipe { resample: vec![5, 201], ..recipe() }, "resample: 201 is the step"),
+        ] {
+            let message = bad.check(200).unwrap_err().to_string();
+            assert!(message.contains(said), "{said}: {message}");
+        }
+        for feed in [
+            Feed { tokens: 0, ..Feed::default() },
+            Feed { tokens: 4095, ..Feed::default() },
+            Feed { batch: 0, ..Feed::default() },
+            Feed { context: 1, ..Feed::default() },
+            Feed { log_every: 0, ..Feed::default() },
+            Feed { buffer: 1 << 32, ..Feed::default() },
+        ] {
+            assert!(feed.check().is_err(), "{feed:?}");
+        }
     }
 
     #[test]

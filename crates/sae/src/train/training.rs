@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use directrix_corpus::durable::Lock;
-use directrix_corpus::{Event, Prompts, Watch};
+use directrix_corpus::{Event, Need, Prompts, Watch, check_memory};
 use directrix_kernels::Matrix;
 use directrix_model::{HookPoint, Model};
 use serde_json::{Value, json};
@@ -80,7 +80,7 @@ pub enum Notice<'a> {
 ///
 /// # Errors
 /// If an option is out of range, the model has no such site, the corpus is too small, another process trains into `out`, a file
-/// cannot be written or is damaged, the checkpoint in `out` is of another run, numbers are no longer finite (the last checkpoint
+/// cannot be written, is damaged or was removed meanwhile, the checkpoint in `out` is of another run, numbers are no longer finite (the last checkpoint
 /// stays), or the run was stopped ([`Error::Stopped`], after a checkpoint).
 pub fn train(training: &Training, watch: &Watch, mut on: impl FnMut(Notice)) -> Result<()> {
     let Training { feed, out, .. } = *training;
@@ -91,7 +91,7 @@ pub fn train(training: &Training, watch: &Watch, mut on: impl FnMut(Notice)) -> 
     let checkpoint = Checkpoint::find(out, &identity)?;
     let mut ends = Vec::new();
     for (name, recipe) in training.recipes {
-        recipe.check()?;
+        recipe.check(steps)?;
         ends.push(end_of(recipe, training.model)?);
         lock.clean(&out.join(name))?;
     }
@@ -100,6 +100,7 @@ pub fn train(training: &Training, watch: &Watch, mut on: impl FnMut(Notice)) -> 
     hooks.sort_unstable();
     hooks.dedup();
     let widths: Vec<usize> = hooks.iter().map(|hook| hook.shape(training.model.config(), 0).iter().product()).collect();
+    check_memory(&needs(training, &ends, &widths)?)?;
     let mut stream = open_stream(training, &hooks, &widths, watch)?;
     let mut buffer = Buffer::new(feed.buffer, &widths, feed.shuffle_seed);
 
@@ -148,6 +149,9 @@ pub fn train(training: &Training, watch: &Watch, mut on: impl FnMut(Notice)) -> 
         );
         let stopped = watch.is_stopped();
         let due = feed.checkpoint_every > 0 && step.is_multiple_of(feed.checkpoint_every);
+        if stopped || due || step == steps {
+            members.iter().try_for_each(Member::check_there)?;
+        }
         if step < steps && (stopped || due) {
             match checkpoint::write(out, &identity, step, &members, buffer.state()) {
                 Err(error) if !stopped && !matches!(error, Error::Diverged { .. }) => {
@@ -164,6 +168,24 @@ pub fn train(training: &Training, watch: &Watch, mut on: impl FnMut(Notice)) -> 
         member.save(training)?;
     }
     checkpoint::remove(out)
+}
+
+/// The memory that a run holds at least: the buffer's rows and their origins, a batch at every hook point, and of every SAE two
+/// weight matrices with two moments each.
+fn needs(training: &Training, ends: &[End], widths: &[usize]) -> Result<Vec<Need>> {
+    const NUMBER: u64 = size_of::<f32>() as u64;
+    let Feed { buffer, batch, .. } = *training.feed;
+    let row = widths.iter().map(|width| *width as u64).sum::<u64>().saturating_mul(NUMBER);
+    let mut saes = 0_u64;
+    for ((_, recipe), end) in training.recipes.iter().zip(ends) {
+        let directions = member::directions(recipe, end.width)? as u64;
+        saes = saes.saturating_add(directions.saturating_mul(end.width as u64).saturating_mul(6 * NUMBER));
+    }
+    Ok(vec![
+        Need { option: "buffer", bytes: row.saturating_add(Buffer::ROW_STATE).saturating_mul(buffer as u64) },
+        Need { option: "batch", bytes: row.saturating_mul(batch as u64) },
+        Need { option: "expansion", bytes: saes },
+    ])
 }
 
 /// Loss, L0 and dead directions of the SAEs' latest metrics: of one SAE, or from the least to the largest.
