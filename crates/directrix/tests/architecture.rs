@@ -126,3 +126,23 @@ fn the_paths_that_documents_name_exist() {
         }
     }
 }
+
+#[test]
+fn the_library_alone_needs_none_of_the_commands_crates() {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let tree = |more: &[&str]| {
+        let output = Command::new(&cargo)
+            .args(["tree", "-p", "directrix", "-e", "normal", "--prefix", "none", "--locked", "--offline"])
+            .args(more)
+            .current_dir(root())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().filter_map(|line| line.split(' ').next()).map(String::from).collect::<BTreeSet<String>>()
+    };
+    let (command, library) = (tree(&[]), tree(&["--no-default-features"]));
+    for name in ["clap", "clap_complete", "clap_mangen", "indicatif", "ctrlc", "terminal_size", "anyhow"] {
+        assert!(command.contains(name) && !library.contains(name), "{name}");
+    }
+}

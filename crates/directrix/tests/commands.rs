@@ -69,7 +69,7 @@ fn a_model_without_tokenizer_is_indexed_from_ready_ids() {
     let shown = run(&["direction", "3", "--index", &index]);
     assert!(shown.status.success());
     assert!(text(&shown.stderr).contains("shown as [id]"), "{}", text(&shown.stderr));
-    assert!(text(&shown.stdout).contains("sae-l0, direction 3"));
+    assert!(text(&shown.stdout).contains("sae-l2, direction 3"));
 }
 
 /// Presses ctrl-C; gives what the command says of it.
@@ -285,4 +285,91 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
+}
+
+/// Runs a command with `input` on its standard input; gives its stdout.
+fn with_input(args: &[&str], input: &str) -> String {
+    let mut child = directrix().args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    text(&output.stdout)
+}
+
+#[test]
+fn prompts_are_read_from_standard_input_as_text_and_as_json_lines() {
+    let args = ["attribute", "--prompts", "-", "--json"];
+    let one = with_input(&args, "Tim said, \"I like it.\"\n<|endoftext|>\nShe said, \"No.\"\n");
+    let lines = "{\"text\": \"Tim said, \\\"I like it.\\\"\"}\n{\"text\": \"She said, \\\"No.\\\"\"}\n";
+    assert_eq!(with_input(&args, lines), one);
+    let texts = ["--text", "Tim said, \"I like it.\"", "--text", "She said, \"No.\""];
+    assert_eq!(done(&[&["attribute", "--json"], &texts[..]].concat()), one);
+    let first = with_input(&[&args[..], &["--limit", "1"]].concat(), lines);
+    assert!(first != one && first.contains("\"n\": 1"));
+}
+
+#[test]
+fn several_directions_are_json_lines_and_the_default_sae_is_the_last_everywhere() {
+    let folder = Folder::new();
+    let index = folder.at("index");
+    done(&["index", "--limit", "10", "--out", &index]);
+    let lines = done(&["direction", "1-3,7", "--index", &index, "--json"]);
+    let rows: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let numbers: Vec<u64> = rows.iter().map(|row| row["direction"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [1, 2, 3, 7]);
+    assert_eq!(rows[1], json(&["direction", "2", "--index", &index]));
+    assert!(rows.iter().all(|row| row["sae"] == "sae-l1"));
+    let text = "Tim said, \"I like it.\"";
+    let ablated = json(&["ablate", "--directions", "2", "--text", text]);
+    let attributed = json(&["attribute", "--direction", "2", "--text", text]);
+    for found in [ablated, attributed] {
+        assert_eq!(found["saes"], serde_json::json!(["tinystories-2l/sae-l1"]));
+    }
+}
+
+#[test]
+fn a_direction_that_is_inactive_where_it_is_ablated_is_reported_so() {
+    let args = [
+        "ablate",
+        "--sae",
+        "tinystories-2l/sae-l0",
+        "--text",
+        "Tim said, \"I like it.\"",
+        "--text",
+        "She saw a dog and a cat.",
+    ];
+    let found = json(&[&args[..], &["--directions", "429"]].concat());
+    let active: Vec<bool> =
+        found["rows"].as_array().unwrap().iter().map(|row| row["active"].as_bool().unwrap()).collect();
+    assert_eq!(active, [true, false]);
+    assert!(found["rows"][1]["loss_increase"].is_null() && found["rows"][1]["rank_ablated"].is_null());
+    assert!(found["rows"][1]["log_prob"].is_number());
+    assert_eq!(
+        (&found["overall"]["n"], &found["overall"]["loss_increase"]),
+        (&1.into(), &found["rows"][0]["loss_increase"])
+    );
+    assert!(found["overall"]["half_width"].is_null(), "one prompt gives no interval");
+    let shown = done(&[&args[..], &["--directions", "429"]].concat());
+    assert!(shown.contains("inactive") && !shown.contains("0.0000"), "{shown}");
+
+    let each = json(&[&args[..], &["--directions", "429,3", "--each"]].concat());
+    assert_eq!((&each["rows"][0]["n"], &each["rows"][1]["n"]), (&1.into(), &0.into()));
+    assert!(each["rows"][1]["loss_increase"].is_null());
+    let shown = done(&[&args[..], &["--directions", "3"]].concat());
+    assert!(shown.contains("nothing was ablated") && !shown.contains("0.0000"), "{shown}");
+    let everywhere = json(&[&args[..], &["--directions", "429", "--everywhere"]].concat());
+    assert_eq!(everywhere["rows"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn completions_and_manual_pages_know_every_command() {
+    let folder = Folder::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = done(&["completions", shell]);
+        assert!(script.contains("cooccurrence") && script.contains("effects-prompts"), "{shell}");
+    }
+    done(&["man", "--out", &folder.at("man")]);
+    let page = |name: &str| fs::read_to_string(folder.path().join("man").join(name)).unwrap();
+    assert!(page("directrix.1").contains("directrix"));
+    assert!(page("directrix-circuits-cosine.1").contains("lower") && page("directrix-ablate.1").contains("Examples"));
 }

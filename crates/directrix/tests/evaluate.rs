@@ -98,9 +98,6 @@ fn bad_input_is_named_and_writes_nothing() {
     assert!(with(&["--corpus", &folder.at("none.jsonl"), "--sae", &sae]).contains("none.jsonl"));
     let outside = folder.write("outside.jsonl", "{\"tokens\": [1, 99999]}\n");
     assert!(with(&["--corpus", &outside, "--sae", &sae]).contains("99999"));
-    let share = with(&["--corpus", &corpus, "--sae", &sae, "--rare-below", "1.5"]);
-    assert!(share.contains("--rare-below 1.5: give a share"), "{share}");
-    assert!(with(&["--corpus", &corpus, "--sae", &sae, "--dense-above", "NaN"]).contains("--dense-above NaN"));
     failed(2, &["evaluate", "--limit", "0"]);
     assert!(!folder.names().contains(&"out".to_owned()));
     let occupied = folder.write("occupied", "");

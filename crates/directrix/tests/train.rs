@@ -62,7 +62,7 @@ fn a_run_leaves_an_sae_that_other_commands_read() {
         let out = format!("{out}-{objective}");
         let flags = ["--objective", objective, "--k=8", "--coefficient=0.01"];
         let shown = done(&train(&model, &corpus, &out, &[&flags]));
-        assert!(shown.contains("explained variance") && shown.contains(&out), "{shown}");
+        assert!(shown.contains("explained") && shown.contains(&out), "{shown}");
         let evaluated = json(&["evaluate", "--model", &model, "--sae", &out, "--corpus", &corpus]);
         let l0 = evaluated["saes"][0]["l0"].as_f64().unwrap();
         assert!(l0 > 1.0, "{objective}: {l0}");
@@ -185,7 +185,7 @@ fn training_goes_on_from_an_sae_and_reaches_a_target() {
     let still = ["--objective=l1", "--coefficient=0.003", "--learning-rate=1e-30", "--expansion=2", "--from", &first];
     done(&train(&model, &corpus, &second, &[&still]));
     assert!((l0(&first) - l0(&second)).abs() < 1e-3);
-    let message = failed(1, &train(&model, &corpus, &folder.at("third"), &[&still, &["--objective=gated"]]));
+    let message = failed(2, &train(&model, &corpus, &folder.at("third"), &[&still, &["--objective=gated"]]));
     assert!(message.contains("cannot go on from"), "{message}");
 }
 
@@ -201,12 +201,12 @@ fn bad_options_are_refused_before_anything_is_written() {
         (&["--objective=l2"], "there is no `l2`"),
         (&["--objective=topk", "--k=0"], "k: 0 of"),
         (&["--objective=matryoshka", "--widths=9,8"], "widths"),
-        (&["--objective=topk", "--buffer=100"], "two batches"),
+        (&["--objective=topk", "--buffer=100"], "do not hold two batches of 64; give 128"),
         (&["--objective=topk", "--buffer=100k"], "do not fill a buffer of 100000"),
         (&["--objective=topk", "--context=1"], "context"),
-        (&["--objective=topk", "--batch=0"], "batch: give a number above 0"),
-        (&["--objective=topk", "--buffer=10B"], "4 billion"),
-        (&["--objective=topk", "--aux-coefficient=nan"], "aux-coefficient"),
+        (&["--objective=topk", "--batch=0"], "batch: it is 0; give a number from 1 on"),
+        (&["--objective=topk", "--buffer=10B"], "from 2 to 4294967295"),
+        (&["--objective=topk", "--resample=101"], "resample: 101 is the step, and the run has 100"),
         (&["--objective=topk", "--expansion=0"], "expansion"),
         (&["--objective=topk", "--learning-rate=-1"], "learning-rate"),
         (&["--objective=topk", "--betas=0.9"], "betas"),
@@ -217,13 +217,15 @@ fn bad_options_are_refused_before_anything_is_written() {
         (&["--objective=topk", "--from=no/such/sae"], "no/such/sae"),
         (&["--objective=topk", "--config=no-such.toml"], "no-such.toml"),
     ] {
-        let message = failed(1, &train(&model, &corpus, &out, &[flags]));
+        let output = run(&train(&model, &corpus, &out, &[flags]));
+        let message = text(&output.stderr);
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{flags:?}: {message}");
         assert!(message.contains(expected), "{flags:?}: {message}");
         let left = fs::read_dir(&out).map_or(0, Iterator::count);
         assert_eq!(left, 0, "{flags:?} left something");
     }
     let config = folder.write("bad.toml", "objective = 'topk'\nlerning-rate = 1\n");
-    let message = failed(1, &train(&model, &corpus, &out, &[&["--config", &config]]));
+    let message = failed(2, &train(&model, &corpus, &out, &[&["--config", &config]]));
     assert!(message.contains("lerning-rate"), "{message}");
     failed(2, &["train", "--tokens", "many"]);
 }
@@ -253,7 +255,8 @@ fn a_checkpoint_of_another_run_or_a_damaged_one_is_refused_and_kept() {
 fn numbers_that_are_not_finite_stop_the_run_and_keep_the_last_checkpoint() {
     let folder = Folder::new();
     let (model, corpus, out) = (fixture("neo-tiny"), folder.ids("ids.jsonl", 60, 64), folder.at("out"));
-    let flags = ["--objective=topk", "--learning-rate=1e38", "--warm-up=60", "--checkpoint-every=1"];
+    // A gradient whose square, which Adam keeps, is no longer a number when the coefficient has risen.
+    let flags = ["--objective=l1", "--coefficient=1e18", "--coefficient-warm-up=60", "--checkpoint-every=1"];
     let message = failed(1, &train(&model, &corpus, &out, &[&flags]));
     assert!(message.contains("is not finite") && message.contains("step "), "{message}");
     assert!(Path::new(&out).join("checkpoint.safetensors").is_file(), "{message}");

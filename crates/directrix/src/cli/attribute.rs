@@ -4,6 +4,7 @@ use clap::{Args, ValueEnum};
 use directrix::circuits::{self, attribution_to_direction, logit_attribution, mean_decomposition};
 
 use super::inputs::{PromptArgs, Saes, SubjectArgs, position};
+use super::numbers::{place, whole};
 use super::results::{Found, ResultArgs};
 use super::watch::watch;
 
@@ -23,11 +24,14 @@ Examples:
 pub(crate) struct Attribute {
     #[command(flatten)]
     subject: SubjectArgs,
+    /// SAE of the direction: a SAELens folder [default: the model's last, tinystories-2l/sae-l1]
+    #[arg(long, value_name = "FOLDER", requires = "direction")]
+    sae: Option<String>,
     /// Direction of the SAE to attribute to, instead of the last token's logit
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(0..))]
     direction: Option<usize>,
     /// Position at which the direction is looked at, from 0; negative counts from the end
-    #[arg(long, value_name = "N", default_value_t = -2, allow_negative_numbers = true, requires = "direction")]
+    #[arg(long, value_name = "N", default_value_t = -2, value_parser = place, requires = "direction")]
     position: i64,
     /// What neurons that are not active contribute: nothing, or their mean over the prompts
     #[arg(long, value_enum, default_value_t = Inactive::Zero, requires = "direction")]
@@ -48,7 +52,7 @@ impl Attribute {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let watch = watch();
         let _lock = self.results.lock()?;
-        let saes = if self.direction.is_some() { Saes::One } else { Saes::Named };
+        let saes = if self.direction.is_some() { Saes::One(self.sae.as_deref()) } else { Saes::Named(&[]) };
         let opened = self.subject.open(saes, self.prompts.wanted())?;
         let model = &opened.model;
         let (name, caption, rows) = if let Some(number) = self.direction {
@@ -70,6 +74,7 @@ impl Attribute {
             ("logit-attribution", "the logit of the last token".into(), logit_attribution(model, &prompts, &watch)?)
         };
         let caption = format!("What each component contributes to {caption}; means over prompts.");
-        self.results.show(&Found { name, caption: &caption, rows: &rows, bars: "mean", overall: None })
+        self.results
+            .show(&Found { name, caption: &caption, rows: &rows, bars: "mean", missing: "", overall: None }, &opened)
     }
 }

@@ -9,14 +9,16 @@ use clap::{ArgGroup, Args};
 use directrix::corpus::durable::Lock;
 use directrix::corpus::{self, Chunk, Event, Prompts, Watch};
 use directrix::kernels::{Matrix, SparseActivations};
+use directrix::lab::Opened;
 use directrix::model::{Ask, BlockHook, Config, HookPoint, Model, Positions, Run, batches};
 use directrix::sae::Sae;
 use safetensors::Dtype;
 use serde_json::json;
 
 use super::inputs::{PromptArgs, Saes, SubjectArgs, note_cut};
+use super::layout::{Table, paragraph};
 use super::tensor_file::{Tensor, TensorFile};
-use super::terminal::{self, stdout, table, thousands};
+use super::terminal::{self, stdout, thousands};
 use super::watch::watch;
 
 /// Most positions of a model pass, fewer where what is captured of each is much.
@@ -53,6 +55,9 @@ Examples:
 pub(crate) struct Capture {
     #[command(flatten)]
     subject: SubjectArgs,
+    /// SAE whose activations to write: a SAELens folder; give it once for each SAE [default: none]
+    #[arg(long, value_name = "FOLDER")]
+    sae: Vec<String>,
     #[command(flatten)]
     prompts: PromptArgs,
     /// Hook points to write
@@ -75,7 +80,7 @@ pub(crate) struct Capture {
 impl Capture {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let watch = watch();
-        let opened = self.subject.open(Saes::Named, self.prompts.wanted())?;
+        let opened = self.subject.open(Saes::Named(&self.sae), self.prompts.wanted())?;
         let hooks = choose_hooks(&self.hook, opened.model.config())?;
         let chunk = self.prompts.load(&opened)?;
 
@@ -92,24 +97,26 @@ impl Capture {
         }
         let tensors = writer.finish(&asked)?;
         drop(watch);
-        self.print(&tensors, &chunk, opened.model.config())
+        self.print(&tensors, &chunk, &opened)
     }
 
-    fn print(&self, tensors: &[Tensor], chunk: &Chunk, config: &Config) -> anyhow::Result<()> {
+    fn print(&self, tensors: &[Tensor], chunk: &Chunk, opened: &Opened) -> anyhow::Result<()> {
         let Chunk { prompts, cut } = chunk;
-        note_cut(*cut, config);
+        note_cut(*cut, opened.model.config());
         if self.json {
             return terminal::json(&json!({
                 "file": self.out,
+                "model": opened.wanted.model,
+                "saes": opened.wanted.saes,
                 "prompts": prompts.len(),
                 "positions": prompts.positions(),
                 "cut": cut,
                 "tensors": tensors,
             }));
         }
-        let mut written = table(&["tensor", "type", "shape", "MB"], 3);
+        let mut written = Table::new(&["tensor", "type", "shape", "MB"], 3);
         for tensor in tensors {
-            written.add_row([
+            written.row([
                 tensor.name.clone(),
                 format!("{:?}", tensor.dtype).to_lowercase(),
                 format!("{:?}", tensor.shape),
@@ -118,7 +125,8 @@ impl Capture {
         }
         let (count, positions) = (thousands(prompts.len() as u64), thousands(prompts.positions() as u64));
         let mut out = stdout();
-        writeln!(out, "{}: {count} prompts, {positions} positions\n{}", self.out.display(), written.trim_fmt())?;
+        let about = format!("{}: {count} prompts, {positions} positions", self.out.display());
+        writeln!(out, "{}\n{}", paragraph(&about, 0), written.shown())?;
         Ok(out.flush()?)
     }
 }

@@ -10,6 +10,7 @@ use directrix::sae::Sae;
 use serde::Serialize;
 
 use super::inputs::{PromptArgs, Saes, SubjectArgs};
+use super::numbers::{MANY, real, whole};
 use super::results::{Found, ResultArgs};
 use super::watch::watch;
 
@@ -52,8 +53,11 @@ enum Search {
 struct Cosine {
     #[command(flatten)]
     subject: SubjectArgs,
+    /// The two SAEs, the earlier one first [default: the model's two, tinystories-2l/sae-l0 and tinystories-2l/sae-l1]
+    #[arg(long, value_name = "FOLDER")]
+    sae: Vec<String>,
     /// Pairs to show
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = whole::<usize>(1..=MANY))]
     top: usize,
     /// Leave out pairs whose second number is above the first
     #[arg(long)]
@@ -62,7 +66,7 @@ struct Cosine {
     #[arg(long, value_name = "FOLDER")]
     index: Option<PathBuf>,
     /// Prompts on which each pair is tested
-    #[arg(long, value_name = "N", default_value_t = 100, requires = "index")]
+    #[arg(long, value_name = "N", default_value_t = 100, requires = "index", value_parser = whole::<usize>(1..=MANY))]
     effects_prompts: usize,
     #[command(flatten)]
     results: ResultArgs,
@@ -77,14 +81,17 @@ struct Cosine {
 struct Cooccurrence {
     #[command(flatten)]
     subject: SubjectArgs,
+    /// The two SAEs, the earlier one first [default: the model's two, tinystories-2l/sae-l0 and tinystories-2l/sae-l1]
+    #[arg(long, value_name = "FOLDER")]
+    sae: Vec<String>,
     /// First position of each prompt to look at, from 0
-    #[arg(long, value_name = "N", default_value_t = CooccurrenceOptions::default().first_position)]
+    #[arg(long, value_name = "N", default_value_t = CooccurrenceOptions::default().first_position, value_parser = whole::<usize>(0..=MANY))]
     first_position: usize,
     /// First directions must be more active than this
-    #[arg(long, value_name = "ACTIVATION", default_value_t = CooccurrenceOptions::default().above)]
+    #[arg(long, value_name = "ACTIVATION", default_value_t = CooccurrenceOptions::default().above, value_parser = real::<f32>(0.0..=1e30))]
     above: f32,
     /// Rows to show
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = whole::<usize>(1..=MANY))]
     top: usize,
     #[command(flatten)]
     prompts: PromptArgs,
@@ -120,14 +127,21 @@ impl Cosine {
     fn run(self) -> anyhow::Result<()> {
         let watch = watch();
         let _lock = self.results.lock()?;
-        let opened = self.subject.open(Saes::Two, Wanted::default())?;
+        let opened = self.subject.open(Saes::Two(&self.sae), Wanted::default())?;
         let (model, [first, second]) = (&opened.model, two(&opened)?);
         let (one, two) = (first.short_name(), second.short_name());
         let pairs = cosine_pairs(model, first, second, self.top, self.lower_triangle, &watch)?;
         let Some(folder) = &self.index else {
             let caption = format!("Directions of {one} that write what directions of {two} read, by cosine.");
-            let found = Found { name: "cosine-pairs", caption: &caption, rows: &pairs, bars: "cosine", overall: None };
-            return self.results.show(&found);
+            let found = Found {
+                name: "cosine-pairs",
+                caption: &caption,
+                rows: &pairs,
+                bars: "cosine",
+                missing: "",
+                overall: None,
+            };
+            return self.results.show(&found, &opened);
         };
         let (index, number) = opened.existing_index(folder, 0)?;
         let k = self.effects_prompts;
@@ -136,7 +150,10 @@ impl Cosine {
             "Pairs of {one} and {two} by cosine, and what ablating does; means over the prompts on which the first is most active, where it is."
         );
         let bars = "activation change";
-        self.results.show(&Found { name: "pair-effects", caption: &caption, rows: &rows, bars, overall: None })
+        self.results.show(
+            &Found { name: "pair-effects", caption: &caption, rows: &rows, bars, missing: "", overall: None },
+            &opened,
+        )
     }
 }
 
@@ -144,7 +161,7 @@ impl Cooccurrence {
     fn run(self) -> anyhow::Result<()> {
         let watch = watch();
         let _lock = self.results.lock()?;
-        let opened = self.subject.open(Saes::Two, self.prompts.wanted())?;
+        let opened = self.subject.open(Saes::Two(&self.sae), self.prompts.wanted())?;
         let [first, second] = two(&opened)?;
         let prompts = self.prompts.load_some(&opened)?;
         let options = CooccurrenceOptions { first_position: self.first_position, above: self.above };
@@ -168,6 +185,9 @@ impl Cooccurrence {
             first.short_name()
         );
         let bars = "difference";
-        self.results.show(&Found { name: "cooccurrence", caption: &caption, rows: &rows, bars, overall: None })
+        self.results.show(
+            &Found { name: "cooccurrence", caption: &caption, rows: &rows, bars, missing: "", overall: None },
+            &opened,
+        )
     }
 }

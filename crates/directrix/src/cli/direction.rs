@@ -10,41 +10,47 @@ use directrix::index::{Example, Index, SaeIndex, TokenCount};
 use directrix::lab;
 use serde_json::{Value, json};
 
-use super::terminal::{self, Shading, bar, note, stdout, table, thousands};
+use super::directions::Directions;
+use super::layout::{Table, elided, paragraph, width, wrap};
+use super::numbers::{MANY, whole};
+use super::terminal::{self, Shading, bar, note, stdout, thousands};
 
 const EXAMPLES: &str = "\
 Examples:
   directrix direction 42
-  directrix direction 42 --sae sae-l1 --examples 10 --around 60
-  directrix direction 42 --index out/pile --json";
+  directrix direction 42 --sae sae-l0 --examples 10 --around 60
+  directrix direction 1-50 --index out/pile --json";
 
 /// Token counts shown; `--json` gives all.
 const TOKENS_SHOWN: usize = 10;
 const BAR_WIDTH: usize = 40;
+/// A longer token is cut.
+const LONGEST_TOKEN: usize = 24;
 
 /// Show what a direction fires on.
 ///
 /// Reads an index and prints a direction's maximum, density and mean, a histogram of its activations, the tokens it fires
 /// on most often, and the prompts in which it fires most strongly: overall, and with their highest activation in the
 /// upper, middle and lower third of its maximum. Tokens are shaded by activation on a terminal; elsewhere, and with
-/// NO_COLOR set, the strongest are marked «token:activation».
+/// NO_COLOR set, the strongest are marked «token:activation». With --json, one direction is one JSON object; of a list or a
+/// range, each is one on a line of its own.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Direction {
-    /// Number of the direction, from 0
-    #[arg(value_name = "N")]
-    number: usize,
+    /// Directions, from 0: numbers and ranges, as 3,17,20-30
+    #[arg(value_name = "N,N-N,...")]
+    directions: Directions,
     /// Index, as made by `directrix index`
     #[arg(long, value_name = "FOLDER", default_value = "out/index")]
     index: PathBuf,
-    /// SAE of the index, by its name or its number from 0 [default: the first]
+    /// SAE of the index, by its name or its number from 0 [default: the last]
     #[arg(long, value_name = "SAE")]
     sae: Option<String>,
     /// Examples to show of each kind
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = whole::<usize>(1..=MANY))]
     examples: usize,
     /// Tokens to show on either side of an example's strongest
-    #[arg(long, value_name = "N", default_value_t = 24)]
+    #[arg(long, value_name = "N", default_value_t = 24, value_parser = whole::<usize>(0..=MANY))]
     around: usize,
     /// Model folder whose tokenizer gives the tokens' text [default: the model of the index]
     #[arg(long, value_name = "FOLDER")]
@@ -59,23 +65,31 @@ struct Subject<'a> {
     index: &'a Index,
     sae: &'a SaeIndex,
     direction: usize,
-    tokenizer: Option<Tokenizer>,
+    tokenizer: Option<&'a Tokenizer>,
 }
 
 impl Direction {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let index = lab::open_index(&self.index)?;
         let sae = self.choose_sae(&index)?;
-        if self.number >= sae.directions() {
+        if let Some(outside) = self.directions.each().find(|direction| *direction >= sae.directions()) {
             let (name, last) = (sae.name(), sae.directions() - 1);
-            bail!("{name} has directions 0 to {last}, so there is no direction {}", self.number);
+            bail!("{name} has directions 0 to {last}, so there is no direction {outside}");
         }
-        let subject = Subject { index: &index, sae, direction: self.number, tokenizer: self.tokenizer(&index)? };
-        if self.json { terminal::json(&self.to_json(&subject)?) } else { self.print(&subject) }
+        let tokenizer = self.tokenizer(&index)?;
+        for (number, direction) in self.directions.each().enumerate() {
+            let subject = Subject { index: &index, sae, direction, tokenizer: tokenizer.as_ref() };
+            match (self.json, self.directions.one()) {
+                (true, Some(_)) => terminal::json(&self.to_json(&subject)?)?,
+                (true, None) => terminal::json_line(&self.to_json(&subject)?)?,
+                _ => self.print(&subject, number)?,
+            }
+        }
+        Ok(())
     }
 
     fn choose_sae<'a>(&self, index: &'a Index) -> anyhow::Result<&'a SaeIndex> {
-        let Some(wanted) = &self.sae else { return Ok(index.sae(0)) };
+        let Some(wanted) = &self.sae else { return Ok(index.sae(index.saes().len() - 1)) };
         let number = wanted.parse::<usize>().ok().filter(|number| *number < index.saes().len());
         let named = |sae: &&SaeIndex| wanted.trim_end_matches('/').rsplit('/').next() == Some(sae.name());
         if let Some(sae) = number.map(|number| index.sae(number)).or_else(|| index.saes().iter().find(named)) {
@@ -105,85 +119,54 @@ impl Direction {
         }
     }
 
-    fn print(&self, subject: &Subject) -> anyhow::Result<()> {
+    fn print(&self, subject: &Subject, number: usize) -> anyhow::Result<()> {
         let meta = subject.index.meta();
-        let direction = subject.sae.direction(self.number);
+        let direction = subject.sae.direction(subject.direction);
         let mut out = stdout();
-        writeln!(out, "{}, direction {}, reads {}", subject.sae.name(), self.number, subject.sae.hook())?;
+        if number > 0 {
+            writeln!(out, "\n")?;
+        }
+        let head = format!("{}, direction {}, reads {}", subject.sae.name(), subject.direction, subject.sae.hook());
+        writeln!(out, "{}", paragraph(&head, 0))?;
         let (prompts, positions) = (thousands(meta.prompts as u64), thousands(meta.positions));
-        writeln!(out, "corpus {}: {prompts} prompts, {positions} positions\n", meta.identity.corpus.name)?;
+        let about = format!("corpus {}: {prompts} prompts, {positions} positions", meta.identity.corpus.name);
+        writeln!(out, "{}\n", paragraph(&about, 0))?;
         if direction.active == 0 {
             writeln!(out, "It fires nowhere in this corpus: it is dead.")?;
             return Ok(out.flush()?);
         }
-        writeln!(
-            out,
-            "maximum {:.2}, mean where it fires {:.2}\nfires at {} positions ({:.3} %), in {} prompts ({:.1} %)\n",
-            direction.maximum,
-            direction.mean,
+        let height = format!("maximum {:.2}, mean where it fires {:.2}", direction.maximum, direction.mean);
+        let often = format!(
+            "fires at {} positions ({:.3} %), in {} prompts ({:.1} %)",
             thousands(direction.active),
             100.0 * direction.density,
             thousands(direction.prompts),
             100.0 * direction.prompts as f64 / meta.prompts as f64,
-        )?;
-        writeln!(out, "Activations (bars on a logarithmic scale)")?;
-        write!(out, "{}", histogram(subject.sae.histogram(self.number), direction.maximum))?;
-        self.print_tokens(subject, &mut out)?;
+        );
+        writeln!(out, "{}\n{}\n", paragraph(&height, 0), paragraph(&often, 0))?;
+        writeln!(out, "{}", paragraph("Activations (bars on a logarithmic scale)", 0))?;
+        write!(out, "{}", histogram(subject.sae.histogram(subject.direction), direction.maximum))?;
+        subject.print_tokens(&mut out)?;
         for (title, examples) in subject.examples(self.examples)? {
             if examples.is_empty() {
                 continue;
             }
             writeln!(out, "\n{title}")?;
             for example in examples {
-                let text = subject.shaded(&example, self.around, direction.maximum)?;
-                writeln!(
-                    out,
-                    "  {:>6.2}  prompt {}, position {}",
-                    example.activation, example.prompt, example.position
-                )?;
-                writeln!(out, "          {text}")?;
+                let Example { activation, prompt, position } = example;
+                writeln!(out, "  {activation:>6.2}  prompt {prompt}, position {position}")?;
+                let indent = if width() < 60 { 4 } else { 10 };
+                let words = subject.words(&example, self.around, direction.maximum)?.into_iter();
+                writeln!(out, "{}", wrap(words, indent, width()))?;
             }
         }
         Ok(out.flush()?)
     }
 
-    fn print_tokens(&self, subject: &Subject, out: &mut impl Write) -> anyhow::Result<()> {
-        let options = subject.index.meta().identity.options;
-        writeln!(
-            out,
-            "\nTokens above {} × maximum (first {} positions of prompts left out)",
-            options.count_above, options.skip_first
-        )?;
-        let counts = subject.sae.token_counts(self.number)?;
-        if counts.is_empty() {
-            writeln!(out, "  none")?;
-            return Ok(());
-        }
-        let all = total(&counts);
-        let mut tokens = table(&["token", "count", "share", ""], 1);
-        if let Some(bars) = tokens.column_mut(3) {
-            bars.set_cell_alignment(comfy_table::CellAlignment::Left);
-        }
-        for &TokenCount { token, count } in counts.iter().take(TOKENS_SHOWN) {
-            let share = count as f64 / all as f64;
-            tokens.add_row([
-                format!("\"{}\"", subject.token(token)),
-                thousands(count),
-                format!("{:.1} %", 100.0 * share),
-                bar(share, BAR_WIDTH / 2),
-            ]);
-        }
-        writeln!(out, "{}", tokens.trim_fmt())?;
-        if counts.len() > TOKENS_SHOWN {
-            writeln!(out, "  and {} other tokens", thousands((counts.len() - TOKENS_SHOWN) as u64))?;
-        }
-        Ok(())
-    }
-
     fn to_json(&self, subject: &Subject) -> anyhow::Result<Value> {
         let meta = subject.index.meta();
-        let direction = subject.sae.direction(self.number);
-        let counts = subject.sae.token_counts(self.number)?;
+        let direction = subject.sae.direction(subject.direction);
+        let counts = subject.sae.token_counts(subject.direction)?;
         let all = total(&counts).max(1);
         let tokens = counts.iter().map(|&TokenCount { token, count }| {
             let text = subject.text(token);
@@ -204,7 +187,7 @@ impl Direction {
             "active": direction.active,
             "density": direction.density,
             "prompts": direction.prompts,
-            "histogram": subject.sae.histogram(self.number),
+            "histogram": subject.sae.histogram(subject.direction),
             "tokens": tokens.collect::<Vec<_>>(),
             "examples": { "top": top?, "upper": upper?, "middle": middle?, "lower": lower? },
         }))
@@ -223,16 +206,49 @@ impl Subject<'_> {
         ])
     }
 
-    /// An example's tokens around its strongest, shaded.
-    fn shaded(&self, example: &Example, around: usize, maximum: f32) -> anyhow::Result<String> {
+    /// The tokens it fires on most often.
+    fn print_tokens(&self, out: &mut impl Write) -> anyhow::Result<()> {
+        let options = self.index.meta().identity.options;
+        let title = format!(
+            "Tokens above {} × maximum (first {} positions of prompts left out)",
+            options.count_above, options.skip_first
+        );
+        writeln!(out, "\n{}", paragraph(&title, 0))?;
+        let counts = self.sae.token_counts(self.direction)?;
+        if counts.is_empty() {
+            writeln!(out, "  none")?;
+            return Ok(());
+        }
+        let all = total(&counts);
+        let mut tokens = Table::new(&["token", "count", "share"], 1);
+        for &TokenCount { token, count } in counts.iter().take(TOKENS_SHOWN) {
+            let share = count as f64 / all as f64;
+            tokens.row([format!("\"{}\"", self.token(token)), thousands(count), format!("{:.1} %", 100.0 * share)]);
+            tokens.bar(share);
+        }
+        writeln!(out, "{}", tokens.shown())?;
+        if counts.len() > TOKENS_SHOWN {
+            writeln!(out, "  and {} other tokens", thousands((counts.len() - TOKENS_SHOWN) as u64))?;
+        }
+        Ok(())
+    }
+
+    /// The words around an example's strongest token, shaded.
+    fn words(&self, example: &Example, around: usize, maximum: f32) -> anyhow::Result<Vec<(String, usize)>> {
         let tokens = self.index.prompt(example.prompt)?;
         let activations = self.sae.on_prompt(example.prompt, self.direction)?;
         let start = example.position.saturating_sub(around);
         let end = example.position.saturating_add(around.saturating_add(1)).min(tokens.len());
-        let texts: Vec<String> = tokens[start..end].iter().map(|&token| self.token(token)).collect();
-        let shaded = Shading::of_stdout().shaded(&texts, &activations[start..end], maximum);
-        let (before, after) = (if start > 0 { "…" } else { "" }, if end < tokens.len() { "…" } else { "" });
-        Ok(format!("{before}{shaded}{after}"))
+        let texts: Vec<String> =
+            tokens[start..end].iter().map(|&token| elided(&self.token(token), LONGEST_TOKEN)).collect();
+        let mut words = Shading::of_stdout().words(&texts, &activations[start..end], maximum);
+        if start > 0 {
+            words.insert(0, ("…".into(), 1));
+        }
+        if end < tokens.len() {
+            words.push(("…".into(), 1));
+        }
+        Ok(words)
     }
 
     fn example_json(&self, example: &Example) -> anyhow::Result<Value> {
@@ -249,12 +265,12 @@ impl Subject<'_> {
 
     /// A token as shown.
     fn token(&self, token: u32) -> String {
-        terminal::token(self.tokenizer.as_ref(), token)
+        terminal::token(self.tokenizer, token)
     }
 
     /// A token's text as it is.
     fn text(&self, token: u32) -> Option<String> {
-        self.tokenizer.as_ref().map(|tokenizer| tokenizer.token_text(token))
+        self.tokenizer.map(|tokenizer| tokenizer.token_text(token))
     }
 }
 
@@ -263,10 +279,11 @@ fn total(counts: &[TokenCount]) -> u64 {
 }
 
 fn histogram(counts: &[u64], maximum: f32) -> String {
+    let widest = BAR_WIDTH.min(width().saturating_sub(30));
     let highest = counts.iter().copied().max().unwrap_or(0).max(1);
     let width = maximum / counts.len() as f32;
     let line = |(i, &count): (usize, &u64)| {
-        let bar = bar((count as f64).ln_1p() / (highest as f64).ln_1p(), BAR_WIDTH);
+        let bar = bar((count as f64).ln_1p() / (highest as f64).ln_1p(), widest);
         let (from, to) = (width * i as f32, width * (i + 1) as f32);
         format!("  {from:>6.2} – {to:<6.2} {bar} {}\n", thousands(count))
     };

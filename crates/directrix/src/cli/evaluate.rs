@@ -3,9 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
 use clap::Args;
-use comfy_table::Table as Shown;
 use directrix::circuits::Table;
 use directrix::corpus::durable::Lock;
 use directrix::corpus::{self, Chunk};
@@ -16,7 +14,9 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::inputs::{CorpusArgs, Saes, SubjectArgs, note_cut};
-use super::terminal::{self, stdout, table, thousands};
+use super::layout::{Table as Shown, paragraph};
+use super::numbers::real;
+use super::terminal::{self, stdout, thousands};
 use super::watch::watch;
 
 const EXAMPLES: &str = "\
@@ -34,13 +34,17 @@ Examples:
 pub(crate) struct Evaluate {
     #[command(flatten)]
     subject: SubjectArgs,
+    /// SAE: a SAELens folder (cfg.json, sae_weights.safetensors); give it once for each SAE [default: all of the model,
+    /// tinystories-2l/sae-l0 and tinystories-2l/sae-l1]
+    #[arg(long, value_name = "FOLDER")]
+    sae: Vec<String>,
     #[command(flatten)]
     corpus: CorpusArgs,
     /// Call a direction dense that is active at more than this share of positions
-    #[arg(long, value_name = "SHARE", default_value_t = EvaluationOptions::default().dense_above)]
+    #[arg(long, value_name = "SHARE", default_value_t = EvaluationOptions::default().dense_above, value_parser = real::<f64>(0.0..=1.0))]
     dense_above: f64,
     /// Call a direction rare that is active at less than this share of positions
-    #[arg(long, value_name = "SHARE", default_value_t = EvaluationOptions::default().rare_below)]
+    #[arg(long, value_name = "SHARE", default_value_t = EvaluationOptions::default().rare_below, value_parser = real::<f64>(0.0..=1.0))]
     rare_below: f64,
     /// Also write tables (CSV, Parquet) and pictures (SVG) to this folder
     #[arg(long, value_name = "FOLDER")]
@@ -52,14 +56,12 @@ pub(crate) struct Evaluate {
 
 impl Evaluate {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        for (flag, share) in [("--dense-above", self.dense_above), ("--rare-below", self.rare_below)] {
-            if !(0.0..=1.0).contains(&share) {
-                bail!("{flag} {share}: give a share of positions, from 0 to 1");
-            }
-        }
         let watch = watch();
-        let _lock = self.out.as_deref().map(Lock::take).transpose()?;
-        let opened = self.subject.open(Saes::Some, self.corpus.wanted())?;
+        let lock = self.out.as_deref().map(Lock::take).transpose()?;
+        if let (Some(lock), Some(folder)) = (&lock, &self.out) {
+            lock.clean(folder)?;
+        }
+        let opened = self.subject.open(Saes::All(&self.sae), self.corpus.wanted())?;
         let Chunk { prompts, cut } = opened.prompts()?;
         let options = EvaluationOptions {
             dense_above: self.dense_above,
@@ -75,20 +77,25 @@ impl Evaluate {
         if let Some(folder) = &self.out {
             write(folder, &evaluations, &opened)?;
         }
-        if self.json { terminal::json(&json!({ "cut": cut, "saes": evaluations })) } else { self.print(&evaluations) }
+        if self.json {
+            return terminal::json(
+                &json!({ "model": opened.wanted.model, "corpus": opened.wanted.corpus, "cut": cut, "saes": evaluations }),
+            );
+        }
+        self.print(&evaluations)
     }
 
     fn print(&self, evaluations: &[Evaluation]) -> anyhow::Result<()> {
         let Some(first) = evaluations.first() else { return Ok(()) };
         let mut out = stdout();
-        writeln!(
-            out,
+        let about = format!(
             "{} prompts, {} positions; loss {:.4} nats (mean over the {} predicted tokens)",
             thousands(first.prompts as u64),
             thousands(first.positions),
             first.token_mean.clean,
             thousands(first.predicted_tokens),
-        )?;
+        );
+        writeln!(out, "{}", paragraph(&about, 0))?;
         let sections = [
             ("Reconstruction, over positions", reconstruction(evaluations)),
             ("Predictions with the site replaced at every position", predictions(evaluations)),
@@ -96,7 +103,7 @@ impl Evaluate {
             (&self.classes(), directions(evaluations)),
         ];
         for (caption, shown) in sections {
-            writeln!(out, "\n{caption}\n{}", shown.trim_fmt())?;
+            writeln!(out, "\n{}\n{}", paragraph(caption, 0), shown.shown())?;
         }
         Ok(out.flush()?)
     }
@@ -111,9 +118,9 @@ impl Evaluate {
 
 fn reconstruction(evaluations: &[Evaluation]) -> Shown {
     let header = ["SAE", "hook point", "L0", "MSE", "explained variance", "cosine", "norm ratio"];
-    let mut shown = table(&header, 2);
+    let mut shown = Shown::new(&header, 2);
     for e in evaluations {
-        shown.add_row([
+        shown.row([
             e.name.clone(),
             e.head.map_or_else(|| e.hook.to_string(), |head| format!("{} {head}", e.hook)),
             format!("{:.1}", e.l0),
@@ -128,13 +135,13 @@ fn reconstruction(evaluations: &[Evaluation]) -> Shown {
 
 fn predictions(evaluations: &[Evaluation]) -> Shown {
     let header = ["SAE", "loss recovered", "by prompt", "loss", "loss zeroed", "KL", "KL zeroed"];
-    let mut shown = table(&header, 1);
+    let mut shown = Shown::new(&header, 1);
     for e in evaluations {
         let recovered = |ratio: sae::statistics::Ratio| {
             let interval = ratio.half_width.is_finite().then(|| format!(" ± {:.4}", ratio.half_width));
             format!("{:.4}{}", ratio.value, interval.unwrap_or_default())
         };
-        shown.add_row([
+        shown.row([
             e.name.clone(),
             recovered(e.token_mean.recovered),
             recovered(e.prompt_mean.recovered),
@@ -150,10 +157,10 @@ fn predictions(evaluations: &[Evaluation]) -> Shown {
 fn by_position(evaluations: &[Evaluation]) -> Shown {
     let first = evaluations.iter().flat_map(|e| e.by_position.iter().map(|at| at.first.to_string()));
     let header: Vec<String> = ["SAE".into()].into_iter().chain(first.take(evaluations[0].by_position.len())).collect();
-    let mut shown = table(&header.iter().map(String::as_str).collect::<Vec<_>>(), 1);
+    let mut shown = Shown::new(&header.iter().map(String::as_str).collect::<Vec<_>>(), 1);
     for e in evaluations {
         let explained = e.by_position.iter().map(|at| format!("{:.3}", at.explained_variance));
-        shown.add_row([e.name.clone()].into_iter().chain(explained));
+        shown.row([e.name.clone()].into_iter().chain(explained));
     }
     shown
 }
@@ -161,7 +168,7 @@ fn by_position(evaluations: &[Evaluation]) -> Shown {
 fn directions(evaluations: &[Evaluation]) -> Shown {
     let header =
         ["SAE", "directions", "dead", "dense", "rare", "aligned", "shared", "one token", "enc·dec", "kurtosis"];
-    let mut shown = table(&header, 1);
+    let mut shown = Shown::new(&header, 1);
     for e in evaluations {
         let counts =
             [e.directions, e.dead, e.dense, e.rare, e.rare_aligned, e.rare_shared_prompts, e.rare_single_token]
@@ -170,7 +177,7 @@ fn directions(evaluations: &[Evaluation]) -> Shown {
             format!("{:.3}", e.encoder_decoder_cosine.mean),
             e.logit_kurtosis.map_or_else(String::new, |kurtosis| format!("{:.2}", kurtosis.mean)),
         ];
-        shown.add_row([e.name.clone()].into_iter().chain(counts).chain(weights));
+        shown.row([e.name.clone()].into_iter().chain(counts).chain(weights));
     }
     shown
 }

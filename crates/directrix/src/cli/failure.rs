@@ -1,20 +1,60 @@
 //! How a command ends: exit codes, messages, and faults of the program itself.
 
+use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Mutex;
 
-use super::terminal::remark;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use directrix::{corpus, sae};
+
+use super::terminal::{plain, remark};
 use super::watch;
 
 const FAILED: u8 = 1;
+const WRONG_USAGE: u8 = 2;
 /// What a shell gives for a command that ctrl-C ended.
 const STOPPED: u8 = 130;
 
 /// The latest panic: what it said and where. Readers of hostile files catch panics of the crates they use, so one is
 /// shown only when it reaches [`exit_code`].
 static PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+/// An option whose value cannot be, or does not go with the others.
+#[derive(Debug)]
+struct Usage(String);
+
+impl fmt::Display for Usage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// The error of an option whose value cannot be.
+pub(crate) fn usage(problem: impl Into<String>) -> anyhow::Error {
+    Usage(problem.into()).into()
+}
+
+/// Says what is wrong with the flags: of a value, in one sentence which flag it is of, what was given and what may be.
+pub(crate) fn wrong_usage(error: &clap::Error) -> ! {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let (flag, given) = (text(ContextKind::InvalidArg), text(ContextKind::InvalidValue));
+    match (error.kind(), flag, given, std::error::Error::source(error)) {
+        (ErrorKind::ValueValidation, Some(flag), Some(given), Some(instead)) => {
+            let flag = flag.split(' ').next().unwrap_or(flag);
+            let given = if given.is_empty() { "''".into() } else { plain(&given.escape_debug().to_string()) };
+            remark(&format!("error: {flag} {given}: {instead}"));
+            std::process::exit(i32::from(WRONG_USAGE))
+        }
+        _ => error.exit(),
+    }
+}
 
 /// Runs a command and shows what went wrong, if anything did.
 pub(crate) fn exit_code(command: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
@@ -38,7 +78,15 @@ pub(crate) fn exit_code(command: impl FnOnce() -> anyhow::Result<()>) -> ExitCod
         return ExitCode::from(STOPPED);
     }
     remark(&format!("error: {message}"));
-    ExitCode::from(FAILED)
+    ExitCode::from(if is_usage(&error) { WRONG_USAGE } else { FAILED })
+}
+
+/// Whether an option is at fault, not what was found when it was done.
+fn is_usage(error: &anyhow::Error) -> bool {
+    let of_training = error.downcast_ref::<sae::Error>();
+    error.is::<Usage>()
+        || matches!(error.downcast_ref(), Some(corpus::Error::Memory { .. }))
+        || matches!(of_training, Some(sae::Error::Recipe { .. } | sae::Error::Corpus(corpus::Error::Memory { .. })))
 }
 
 fn remember(panic: &PanicHookInfo<'_>) {

@@ -1,7 +1,6 @@
 //! `directrix generate`.
 
 use std::io::{self, Write};
-use std::num::NonZeroUsize;
 
 use anyhow::bail;
 use clap::Args;
@@ -11,6 +10,7 @@ use directrix::model::{Processing, Sampling};
 use serde_json::{Value, json};
 
 use super::inputs::{BosArgs, ModelArgs, ThreadArgs, note_model};
+use super::numbers::{MANY, real, whole};
 use super::terminal::{self, plain, stdout};
 
 const EXAMPLES: &str = "\
@@ -33,19 +33,19 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "TEXT", default_value = "")]
     prompt: String,
     /// Most tokens to draw
-    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = whole::<usize>(1..=MANY))]
     tokens: usize,
     /// Divide the logits by this; 0 takes the most likely token
-    #[arg(long, value_name = "T", default_value_t = 0.8)]
+    #[arg(long, value_name = "T", default_value_t = 0.8, value_parser = real::<f32>(0.0..=1000.0))]
     temperature: f32,
     /// Draw among this many most likely tokens only
-    #[arg(long, value_name = "N")]
-    top_k: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(1..))]
+    top_k: Option<usize>,
     /// Seed of the first text; each further one takes the next
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = whole::<u64>(..))]
     seed: u64,
     /// Texts to draw
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole::<u64>(1..=MANY))]
     count: u64,
     #[command(flatten)]
     bos: BosArgs,
@@ -58,9 +58,6 @@ pub(crate) struct Generate {
 
 impl Generate {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
-            bail!("--temperature {}: give a number from 0 on", self.temperature);
-        }
         self.threads.apply()?;
         // Processing leaves the predictions as they are.
         let (model, processing) = (self.model.model.clone(), Processing::none());
@@ -98,11 +95,8 @@ impl Generate {
         stop: Option<u32>,
         number: u64,
     ) -> anyhow::Result<Value> {
-        let sampling = Sampling {
-            temperature: self.temperature,
-            top_k: self.top_k.map(NonZeroUsize::get),
-            seed: self.seed.wrapping_add(number),
-        };
+        let sampling =
+            Sampling { temperature: self.temperature, top_k: self.top_k, seed: self.seed.wrapping_add(number) };
         let mut stream = Stream { prompt: &self.prompt, tokenizer, tokens: Vec::new(), shown: 0, written: Ok(()) };
         let mut drawn = opened.model.generate(prompt, self.tokens, stop, sampling, |token| {
             if !self.json && Some(token) != stop {

@@ -11,7 +11,9 @@ use directrix::lab::{Opened, OtherIndex};
 use serde_json::json;
 
 use super::inputs::{CorpusArgs, Saes, SubjectArgs, note_cut};
-use super::terminal::{self, note, stdout, table, thousands};
+use super::layout::{Table, paragraph};
+use super::numbers::{MANY, real, whole};
+use super::terminal::{self, note, stdout, thousands};
 use super::watch::watch;
 
 const EXAMPLES: &str = "\
@@ -30,16 +32,20 @@ Examples:
 pub(crate) struct Index {
     #[command(flatten)]
     subject: SubjectArgs,
+    /// SAE: a SAELens folder (cfg.json, sae_weights.safetensors); give it once for each SAE [default: all of the model,
+    /// tinystories-2l/sae-l0 and tinystories-2l/sae-l1]
+    #[arg(long, value_name = "FOLDER")]
+    sae: Vec<String>,
     #[command(flatten)]
     corpus: CorpusArgs,
     /// Folder to make; the work is done beside it, in FOLDER.partial
     #[arg(long, value_name = "FOLDER", default_value = "out/index")]
     out: PathBuf,
     /// Count tokens where an activation exceeds this share of its direction's maximum
-    #[arg(long, value_name = "SHARE", default_value_t = Options::default().count_above)]
+    #[arg(long, value_name = "SHARE", default_value_t = Options::default().count_above, value_parser = real::<f32>(0.0..1.0))]
     count_above: f32,
     /// Leave this many positions at the start of every prompt out of the token counts
-    #[arg(long, value_name = "N", default_value_t = Options::default().skip_first)]
+    #[arg(long, value_name = "N", default_value_t = Options::default().skip_first, value_parser = whole::<usize>(0..=MANY))]
     skip_first: usize,
     /// Let maxima include the last position of every prompt, which predicts nothing
     #[arg(long)]
@@ -51,12 +57,9 @@ pub(crate) struct Index {
 
 impl Index {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        if !(0.0..1.0).contains(&self.count_above) {
-            bail!("--count-above {}: give a share of the maximum, from 0 to below 1", self.count_above);
-        }
         let watch = watch();
         let complete = is_complete(&self.out)?;
-        let opened = self.subject.open(Saes::Some, self.corpus.wanted())?;
+        let opened = self.subject.open(Saes::All(&self.sae), self.corpus.wanted())?;
         let Index { count_above, skip_first, .. } = self;
         let options = Options { count_above, skip_first, skip_last: !self.include_last };
         let index = opened.index(&self.out, options, OtherIndex::Keep, &watch)?;
@@ -70,17 +73,17 @@ impl Index {
     fn print(&self, index: &index::Index, opened: &Opened) -> anyhow::Result<()> {
         let meta = index.meta();
         let mut out = stdout();
-        writeln!(
-            out,
+        let about = format!(
             "{}: {} prompts, {} positions of {}",
             self.out.display(),
             thousands(meta.prompts as u64),
             thousands(meta.positions),
             meta.identity.corpus.name,
-        )?;
-        let mut saes = table(&["SAE", "hook point", "directions", "dead", "active per position (L0)"], 2);
+        );
+        writeln!(out, "{}", paragraph(&about, 0))?;
+        let mut saes = Table::new(&["SAE", "hook point", "directions", "dead", "active per position (L0)"], 2);
         for sae in index.saes() {
-            saes.add_row([
+            saes.row([
                 sae.name().to_owned(),
                 sae.hook().to_string(),
                 thousands(sae.directions() as u64),
@@ -88,7 +91,7 @@ impl Index {
                 format!("{:.1}", sae.l0()),
             ]);
         }
-        writeln!(out, "{}", saes.trim_fmt())?;
+        writeln!(out, "{}", saes.shown())?;
         out.flush()?;
         note_cut(meta.cut, opened.model.config());
         Ok(())
@@ -107,6 +110,8 @@ impl Index {
         });
         terminal::json(&json!({
             "index": self.out,
+            "model": meta.identity.model.name,
+            "corpus": meta.identity.corpus.name,
             "already_complete": complete,
             "prompts": meta.prompts,
             "positions": meta.positions,

@@ -1,23 +1,24 @@
 //! Flags that several commands share, as typed and as meant.
 
-use std::num::NonZeroUsize;
+use std::io::{self, Read};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use directrix::corpus::{Chunk, Prompts};
+use directrix::corpus::{self, Chunk, Corpus, Prompts};
 use directrix::lab::{self, Opened, Wanted};
 use directrix::model::{Config, Processing};
 
+use super::numbers::{THREADS, whole};
 use super::terminal::{note, thousands};
 
-/// A model and SAEs on its activations.
+/// What stands for standard input.
+const STDIN: &str = "-";
+
+/// A model, whose activations SAEs read.
 #[derive(Args)]
 pub(crate) struct SubjectArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// SAE: a SAELens folder (cfg.json, sae_weights.safetensors); give it once for each SAE
-    #[arg(long, value_name = "FOLDER")]
-    sae: Vec<String>,
     #[command(flatten)]
     threads: ThreadArgs,
     #[command(flatten)]
@@ -64,7 +65,7 @@ pub(crate) struct CorpusArgs {
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct PromptSource {
-    /// Prompts: a .txt, .jsonl or .parquet file, read as a corpus is
+    /// Prompts: a .txt, .jsonl or .parquet file, read as a corpus is; `-` reads text or JSON lines from standard input
     #[arg(long, value_name = "FILE")]
     prompts: Option<String>,
     /// A prompt itself; give it once for each prompt
@@ -86,8 +87,8 @@ struct DocumentArgs {
     #[arg(long, value_name = "NAME")]
     column: Option<String>,
     /// Read only the first N documents
-    #[arg(long, value_name = "N")]
-    limit: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(1..))]
+    limit: Option<usize>,
     #[command(flatten)]
     bos: BosArgs,
 }
@@ -105,26 +106,26 @@ pub(crate) struct BosArgs {
 #[derive(Args)]
 pub(crate) struct ThreadArgs {
     /// Threads to use [default: one for each core]; results do not depend on it
-    #[arg(long, value_name = "N", display_order = 900)]
-    threads: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", display_order = 900, value_parser = whole::<usize>(1..=THREADS))]
+    threads: Option<usize>,
 }
 
-/// Which SAEs a command works on.
+/// Which SAEs a command works on, of those that are asked for.
 #[derive(Clone, Copy)]
-pub(crate) enum Saes {
-    /// Those asked for, if any.
-    Named,
-    /// Those asked for, or else the model's own.
-    Some,
-    /// The one asked for, or else the last of the model's own.
-    One,
-    /// The two asked for, or else the model's own, the earlier one first.
-    Two,
+pub(crate) enum Saes<'a> {
+    /// These, if any.
+    Named(&'a [String]),
+    /// These, or else the model's own.
+    All(&'a [String]),
+    /// This, or else the last of the model's own.
+    One(Option<&'a str>),
+    /// These two, or else the model's own, the earlier one first.
+    Two(&'a [String]),
 }
 
 impl SubjectArgs {
     /// Opens what the flags name; to be called before any work is done.
-    pub(crate) fn open(&self, saes: Saes, documents: Wanted) -> anyhow::Result<Opened> {
+    pub(crate) fn open(&self, saes: Saes<'_>, documents: Wanted) -> anyhow::Result<Opened> {
         self.threads.apply()?;
         let (model, processing) = (self.model.model.clone(), self.processing.meant());
         let opened = Wanted { model, processing, saes: self.saes(saes)?, ..documents }.open()?;
@@ -133,21 +134,31 @@ impl SubjectArgs {
     }
 
     fn saes(&self, wanted: Saes) -> anyhow::Result<Vec<String>> {
-        let named = self.sae.clone();
-        if let Saes::Named = wanted {
-            return Ok(named);
+        let given = match wanted {
+            Saes::Named(saes) | Saes::All(saes) | Saes::Two(saes) => saes.to_vec(),
+            Saes::One(sae) => sae.into_iter().map(String::from).collect(),
+        };
+        if !given.is_empty() || matches!(wanted, Saes::Named(_)) {
+            return two_or_any(wanted, given);
         }
-        let mut saes = if named.is_empty() { lab::saes_of(&self.model.model) } else { named };
-        let given = self.sae.len();
-        match (wanted, saes.len()) {
-            (_, 0) => bail!("no SAE given for the model `{}`; name one or more with --sae", self.model.model),
-            (Saes::One, _) if given > 1 => bail!("--sae is given {given} times; this works on one SAE"),
-            (Saes::One, last) => Ok(saes.split_off(last - 1)),
-            (Saes::Two, found) if found != 2 => {
-                bail!("this works on two SAEs, and --sae was given {found} times; name the earlier one by --sae first")
-            }
-            _ => Ok(saes),
+        let mut own = lab::saes_of(&self.model.model);
+        if own.is_empty() {
+            bail!("no SAE given for the model `{}`; name one or more with --sae", self.model.model);
         }
+        if let Saes::One(_) = wanted {
+            own.drain(..own.len() - 1);
+        }
+        two_or_any(wanted, own)
+    }
+}
+
+/// An error where two are wanted and there are not two.
+fn two_or_any(wanted: Saes, saes: Vec<String>) -> anyhow::Result<Vec<String>> {
+    match (wanted, saes.len()) {
+        (Saes::Two(_), found) if found != 2 => {
+            bail!("this works on two SAEs, and --sae was given {found} times; name the earlier one by --sae first")
+        }
+        _ => Ok(saes),
     }
 }
 
@@ -173,8 +184,7 @@ impl BosArgs {
 
 impl DocumentArgs {
     fn of(&self, corpus: String) -> Wanted {
-        let (column, limit) = (self.column.clone(), self.limit.map(NonZeroUsize::get));
-        Wanted { corpus, column, limit, bos: self.bos.meant(), ..Wanted::default() }
+        Wanted { corpus, column: self.column.clone(), limit: self.limit, bos: self.bos.meant(), ..Wanted::default() }
     }
 }
 
@@ -188,12 +198,14 @@ impl CorpusArgs {
 impl PromptArgs {
     /// The documents that are wanted.
     pub(crate) fn wanted(&self) -> Wanted {
-        self.documents.of(self.source.prompts.clone().unwrap_or_else(|| lab::CORPUS.into()))
+        let file = self.source.prompts.clone().filter(|file| file != STDIN);
+        self.documents.of(file.unwrap_or_else(|| lab::CORPUS.into()))
     }
 
     /// The prompts, held in memory.
     pub(crate) fn load(&self, opened: &Opened) -> anyhow::Result<Chunk> {
-        Ok(match &self.source.prompts {
+        Ok(match self.source.prompts.as_deref() {
+            Some(STDIN) => of_stdin(opened)?,
             Some(_) => opened.prompts()?,
             None => opened.prompts_of("--text", &self.source.text)?,
         })
@@ -214,7 +226,7 @@ impl ThreadArgs {
     /// To be called before any work is done.
     pub(crate) fn apply(&self) -> anyhow::Result<()> {
         if let Some(threads) = self.threads {
-            rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global().context("--threads")?;
+            rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("--threads")?;
         }
         Ok(())
     }
@@ -223,6 +235,17 @@ impl ThreadArgs {
 /// Says what is to be told of the model's files.
 pub(crate) fn note_model(opened: &Opened) {
     opened.model.notes().iter().for_each(|said| note(said));
+}
+
+/// The prompts of standard input: JSON lines if the first that stands there is an object, else text.
+fn of_stdin(opened: &Opened) -> anyhow::Result<Chunk> {
+    let mut bytes = Vec::new();
+    io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
+    let is_json = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    let name = if is_json { "stdin.jsonl" } else { "stdin.txt" };
+    let corpus = Corpus::in_memory(name, bytes, opened.wanted.column.as_deref())?;
+    let documents = corpus.documents()?.take(opened.wanted.limit.unwrap_or(usize::MAX));
+    Ok(corpus::join(corpus::prompts(name, documents, opened.tokenizer.as_ref(), opened.tokenising()))?)
 }
 
 /// Says that prompts were cut, if any were.

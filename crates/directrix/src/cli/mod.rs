@@ -1,28 +1,34 @@
 //! The command line: one module per command, and what commands share.
 //!
-//! A command is a struct of typed flags with a `run`. [`inputs`] gives flags their meaning, [`watch`] is for what takes
-//! long, [`terminal`] and [`results`] are for what is shown, [`tensor_file`] for what is written.
+//! A command is a struct of typed flags with a `run`. [`numbers`] have ranges, [`inputs`] gives flags their meaning, [`watch`] is for what takes
+//! long, [`terminal`], [`layout`] and [`results`] are for what is shown, [`tensor_file`] for what is written.
 
 mod ablate;
 mod attribute;
 mod capture;
 mod circuits;
 mod direction;
+mod directions;
 mod evaluate;
 mod failure;
 mod generate;
 mod index;
 mod inputs;
+mod layout;
+mod numbers;
 mod results;
+mod shell;
 mod study;
 mod tensor_file;
 mod terminal;
 mod train;
 mod watch;
 
+use std::any::TypeId;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Command as Definition, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// A workbench for the sparse directions inside a language model.
 #[derive(Parser)]
@@ -36,7 +42,7 @@ const EXAMPLES: &str = "\
 Examples:
   directrix demo                      run the shipped study; prints the path of its report
   directrix index                     index the shipped model, SAEs and stories in out/index
-  directrix direction 42              show what direction 42 of the first SAE fires on
+  directrix direction 42              show what direction 42 of the last SAE fires on
   directrix generate --prompt \"Once upon a time\"";
 
 #[derive(Subcommand)]
@@ -52,10 +58,33 @@ enum Command {
     Attribute(attribute::Attribute),
     Circuits(circuits::Circuits),
     Generate(generate::Generate),
+    Completions(shell::Completions),
+    Man(shell::Man),
+}
+
+/// All commands with their flags.
+fn definition() -> Definition {
+    with_negative_numbers(Cli::command())
+}
+
+/// A number may be below 0, and is then refused for that, not taken for a flag.
+fn with_negative_numbers(command: Definition) -> Definition {
+    let command = command.mut_subcommands(with_negative_numbers);
+    command.mut_args(|arg| {
+        let is = |id: TypeId| arg.get_value_parser().type_id() == id;
+        if !arg.get_action().takes_values() || is(TypeId::of::<String>()) || is(TypeId::of::<PathBuf>()) {
+            arg
+        } else if arg.is_positional() {
+            arg.allow_negative_numbers(true)
+        } else {
+            arg.allow_hyphen_values(true)
+        }
+    })
 }
 
 pub(crate) fn main() -> ExitCode {
-    let command = Cli::parse().command;
+    let parsed = definition().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let command = parsed.unwrap_or_else(|error| failure::wrong_usage(&error)).command;
     failure::exit_code(|| match command {
         Command::Demo(demo) => demo.run(),
         Command::Study(study) => study.run(),
@@ -68,5 +97,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Attribute(attribute) => attribute.run(),
         Command::Circuits(circuits) => circuits.run(),
         Command::Generate(generate) => generate.run(),
+        Command::Completions(completions) => completions.run(definition()),
+        Command::Man(man) => man.run(definition()),
     })
 }

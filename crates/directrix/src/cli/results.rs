@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use clap::Args;
 use directrix::circuits::{Cells, Claim, Estimate, Table};
 use directrix::corpus::durable::Lock;
+use directrix::lab::Opened;
 use directrix::study::write_table;
 use serde::Serialize;
 use serde_json::json;
 
-use super::terminal::{self, bar, one_line, stdout, table};
-
-const BAR_WIDTH: usize = 20;
+use super::layout::{Table as Shown, paragraph};
+use super::terminal::{self, one_line, stdout};
 
 #[derive(Args)]
 pub(crate) struct ResultArgs {
@@ -33,6 +33,8 @@ pub(crate) struct Found<'a, R> {
     pub(crate) rows: &'a [R],
     /// Column that bars are drawn of.
     pub(crate) bars: &'a str,
+    /// What stands in it where there is no value.
+    pub(crate) missing: &'a str,
     /// What holds over all rows.
     pub(crate) overall: Option<Claim>,
 }
@@ -40,60 +42,82 @@ pub(crate) struct Found<'a, R> {
 impl ResultArgs {
     /// The right to write the results; to be taken before the work.
     pub(crate) fn lock(&self) -> anyhow::Result<Option<Lock>> {
-        Ok(self.out.as_deref().map(Lock::take).transpose()?)
+        let Some(folder) = &self.out else { return Ok(None) };
+        let lock = Lock::take(folder)?;
+        lock.clean(folder)?;
+        Ok(Some(lock))
     }
 
-    pub(crate) fn show<R: Serialize>(&self, found: &Found<'_, R>) -> anyhow::Result<()> {
+    pub(crate) fn show<R: Serialize>(&self, found: &Found<'_, R>, opened: &Opened) -> anyhow::Result<()> {
         let rows = Table::from_rows(found.name, found.caption, found.rows);
         if let Some(folder) = &self.out {
             write_table(folder, &rows)?;
         }
         if self.json {
-            return terminal::json(&json!({ "caption": found.caption, "rows": found.rows, "overall": found.overall }));
+            let wanted = &opened.wanted;
+            return terminal::json(&json!({
+                "model": wanted.model,
+                "saes": wanted.saes,
+                "caption": found.caption,
+                "rows": found.rows,
+                "overall": found.overall,
+            }));
         }
         let mut out = stdout();
-        writeln!(out, "{}\n\n{}", found.caption, with_bars(&rows, found.bars))?;
+        let table = with_bars(&rows, found.bars, found.missing);
+        writeln!(out, "{}\n\n{}", paragraph(found.caption, 0), table.shown())?;
         if let Some(Claim { about, estimate, controls, .. }) = found.overall {
             let mean = |Estimate { n, mean, half_width, .. }| match n {
+                0 => "none".into(),
                 1 => format!("{mean:+.4}"),
                 _ => format!("{mean:+.4} ± {half_width:.4} (95 % interval)"),
             };
             let control = controls.rows.map_or_else(String::new, |rows| format!("; along random rows {}", mean(rows)));
             let name = about.measure.replace('_', " ");
-            writeln!(out, "\nmean {name} {}{control}, n = {}", mean(estimate), estimate.n)?;
+            let sentence = match estimate.n {
+                0 => format!(
+                    "no direction is active in any of the {}: nothing was ablated",
+                    about.over.split(' ').next().unwrap_or_default()
+                ),
+                n => format!("mean {name} {}{control}, n = {n} ({})", mean(estimate), about.over),
+            };
+            writeln!(out, "\n{}", paragraph(&sentence, 0))?;
         }
         Ok(out.flush()?)
     }
 }
 
-/// The table as text; bars are shares of the largest absolute value, `-` before those of negative ones.
-fn with_bars(rows: &Table, bars: &str) -> String {
-    let texts = rows.columns.iter().take_while(|column| matches!(column.cells, Cells::Text(_))).count();
-    let header: Vec<&str> = rows.columns.iter().map(|column| column.name.as_str()).chain([""]).collect();
-    let mut shown = table(&header, texts);
-    if let Some(column) = shown.column_mut(header.len() - 1) {
-        column.set_cell_alignment(comfy_table::CellAlignment::Left);
-    }
-    let values: Vec<f64> = rows
-        .columns
-        .iter()
-        .find_map(|column| match &column.cells {
-            Cells::Real(values) if column.name == bars => Some(values.clone()),
-            _ => None,
-        })
-        .unwrap_or_default();
+/// The table as text; bars are shares of the largest absolute value.
+fn with_bars(rows: &Table, bars: &str, missing: &str) -> Shown {
+    let header: Vec<&str> = rows.columns.iter().map(|column| column.name.as_str()).collect();
+    let place = |name: &str| header.iter().position(|found| *found == name);
+    let texts: Vec<bool> = rows.columns.iter().map(|column| matches!(column.cells, Cells::Text(_))).collect();
+    let kept: Vec<usize> = [Some(0), place(bars), place("answer"), place("component"), place("n"), place("half width")]
+        .into_iter()
+        .flatten()
+        .collect();
+    let mut shown = Shown::new(&header, 0).texts(|i| texts[i]).keep(&kept);
+    let values: Vec<f64> = match place(bars).map(|column| &rows.columns[column].cells) {
+        Some(Cells::Real(values)) => values.clone(),
+        _ => Vec::new(),
+    };
     let largest = values.iter().filter(|value| value.is_finite()).fold(0.0, |most: f64, value| most.max(value.abs()));
+    let whole =
+        |values: &[f64]| values.iter().all(|value| value.is_nan() || (value.fract() == 0.0 && value.abs() < 1e15));
     for row in 0..rows.len() {
-        let cells = rows.columns.iter().map(|column| match &column.cells {
+        shown.row(rows.columns.iter().map(|column| match &column.cells {
             Cells::Integer(values) => values[row].to_string(),
+            Cells::Real(values) if values[row].is_nan() && column.name == bars => missing.into(),
             Cells::Real(values) if values[row].is_nan() => String::new(),
+            // Counts and ranks that some rows do not have.
+            Cells::Real(values) if column.name.contains("rank") && whole(values) => format!("{}", values[row]),
             Cells::Real(values) => format!("{:.4}", values[row]),
             Cells::Text(values) => one_line(&values[row]),
-        });
-        let value = values.get(row).copied().unwrap_or(f64::NAN);
-        let length = bar(value.abs() / largest, BAR_WIDTH);
-        let sign = if value < 0.0 && !length.is_empty() { "-" } else { "" };
-        shown.add_row(cells.chain([format!("{sign}{length}")]));
+        }));
+        if largest > 0.0 {
+            let value = values.get(row).copied().filter(|value| value.is_finite());
+            shown.bar(value.unwrap_or(0.0) / largest);
+        }
     }
-    shown.trim_fmt()
+    shown
 }

@@ -1,12 +1,10 @@
-//! What is shown: numbers, tables, bars, shaded tokens, JSON.
+//! What is shown: numbers, bars, shaded tokens, JSON.
 
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
-use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 use directrix::corpus::{Tokenizer, token_text};
 use serde::Serialize;
-
-const TABLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
+use unicode_width::UnicodeWidthStr;
 
 /// Where results go.
 pub(crate) fn stdout() -> BufWriter<StdoutLock<'static>> {
@@ -20,6 +18,13 @@ pub(crate) fn json(result: &impl Serialize) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
+/// Writes one of several results for machines: a line.
+pub(crate) fn json_line(result: &impl Serialize) -> anyhow::Result<()> {
+    let mut out = stdout();
+    writeln!(out, "{}", serde_json::to_string(result)?)?;
+    Ok(out.flush()?)
+}
+
 /// A remark beside the results.
 pub(crate) fn note(text: &str) {
     remark(&format!("note: {text}"));
@@ -28,16 +33,6 @@ pub(crate) fn note(text: &str) {
 /// A line on stderr. Where nothing reads it, nothing is lost.
 pub(crate) fn remark(text: &str) {
     drop(writeln!(io::stderr(), "{text}"));
-}
-
-/// An empty table; columns from `numbers` on are aligned to the right.
-pub(crate) fn table(header: &[&str], numbers: usize) -> Table {
-    let mut table = Table::new();
-    table.load_style(TABLE).set_header(header);
-    for column in table.column_iter_mut().skip(numbers) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
 }
 
 /// `12,345,678`.
@@ -93,24 +88,52 @@ impl Shading {
         if wanted && io::stdout().is_terminal() { Shading::Colours } else { Shading::Marks }
     }
 
-    /// Tokens with their activations; `full` is the activation of the strongest shade.
-    pub(crate) fn shaded(self, tokens: &[String], activations: &[f32], full: f32) -> String {
+    /// The words that tokens are, each as shown with its activations and how wide it is; `full` is the activation of the
+    /// strongest shade. A word begins where a token begins with a space.
+    pub(crate) fn words(self, tokens: &[String], activations: &[f32], full: f32) -> Vec<(String, usize)> {
+        let starts = tokens.iter().enumerate().filter(|(i, token)| *i == 0 || token.starts_with(' ')).map(|(i, _)| i);
+        let starts: Vec<usize> = starts.chain([tokens.len()]).collect();
         let highest = activations.iter().copied().fold(0.0, f32::max);
+        let word = |range: std::ops::Range<usize>| {
+            let shaded = self.shaded(&tokens[range.clone()], &activations[range], full, highest);
+            let shown = shaded.trim_start_matches(' ').to_owned();
+            let wide = without_colours(&shown).width();
+            (shown, wide)
+        };
+        starts.windows(2).map(|ends| word(ends[0]..ends[1])).collect()
+    }
+
+    /// Tokens with their activations, of which `highest` is the highest shown and `full` has the strongest shade.
+    fn shaded(self, tokens: &[String], activations: &[f32], full: f32, highest: f32) -> String {
         let shade = |(token, &activation): (&String, &f32)| match self {
             _ if activation <= 0.0 => token.clone(),
             Shading::Colours => {
                 let share = (activation / full.max(f32::MIN_POSITIVE)).clamp(0.0, 1.0);
                 let [red, green, blue] = between([255.0, 243.0, 224.0], [255.0, 120.0, 0.0], share);
-                format!("\x1b[30;48;2;{red};{green};{blue}m{token}\x1b[0m")
+                let (space, word) = spaced(token);
+                format!("{space}\x1b[30;48;2;{red};{green};{blue}m{word}\x1b[0m")
             }
             Shading::Marks if activation >= 0.5 * highest => {
-                let word = token.trim_start_matches(' ');
-                format!("{}«{word}:{activation:.1}»", &token[..token.len() - word.len()])
+                let (space, word) = spaced(token);
+                format!("{space}«{word}:{activation:.1}»")
             }
             Shading::Marks => token.clone(),
         };
         tokens.iter().zip(activations).map(shade).collect()
     }
+}
+
+/// The spaces that a token begins with, and the rest; a token of spaces alone is not taken apart.
+fn spaced(token: &str) -> (&str, &str) {
+    let word = token.trim_start_matches(' ');
+    if word.is_empty() { ("", token) } else { token.split_at(token.len() - word.len()) }
+}
+
+/// A text without the escapes that colour it.
+fn without_colours(text: &str) -> String {
+    let mut parts = text.split('\x1b');
+    let first = parts.next().unwrap_or_default().to_owned();
+    first + &parts.filter_map(|part| part.split_once('m')).map(|(_, rest)| rest).collect::<String>()
 }
 
 fn between(from: [f32; 3], to: [f32; 3], share: f32) -> [u8; 3] {
@@ -144,9 +167,13 @@ mod tests {
     #[test]
     fn the_strongest_tokens_are_marked_or_every_active_one_coloured() {
         let tokens = ["a".into(), " b".into(), " c".into()];
-        assert_eq!(Shading::Marks.shaded(&tokens, &[0.0, 1.0, 4.0], 8.0), "a b «c:4.0»");
-        let coloured = Shading::Colours.shaded(&tokens, &[0.0, 1.0, 8.0], 8.0);
-        assert!(coloured.starts_with("a\x1b[30;48;2;255;"), "{coloured:?}");
-        assert!(coloured.contains("255;120;0m c\x1b[0m"), "{coloured:?}");
+        let text = |shading: Shading, activations: &[f32]| shading.words(&tokens, activations, 8.0);
+        let words =
+            |words: &[&str]| words.iter().map(|word| ((*word).to_owned(), word.chars().count())).collect::<Vec<_>>();
+        assert_eq!(text(Shading::Marks, &[0.0, 1.0, 4.0]), words(&["a", "b", "«c:4.0»"]));
+        let coloured = text(Shading::Colours, &[0.0, 1.0, 8.0]);
+        assert!(coloured[1].0.starts_with("\x1b[30;48;2;255;"), "{coloured:?}");
+        assert!(coloured[2].0.contains("255;120;0m") && coloured[2].0.ends_with("c\x1b[0m"), "{coloured:?}");
+        assert_eq!(coloured.iter().map(|(_, wide)| *wide).collect::<Vec<_>>(), [1, 1, 1]);
     }
 }

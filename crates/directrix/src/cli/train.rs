@@ -15,16 +15,23 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use toml::{Table, Value};
 
+use super::failure::usage;
 use super::inputs::{BosArgs, ProcessingArgs, ThreadArgs, note_model};
-use super::terminal::{self, note, remark, stdout, table, thousands};
+use super::layout::Table as Shown;
+use super::numbers::{count, real, whole};
+use super::terminal::{self, note, remark, stdout, thousands};
 use super::watch::watch;
 
 const EXAMPLES: &str = "\
 Examples:
-  directrix train --tokens 2M
-  directrix train --corpus stories.txt --site blocks.1.mlp.hook_post --objective combined_hoyer_sqrt \\
-      --coefficient 1e-4,1.5e-4 --tokens 50M --out saes/l1
-  directrix train --config train.toml --sweep 'objective=topk;batch_topk' --sweep 'k=16;32' --out saes/sweep";
+  directrix train --objective batch_topk --tokens 2M
+  directrix train --corpus stories.txt --site blocks.1.mlp.hook_post \\
+      --objective combined_hoyer_sqrt --coefficient 1e-4,1.5e-4 --tokens 50M --out saes/l1
+  directrix train --config train.toml --sweep 'objective=topk;batch_topk' \\
+      --sweep 'k=16;32' --out saes/sweep
+
+Of a flag given twice the last counts: with `--tokens 50k --buffer 16k` behind it, each of these is
+a first try of a minute.";
 
 /// Train sparse autoencoders.
 ///
@@ -90,65 +97,65 @@ struct RecipeArgs {
     #[arg(long, value_name = "HOOK")]
     site: Option<String>,
     /// The one head it reads, at hook points that have heads
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(..))]
     head: Option<usize>,
     /// Directions per input [default: 4]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = real::<f64>(..))]
     expansion: Option<f64>,
     /// l1, sqrt, pure_sqrt, hoyer_square, combined_hoyer_l1, combined_hoyer_sqrt, combined_hoyer_pure_sqrt, hoyer_d,
     /// hoyer_d_scaled_l1, topk, batch_topk, matryoshka, jumprelu or gated [default: combined_hoyer_sqrt]
     #[arg(long, value_name = "NAME")]
     objective: Option<String>,
     /// Coefficients of the objective's penalty, as many as it takes
-    #[arg(long, value_name = "C,…", value_delimiter = ',')]
+    #[arg(long, value_name = "C,…", value_delimiter = ',', value_parser = real::<f64>(..))]
     coefficient: Option<Vec<f64>>,
     /// Whether a penalty is a sum over the batch, as in the origin, or a mean over it: sum or mean [default: sum]
     #[arg(long, value_name = "HOW")]
     penalty_over: Option<String>,
     /// Active directions per position, of topk, batch_topk and matryoshka [default: 32]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(..))]
     k: Option<usize>,
     /// Prefixes of matryoshka in directions, the last all of them [default: 1/16, 1/8, 1/4, 1/2 and all]
-    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = whole::<usize>(..))]
     widths: Option<Vec<usize>>,
     /// Width of the kernel around the thresholds of jumprelu [default: 0.05]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = real::<f64>(..))]
     bandwidth: Option<f64>,
     /// First thresholds of jumprelu [default: 0.01]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = real::<f64>(..))]
     threshold: Option<f64>,
     /// Weight of the auxiliary loss for dead directions of topk, batch_topk and matryoshka [default: 1/32]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = real::<f64>(..))]
     aux_coefficient: Option<f64>,
     /// Dead directions the auxiliary loss may use per position [default: half the inputs]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(..))]
     aux_k: Option<usize>,
     /// Adjust the coefficients until so many directions are active per position
-    #[arg(long, value_name = "L0")]
+    #[arg(long, value_name = "L0", value_parser = real::<f64>(..))]
     target_l0: Option<f64>,
     /// Learning rate [default: 0.0003]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = real::<f64>(..))]
     learning_rate: Option<f64>,
     /// Adam's betas [default: 0.9,0.99]
-    #[arg(long, value_name = "B,B", value_delimiter = ',')]
+    #[arg(long, value_name = "B,B", value_delimiter = ',', value_parser = real::<f64>(..))]
     betas: Option<Vec<f64>>,
-    /// Steps over which the learning rate rises [default: 200]
-    #[arg(long, value_name = "STEPS")]
+    /// Steps over which the learning rate rises [default: 200, or the whole run if shorter]
+    #[arg(long, value_name = "STEPS", value_parser = whole::<u64>(..))]
     warm_up: Option<u64>,
     /// Steps at the end over which the learning rate falls to 0 [default: 0]
-    #[arg(long, value_name = "STEPS")]
+    #[arg(long, value_name = "STEPS", value_parser = whole::<u64>(..))]
     decay: Option<u64>,
     /// Steps over which the coefficients rise [default: 0]
-    #[arg(long, value_name = "STEPS")]
+    #[arg(long, value_name = "STEPS", value_parser = whole::<u64>(..))]
     coefficient_warm_up: Option<u64>,
     /// A direction is dead that fires at a smaller share of the positions [default: 0.00001]
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = real::<f64>(..))]
     dead_below: Option<f64>,
     /// Steps at which dead directions are resampled [default: none]
-    #[arg(long, value_name = "STEP,…", value_delimiter = ',')]
+    #[arg(long, value_name = "STEP,…", value_delimiter = ',', value_parser = whole::<u64>(..))]
     resample: Option<Vec<u64>>,
     /// Seed of the first weights [default: 47]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(..))]
     seed: Option<u64>,
     /// SAE to go on from instead of random weights
     #[arg(long, value_name = "FOLDER")]
@@ -163,10 +170,10 @@ struct FeedArgs {
     #[arg(long, value_name = "N", value_parser = count)]
     tokens: Option<u64>,
     /// Positions per step [default: 4096]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(..))]
     batch: Option<usize>,
     /// Positions per window, BOS included; cover what will be studied [default: 256, or the model's context if shorter]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(..))]
     context: Option<usize>,
     /// documents: each begins a window; packed: documents joined and cut, as in the origin [default: documents]
     #[arg(long, value_name = "HOW")]
@@ -175,42 +182,28 @@ struct FeedArgs {
     #[arg(long, value_name = "N", value_parser = count)]
     buffer: Option<u64>,
     /// Seed of the shuffling [default: 47]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(..))]
     shuffle_seed: Option<u64>,
     /// Steps between lines of metrics [default: 50]
-    #[arg(long, value_name = "STEPS")]
+    #[arg(long, value_name = "STEPS", value_parser = whole::<u64>(..))]
     log_every: Option<u64>,
     /// Steps between evaluations; 0 for none [default: 1000]
-    #[arg(long, value_name = "STEPS")]
+    #[arg(long, value_name = "STEPS", value_parser = whole::<u64>(..))]
     evaluate_every: Option<u64>,
     /// Prompts to evaluate on [default: 100]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(..))]
     evaluation_prompts: Option<usize>,
     /// Steps between checkpoints; 0 for none but when stopped [default: 1000]
-    #[arg(long, value_name = "STEPS")]
+    #[arg(long, value_name = "STEPS", value_parser = whole::<u64>(..))]
     checkpoint_every: Option<u64>,
-}
-
-/// A count, as `500000`, `500k` or `50M`.
-fn count(text: &str) -> Result<u64, String> {
-    let (digits, factor) = match text.strip_suffix(['k', 'K', 'M', 'B']) {
-        Some(digits) if text.ends_with('M') => (digits, 1e6),
-        Some(digits) if text.ends_with('B') => (digits, 1e9),
-        Some(digits) => (digits, 1e3),
-        None => (text, 1.0),
-    };
-    let number: f64 = digits.parse().map_err(|_| format!("`{text}` is not a number; give one like 500k or 50M"))?;
-    if number.is_finite() && number >= 0.0 && number * factor < 1e18 {
-        Ok((number * factor).round() as u64)
-    } else {
-        Err(format!("`{text}` is out of range"))
-    }
 }
 
 /// Options as meant: flags before the file, the file before defaults.
 struct Options {
     given: Given,
     feed: Feed,
+    /// Whether the windows' length was given; else the model's context may shorten it.
+    context_given: bool,
     recipes: Vec<(String, Recipe)>,
 }
 
@@ -224,7 +217,9 @@ impl Train {
         let opened = self.wanted(given).open()?;
         note_model(&opened);
         let model = &opened.model;
-        options.feed.context = options.feed.context.min(model.config().n_ctx);
+        if !options.context_given {
+            options.feed.context = options.feed.context.min(model.config().n_ctx);
+        }
         let out = given.out.clone().unwrap_or_else(|| "out/sae".into());
         check_folder(&out)?;
         // Windows cut documents, so that tokenising must not.
@@ -272,12 +267,12 @@ impl Train {
         })?;
         drop(watch);
         if self.json {
-            let latest = latest.iter().map(|(name, (_, metrics))| (out.join(name), metrics));
-            return terminal::json(
-                &latest.map(|(folder, metrics)| json!({ "sae": folder, "metrics": metrics })).collect::<Vec<_>>(),
-            );
+            let site = |name: &str| options.recipes.iter().find(|(of, _)| of == name).map(|(_, recipe)| &recipe.site);
+            let latest = latest.iter().map(|(name, (_, metrics))| (out.join(name), site(name), metrics));
+            let row = |(folder, site, metrics)| json!({ "sae": folder, "model": source.name, "site": site, "metrics": metrics });
+            return terminal::json(&latest.map(row).collect::<Vec<_>>());
         }
-        print(&out, &latest)
+        print(&out, &options.recipes, &latest)
     }
 
     fn wanted(&self, given: &Given) -> Wanted {
@@ -298,19 +293,21 @@ impl Train {
         };
         let mut sweep = match all.remove("sweep") {
             Some(Value::Table(sweep)) => sweep,
-            Some(_) => bail!("sweep: give a table of option names with a list of values for each"),
+            Some(_) => return Err(usage("sweep: give a table of option names with a list of values for each")),
             None => Table::new(),
         };
         for part in [Table::try_from(&self.given)?, Table::try_from(&self.recipe)?, Table::try_from(&self.feed)?] {
             all.extend(part);
         }
-        if let Some(Value::String(tokens)) = all.get("tokens") {
-            let tokens = count(tokens).map_err(|e| anyhow::anyhow!("tokens: {e}"))?;
-            all.insert("tokens".into(), Value::Integer(tokens as i64));
+        for name in ["tokens", "buffer"] {
+            if let Some(Value::String(given)) = all.get(name) {
+                let number = count(given).map_err(|instead| usage(format!("{name}: it is {given}; {instead}")))?;
+                all.insert(name.into(), Value::Integer(number as i64));
+            }
         }
         for text in &self.sweep {
             let (name, values) =
-                text.split_once('=').with_context(|| format!("--sweep {text}: give NAME=VALUE;VALUE"))?;
+                text.split_once('=').ok_or_else(|| usage(format!("--sweep {text}: give NAME=VALUE;VALUE")))?;
             sweep.insert(name.into(), Value::Array(values.split(';').map(|value| parse(name, value)).collect()));
         }
         let (feed_names, given_names) = (names(&Feed::default())?, GIVEN);
@@ -325,22 +322,30 @@ impl Train {
         }
         if let Some(name) = sweep.keys().find(|name| given_names.contains(&name.as_str()) || feed_names.contains(name))
         {
-            bail!("sweep: `{name}` is shared by all SAEs of a run; sweep an option of the SAE");
+            return Err(usage(format!("sweep: `{name}` is shared by all SAEs of a run; sweep an option of the SAE")));
         }
+        let context_given = feed.contains_key("context");
+        let feed = Feed::deserialize(Value::Table(feed)).map_err(bad_option)?;
         let mut recipes = Vec::new();
         for (name, values) in combinations(&sweep)? {
             let mut recipe = recipe.clone();
             recipe.extend(values);
-            recipes.push((name, Recipe::deserialize(Value::Table(recipe)).map_err(bad_option)?));
+            let warm_up_given = recipe.contains_key("warm-up");
+            let mut recipe = Recipe::deserialize(Value::Table(recipe)).map_err(bad_option)?;
+            if !warm_up_given {
+                recipe.warm_up = recipe.warm_up.min(feed.steps().saturating_sub(recipe.decay));
+            }
+            recipes.push((name, recipe));
         }
         let mut unique: Vec<_> = recipes.iter().map(|(name, _)| name).collect();
         unique.sort_unstable();
         if unique.windows(2).any(|pair| pair[0] == pair[1]) {
-            bail!("sweep: two of its SAEs would have the same folder; give each value once");
+            return Err(usage("sweep: two of its SAEs would have the same folder; give each value once"));
         }
         Ok(Options {
             given: Given::deserialize(Value::Table(given)).map_err(bad_option)?,
-            feed: Feed::deserialize(Value::Table(feed)).map_err(bad_option)?,
+            feed,
+            context_given,
             recipes,
         })
     }
@@ -354,7 +359,7 @@ fn names(of: &impl Serialize) -> anyhow::Result<Vec<String>> {
 }
 
 fn bad_option(error: toml::de::Error) -> anyhow::Error {
-    anyhow::anyhow!("options: {}", error.to_string().trim().replace('\n', " "))
+    usage(format!("options: {}", error.to_string().trim().replace('\n', " ")))
 }
 
 /// A swept option's value as typed in a flag: a list for options that are lists, else a number or a name.
@@ -371,7 +376,7 @@ fn combinations(sweep: &Table) -> anyhow::Result<Vec<(String, Table)>> {
     let mut all = vec![(String::new(), Table::new())];
     for (option, values) in sweep {
         let Some(values) = values.as_array().filter(|values| !values.is_empty()) else {
-            bail!("sweep: give a list of values for `{option}`");
+            return Err(usage(format!("sweep: give a list of values for `{option}`")));
         };
         let with = |(name, table): &(String, Table), value: &Value| {
             let text: String = value.to_string().chars().filter(|c| !matches!(c, '[' | ']' | '"' | ' ')).collect();
@@ -429,13 +434,16 @@ fn show(notice: Notice, latest: &mut Latest) {
     }
 }
 
-fn print(out: &Path, latest: &Latest) -> anyhow::Result<()> {
-    let mut saes = table(&["SAE", "directions", "dead", "L0", "explained variance", "loss recovered"], 1);
+fn print(out: &Path, recipes: &[(String, Recipe)], latest: &Latest) -> anyhow::Result<()> {
+    let header = ["SAE", "site", "directions", "dead", "L0", "explained variance", "loss recovered"];
+    let mut saes = Shown::new(&header, 2).keep(&[0, 4, 6, 5, 2]);
     for (name, (directions, metrics)) in latest {
         let or_batch =
             |evaluated: Option<f64>, batch: f64, digits: usize| format!("{:.digits$}", evaluated.unwrap_or(batch));
-        saes.add_row([
-            out.join(name).display().to_string().trim_end_matches('/').to_owned(),
+        let site = recipes.iter().find(|(of, _)| of == name).map(|(_, recipe)| recipe.site.clone());
+        saes.row([
+            folder_name(&out.join(name)),
+            site.unwrap_or_default(),
             thousands(*directions as u64),
             thousands(metrics.dead as u64),
             or_batch(metrics.evaluation_l0, metrics.mean.l0, 1),
@@ -444,22 +452,17 @@ fn print(out: &Path, latest: &Latest) -> anyhow::Result<()> {
         ]);
     }
     let mut stdout = stdout();
-    writeln!(stdout, "{}", saes.trim_fmt())?;
+    writeln!(stdout, "{}\n{}", out.display(), saes.shown())?;
     Ok(stdout.flush()?)
+}
+
+fn folder_name(folder: &Path) -> String {
+    folder.components().next_back().map_or_else(String::new, |name| name.as_os_str().to_string_lossy().into_owned())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{combinations, count, parse};
-
-    #[test]
-    fn counts_may_be_short() {
-        assert_eq!(
-            [count("500k"), count("1.5M"), count("2B"), count("7")],
-            [Ok(500_000), Ok(1_500_000), Ok(2_000_000_000), Ok(7)]
-        );
-        assert!(count("many").is_err() && count("-1").is_err() && count("nan").is_err());
-    }
+    use super::{combinations, parse};
 
     #[test]
     fn a_sweep_is_every_combination_each_with_a_folder() {

@@ -238,9 +238,11 @@ impl Recipe {
             check("betas", beta, 0.0..1.0)?;
         }
         check("dead-below", self.dead_below, (Bound::Excluded(0.0), Bound::Excluded(1.0)))?;
-        let within = |name, given: u64, what: &str| match given <= steps {
-            true => Ok(()),
-            false => Err(problem(name, format!("{given} {what}, and the run has {steps}; give fewer, or more tokens"))),
+        let within = |name, given: u64, what: &str| {
+            if given <= steps {
+                return Ok(());
+            }
+            Err(problem(name, format!("{given} {what}, and the run has {steps}; give fewer, or more tokens")))
         };
         within("warm-up", self.warm_up.saturating_add(self.decay), "steps of warm-up and decay")?;
         within("coefficient-warm-up", self.coefficient_warm_up, "steps")?;
