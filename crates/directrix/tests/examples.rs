@@ -74,7 +74,7 @@ fn runs(folder: &Path, line: &str) -> String {
 
 /// The examples of a help text, in which `\` goes on with the next line.
 fn of_help(help: &str) -> Vec<String> {
-    let examples = help.split("Examples:").nth(1).unwrap_or_default().replace("\\\n", " ");
+    let examples = help.split("Examples:").nth(1).unwrap_or_default().replace(" \\\n      ", " ");
     let lines = examples.lines().map(str::trim).filter(|line| line.starts_with("directrix "));
     lines.map(|line| line.split("    ").next().unwrap().to_owned()).collect()
 }
