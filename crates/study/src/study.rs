@@ -91,6 +91,18 @@ impl Study {
             let problem = format!("`split` is {}; give a share from 0 to below 1", study.split);
             return Err(Error::Study { name: name.into(), problem });
         }
+        let out_of_range = |problem| Error::Study { name: name.into(), problem };
+        for (key, number) in [("limit", study.limit), ("top_directions", Some(study.top_directions))] {
+            if number == Some(0) {
+                return Err(out_of_range(format!("`{key}` is 0; give a whole number from 1 on")));
+            }
+        }
+        if study.behaviour.limit == Some(0) {
+            return Err(out_of_range("`limit` of [behaviour] is 0; give a whole number from 1 on".into()));
+        }
+        for section in &study.sections {
+            section.check_ranges().map_err(|found| out_of_range(format!("section `{}`: {found}", section.kind())))?;
+        }
         Ok(study)
     }
 
@@ -125,6 +137,22 @@ mod tests {
             let text = format!("{}\n[[section]]\n{text}", Study::CLOSING_QUOTE);
             Study::parse(&text, "s.toml").unwrap_err().to_string()
         };
+        for (text, said) in [
+            (
+                "kind = \"single_ablations\"\nprompts = 0",
+                "section `single_ablations`: `prompts` is 0; give a number from 1 on",
+            ),
+            ("kind = \"single_ablations\"\nactive_above = nan", "`active_above` is NaN"),
+            ("kind = \"more_ablations\"\nshare_of_maximum = 1.5", "give a number from 0 to below 1"),
+            ("kind = \"coactivation\"\nactive_above = inf", "`active_above` is inf"),
+        ] {
+            assert!(section(text).contains(said), "{}", section(text));
+        }
+        for key in ["limit", "top_directions"] {
+            let shipped = Study::CLOSING_QUOTE.replace("top_directions = 5", "");
+            let message = Study::parse(&format!("{key} = 0\n{shipped}"), "s.toml").unwrap_err().to_string();
+            assert!(message.contains(&format!("`{key}` is 0; give a whole number")), "{message}");
+        }
         let line = format!("line {}", Study::CLOSING_QUOTE.lines().count() + 2);
         for (text, said) in [
             ("kind = \"nonsense\"", ["`nonsense`", "`tokens`"]),

@@ -168,6 +168,17 @@ fn what_a_study_names_wrongly_is_refused_before_the_long_work() {
     study.behaviour.contains = "quantum".into();
     let found = message(study);
     assert!(found.contains("none of 50 documents contains \"quantum\""), "{found}");
+    for (text, said) in [
+        (
+            "kind = \"active\"\noptions = { share_of_prompts = -0.1 }",
+            "`share_of_prompts` is -0.1; give a number from 0 to 1",
+        ),
+        ("kind = \"active\"\noptions = { top = 0 }", "`top` is 0; give a number from 1 on"),
+        ("kind = \"cooccurrence\"\noptions = { above = inf }", "`above` is inf; give a number from 0 on"),
+    ] {
+        let found = message(Study { sections: vec![toml::from_str(text).unwrap()], ..base() });
+        assert!(found.contains(said), "{found}");
+    }
     let one = Study { saes: vec!["tinystories-2l/sae-l1".into()], sections: vec![], ..base() };
     let text = "kind = \"cosine\"";
     let section = toml::from_str(text).unwrap();

@@ -1,8 +1,10 @@
 //! The directions active before the answer.
 
 use directrix_circuits::{ActiveOptions, Interval};
+use directrix_lab::Opened;
+use directrix_sae::Sae;
 
-use super::{Body, SectionKind, count, figure, percent, table, within};
+use super::{Body, SectionKind, check_range, count, figure, percent, table, within};
 use crate::findings::Findings;
 use crate::{Result, Shape};
 
@@ -10,7 +12,7 @@ options! {
     /// Directions active before the answer.
     Active {
         /// Prompts looked at.
-        prompts: usize = 1000,
+        prompts: usize = 1000 => 1.0..,
         /// Thresholds.
         options: ActiveOptions = ActiveOptions::default(),
     }
@@ -19,6 +21,12 @@ options! {
 impl SectionKind for Active {
     const KIND: &str = "active";
     const TITLE: &str = "Directions active before the answer";
+
+    fn check(&self, _opened: &Opened, _sae: &Sae) -> Result<(), String> {
+        check_range("share_of_maximum", self.options.share_of_maximum as f64, 0.0..1.0)?;
+        check_range("share_of_prompts", self.options.share_of_prompts, 0.0..=1.0)?;
+        check_range("top", self.options.top as f64, 1.0..)
+    }
 
     fn make(&self, found: &Findings) -> Result<Body> {
         let sae = found.sae();

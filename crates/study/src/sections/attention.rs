@@ -22,13 +22,13 @@ options! {
         /// Head; the one with the largest logit attribution if not said.
         head: Option<usize> = None,
         /// The first behaviour prompt of at most this many positions is shown.
-        positions: usize = 100,
+        positions: usize = 100 => 2.0..,
         /// Positions before the answer shown as a matrix.
-        last: usize = 30,
+        last: usize = 30 => 2.0..,
         /// Prompts of the mean.
-        prompts: usize = 200,
+        prompts: usize = 200 => 1.0..,
         /// Bars.
-        bars: usize = 20,
+        bars: usize = 20 => 1.0..,
     }
 }
 

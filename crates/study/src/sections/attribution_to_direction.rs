@@ -13,9 +13,9 @@ options! {
     /// Attribution to the top directions (DFA).
     AttributionToDirection {
         /// Prompts per direction.
-        prompts: usize = 100,
+        prompts: usize = 100 => 1.0..,
         /// Prompts of the corpus over which the mean of inactive neurons is taken.
-        mean_prompts: usize = 100,
+        mean_prompts: usize = 100 => 1.0..,
         /// Also draw lines over the components in the order of the model, as the notebook did.
         lines: bool = false,
     }

@@ -12,7 +12,7 @@ options! {
     /// Prompts that show the behaviour.
     Behaviour {
         /// Prompts shown.
-        examples: usize = 3,
+        examples: usize = 3 => 1.0..,
     }
 }
 

@@ -11,7 +11,7 @@ options! {
     /// Whether the top directions are active together.
     Coactivation {
         /// A direction is active on a prompt above this.
-        active_above: f32 = 0.1,
+        active_above: f32 = 0.1 => 0.0..,
     }
 }
 

@@ -8,7 +8,7 @@ use directrix_lab::Opened;
 use directrix_sae::Sae;
 use serde::Serialize;
 
-use super::{Body, SectionKind, check_order, control_bands, count, figure, table};
+use super::{Body, SectionKind, check_order, check_range, control_bands, count, figure, table};
 use crate::findings::Findings;
 use crate::{Result, Shape};
 
@@ -16,13 +16,13 @@ options! {
     /// Pairs of directions by ablation at one position.
     Cooccurrence {
         /// Prompts of the corpus whose positions are looked at.
-        prompts: usize = 20,
+        prompts: usize = 20 => 1.0..,
         /// Position and activation thresholds.
         options: CooccurrenceOptions = CooccurrenceOptions::default(),
         /// Also look at the last position of this text.
         text: Option<String> = None,
         /// Pairs drawn, and pairs at either end that get controls.
-        top: usize = 15,
+        top: usize = 15 => 1.0..,
     }
 }
 
@@ -33,6 +33,7 @@ impl SectionKind for Cooccurrence {
     const SAES: usize = 2;
 
     fn check(&self, opened: &Opened, _sae: &Sae) -> Result<(), String> {
+        check_range("above", self.options.above as f64, 0.0..)?;
         check_order(opened)
     }
 

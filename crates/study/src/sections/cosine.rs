@@ -12,9 +12,9 @@ options! {
     /// Pairs of directions by cosine.
     Cosine {
         /// Pairs.
-        pairs: usize = 10,
+        pairs: usize = 10 => 1.0..,
         /// Prompts per pair.
-        prompts: usize = 100,
+        prompts: usize = 100 => 1.0..,
         /// Leave out pairs above the diagonal, as the origin did.
         lower_triangle: bool = false,
     }

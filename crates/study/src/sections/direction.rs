@@ -19,19 +19,19 @@ options! {
         /// The direction; the one with the largest single effect if not said.
         direction: Option<usize> = None,
         /// Prompts for the boosts.
-        prompts: usize = 100,
+        prompts: usize = 100 => 1.0..,
         /// Examples.
-        examples: usize = 5,
+        examples: usize = 5 => 1.0..,
         /// Tokens listed by prompts.
-        tokens: usize = 15,
+        tokens: usize = 15 => 1.0..,
         /// Tokens listed by weights.
-        weight_tokens: usize = 25,
+        weight_tokens: usize = 25 => 1.0..,
         /// Tokens less likely than this mean log-probability are ignored.
-        log_prob_above: f64 = -9.0,
+        log_prob_above: f64 = -9.0 => ..=0.0,
         /// Tokens that occur at most this often are ignored.
         min_count: u64 = 100,
         /// A direction is active on a prompt above this.
-        active_above: f32 = 0.1,
+        active_above: f32 = 0.1 => 0.0..,
     }
 }
 

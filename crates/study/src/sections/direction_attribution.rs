@@ -12,9 +12,9 @@ options! {
     /// Directions by their weights' attribution to the answer.
     DirectionAttribution {
         /// Directions listed.
-        top: usize = 5,
+        top: usize = 5 => 1.0..,
         /// Directions drawn have a mean activation above this.
-        active_above: f64 = 0.05,
+        active_above: f64 = 0.05 => 0.0..,
     }
 }
 

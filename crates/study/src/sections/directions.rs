@@ -10,15 +10,15 @@ options! {
     /// The browser of directions.
     Directions {
         /// Prompts with the highest activations.
-        examples: usize = 20,
+        examples: usize = 20 => 1.0..,
         /// Prompts of each third of the range.
         spread: usize = 3,
         /// Tokens raised most and lowered most, each.
-        tokens: usize = 10,
+        tokens: usize = 10 => 1.0..,
         /// Tokens that occur at most this often are ignored.
         min_count: u64 = 100,
         /// The browser is at most this large; there are fewer examples if need be.
-        megabytes: f64 = 8.0,
+        megabytes: f64 = 8.0 => 0.1..,
     }
 }
 

@@ -14,9 +14,9 @@ options! {
     /// Ablation of the top directions together.
     JointAblation {
         /// Prompts; on all of them the whole site is mean-ablated, too.
-        prompts: usize = 200,
+        prompts: usize = 200 => 1.0..,
         /// Prompts of the corpus over which the site's mean is taken.
-        mean_prompts: usize = 10,
+        mean_prompts: usize = 10 => 1.0..,
     }
 }
 

@@ -11,7 +11,7 @@ options! {
     /// How much of the loss the SAE recovers.
     LossRecovered {
         /// Prompts of the corpus over which the site's mean is taken.
-        mean_prompts: usize = 20,
+        mean_prompts: usize = 20 => 1.0..,
     }
 }
 

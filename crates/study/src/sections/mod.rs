@@ -2,10 +2,10 @@
 //!
 //! A new one is a file here, its `mod` and its line in the list.
 
-/// Defines the options of a section: a struct with defaults, of which a file may name any.
+/// Defines the options of a section: a struct with defaults, of which a file may name any, and the ranges of its numbers.
 macro_rules! options {
     ($(#[$meta:meta])* $name:ident {
-        $($(#[$field_meta:meta])* $field:ident: $type:ty = $default:expr,)*
+        $($(#[$field_meta:meta])* $field:ident: $type:ty = $default:expr $(=> $range:expr)?,)*
     }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -15,6 +15,13 @@ macro_rules! options {
         impl Default for $name {
             fn default() -> Self {
                 $name { $($field: $default,)* }
+            }
+        }
+
+        impl super::Ranges for $name {
+            fn check_ranges(&self) -> Result<(), String> {
+                $($(super::check_range(stringify!($field), self.$field as f64, $range)?;)?)*
+                Ok(())
             }
         }
     };
@@ -39,7 +46,10 @@ mod single_ablations;
 mod tokens;
 mod top_tokens;
 
+use std::ops::RangeBounds;
+
 use directrix_circuits::{Claim, Component, Estimate, Interval, Table};
+use directrix_corpus::in_range;
 use directrix_kernels::Matrix;
 use directrix_lab::Opened;
 use directrix_sae::Sae;
@@ -95,6 +105,11 @@ macro_rules! sections {
                 Ok(Section { name: self.kind().replace('_', "-"), title: self.title().into(), prose, blocks })
             }
 
+            /// Whether every number of the options lies in its range; else which does not, and what to give.
+            pub(crate) fn check_ranges(&self) -> Result<(), String> {
+                match self { $(Analysis::$section(options) => options.check_ranges()),* }
+            }
+
             fn read(kind: &str, options: toml::Table) -> Option<Result<Analysis, toml::de::Error>> {
                 match kind {
                     $($section::KIND => Some(options.try_into().map(Analysis::$section)),)*
@@ -135,8 +150,19 @@ sections! {
     directions::Directions,
 }
 
+/// What numbers a section's options may have.
+trait Ranges {
+    /// Whether every number lies in its range; else which does not, and what to give.
+    fn check_ranges(&self) -> Result<(), String>;
+}
+
+fn check_range(name: &str, number: f64, range: impl RangeBounds<f64>) -> Result<(), String> {
+    let number_or_none = if number.is_infinite() { f64::NAN } else { number };
+    in_range(number_or_none, range).map_err(|give| format!("`{name}` is {number}; {give}"))
+}
+
 /// A kind of section; a value of it is the options.
-trait SectionKind: Default + Serialize + DeserializeOwned {
+trait SectionKind: Ranges + Default + Serialize + DeserializeOwned {
     /// What `kind` says in a study file; with `-` for `_`, the section's anchor in the report.
     const KIND: &str;
     /// The headline.

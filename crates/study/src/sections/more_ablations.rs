@@ -17,13 +17,13 @@ options! {
         /// The direction; the one with the largest single effect if not said.
         direction: Option<usize> = None,
         /// Prompts with the highest activation.
-        prompts: usize = 100,
+        prompts: usize = 100 => 1.0..,
         /// Prompts with the largest loss increase shown.
-        examples: usize = 10,
+        examples: usize = 10 => 1.0..,
         /// A direction is active on a prompt above this.
-        active_above: f32 = 0.1,
+        active_above: f32 = 0.1 => 0.0..,
         /// One position at a time: those above this share of the maximum.
-        share_of_maximum: f32 = 0.1,
+        share_of_maximum: f32 = 0.1 => 0.0..1.0,
     }
 }
 

@@ -12,7 +12,7 @@ options! {
     /// What the SAE leaves out of the MLP's write.
     Remainder {
         /// Prompts.
-        prompts: usize = 200,
+        prompts: usize = 200 => 1.0..,
     }
 }
 

@@ -16,9 +16,9 @@ options! {
     /// Ablation of each active direction.
     SingleAblations {
         /// Prompts per direction.
-        prompts: usize = 200,
+        prompts: usize = 200 => 1.0..,
         /// A direction is active on a prompt above this.
-        active_above: f32 = 0.1,
+        active_above: f32 = 0.1 => 0.0..,
     }
 }
 

@@ -11,7 +11,7 @@ options! {
     /// Top token of each direction.
     TopTokens {
         /// List directions whose top token has less than this share.
-        share_below: f64 = 0.2,
+        share_below: f64 = 0.2 => 0.0..=1.0,
     }
 }
 
