@@ -261,6 +261,8 @@ fn index(inputs: &Inputs, loaded: &Loaded, stories: &Prompts, folder: &Path, tab
             count_above: inputs.tables.share,
             skip_first: inputs.tables.first_position,
             skip_last: true,
+            as_notebook: true,
+            ..Options::default()
         },
     };
     let chunk = Ok(Chunk { prompts: stories.clone(), cut: 0 });

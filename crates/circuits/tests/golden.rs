@@ -302,7 +302,7 @@ fn pair_effects_agree() {
             bos: false,
             column: None,
             limit: None,
-            options: Options::default(),
+            options: Options { as_notebook: true, ..Options::default() },
         };
         let chunks = std::iter::once(Ok(Chunk { prompts: f.prompts.clone(), cut: 0 }));
         let nobody = Watch::nobody();

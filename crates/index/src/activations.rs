@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::Options;
+use crate::identity::For;
 
 /// Bins of a direction's histogram, equal parts of 0 to its maximum.
 pub(crate) const BINS: usize = 20;
@@ -53,12 +54,21 @@ impl<'a> Activations<'a> {
 }
 
 impl InPrompt<'_> {
-    /// The highest activation and where it is, counted from the prompt's first position; the first of several.
-    pub(crate) fn highest(&self, skip_last: bool) -> Option<Example> {
-        let end = self.end - u32::from(skip_last);
-        let counted = self.positions.iter().zip(self.values).take_while(|(position, _)| **position < end);
+    /// The places in the prompt that count for something, with the activations there. `tokens` are the prompt's, or none
+    /// where none is excluded.
+    fn counted(&self, options: &Options, what: For, tokens: &[u32]) -> impl Iterator<Item = (usize, f32)> {
+        let (start, length) = (self.start, (self.end - self.start) as usize);
+        let places = self.positions.iter().map(move |position| (*position - start) as usize);
+        places
+            .zip(self.values.iter().copied())
+            .filter(move |(place, _)| options.counts(what, *place, length, tokens.get(*place).copied()))
+    }
+
+    /// The highest activation that counts and where it is, counted from the prompt's first position; the first of several.
+    pub(crate) fn highest(&self, options: &Options, tokens: &[u32]) -> Option<Example> {
+        let counted = self.counted(options, For::Maximum, tokens);
         let (position, activation) = counted.reduce(|best, next| if next.1 > best.1 { next } else { best })?;
-        Some(Example { prompt: self.prompt, position: (position - self.start) as usize, activation: *activation })
+        Some(Example { prompt: self.prompt, position, activation })
     }
 }
 
@@ -87,14 +97,18 @@ pub struct TokenCount {
     pub count: u64,
 }
 
-/// What is computed from one direction's activations.
+/// What is computed from one direction's activations at the positions that count.
 #[derive(Debug)]
 pub(crate) struct Summary {
     pub(crate) maximum: f32,
     /// Where it is, counted over the corpus.
     pub(crate) maximum_position: u64,
+    /// Positions at which it fires.
+    pub(crate) active: u64,
     pub(crate) prompts: u64,
     pub(crate) sum: f64,
+    /// The highest activation at the first position of a prompt, whether that counts or not.
+    pub(crate) at_first: f32,
     pub(crate) histogram: [u64; BINS],
     /// Ascending by token.
     pub(crate) tokens: Vec<TokenCount>,
@@ -102,37 +116,46 @@ pub(crate) struct Summary {
 
 impl Summary {
     /// Of a direction's activations in all shards; `tokens` are each shard's.
-    pub(crate) fn of(shards: &[Activations], tokens: &[&[u32]], options: Options) -> Summary {
-        let (mut maximum, mut maximum_position, mut prompts) = (0.0_f32, 0, 0);
-        for shard in shards {
+    pub(crate) fn of(shards: &[Activations], tokens: &[&[u32]], options: &Options) -> Summary {
+        let of_prompt = |prompt: &InPrompt, shard: usize| &tokens[shard][prompt.start as usize..prompt.end as usize];
+        let (mut maximum, mut maximum_position, mut at_first) = (0.0_f32, 0, 0.0_f32);
+        let (mut active, mut prompts, mut sum) = (0, 0, 0.0);
+        for (number, shard) in shards.iter().enumerate() {
             for prompt in shard.by_prompt() {
-                prompts += 1;
-                let Some(example) = prompt.highest(options.skip_last) else { continue };
+                if prompt.positions.first() == Some(&prompt.start) {
+                    at_first = at_first.max(prompt.values[0]);
+                }
+                let tokens = of_prompt(&prompt, number);
+                let before = active;
+                for (_, value) in prompt.counted(options, For::Rest, tokens) {
+                    active += 1;
+                    sum += f64::from(value);
+                }
+                prompts += u64::from(active > before);
+                let Some(example) = prompt.highest(options, tokens) else { continue };
                 if example.activation > maximum {
                     maximum = example.activation;
                     maximum_position = shard.first_position + u64::from(prompt.start) + example.position as u64;
                 }
             }
         }
-        let mut histogram = [0; BINS];
-        for &value in shards.iter().flat_map(|shard| shard.values) {
-            let bin = if maximum > 0.0 { (value / maximum * BINS as f32) as usize } else { BINS };
-            histogram[bin.min(BINS - 1)] += 1;
-        }
         let threshold = options.count_above * maximum;
+        let mut histogram = [0; BINS];
         let mut counted = Vec::new();
-        for (shard, tokens) in shards.iter().zip(tokens) {
-            for InPrompt { start, positions, values, .. } in shard.by_prompt() {
-                let above = positions.iter().zip(values).filter(|(position, value)| {
-                    **value > threshold && (**position - start) as usize >= options.skip_first
-                });
-                counted.extend(above.map(|(position, _)| tokens[*position as usize]));
+        for (number, shard) in shards.iter().enumerate() {
+            for prompt in shard.by_prompt() {
+                let tokens = of_prompt(&prompt, number);
+                for (_, value) in prompt.counted(options, For::Rest, tokens) {
+                    let bin = if maximum > 0.0 { (value / maximum * BINS as f32) as usize } else { BINS };
+                    histogram[bin.min(BINS - 1)] += 1;
+                }
+                let above = prompt.counted(options, For::Tokens, tokens).filter(|(_, value)| *value > threshold);
+                counted.extend(above.map(|(place, _)| tokens[place]));
             }
         }
         counted.sort_unstable();
         let tokens =
             counted.chunk_by(|a, b| a == b).map(|same| TokenCount { token: same[0], count: same.len() as u64 });
-        let sum = shards.iter().flat_map(|shard| shard.values).map(|value| f64::from(*value)).sum();
-        Summary { maximum, maximum_position, prompts, sum, histogram, tokens: tokens.collect() }
+        Summary { maximum, maximum_position, active, prompts, sum, at_first, histogram, tokens: tokens.collect() }
     }
 }

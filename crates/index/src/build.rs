@@ -338,16 +338,17 @@ impl<'a> Pass<'a> {
         let vocabulary = model.config().d_vocab;
         let mut contents = Contents {
             format: FORMAT,
-            meta: Meta { identity: identity.clone(), prompts, positions, cut, vocabulary },
+            meta: Meta { identity: identity.clone(), prompts, positions, counted: 0, cut, vocabulary },
             saes: saes.iter().map(meta).collect(),
             shards: self.full.iter().map(|shard| shard.meta.clone()).collect(),
             files: Vec::new(),
         };
         let indexed = IndexedPrompts::open(&contents, &Files::of(&self.folder, &files))?;
+        contents.meta.counted = indexed.counted(&identity.options)?;
         let runs: Vec<u64> = self.full.iter().map(|shard| shard.runs).collect();
         for (number, sae) in saes.iter().enumerate() {
             watch.tell(Event::new("sort", number as u64, "SAEs").of(saes.len() as u64));
-            let (directions, options) = (sae.directions(), identity.options);
+            let (directions, options) = (sae.directions(), &identity.options);
             files.extend(sort::by_direction(&self.folder, number, directions, &indexed.shards, &runs, options, watch)?);
         }
         files.retain(|file| !is_run(&file.written.file));
@@ -381,7 +382,7 @@ mod tests {
                     let of_corpus = shard.positions.iter().map(move |p| shard.first_position + u64::from(*p));
                     of_corpus.zip(shard.values).collect::<Vec<_>>()
                 });
-                all.push(format!("{:?} {}", sae.direction(d), sae.maximum_position(d)));
+                all.push(format!("{:?} {} {}", sae.direction(d), sae.maximum_position(d), sae.at_first(d)));
                 all.push(format!("{:?}", whole.collect::<Vec<_>>()));
                 all.push(format!("{:?} {:?}", sae.histogram(d), sae.token_counts(d).unwrap()));
                 all.push(format!("{:?}", sae.prompt_maxima(d).unwrap()));

@@ -12,20 +12,76 @@ pub struct Input {
     pub hash: String,
 }
 
-/// Thresholds of the pass; the defaults are the origin's.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// Which positions count, and the threshold of the token counts.
+///
+/// A position that does not count is left out of all that is said of a direction: maximum, density, mean, histogram, prompts,
+/// examples and token counts. The activations themselves are stored at every position.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Options {
-    /// Token counts count positions whose activation exceeds this share of the direction's maximum.
+    /// Token counts are of positions whose activation exceeds this share of the direction's maximum.
     pub count_above: f32,
-    /// Token counts leave out this many positions at the start of every prompt.
+    /// This many positions at the start of every prompt do not count.
     pub skip_first: usize,
-    /// Whether maxima leave out the last position of every prompt, which predicts nothing.
+    /// Whether the last position of every prompt, which predicts nothing, does not count.
     pub skip_last: bool,
+    /// Positions at which one of these tokens is do not count.
+    pub exclude: Vec<u32>,
+    /// Count as the origin's notebook does: the first positions are left out of the token counts alone, the last of the maxima and
+    /// examples alone.
+    pub as_notebook: bool,
+}
+
+/// What a position may count for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum For {
+    /// The maximum and examples.
+    Maximum,
+    /// The token counts.
+    Tokens,
+    /// All else.
+    Rest,
+}
+
+impl Options {
+    /// Whether place `place` of a prompt of `length` positions counts. `token` is what is there, which matters only where
+    /// tokens are excluded.
+    pub(crate) fn counts(&self, what: For, place: usize, length: usize, token: Option<u32>) -> bool {
+        let (first, last) = (place < self.skip_first, self.skip_last && place + 1 == length);
+        let left_out = match (self.as_notebook, what) {
+            (false, _) => first || last,
+            (true, For::Maximum) => last,
+            (true, For::Tokens) => first,
+            (true, For::Rest) => false,
+        };
+        !left_out && token.is_none_or(|token| !self.exclude.contains(&token))
+    }
+
+    /// Which positions do not count, in words; `token` shows a token.
+    pub fn left_out(&self, token: impl Fn(u32) -> String) -> String {
+        let mut parts = Vec::new();
+        let (of_first, of_last) = if self.as_notebook { (" (of token counts)", " (of maxima)") } else { ("", "") };
+        match self.skip_first {
+            0 => {}
+            1 => parts.push(format!("the first position of every prompt{of_first}")),
+            n => parts.push(format!("the first {n} positions of every prompt{of_first}")),
+        }
+        if self.skip_last {
+            parts.push(format!(
+                "{}{of_last}",
+                if parts.is_empty() { "the last position of every prompt" } else { "the last" }
+            ));
+        }
+        if !self.exclude.is_empty() {
+            let tokens: Vec<String> = self.exclude.iter().map(|id| token(*id)).collect();
+            parts.push(format!("positions that hold {}", tokens.join(", ")));
+        }
+        if parts.is_empty() { "nothing".into() } else { parts.join(", ") }
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { count_above: 0.5, skip_first: 10, skip_last: true }
+        Options { count_above: 0.5, skip_first: 10, skip_last: true, exclude: Vec::new(), as_notebook: false }
     }
 }
 
@@ -46,7 +102,7 @@ pub struct Identity {
     pub column: Option<String>,
     /// Only this many prompts from the start of the corpus.
     pub limit: Option<usize>,
-    /// Thresholds.
+    /// Which positions count.
     pub options: Options,
 }
 
@@ -65,7 +121,7 @@ impl Identity {
         } else if (self.bos, &self.column, self.limit) != (other.bos, &other.column, other.limit) {
             "other prompts of the corpus"
         } else if self.options != other.options {
-            "other thresholds"
+            "other positions count"
         } else {
             return None;
         };

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use directrix_corpus::durable::Mapped;
 use serde::{Deserialize, Serialize};
 
+use crate::identity::For;
 use crate::layout::{self, Contents, Files, ShardMeta, of_shard};
-use crate::{Error, Identity, Result, SaeIndex};
+use crate::{Error, Identity, Options, Result, SaeIndex};
 
 /// No vocabulary is larger, so that a damaged count of tokens asks for no memory.
 const MOST_TOKENS: usize = 1 << 24;
@@ -21,6 +22,8 @@ pub struct Meta {
     pub prompts: usize,
     /// Number of positions of all prompts.
     pub positions: u64,
+    /// Those that count, by [`Options`].
+    pub counted: u64,
     /// Prompts that were longer than the context and were cut.
     pub cut: usize,
     /// Size of the model's vocabulary.
@@ -142,6 +145,7 @@ fn check_counts(folder: &Path, contents: &Contents) -> Result<()> {
         && saes.len() == meta.identity.saes.len()
         && saes.iter().all(|sae| directions(sae.directions))
         && meta.vocabulary <= MOST_TOKENS
+        && meta.counted <= meta.positions
     {
         return Ok(());
     }
@@ -173,8 +177,22 @@ impl Prompts {
         Ok(Place { shard, start: offsets[own], end: offsets[own + 1] })
     }
 
+    /// How many positions count.
+    pub(crate) fn counted(&self, options: &Options) -> Result<u64> {
+        let mut counted = 0;
+        for (number, shard) in self.shards.iter().enumerate() {
+            for ends in shard.offsets.windows(2) {
+                let tokens = self.tokens(number, ends[0]..ends[1])?;
+                let counts =
+                    |(place, token): (usize, &u32)| options.counts(For::Rest, place, tokens.len(), Some(*token));
+                counted += tokens.iter().enumerate().filter(|of| counts(*of)).count() as u64;
+            }
+        }
+        Ok(counted)
+    }
+
     /// The tokens at some positions of a shard.
-    fn tokens(&self, shard: usize, range: std::ops::Range<u32>) -> Result<&[u32]> {
+    pub(crate) fn tokens(&self, shard: usize, range: std::ops::Range<u32>) -> Result<&[u32]> {
         let file = &self.shards[shard].tokens;
         let tokens = file.get(u64::from(range.start)..u64::from(range.end))?;
         if tokens.iter().all(|token| (*token as usize) < self.vocabulary) {

@@ -16,7 +16,7 @@ use crate::index::Meta;
 use crate::{Error, Result};
 
 /// Version of the layout.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 /// The file that makes a folder an index.
 pub(crate) const INDEX: &str = "index.json";
 /// The checksums of all blocks.

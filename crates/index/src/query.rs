@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::activations::{BINS, rise_below};
 use crate::index::{Place, Prompts};
 use crate::layout::{Contents, Files, SaeMeta, of_part, of_sae};
-use crate::{Activations, Error, Example, Result, TokenCount};
+use crate::{Activations, Error, Example, Options, Result, TokenCount};
 
 /// The part of an index that belongs to one SAE.
 #[derive(Debug)]
@@ -19,8 +19,13 @@ pub struct SaeIndex {
     prompts: Arc<Prompts>,
     /// Positions of the corpus.
     positions: u64,
-    skip_last: bool,
+    /// Those that count.
+    counted: u64,
+    options: Options,
+    /// Positions that count at which each direction fires.
     active: Vec<u64>,
+    /// Highest activation of each direction at the first position of a prompt.
+    at_first: Vec<f32>,
     parts: Vec<Part>,
     maximum: Vec<f32>,
     maximum_position: Vec<u64>,
@@ -43,16 +48,16 @@ struct Part {
     direction_values: Mapped<f32>,
 }
 
-/// What the corpus says of one direction.
+/// What the corpus says of one direction, at the positions that [count](Options).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Direction {
     /// Its number.
     pub direction: usize,
-    /// Its highest activation (last positions of prompts left out, unless told otherwise).
+    /// Its highest activation.
     pub maximum: f32,
     /// Positions at which it fires.
     pub active: u64,
-    /// Share of all positions at which it fires.
+    /// Share of the positions at which it fires.
     pub density: f64,
     /// Mean activation over the positions at which it fires; 0 if none.
     pub mean: f64,
@@ -67,16 +72,16 @@ impl SaeIndex {
         let parts: Vec<Part> = (0..contents.shards.len())
             .map(|shard| Part::open(shard, number, contents, files, directions))
             .collect::<Result<_>>()?;
-        let active =
-            |d: usize| parts.iter().map(|part| part.direction_offsets[d + 1] - part.direction_offsets[d]).sum();
         let file = |name| of_sae(number, name);
         let counted = files.numbers::<u32>(&file("tokens.tokens.u32"))?;
         let token_offsets: Vec<u64> = files.offsets(file("tokens.indptr.u64"), directions, counted)?;
         let sae = SaeIndex {
             prompts,
             positions: contents.meta.positions,
-            skip_last: contents.meta.identity.options.skip_last,
-            active: (0..meta.directions).map(active).collect(),
+            counted: contents.meta.counted,
+            options: contents.meta.identity.options.clone(),
+            active: files.read(file("active.u64"), directions)?,
+            at_first: files.read(file("at_first.f32"), directions)?,
             maximum: files.read(file("maximum.f32"), directions)?,
             maximum_position: files.read(file("maximum_position.u64"), directions)?,
             prompts_with: files.read(file("prompts.u64"), directions)?,
@@ -96,11 +101,17 @@ impl SaeIndex {
     fn check_summaries(&self) -> Result<(), (&'static str, &'static str)> {
         let n = self.positions;
         let prompts = self.prompts.count as u64;
+        let stored =
+            |d: usize| self.parts.iter().map(|part| part.direction_offsets[d + 1] - part.direction_offsets[d]).sum();
         let counts = |bins: &[u64]| bins.iter().try_fold(0_u64, |sum, n| sum.checked_add(*n));
         if !self.maximum.iter().all(|maximum| maximum.is_finite() && *maximum >= 0.0) {
             Err(("maximum.f32", "a maximum is negative or not a number"))
         } else if !self.maximum_position.iter().all(|position| *position < n.max(1)) {
             Err(("maximum_position.u64", "a position is not one of the corpus"))
+        } else if !self.active.iter().enumerate().all(|(d, active)| *active <= self.counted.min(stored(d))) {
+            Err(("active.u64", "a direction fires at more positions than there are"))
+        } else if !self.at_first.iter().all(|activation| activation.is_finite() && *activation >= 0.0) {
+            Err(("at_first.f32", "an activation is negative or not a number"))
         } else if !self.prompts_with.iter().zip(&self.active).all(|(with, active)| *with <= prompts.min(*active)) {
             Err(("prompts.u64", "a direction fires in more prompts than there are"))
         } else if !self.sum.iter().all(|sum| sum.is_finite()) {
@@ -127,14 +138,14 @@ impl SaeIndex {
         self.meta.directions
     }
 
-    /// Directions that fire nowhere in the corpus.
+    /// Directions that fire at no position that counts.
     pub fn dead(&self) -> usize {
         self.active.iter().filter(|active| **active == 0).count()
     }
 
-    /// Mean number of active directions per position.
+    /// Mean number of active directions per position that counts.
     pub fn l0(&self) -> f64 {
-        self.active.iter().sum::<u64>() as f64 / self.positions.max(1) as f64
+        self.active.iter().sum::<u64>() as f64 / self.counted.max(1) as f64
     }
 
     /// Highest activation of each direction: `[directions]`.
@@ -152,7 +163,7 @@ impl SaeIndex {
             direction,
             maximum: self.maximum[direction],
             active,
-            density: active as f64 / self.positions.max(1) as f64,
+            density: active as f64 / self.counted.max(1) as f64,
             mean: if active == 0 { 0.0 } else { self.sum[direction] / active as f64 },
             prompts: self.prompts_with[direction],
         }
@@ -164,6 +175,15 @@ impl SaeIndex {
     /// If there is no such direction.
     pub fn maximum_position(&self, direction: usize) -> u64 {
         self.maximum_position[direction]
+    }
+
+    /// The highest activation of `direction` at the first position of a prompt, whether that counts or not: where every prompt
+    /// begins with BOS, its activation there.
+    ///
+    /// # Panics
+    /// If there is no such direction.
+    pub fn at_first(&self, direction: usize) -> f32 {
+        self.at_first[direction]
     }
 
     /// Counts of activations in twenty equal parts of 0 to the maximum.
@@ -237,13 +257,20 @@ impl SaeIndex {
         Ok(row)
     }
 
-    /// The highest activation of `direction` in each prompt in which it fires, in the order of the prompts.
+    /// The highest activation of `direction` that counts in each prompt that has one, in the order of the prompts.
     ///
     /// # Errors
     /// As [`activations`](SaeIndex::activations).
     pub fn prompt_maxima(&self, direction: usize) -> Result<Vec<Example>> {
-        let shards = self.activations(direction)?.into_iter();
-        Ok(shards.flat_map(Activations::by_prompt).filter_map(|prompt| prompt.highest(self.skip_last)).collect())
+        let mut examples = Vec::new();
+        for (number, shard) in self.activations(direction)?.into_iter().enumerate() {
+            for prompt in shard.by_prompt() {
+                let is_asked = !self.options.exclude.is_empty();
+                let tokens = if is_asked { self.prompts.tokens(number, prompt.start..prompt.end)? } else { &[] };
+                examples.extend(prompt.highest(&self.options, tokens));
+            }
+        }
+        Ok(examples)
     }
 
     /// The `k` prompts in which `direction` fires most strongly, strongest first.

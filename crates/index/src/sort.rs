@@ -42,7 +42,7 @@ pub(crate) fn by_direction(
     directions: usize,
     shards: &[Shard],
     runs: &[u64],
-    options: Options,
+    options: &Options,
     watch: &Watch,
 ) -> Result<Vec<Finished>> {
     let tokens: Vec<&[u32]> = shards.iter().map(|shard| shard.tokens.all()).collect::<Result<_, _>>()?;
@@ -159,7 +159,9 @@ impl Part {
 struct Summaries {
     maximum: Array<f32>,
     maximum_position: Array<u64>,
+    active: Array<u64>,
     prompts: Array<u64>,
+    at_first: Array<f32>,
     sum: Array<f64>,
     histogram: Array<u64>,
     token_offsets: Array<u64>,
@@ -173,7 +175,9 @@ impl Summaries {
         let mut files = Summaries {
             maximum: Array::create(folder, file("maximum.f32"))?,
             maximum_position: Array::create(folder, file("maximum_position.u64"))?,
+            active: Array::create(folder, file("active.u64"))?,
             prompts: Array::create(folder, file("prompts.u64"))?,
+            at_first: Array::create(folder, file("at_first.f32"))?,
             sum: Array::create(folder, file("sum.f64"))?,
             histogram: Array::create(folder, file("histogram.u64"))?,
             token_offsets: Array::create(folder, file("tokens.indptr.u64"))?,
@@ -187,7 +191,9 @@ impl Summaries {
     fn append(&mut self, summary: &Summary) -> Result<()> {
         self.maximum.append(&[summary.maximum])?;
         self.maximum_position.append(&[summary.maximum_position])?;
+        self.active.append(&[summary.active])?;
         self.prompts.append(&[summary.prompts])?;
+        self.at_first.append(&[summary.at_first])?;
         self.sum.append(&[summary.sum])?;
         self.histogram.append(&summary.histogram)?;
         self.tokens.append(&summary.tokens.iter().map(|of| of.token).collect::<Vec<_>>())?;
@@ -199,7 +205,9 @@ impl Summaries {
         Ok(vec![
             self.maximum.finish()?,
             self.maximum_position.finish()?,
+            self.active.finish()?,
             self.prompts.finish()?,
+            self.at_first.finish()?,
             self.sum.finish()?,
             self.histogram.finish()?,
             self.token_offsets.finish()?,

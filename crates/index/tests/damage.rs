@@ -198,7 +198,7 @@ fn an_index_of_another_format_is_told_from_a_damaged_one() {
     let (_folder, out) = copy(|_| ());
     std::fs::write(out.join("index.json"), r#"{"format": 1, "prompts": 3}"#).unwrap();
     let message = Index::open(&out).unwrap_err().to_string();
-    assert!(message.contains("index format 1, expected 2; remove the folder and build the index again"), "{message}");
+    assert!(message.contains("index format 1, expected 3; remove the folder and build the index again"), "{message}");
     let message = Index::open(&out.join("none")).unwrap_err().to_string();
     assert!(message.contains("holds no index"), "{message}");
 }

@@ -116,8 +116,11 @@ fn what_is_said_of_directions_and_tokens_agrees_with_transformer_lens() {
             build(&model, &saes, chunks, &identity, &folder.path().join(out), &Watch::nobody()).unwrap()
         };
 
-        let default = index("default", Options::default());
-        let otherwise = index("otherwise", Options { count_above: 0.25, skip_first: 3, skip_last: false });
+        let default = index("default", Options { as_notebook: true, ..Options::default() });
+        let otherwise = index(
+            "otherwise",
+            Options { count_above: 0.25, skip_first: 3, skip_last: false, as_notebook: true, ..Options::default() },
+        );
         let occurrences = default.occurrences().unwrap();
         for &(token, count) in &expected.token_occurrences {
             assert_eq!(occurrences[token], count, "{name}: token {token}");

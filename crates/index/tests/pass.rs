@@ -2,14 +2,16 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use common::{Fixture, chunks, files, fixture, identity, index, layers, make, path, try_index};
 use directrix_corpus::durable::Lock;
 use directrix_corpus::{Chunk, Event, Prompts, Watch};
-use directrix_index::{Error, Index, build, rebuild};
-use directrix_model::{Folder, Tensors};
+use directrix_index::{Error, Example, Index, Options, build, rebuild};
+use directrix_model::{Ask, Folder, Tensors};
+use proptest::prelude::*;
 
 /// The integers of an `i32` tensor.
 fn integers(expected: &[u8], name: &str) -> Vec<i32> {
@@ -231,4 +233,106 @@ fn a_finished_index_is_reused_and_one_of_other_inputs_refused() {
     again("c").unwrap();
     let message = again("another").unwrap_err().to_string();
     assert!(message.contains("another corpus"), "{message}");
+}
+
+/// An index of which the positions that count are chosen.
+fn index_by(fixture: &Fixture, prompts: &Prompts, options: &Options) -> Index {
+    let folder = tempfile::tempdir().unwrap();
+    let mut identity = identity("c");
+    identity.options = options.clone();
+    let chunks = std::iter::once(Ok(Chunk { prompts: prompts.clone(), cut: 0 }));
+    let out = folder.path().join("index");
+    build(&fixture.model, &fixture.saes, chunks, &identity, &out, &Watch::nobody()).unwrap()
+}
+
+/// A direction's activation at a position.
+struct At {
+    prompt: usize,
+    place: usize,
+    of_corpus: u64,
+    token: u32,
+    activation: f32,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// What an index says of a direction is what plain formulas over the positions that count say, and nothing else.
+    #[test]
+    fn everything_in_an_index_is_of_the_positions_that_count(
+        rows in prop::collection::vec(prop::collection::vec(0..12_u32, 1..20), 1..30),
+        skip_first in 0..12_usize,
+        skip_last: bool,
+        exclude in prop::collection::btree_set(0..12_u32, 0..3),
+        count_above in prop::sample::select(vec![0.0_f32, 0.25, 0.5, 0.9]),
+    ) {
+        let (fixture, prompts) = (fixture("neo-tiny"), Prompts::from_rows(&rows));
+        let options =
+            Options { count_above, skip_first, skip_last, exclude: exclude.iter().copied().collect(), as_notebook: false };
+        let index = index_by(&fixture, &prompts, &options);
+        let counts = |place: usize, length: usize, token: u32| {
+            place >= skip_first && !(skip_last && place + 1 == length) && !exclude.contains(&token)
+        };
+        let counted = rows.iter().flat_map(|row| row.iter().enumerate().filter(|(p, t)| counts(*p, row.len(), **t))).count();
+        prop_assert_eq!(index.meta().counted, counted as u64);
+
+        for (number, sae) in fixture.saes.iter().enumerate() {
+            let hook = sae.site().reads.hook;
+            let run = fixture.model.run(&prompts, &Ask::capture([hook]), &[]).unwrap();
+            let acts = sae.encode(run.captured(hook)).unwrap();
+            let found = index.sae(number);
+            let mut fires = 0;
+            for d in (0..sae.directions()).step_by(7) {
+                let mut all: Vec<At> = Vec::new();
+                for (prompt, row) in rows.iter().enumerate() {
+                    for (place, token) in row.iter().enumerate() {
+                        let of_corpus = prompts.offsets()[prompt] + place;
+                        let activation = acts.get(of_corpus, d as u32);
+                        all.push(At { prompt, place, of_corpus: of_corpus as u64, token: *token, activation });
+                    }
+                }
+                let at_first = all.iter().filter(|at| at.place == 0).map(|at| at.activation).fold(0.0, f32::max);
+                prop_assert_eq!(found.at_first(d), at_first);
+                all.retain(|at| at.activation > 0.0 && counts(at.place, rows[at.prompt].len(), at.token));
+                fires += all.len();
+
+                let maximum = all.iter().map(|at| at.activation).fold(0.0, f32::max);
+                let said = found.direction(d);
+                prop_assert_eq!(said.maximum, maximum);
+                prop_assert_eq!(said.active, all.len() as u64);
+                prop_assert_eq!(said.density, all.len() as f64 / (counted as f64).max(1.0));
+                let sum: f64 = all.iter().map(|at| f64::from(at.activation)).sum();
+                prop_assert!((said.mean * all.len() as f64 - sum).abs() <= 1e-9 * sum.max(1.0));
+                let strongest = all.iter().find(|at| at.activation == maximum);
+                prop_assert_eq!(found.maximum_position(d), strongest.map_or(0, |at| at.of_corpus));
+
+                let mut histogram = [0; 20];
+                all.iter().for_each(|at| histogram[((at.activation / maximum * 20.0) as usize).min(19)] += 1);
+                prop_assert_eq!(found.histogram(d), histogram);
+
+                let mut examples: BTreeMap<usize, Example> = BTreeMap::new();
+                for at in &all {
+                    let new = Example { prompt: at.prompt, position: at.place, activation: at.activation };
+                    let best = examples.entry(at.prompt).or_insert(new);
+                    if new.activation > best.activation {
+                        *best = new;
+                    }
+                }
+                prop_assert_eq!(said.prompts, examples.len() as u64);
+                let examples: Vec<Example> = examples.into_values().collect();
+                prop_assert_eq!(found.prompt_maxima(d).unwrap(), examples.clone());
+                let within = |e: &&Example| e.activation > 0.3 * maximum && e.activation <= 0.8 * maximum;
+                let between = found.interval_examples(d, 0.3, 0.8, usize::MAX).unwrap();
+                prop_assert_eq!(between.len(), examples.iter().filter(within).count());
+
+                let mut tokens: BTreeMap<u32, u64> = BTreeMap::new();
+                let above = all.iter().filter(|at| at.activation > count_above * maximum);
+                above.for_each(|at| *tokens.entry(at.token).or_default() += 1);
+                let said: BTreeMap<u32, u64> =
+                    found.token_counts(d).unwrap().iter().map(|of| (of.token, of.count)).collect();
+                prop_assert_eq!(said, tokens);
+            }
+            prop_assert!(fires > 0 || counted < 50);
+        }
+    }
 }

@@ -57,6 +57,14 @@ pub enum Error {
         /// Where it should be.
         path: String,
     },
+    /// A token to be excluded that there is not.
+    #[error("there is no token `{token}` to be excluded: the model has tokens 0 to {}", vocabulary - 1)]
+    Excluded {
+        /// The token asked for.
+        token: String,
+        /// Size of the vocabulary.
+        vocabulary: usize,
+    },
     /// A folder holds no index.
     #[error("`{0}` holds no index; make one with `directrix index --out {0}`, or name another", path.display())]
     NoIndex {

@@ -84,6 +84,25 @@ impl Opened {
         token_text(self.tokenizer.as_ref(), token)
     }
 
+    /// The ids of tokens that are given by their ids or their texts, ascending: those whose positions are not to count.
+    ///
+    /// # Errors
+    /// If an id is outside the vocabulary, or a text is not a single token.
+    pub fn excluded(&self, tokens: &[String]) -> Result<Vec<u32>> {
+        let vocabulary = self.model.config().d_vocab;
+        let mut ids = Vec::new();
+        for wanted in tokens {
+            ids.push(match wanted.parse::<u32>() {
+                Ok(id) if (id as usize) < vocabulary => id,
+                Ok(_) => return Err(Error::Excluded { token: wanted.clone(), vocabulary }),
+                Err(_) => self.tokenizer()?.single_token(wanted)?,
+            });
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+
     /// How texts become prompts: with the model's BOS, context and vocabulary.
     pub fn tokenising(&self) -> Tokenising {
         let config = self.model.config();

@@ -63,7 +63,8 @@ impl Study {
         let opened = self.wanted().open()?;
         let sections = self.sections_of(name, &opened)?;
         clock.lap("load");
-        let index = opened.index(&out.join("index"), Options::default(), OtherIndex::Replace, watch)?;
+        let options = Options { exclude: opened.excluded(&self.exclude)?, ..Options::default() };
+        let index = opened.index(&out.join("index"), options, OtherIndex::Replace, watch)?;
         clock.lap("index");
         let found = Findings::of(self, name, &opened, &index, &mut clock, watch)?;
         let mut made: Vec<Section> = Vec::new();
@@ -225,7 +226,7 @@ fn report(found: &Findings, sections: Vec<Section>, files: Vec<(String, String)>
         ));
     }
     let lead = format!(
-        "What makes {} follow {}? The behaviour is taken apart on {} prompts from {}: directions are chosen on {}, their effects measured on {}, through the {} directions that {} finds in {} of {}. Means over prompts come with their 95 % interval; losses are in nats. The corpus: {} prompts, {} positions. {}",
+        "What makes {} follow {}? The behaviour is taken apart on {} prompts from {}: directions are chosen on {}, their effects measured on {}, through the {} directions that {} finds in {} of {}. Means over prompts come with their 95 % interval; losses are in nats. The corpus: {} prompts, {} positions, of which {} count in what is said of directions alone; left out: {}. {}",
         quoted(&found.answer()),
         quoted(&found.study.behaviour.contains),
         found.all_prompts,
@@ -238,6 +239,8 @@ fn report(found: &Findings, sections: Vec<Section>, files: Vec<(String, String)>
         found.study.model,
         meta.prompts,
         meta.positions,
+        meta.counted,
+        meta.identity.options.left_out(|token| format!("{:?}", found.token(token))),
         directrix_lab::corpus_origin(&found.study.corpus).unwrap_or_default(),
     );
     let lead = lead.trim_end().to_owned();

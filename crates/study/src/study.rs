@@ -29,6 +29,9 @@ pub struct Study {
     pub bos: Option<bool>,
     /// Only this many texts from the start of the corpus.
     pub limit: Option<usize>,
+    /// Tokens, each by its id or its text, at whose positions nothing counts in the index.
+    #[serde(default)]
+    pub exclude: Vec<String>,
     /// Weight processing.
     #[serde(default)]
     pub processing: Processing,

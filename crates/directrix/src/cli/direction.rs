@@ -130,9 +130,13 @@ impl Direction {
         writeln!(out, "{}", paragraph(&head, 0))?;
         let (prompts, positions) = (thousands(meta.prompts as u64), thousands(meta.positions));
         let about = format!("corpus {}: {prompts} prompts, {positions} positions", meta.identity.corpus.name);
-        writeln!(out, "{}\n", paragraph(&about, 0))?;
+        let left_out = meta.identity.options.left_out(|token| format!("\"{}\"", subject.token(token)));
+        let counted = format!("{} positions count; left out: {left_out}", thousands(meta.counted));
+        let first = if meta.identity.bos { "on BOS" } else { "at the first position of a prompt, at most" };
+        let first = format!("{first}: {:.2}", subject.sae.at_first(subject.direction));
+        writeln!(out, "{}\n{}\n{first}\n", paragraph(&about, 0), paragraph(&counted, 0))?;
         if direction.active == 0 {
-            writeln!(out, "It fires nowhere in this corpus: it is dead.")?;
+            writeln!(out, "It fires at no position that counts: it is dead.")?;
             return Ok(out.flush()?);
         }
         let height = format!("maximum {:.2}, mean where it fires {:.2}", direction.maximum, direction.mean);
@@ -182,6 +186,9 @@ impl Direction {
             "corpus": meta.identity.corpus.name,
             "corpus_prompts": meta.prompts,
             "corpus_positions": meta.positions,
+            "corpus_counted": meta.counted,
+            "options": meta.identity.options,
+            "at_first": subject.sae.at_first(subject.direction),
             "maximum": direction.maximum,
             "mean": direction.mean,
             "active": direction.active,
@@ -208,11 +215,7 @@ impl Subject<'_> {
 
     /// The tokens it fires on most often.
     fn print_tokens(&self, out: &mut impl Write) -> anyhow::Result<()> {
-        let options = self.index.meta().identity.options;
-        let title = format!(
-            "Tokens above {} × maximum (first {} positions of prompts left out)",
-            options.count_above, options.skip_first
-        );
+        let title = format!("Tokens above {} × maximum", self.index.meta().identity.options.count_above);
         writeln!(out, "\n{}", paragraph(&title, 0))?;
         let counts = self.sae.token_counts(self.direction)?;
         if counts.is_empty() {

@@ -44,12 +44,18 @@ pub(crate) struct Index {
     /// Count tokens where an activation exceeds this share of its direction's maximum
     #[arg(long, value_name = "SHARE", default_value_t = Options::default().count_above, value_parser = real::<f32>(0.0..1.0))]
     count_above: f32,
-    /// Leave this many positions at the start of every prompt out of the token counts
+    /// Leave this many positions at the start of every prompt out of all that is said of a direction
     #[arg(long, value_name = "N", default_value_t = Options::default().skip_first, value_parser = whole::<usize>(0..=MANY))]
     skip_first: usize,
-    /// Let maxima include the last position of every prompt, which predicts nothing
+    /// Count the last position of every prompt too, which predicts nothing
     #[arg(long)]
     include_last: bool,
+    /// Leave out positions that hold this token, given by its id or its text; give it once for each
+    #[arg(long, value_name = "ID|TOKEN")]
+    exclude: Vec<String>,
+    /// Count as the origin's notebook: first positions are left out of token counts alone, last ones of maxima alone
+    #[arg(long)]
+    as_notebook: bool,
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
@@ -60,8 +66,9 @@ impl Index {
         let watch = watch();
         let complete = is_complete(&self.out)?;
         let opened = self.subject.open(Saes::All(&self.sae), self.corpus.wanted())?;
-        let Index { count_above, skip_first, .. } = self;
-        let options = Options { count_above, skip_first, skip_last: !self.include_last };
+        let Index { count_above, skip_first, as_notebook, .. } = self;
+        let exclude = opened.excluded(&self.exclude)?;
+        let options = Options { count_above, skip_first, skip_last: !self.include_last, exclude, as_notebook };
         let index = opened.index(&self.out, options, OtherIndex::Keep, &watch)?;
         drop(watch);
         if complete {
@@ -81,6 +88,9 @@ impl Index {
             meta.identity.corpus.name,
         );
         writeln!(out, "{}", paragraph(&about, 0))?;
+        let left_out = meta.identity.options.left_out(|token| format!("{:?}", opened.token(token)));
+        let counted = format!("{} positions count; left out: {left_out}", thousands(meta.counted));
+        writeln!(out, "{}", paragraph(&counted, 0))?;
         let mut saes = Table::new(&["SAE", "hook point", "directions", "dead", "active per position (L0)"], 2);
         for sae in index.saes() {
             saes.row([
@@ -115,6 +125,8 @@ impl Index {
             "already_complete": complete,
             "prompts": meta.prompts,
             "positions": meta.positions,
+            "counted": meta.counted,
+            "options": meta.identity.options,
             "cut": meta.cut,
             "saes": saes.collect::<Vec<_>>(),
         }))

@@ -47,7 +47,7 @@ pub(crate) fn identity(corpus: &str) -> Identity {
         bos: false,
         column: None,
         limit: None,
-        options: Options::default(),
+        options: Options { as_notebook: true, ..Options::default() },
     }
 }
 

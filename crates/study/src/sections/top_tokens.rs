@@ -57,7 +57,7 @@ impl SectionKind for TopTokens {
                 blocks.push(table(
                 &format!("contextual-directions-{number}"),
                 &format!(
-                    "Directions of {} whose top token has a share below {}, most active first: they fire on a context and not on a token. Occurrences are positions above half of the maximum, the first ten of a prompt left out.",
+                    "Directions of {} whose top token has a share below {}, most active first: they fire on a context and not on a token. Occurrences are positions above half of the maximum.",
                     sae.name(),
                     self.share_below
                 ),
