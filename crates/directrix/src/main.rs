@@ -6,5 +6,6 @@ mod cli;
 
 fn main() -> std::process::ExitCode {
     directrix::keep_freed_memory();
+    directrix::corpus::durable::exit_if_a_map_shrinks();
     cli::main()
 }

@@ -9,8 +9,8 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use directrix_corpus::durable::Map;
 use directrix_corpus::{Tokenizer, TokenizerFiles, hexadecimal};
-use memmap2::Mmap;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -53,7 +53,7 @@ pub struct FileBytes(Kept);
 #[derive(Clone)]
 enum Kept {
     Memory(Arc<Cow<'static, [u8]>>),
-    Mapped(Arc<Mmap>),
+    Mapped(Arc<Map>),
 }
 
 impl Folder {
@@ -107,12 +107,9 @@ impl Folder {
     /// # Errors
     /// As [`read`](Folder::read).
     pub fn map(&self, file: &str) -> Result<FileBytes> {
-        let mapped = self.kept(file, |path| {
-            // SAFETY: nothing here writes to the map; a file that another program cuts short meanwhile stops this one.
-            match unsafe { Mmap::map(&File::open(&path)?) } {
-                Ok(map) => Ok(Kept::Mapped(Arc::new(map))),
-                Err(_) => fs::read(path).map(|bytes| Kept::Memory(Arc::new(bytes.into()))),
-            }
+        let mapped = self.kept(file, |path| match Map::of(&File::open(&path)?, &path) {
+            Ok(map) => Ok(Kept::Mapped(Arc::new(map))),
+            Err(_) => fs::read(path).map(|bytes| Kept::Memory(Arc::new(bytes.into()))),
         })?;
         mapped.map_or_else(|| Err(self.missing(file)), Ok)
     }
@@ -252,14 +249,9 @@ impl fmt::Debug for Folder {
 impl FileBytes {
     /// Gives the memory of part of a mapped file back; what is read again comes from the file.
     pub(crate) fn let_go(&self, part: &[u8]) {
-        #[cfg(unix)]
         if let Kept::Mapped(map) = &self.0 {
-            let offset = part.as_ptr() as usize - map.as_ptr() as usize;
-            // SAFETY: the map is of a file and unchanged, so what is read again is the same.
-            drop(unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, part.len()) });
+            map.let_go(part);
         }
-        #[cfg(not(unix))]
-        let _ = part;
     }
 }
 

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytemuck::Pod;
-use memmap2::Mmap;
 
 use super::lock::is_there;
+use super::map::Map;
 use super::{At, damaged};
 use crate::{Error, Result};
 
@@ -215,7 +215,7 @@ impl<T: Pod> Pieces<T> {
 #[derive(Debug)]
 pub struct Mapped<T> {
     path: PathBuf,
-    map: Option<Mmap>,
+    map: Option<Map>,
     sums: Vec<u32>,
     checked: Vec<AtomicBool>,
     of: PhantomData<T>,
@@ -232,12 +232,7 @@ impl<T: Pod> Mapped<T> {
         if len.checked_mul(size_of::<T>() as u64) != Some(bytes) || Sums::blocks_in(bytes) != blocks.len() as u64 {
             return Err(damaged(&path, format!("it has {bytes} bytes, expected {len} numbers of {}", size_of::<T>())));
         }
-        let map = if bytes == 0 {
-            None
-        } else {
-            // SAFETY: finished files are replaced whole and never changed; a mapping is how they are meant to be read.
-            Some(unsafe { Mmap::map(&file) }.reading(&path)?)
-        };
+        let map = if bytes == 0 { None } else { Some(Map::of(&file, &path).reading(&path)?) };
         let checked = blocks.iter().map(|_| AtomicBool::new(false)).collect();
         Ok(Mapped { path, map, sums: blocks, checked, of: PhantomData })
     }

@@ -19,7 +19,8 @@ const EXAMPLES: &str = "\
 Examples:
   directrix ablate --directions 3,17 --text 'Tim said, \"I like it.\"'
   directrix ablate --sae tinystories-2l/sae-l0 --directions 3 --prompts stories.txt --everywhere
-  directrix ablate --directions 3,17,40-44 --each --prompts stories.txt --limit 100 --out out/ablations";
+  directrix ablate --directions 3,17,40-44 --each --prompts stories.txt \\
+      --limit 100 --out out/ablations";
 
 /// Ablate directions and see what it does to predictions.
 ///

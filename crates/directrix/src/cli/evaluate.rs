@@ -23,7 +23,8 @@ const EXAMPLES: &str = "\
 Examples:
   directrix evaluate
   directrix evaluate --corpus held-out.txt --limit 500 --out out/evaluation
-  directrix evaluate --model pythia-70m --sae saes/layer-3 --sae saes/layer-4 --corpus pile.parquet";
+  directrix evaluate --model pythia-70m --sae saes/layer-3 --sae saes/layer-4 \\
+      --corpus pile.parquet";
 
 /// Measure how good SAEs are: what they reconstruct, and what the model loses by it.
 ///

@@ -20,7 +20,8 @@ const EXAMPLES: &str = "\
 Examples:
   directrix index
   directrix index --limit 200 --out out/small
-  directrix index --model pythia-70m --sae saes/layer-3 --corpus pile.parquet --column text --out out/pile";
+  directrix index --model pythia-70m --sae saes/layer-3 --corpus pile.parquet \\
+      --column text --out out/pile";
 
 /// Find what every direction of one or more SAEs fires on.
 ///
