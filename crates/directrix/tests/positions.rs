@@ -123,7 +123,7 @@ fn which_positions_count_is_said() {
     let made = made();
     let out = made.folder.at("index");
     let inputs = ["index", "--model", &made.model, "--sae", &made.sae, "--corpus", &made.corpus, "--no-processing"];
-    let said = "870 positions count; left out: the first 10 positions of every prompt, the last";
+    let said = "870 positions count; left out: the first 10 positions of every prompt and the last";
     let index = done(&[&inputs[..], &["--out", &out]].concat());
     assert!(index.contains(said), "{index}");
     let direction = done(&["direction", "0", "--index", &out]);

@@ -75,7 +75,11 @@ impl Options {
             let tokens: Vec<String> = self.exclude.iter().map(|id| token(*id)).collect();
             parts.push(format!("positions that hold {}", tokens.join(", ")));
         }
-        if parts.is_empty() { "nothing".into() } else { parts.join(", ") }
+        match parts.split_last() {
+            None => "nothing".into(),
+            Some((only, [])) => only.clone(),
+            Some((last, others)) => format!("{} and {last}", others.join(", ")),
+        }
     }
 }
 

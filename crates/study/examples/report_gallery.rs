@@ -48,6 +48,7 @@ fn report() -> Report {
                happens to the model's prediction when one of them is ablated. Every number comes from ablations on \
                held-out stories."
             .into(),
+        corpus: String::new(),
         facts: facts
             .iter()
             .map(|&(name, value)| Fact { name: name.into(), value: value.into(), note: String::new() })

@@ -30,6 +30,8 @@ pub struct Report {
     pub title: String,
     /// The study in a paragraph.
     pub lead: String,
+    /// What the texts are that it is found on.
+    pub corpus: String,
     /// Headline numbers.
     pub facts: Vec<Fact>,
     /// The analyses.
@@ -133,6 +135,7 @@ impl Report {
         let page = environment.get_template("report.html")?.render(context! {
             title => self.title.as_str(),
             lead => linked(&self.lead, links.is_some()),
+            corpus => self.corpus.as_str(),
             facts => Serde(&self.facts),
             sections => Serde(&sections),
             footer => self.footer.as_str(),
@@ -494,6 +497,7 @@ mod tests {
         Report {
             title: text(),
             lead: text(),
+            corpus: text(),
             facts: vec![Fact { name: text(), value: text(), note: text() }],
             sections: vec![Section { name: text(), title: text(), prose: vec![text()], blocks: blocks.collect() }],
             footer: text(),
@@ -544,6 +548,7 @@ mod tests {
         let mut report = Report {
             title: "t".into(),
             lead: String::new(),
+            corpus: String::new(),
             facts: vec![],
             sections: vec![],
             footer: String::new(),

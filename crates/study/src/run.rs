@@ -226,7 +226,7 @@ fn report(found: &Findings, sections: Vec<Section>, files: Vec<(String, String)>
         ));
     }
     let lead = format!(
-        "What makes {} follow {}? The behaviour is taken apart on {} prompts from {}: directions are chosen on {}, their effects measured on {}, through the {} directions that {} finds in {} of {}. Means over prompts come with their 95 % interval; losses are in nats. The corpus: {} prompts, {} positions, of which {} count in what is said of directions alone; left out: {}. {}",
+        "What makes {} follow {}? The behaviour is taken apart on {} prompts from {}: directions are chosen on {}, their effects measured on {}, through the {} directions that {} finds in {} of {}. Means over prompts come with their 95 % interval; losses are in nats.",
         quoted(&found.answer()),
         quoted(&found.study.behaviour.contains),
         found.all_prompts,
@@ -237,13 +237,16 @@ fn report(found: &Findings, sections: Vec<Section>, files: Vec<(String, String)>
         sae.short_name(),
         sae.site().reads.hook,
         found.study.model,
+    );
+    let corpus = format!(
+        "The corpus: {} prompts, {} positions, of which {} count in what is said of directions alone; left out: {}. {}",
         meta.prompts,
         meta.positions,
         meta.counted,
         meta.identity.options.left_out(|token| format!("{:?}", found.token(token))),
         directrix_lab::corpus_origin(&found.study.corpus).unwrap_or_default(),
     );
-    let lead = lead.trim_end().to_owned();
+    let corpus = corpus.trim_end().to_owned();
     let footer = format!(
         "Directrix {}; model {} ({}…), corpus {} ({}…). Full hashes, options and timings: manifest.json; all numbers: study.json.",
         env!("CARGO_PKG_VERSION"),
@@ -253,7 +256,7 @@ fn report(found: &Findings, sections: Vec<Section>, files: Vec<(String, String)>
         &meta.identity.corpus.hash[..12]
     );
     let saes = (found.study.chosen(), found.opened.saes.len());
-    Report { title: found.study.title.clone(), lead, facts, sections, footer, saes, files }
+    Report { title: found.study.title.clone(), lead, corpus, facts, sections, footer, saes, files }
 }
 
 /// Seconds between laps.
