@@ -70,8 +70,20 @@ fn every_number_of_every_command_is_refused_in_one_sentence_where_it_cannot_be()
     for command in commands() {
         for (flag, value) in flags(&command) {
             // These may be anything; what is not there is another test's.
-            if ["FOLDER", "FILE", "NAME", "TEXT", "SAE", "HOOK", "NAME=VALUES", "HOW", "inactive", "INACTIVE"]
-                .contains(&value.as_str())
+            if [
+                "FOLDER",
+                "FILE",
+                "NAME",
+                "TEXT",
+                "SAE",
+                "HOOK",
+                "NAME=VALUES",
+                "HOW",
+                "ID|TOKEN",
+                "inactive",
+                "INACTIVE",
+            ]
+            .contains(&value.as_str())
             {
                 continue;
             }

@@ -124,9 +124,10 @@ fn which_positions_count_is_said() {
     let out = made.folder.at("index");
     let inputs = ["index", "--model", &made.model, "--sae", &made.sae, "--corpus", &made.corpus, "--no-processing"];
     let said = "870 positions count; left out: the first 10 positions of every prompt and the last";
-    let index = done(&[&inputs[..], &["--out", &out]].concat());
+    let on_one_line = |text: String| text.replace('\n', " ");
+    let index = on_one_line(done(&[&inputs[..], &["--out", &out]].concat()));
     assert!(index.contains(said), "{index}");
-    let direction = done(&["direction", "0", "--index", &out]);
+    let direction = on_one_line(done(&["direction", "0", "--index", &out]));
     assert!(
         direction.contains(said) && direction.contains("at the first position of a prompt, at most: 100.00"),
         "{direction}"
