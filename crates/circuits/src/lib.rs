@@ -66,7 +66,7 @@ pub use behaviour::{
 };
 pub use boosts::{Boosts, log_prob_boosts, logit_boost_ends, logit_boosts};
 pub use change::Change;
-pub use claim::{About, Chosen, Claim, Controls, LossClaim, loss_claims};
+pub use claim::{About, Beside, Chosen, Claim, Controls, LossClaim, loss_claims};
 pub use cooccurrence::{
     Cooccurrence, CooccurrenceOptions, CooccurrencePair, control_pairs, cooccurrence, cooccurrence_pairs,
 };

@@ -7,7 +7,7 @@ use directrix_model::{HookPoint, Prediction};
 use directrix_sae::Sae;
 
 use crate::change::Writer;
-use crate::{Change, Error, Matched, Result};
+use crate::{Beside, Change, Error, Result};
 
 /// One change at an SAE's site in one prompt, and what is looked at.
 #[derive(Debug, Clone)]
@@ -108,11 +108,16 @@ impl<'a> Trial<'a> {
         Ok(Trial { prompt, sae, positions, change, look: Look::MeanLoss })
     }
 
-    /// The same along random rows, and of random directions where `matched` is there to draw them; both drawn for this prompt.
-    pub(crate) fn controls(&self, matched: Option<&Matched>) -> [Option<Trial<'a>>; 2] {
+    /// The same along random rows, and of random directions, as far as they are wanted; both drawn for this prompt.
+    pub(crate) fn controls(&self, beside: Beside) -> [Option<Trial<'a>>; 2] {
         let seed = self.prompt as u64;
-        let directions = matched.and_then(|matched| self.change.of_random_directions(matched, seed));
-        [self.change.along_random_rows(seed), directions].map(|change| Some(Trial { change: change?, ..self.clone() }))
+        let rows = || self.change.along_random_rows(seed);
+        let controls = match beside {
+            Beside::Nothing => [None, None],
+            Beside::Rows => [rows(), None],
+            Beside::RowsAndDirections(matched) => [rows(), self.change.of_random_directions(matched, seed)],
+        };
+        controls.map(|change| Some(Trial { change: change?, ..self.clone() }))
     }
 
     /// The last position that is computed again: nothing that is looked at depends on what follows it.

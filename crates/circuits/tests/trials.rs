@@ -178,7 +178,7 @@ fn directions_ablated_each_alone_are_those_of_one_at_a_time() {
     };
     let (chosen, change, over) = (Chosen::Given, "ablated alone before the answer", "prompts");
     let about = About { chosen, change, measure: "loss_increase", unit: "nats", over };
-    let rows = ablate_each(&f.model, &prompts, &directions, about, of, None, &nobody).unwrap();
+    let rows = ablate_each(&f.model, &prompts, &directions, about, of, Beside::Rows, &nobody).unwrap();
     for (row, &direction) in rows.iter().zip(&directions) {
         let increase = |prompt| {
             let change = Change::Ablate(vec![direction]);
@@ -230,7 +230,7 @@ fn an_effect_that_was_not_looked_at_is_an_error() {
     assert!(effect.after.prediction().is_err() && effect.after.log_probs().is_err());
     let about =
         About { chosen: Chosen::Given, change: "zeroed", measure: "loss_increase", unit: "nats", over: "prompts" };
-    assert!(loss_claims(&f.model, &prompts, &[(about, vec![trial])], None, &Watch::nobody()).is_err());
+    assert!(loss_claims(&f.model, &prompts, &[(about, vec![trial])], Beside::Rows, &Watch::nobody()).is_err());
 }
 
 #[test]

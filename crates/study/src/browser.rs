@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::figure::plain;
 use crate::findings::Findings;
+use crate::sections::check_written;
 use crate::{Error, Result};
 
 /// All directions, to be looked through in the report.
@@ -47,12 +48,12 @@ pub(crate) struct Extent {
 const THIRDS: [(f32, f32); 3] = [(2.0 / 3.0, 0.999), (1.0 / 3.0, 2.0 / 3.0), (0.0, 1.0 / 3.0)];
 
 #[derive(Serialize)]
-struct Directions {
+struct Directions<'a> {
     /// The tokens that occur below, by their place in this list.
     vocabulary: Vec<String>,
     /// The prompts that occur below: their number in the corpus and their tokens.
     prompts: Vec<(usize, Vec<usize>)>,
-    saes: Vec<OfSae>,
+    saes: &'a [OfSae],
 }
 
 /// Columns with one entry for each direction.
@@ -77,7 +78,8 @@ struct OfSae {
     effects: Vec<(usize, f64, f64, usize)>,
 }
 
-/// An example as it is found, its prompt and tokens still as the index numbers them.
+/// An example as it is found, its prompt still as the index numbers it.
+#[derive(Clone)]
 struct Shown {
     kind: usize,
     example: Example,
@@ -87,49 +89,65 @@ struct Shown {
 impl Browser {
     /// Of all SAEs of the study. Also how many examples of the highest activations there are of each direction.
     pub(crate) fn of(found: &Findings, name: &str, extent: Extent) -> Result<(Browser, usize)> {
-        let common: Vec<usize> = found.common_tokens(extent.min_count)?;
+        let mut tokens = Tokens::default();
+        let (mut saes, mut shown) = (Vec::new(), Vec::new());
+        let common = found.common_tokens(extent.min_count)?;
+        for (number, sae) in found.index.saes().iter().enumerate() {
+            saes.push(of_sae(found, number, sae, &common, extent.tokens, &mut tokens)?);
+            let examples_of = |direction: usize| -> Result<Vec<Shown>> {
+                if found.watch.is_stopped() {
+                    return Err(Error::Stopped);
+                }
+                examples(sae, direction, extent)
+            };
+            shown.push((0..sae.directions()).into_par_iter().map(examples_of).collect::<Result<Vec<_>>>()?);
+        }
         let mut examples = extent.examples;
-        loop {
-            let packed = packed(&directions(found, &common, Extent { examples, ..extent })?)?;
+        let packed = loop {
+            let prompts = keep(&shown, examples, &mut saes);
+            let texts = |prompt: &usize| {
+                Ok((*prompt, found.index.prompt(*prompt)?.iter().map(|token| tokens.place(*token)).collect()))
+            };
+            let prompts = prompts.iter().map(texts).collect::<Result<Vec<_>>>()?;
+            let packed = packed(&Directions { vocabulary: tokens.texts(found), prompts, saes: &saes })?;
             if packed.len() as f64 <= extent.megabytes * 1e6 || examples <= 1 {
-                let caption = format!(
-                    "Everything the index holds of {} directions: up to {examples} prompts with the highest activations and {} of each third of the range, the activations before the answer's ablation where it was tested, and the {} tokens whose logits a unit of activation raises and lowers most (W_dec W_out W_U; tokens that occur at most {} times left out). {:.1} MB of this page.",
-                    found.index.saes().iter().map(SaeIndex::directions).sum::<usize>(),
-                    extent.spread,
-                    extent.tokens,
-                    extent.min_count,
-                    packed.len() as f64 / 1e6
-                );
-                return Ok((Browser { name: name.into(), caption, packed }, examples));
+                break packed;
             }
             examples /= 2;
-        }
+        };
+        let caption = format!(
+            "What the index holds of {} directions: up to {examples} prompts with the highest activations and {} of each third of the range; what ablating a direction before the answer does, where that was tested; and the {} tokens whose logits a unit of activation raises and lowers most (W_dec W_out W_U; tokens that occur at most {} times left out). {:.1} MB of this page.",
+            found.index.saes().iter().map(SaeIndex::directions).sum::<usize>(),
+            extent.spread,
+            extent.tokens,
+            extent.min_count,
+            packed.len() as f64 / 1e6
+        );
+        Ok((Browser { name: name.into(), caption, packed }, examples))
     }
 }
 
-fn directions(found: &Findings, common: &[usize], extent: Extent) -> Result<Directions> {
-    let mut shown = Vec::new();
-    for sae in found.index.saes() {
-        let examples_of = |direction: usize| -> Result<Vec<Shown>> {
-            if found.watch.is_stopped() {
-                return Err(Error::Stopped);
-            }
-            examples(sae, direction, extent)
-        };
-        shown.push((0..sae.directions()).into_par_iter().map(examples_of).collect::<Result<Vec<_>>>()?);
+/// Gives each direction its examples, of those of its highest activations so many, and returns the prompts that these are in.
+fn keep(shown: &[Vec<Vec<Shown>>], highest: usize, saes: &mut [OfSae]) -> Vec<usize> {
+    let kept = |of: &[Shown]| -> Vec<Shown> {
+        of.iter()
+            .enumerate()
+            .filter(|(i, shown)| shown.kind > 0 || *i < highest)
+            .map(|(_, shown)| shown.clone())
+            .collect()
+    };
+    let kept: Vec<Vec<Vec<Shown>>> = shown.iter().map(|sae| sae.iter().map(|of| kept(of)).collect()).collect();
+    let used: BTreeSet<usize> = kept.iter().flatten().flatten().map(|shown| shown.example.prompt).collect();
+    let prompts: Vec<usize> = used.into_iter().collect();
+    let flat = |Shown { kind, example, fires }: Shown| -> Vec<usize> {
+        let prompt = prompts.partition_point(|prompt| *prompt < example.prompt);
+        let head = [kind, prompt, example.position];
+        head.into_iter().chain(fires.into_iter().flat_map(|(position, value)| [position, value])).collect()
+    };
+    for (sae, kept) in saes.iter_mut().zip(kept) {
+        sae.examples = kept.into_iter().map(|of| of.into_iter().map(flat).collect()).collect();
     }
-    let used: BTreeSet<usize> = shown.iter().flatten().flatten().map(|shown| shown.example.prompt).collect();
-    let prompts: BTreeMap<usize, usize> = used.iter().enumerate().map(|(place, prompt)| (*prompt, place)).collect();
-    let mut tokens = Tokens::default();
-    let mut texts = Vec::new();
-    for &prompt in &used {
-        texts.push((prompt, found.index.prompt(prompt)?.iter().map(|token| tokens.place(*token)).collect()));
-    }
-    let mut saes = Vec::new();
-    for ((number, sae), shown) in found.index.saes().iter().enumerate().zip(shown) {
-        saes.push(of_sae(found, number, sae, shown, &prompts, common, extent.tokens, &mut tokens)?);
-    }
-    Ok(Directions { vocabulary: tokens.texts(found), prompts: texts, saes })
+    prompts
 }
 
 /// The prompts with the highest activations of a direction, then some of each third of its range.
@@ -152,33 +170,30 @@ fn examples(sae: &SaeIndex, direction: usize, extent: Extent) -> Result<Vec<Show
     chosen.into_iter().map(shown).collect()
 }
 
-#[expect(clippy::too_many_arguments, reason = "what all SAEs share, and what is found of one")]
+/// All of an SAE's directions but for their examples.
 fn of_sae(
     found: &Findings,
     number: usize,
     sae: &SaeIndex,
-    shown: Vec<Vec<Shown>>,
-    prompts: &BTreeMap<usize, usize>,
     common: &[usize],
     k: usize,
     tokens: &mut Tokens,
 ) -> Result<OfSae> {
+    let own_sae = &found.opened.saes[number];
     let all: Vec<_> = (0..sae.directions()).map(|direction| sae.direction(direction)).collect();
     let mut top: Vec<Option<TopToken>> = vec![None; all.len()];
     for row in top_tokens(sae)? {
         top[row.direction] = Some(row);
     }
-    let ends = logit_boost_ends(&found.opened.model, &found.opened.saes[number], common, k, found.watch);
-    let (raised, lowered) =
-        ends.unwrap_or_else(|_| vec![Default::default(); all.len()]).into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
+    // What an SAE writes elsewhere than to the residual stream has no logits of its own.
+    let (raised, lowered) = match check_written(found.opened, own_sae) {
+        Ok(()) => logit_boost_ends(&found.opened.model, own_sae, common, k, found.watch)?.into_iter().unzip(),
+        Err(_) => (vec![Vec::new(); all.len()], vec![Vec::new(); all.len()]),
+    };
     let mut placed = |ends: Vec<Vec<usize>>| -> Vec<Vec<usize>> {
         ends.iter().map(|ends| ends.iter().map(|token| tokens.place(*token as u32)).collect()).collect()
     };
     let (raised, lowered) = (placed(raised), placed(lowered));
-    let flat = |Shown { kind, example, fires }: Shown| -> Vec<usize> {
-        let head = [kind, prompts[&example.prompt], example.position];
-        head.into_iter().chain(fires.into_iter().flat_map(|(position, value)| [position, value])).collect()
-    };
     let effect = |row: &directrix_circuits::SingleAblation| {
         let estimate = row.loss_increase.estimate;
         (row.direction, rounded(estimate.mean), rounded(estimate.half_width), estimate.n)
@@ -196,7 +211,7 @@ fn of_sae(
         histogram: (0..all.len()).map(|direction| sae.histogram(direction).to_vec()).collect(),
         raised,
         lowered,
-        examples: shown.into_iter().map(|shown| shown.into_iter().map(flat).collect()).collect(),
+        examples: Vec::new(),
         effects: if own {
             found.singles.iter().filter(|row| row.loss_increase.estimate.n > 0).map(effect).collect()
         } else {

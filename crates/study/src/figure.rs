@@ -122,6 +122,21 @@ impl Shape {
         Shape::Histogram { edges, counts, log_counts: false }
     }
 
+    /// Bars of means, each with the half width of its interval.
+    pub fn bars(labels: Vec<String>, means: impl IntoIterator<Item = (f64, f64)>) -> Shape {
+        let (values, half_widths) = means.into_iter().unzip();
+        Shape::Bars { labels, values, half_widths, bands: Vec::new() }
+    }
+
+    /// The same bars with intervals to compare them with; other shapes stay as they are.
+    #[must_use]
+    pub fn with_bands(mut self, compared: Vec<Band>) -> Shape {
+        if let Shape::Bars { bands, .. } = &mut self {
+            *bands = compared;
+        }
+        self
+    }
+
     /// A histogram of whole `numbers` from 1 on over their logarithm to base ten: every interval holds a whole number, so that
     /// none is empty for want of one.
     pub fn log_histogram(numbers: &[u64], bins: usize) -> Shape {

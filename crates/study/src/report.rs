@@ -166,11 +166,18 @@ struct Links {
 }
 
 impl Links {
-    fn sae(self, column: &str) -> Option<usize> {
-        match column {
-            "direction" | "one" | "other" => Some(self.own),
-            "first" => Some(0),
-            "second" => Some(self.last),
+    /// Where a row's cell of the column leads to.
+    fn anchor(self, table: &Table, column: &Column, row: usize) -> Option<String> {
+        let sae = match column.name.as_str() {
+            // A table of another SAE says of which.
+            "direction" => of_sae(table, row).unwrap_or(self.own as i64),
+            "one" | "other" => self.own as i64,
+            "first" => 0,
+            "second" => self.last as i64,
+            _ => return None,
+        };
+        match &column.cells {
+            Cells::Integer(directions) => Some(format!("direction/{sae}/{}", directions[row])),
             _ => None,
         }
     }
@@ -311,17 +318,7 @@ impl<'a> BlockView<'a> {
         let cells = |row| {
             let cell = |((column, half_widths), view): (&(&Column, Option<&[f64]>), &ColumnView)| {
                 let cell = CellView::of(&column.cells, row, view.class).within(half_widths.map(|widths| widths[row]));
-                match (links.and_then(|links| links.sae(&column.name)), &column.cells) {
-                    // A table of several SAEs says of which a direction is.
-                    (Some(_), _) if column.name == "direction" && of_sae(table, row).is_some() => CellView {
-                        link: of_sae(table, row).map(|sae| format!("direction/{sae}/{}", cell.text)),
-                        ..cell
-                    },
-                    (Some(sae), Cells::Integer(_)) => {
-                        CellView { link: Some(format!("direction/{sae}/{}", cell.text)), ..cell }
-                    }
-                    _ => cell,
-                }
+                CellView { link: links.and_then(|links| links.anchor(table, column, row)), ..cell }
             };
             shown.iter().zip(&columns).map(cell).collect()
         };

@@ -1,5 +1,6 @@
 //! The shipped study from outside: what it writes, that it tells the truth, and that it can be run again.
 
+use base64::Engine;
 use directrix_corpus::Watch;
 use std::path::Path;
 
@@ -82,6 +83,26 @@ fn the_shipped_study_writes_everything_and_the_same_again() {
     }
     assert!(page.contains("sampled from the shipped model itself"));
     assert!(page.len() < 15_000_000, "{}", page.len());
+
+    // The browser holds every direction with the numbers of the tables; strongest examples come first.
+    let packed = page.split("application/gzip\">").nth(1).unwrap().split('<').next().unwrap();
+    let bytes = base64::engine::general_purpose::STANDARD.decode(packed).unwrap();
+    let browser: Value = serde_json::from_reader(flate2::read::GzDecoder::new(&bytes[..])).unwrap();
+    for (number, sae) in browser["saes"].as_array().unwrap().iter().enumerate() {
+        let maxima = column(&study, &format!("directions-{number}"), "maximum");
+        let density = column(&study, &format!("directions-{number}"), "density");
+        for direction in 0..2048 {
+            let shown = |name: &str| sae[name][direction].as_f64().unwrap();
+            assert!((shown("maximum") - maxima[direction]).abs() <= 1e-6 * maxima[direction]);
+            assert!((shown("density") - density[direction]).abs() <= 1e-3 * density[direction]);
+            let examples = sae["examples"][direction].as_array().unwrap();
+            assert_eq!(examples.is_empty(), density[direction] == 0.0, "{number}/{direction}");
+            let Some(first) = examples.first().and_then(Value::as_array) else { continue };
+            let at = first[3..].chunks(2).find(|pair| pair[0] == first[2]).unwrap();
+            assert_eq!((first[0].as_u64(), at[1].as_u64()), (Some(0), Some(1000)), "the highest is the maximum");
+            assert!(examples.len() <= 29);
+        }
+    }
 
     // Again: the index is reused, and everything but the timings has the same bits.
     let before = std::fs::metadata(out.join("index/index.json")).unwrap().modified().unwrap();

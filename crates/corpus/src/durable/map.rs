@@ -130,11 +130,9 @@ extern "C" fn say_and_exit(_signal: libc::c_int, info: *mut libc::siginfo_t, _co
     };
     // SAFETY: the system gives a handler of this kind what it asked for.
     let address = unsafe { (*info).si_addr() } as usize;
-    // The last page of a map goes on behind its file.
-    let page = 1 << 16;
     for known in &MAPS {
         let (start, end) = (known.start.load(Ordering::Acquire), known.end.load(Ordering::Acquire));
-        if (start..end.saturating_add(page)).contains(&address) && end > 1 {
+        if (start..end).contains(&address) {
             let path = known.path.load(Ordering::Acquire);
             say(b"error: `");
             if !path.is_null() {

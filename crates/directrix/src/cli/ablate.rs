@@ -2,7 +2,7 @@
 
 use clap::Args;
 use directrix::circuits::{
-    self, About, Change, Chosen, Effect, LossClaim, Trial, ablate_each, active_at, effects, loss_claims,
+    self, About, Beside, Change, Chosen, Effect, LossClaim, Trial, ablate_each, active_at, effects, loss_claims,
 };
 use directrix::corpus::{Prompts, Watch};
 use directrix::lab::Opened;
@@ -127,7 +127,7 @@ impl Ablate {
             _ => "ablated alone before the answer",
         };
         let of = |direction| ablation.trials(&[direction], |prompt| ablation.changes(prompt, &[direction]));
-        let rows = ablate_each(&opened.model, prompts, directions, self.about(change), of, None, watch)?;
+        let rows = ablate_each(&opened.model, prompts, directions, self.about(change), of, Beside::Rows, watch)?;
         let name = sae.short_name();
         let inactive = rows.iter().filter(|row| row.loss_increase.estimate.n == 0).count();
         let remark = match inactive {
@@ -154,7 +154,7 @@ impl Ablate {
         let trials = ablation.trials(directions, |prompt| ablation.changes(prompt, directions))?;
         let others = ablation.trials(directions, |prompt| !ablation.changes(prompt, directions))?;
         let LossClaim { claim, effects: of_changed } =
-            loss_claims(&opened.model, prompts, &[(self.about(change), trials)], None, watch)?.remove(0);
+            loss_claims(&opened.model, prompts, &[(self.about(change), trials)], Beside::Rows, watch)?.remove(0);
         let of_unchanged = effects(&opened.model, prompts, &others, watch)?;
         let mut found: Vec<(usize, &Effect)> =
             changed.into_iter().zip(&of_changed).chain(unchanged.into_iter().zip(&of_unchanged)).collect();

@@ -9,7 +9,7 @@ use directrix_model::{Ask, BlockHook, HookPoint, Positions, batches};
 use directrix_sae::Sae;
 use serde::Serialize;
 
-use super::{Body, SectionKind, count, figure, mean_bars, quoted, table, within};
+use super::{Body, SectionKind, count, figure, interval, quoted, table, within};
 use crate::findings::Findings;
 use crate::report::Block;
 use crate::{Result, Shape};
@@ -100,9 +100,9 @@ impl SectionKind for Attention {
                     count(mean.n, "prompt"),
                     top.len()
                 ),
-                mean_bars(
+                Shape::bars(
                     top.iter().map(|row| found.token(row.token)).collect(),
-                    &top.iter().map(|row| row.weight).collect::<Vec<_>>(),
+                    top.iter().map(|row| interval(&row.weight)),
                 ),
             ),
             self.on_one(weights, &labels),

@@ -8,7 +8,7 @@ use directrix_lab::Opened;
 use directrix_sae::Sae;
 use serde::Serialize;
 
-use super::{Body, SectionKind, check_order, check_range, control_bands, count, figure, table};
+use super::{Body, SectionKind, check_order, check_range, claim_bars, count, figure, table};
 use crate::findings::Findings;
 use crate::{Result, Shape};
 
@@ -91,12 +91,7 @@ impl SectionKind for Cooccurrence {
                     "Mean over positions, of the {} with the most negative mean of those found in several prompts; bars are 95 % intervals clustered by prompt, shades those of the controls.",
                     count(claims.len(), "pair")
                 ),
-                Shape::Bars {
-                    labels,
-                    values: claims.iter().map(Claim::mean).collect(),
-                    half_widths: claims.iter().map(|claim| claim.estimate.half_width).collect(),
-                    bands: control_bands(&claims),
-                },
+                claim_bars(labels, &claims),
             ),
             figure(
                 "cooccurrence-differences",

@@ -4,9 +4,9 @@ use directrix_circuits::{Claim, cosine_pairs, pair_effects};
 use directrix_lab::Opened;
 use directrix_sae::Sae;
 
-use super::{Body, SectionKind, check_order, check_written, control_bands, figure, table};
+use super::{Body, SectionKind, check_order, check_written, claim_bars, figure, table};
+use crate::Result;
 use crate::findings::Findings;
-use crate::{Result, Shape};
 
 options! {
     /// Pairs of directions by cosine.
@@ -66,12 +66,7 @@ impl SectionKind for Cosine {
                 "The second direction when the first is ablated",
                 ("pair", "change of activation"),
                 "Mean change of the second direction's activation at the position where the first is most active, over the prompts of the corpus with its highest activations; bars are 95 % intervals, shades those of the controls: as much taken out along random rows, and random first directions of matched density.",
-                Shape::Bars {
-                    labels,
-                    values: claims.iter().map(Claim::mean).collect(),
-                    half_widths: claims.iter().map(|claim| claim.estimate.half_width).collect(),
-                    bands: control_bands(&claims),
-                },
+                claim_bars(labels, &claims),
             ),
             table(
                 "cosine-pairs",

@@ -5,7 +5,7 @@ use directrix_circuits::{
 };
 use serde::Serialize;
 
-use super::{Body, SectionKind, figure, list, percent, quoted, table, within};
+use super::{Body, SectionKind, figure, interval, list, of_controls, percent, quoted, table, within};
 use crate::findings::Findings;
 use crate::report::Block;
 use crate::{Result, Shape};
@@ -125,20 +125,16 @@ fn measure_bars(measure: &str, axis: &str, of_set: &Claim, of_site: &Claim) -> B
         &format!("What is taken out, and the answer's {measure}"),
         ("ablated before the answer", axis),
         &format!("Mean over the same {} prompts; bars are 95 % intervals.", of_set.estimate.n),
-        Shape::Bars {
-            labels: bars.iter().map(|(name, _)| (*name).into()).collect(),
-            values: bars.iter().map(|(_, estimate)| estimate.mean).collect(),
-            half_widths: bars.iter().map(|(_, estimate)| estimate.half_width).collect(),
-            bands: Vec::new(),
-        },
+        Shape::bars(
+            bars.iter().map(|(name, _)| (*name).into()).collect(),
+            bars.iter().map(|(_, estimate)| interval(estimate)),
+        ),
     )
 }
 
 /// What the directions do together, against their controls.
 fn together(top: &str, claim: &Claim) -> String {
-    let [rows, directions] = [claim.controls.rows, claim.controls.directions].map(|control| {
-        control.map_or_else(|| "not measured".into(), |c| format!("{:+.3}{}", c.mean, within(c.half_width, 3)))
-    });
+    let [rows, directions] = of_controls(claim);
     format!(
         "Ablating {top} together before the answer changes its loss by {:+.3}{} nats (standard deviation {:.3} over {} prompts): {}. As much along random rows changes it by {rows}, as many random directions of matched density by {directions}: {}.",
         claim.mean(),

@@ -50,12 +50,10 @@ impl SectionKind for LossRecovered {
                 "Loss of the answer with the site changed",
                 ("site before the answer", "loss, nats"),
                 "Mean over the behaviour prompts measured on; bars are 95 % intervals.",
-                Shape::Bars {
-                    labels: rows.iter().map(|row| row.site.into()).collect(),
-                    values: rows.iter().map(|row| row.mean_loss).collect(),
-                    half_widths: rows.iter().map(|row| row.half_width).collect(),
-                    bands: Vec::new(),
-                },
+                Shape::bars(
+                    rows.iter().map(|row| row.site.into()).collect(),
+                    rows.iter().map(|row| (row.mean_loss, row.half_width)),
+                ),
             ),
             table(
                 "loss-recovered",

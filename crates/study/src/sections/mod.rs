@@ -210,7 +210,7 @@ impl<'de> Deserialize<'de> for Analysis {
 }
 
 /// An error if what the SAE writes does not reach the residual stream.
-fn check_written(opened: &Opened, sae: &Sae) -> Result<(), String> {
+pub(crate) fn check_written(opened: &Opened, sae: &Sae) -> Result<(), String> {
     sae.to_residual(&opened.model, &Matrix::zeros(1, sae.d_out())).map(drop).map_err(|e| e.to_string())
 }
 
@@ -251,14 +251,20 @@ fn leading(block: Block, links: Vec<String>) -> Block {
     }
 }
 
-/// Bars of means with their intervals.
-fn mean_bars(labels: Vec<String>, estimates: &[Estimate]) -> Shape {
-    Shape::Bars {
-        labels,
-        values: estimates.iter().map(|estimate| estimate.mean).collect(),
-        half_widths: estimates.iter().map(|estimate| estimate.half_width).collect(),
-        bands: Vec::new(),
-    }
+/// Bars of claims, each with its interval and before those of its controls.
+fn claim_bars(labels: Vec<String>, claims: &[Claim]) -> Shape {
+    Shape::bars(labels, claims.iter().map(|claim| interval(&claim.estimate))).with_bands(control_bands(claims))
+}
+
+/// A mean and the half width of its interval.
+fn interval(estimate: &Estimate) -> (f64, f64) {
+    (estimate.mean, estimate.half_width)
+}
+
+/// What the controls of a claim do, in a sentence: along random rows, of random directions.
+fn of_controls(claim: &Claim) -> [String; 2] {
+    let said = |c: Estimate| format!("{:+.3}{}", c.mean, within(c.half_width, 3));
+    [claim.controls.rows, claim.controls.directions].map(|control| control.map_or_else(|| "not measured".into(), said))
 }
 
 /// The intervals of the controls that these claims have.
@@ -283,12 +289,8 @@ fn component_bars(rows: &[Component]) -> (Shape, String) {
     let left_out = order.len().saturating_sub(MOST_BARS);
     order.truncate(MOST_BARS);
     order.sort_by(|a, b| b.mean.total_cmp(&a.mean));
-    let shape = Shape::Bars {
-        labels: order.iter().map(|row| row.component.clone()).collect(),
-        values: order.iter().map(|row| row.mean).collect(),
-        half_widths: order.iter().map(|row| row.half_width).collect(),
-        bands: Vec::new(),
-    };
+    let labels = order.iter().map(|row| row.component.clone()).collect();
+    let shape = Shape::bars(labels, order.iter().map(|row| (row.mean, row.half_width)));
     let left_out = if left_out == 0 { String::new() } else { format!(" The {left_out} closest to zero are left out.") };
     (shape, left_out)
 }

@@ -4,7 +4,7 @@ use directrix_circuits::Component;
 use directrix_lab::Opened;
 use directrix_sae::Sae;
 
-use super::{Body, SectionKind, check_written, figure, labels, means, quoted, table, within};
+use super::{Body, SectionKind, check_written, figure, labels, quoted, table, within};
 use crate::findings::Findings;
 use crate::{Result, Shape};
 
@@ -43,12 +43,7 @@ impl SectionKind for Remainder {
                 "Logit attribution of the site, its reconstruction and the remainder",
                 ("what is written", "contribution to the logit"),
                 "Mean over prompts at the position that predicts the answer; bars are 95 % intervals.",
-                Shape::Bars {
-                    labels: labels(&rows),
-                    values: means(&rows),
-                    half_widths: rows.iter().map(|row| row.half_width).collect(),
-                    bands: Vec::new(),
-                },
+                Shape::bars(labels(&rows), rows.iter().map(|row| (row.mean, row.half_width))),
             ),
             table("remainder", "Mean direct logit attribution over n prompts, biases not included.", &rows),
         ];

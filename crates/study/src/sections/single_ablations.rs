@@ -3,9 +3,9 @@
 use directrix_circuits::{Claim, SingleAblation};
 use serde::Serialize;
 
-use super::{Body, SectionKind, control_bands, figure, leading, quoted, table, within};
+use super::{Body, SectionKind, claim_bars, figure, leading, of_controls, quoted, table, within};
+use crate::Result;
 use crate::findings::Findings;
-use crate::{Result, Shape};
 
 /// Bars shown of either end.
 const SHOWN: usize = 13;
@@ -100,9 +100,7 @@ fn first_choice(row: &SingleRow, name: &str) -> String {
     if claim.estimate.n == 0 {
         return format!("The first choice is {name}, which is active on none of the prompts measured on.");
     }
-    let [rows, directions] = [claim.controls.rows, claim.controls.directions].map(|control| {
-        control.map_or_else(|| "not measured".into(), |c| format!("{:+.3}{}", c.mean, within(c.half_width, 3)))
-    });
+    let [rows, directions] = of_controls(&claim);
     format!(
         "The first choice is {name}: {:+.3}{} nats where it is active ({}); as much along random rows {rows}, random directions of matched density {directions}: {}. It is active on {:.1} % of the prompts, which makes {:+.3} nats over all of them.",
         claim.mean(),
@@ -158,12 +156,7 @@ fn figure_of(rows: &[SingleRow], anchor: impl Fn(usize) -> String) -> crate::rep
         "Loss increase from ablating one direction",
         ("direction", "loss increase, nats"),
         &caption,
-        Shape::Bars {
-            labels: order.iter().map(|row| row.single.direction.to_string()).collect(),
-            values: order.iter().map(|row| row.single.loss_increase.mean()).collect(),
-            half_widths: order.iter().map(|row| row.single.loss_increase.estimate.half_width).collect(),
-            bands: control_bands(&claims),
-        },
+        claim_bars(order.iter().map(|row| row.single.direction.to_string()).collect(), &claims),
     );
     leading(block, links)
 }
@@ -183,6 +176,7 @@ mod tests {
     use directrix_circuits::{About, Chosen, Controls, Estimate};
 
     use super::*;
+    use crate::Shape;
 
     fn claims(values: &[[f64; 3]]) -> Vec<Claim> {
         let about =
