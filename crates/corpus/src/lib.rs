@@ -48,6 +48,7 @@ mod settings;
 mod source;
 mod tokenise;
 mod tokenizer;
+mod visible;
 mod watch;
 
 pub use error::{Error, Result};
@@ -57,7 +58,8 @@ pub use range::{in_range, real_number, whole_number};
 pub use settings::{Field, Settings};
 pub use source::{Corpus, Document, Survey};
 pub use tokenise::{Chunk, Tokenising, join, load, prompts};
-pub use tokenizer::{Tokenizer, TokenizerFiles, token_text};
+pub use tokenizer::{Tokenizer, TokenizerFiles, pieces, token_text};
+pub use visible::{one_line, visible};
 pub use watch::{Event, Watch};
 
 /// Bytes in hexadecimal, as hashes are shown.

@@ -18,7 +18,7 @@ const BATCH_BYTES: usize = 4 << 20;
 /// How documents become prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tokenising {
-    /// The token id put before every text; ready ids get none.
+    /// The token id put before every text that does not begin with it; ready ids get none.
     pub bos: Option<u32>,
     /// The most positions a prompt may have, BOS included: the model's context. A longer prompt keeps its first ones.
     pub max_len: usize,
@@ -40,7 +40,7 @@ pub struct Chunk {
 /// Turns documents into prompts, chunk by chunk, in the documents' order.
 ///
 /// `corpus` is the documents' name in errors. Documents are tokenised in parallel; the prompts depend neither on the
-/// threads nor on the size of the chunks. Documents without any token give no prompt.
+/// threads nor on the size of the chunks. Documents without any token of their own give no prompt.
 ///
 /// # Errors
 /// An item is an error where a document is one; where it is text and there is no tokenizer ([`Error::NoTokenizer`]);
@@ -108,7 +108,9 @@ impl Rows {
             Document::Text(text) => {
                 let no_tokenizer = || Error::NoTokenizer { corpus: self.corpus.clone(), document: number };
                 let ids = self.tokenizer.as_ref().ok_or_else(no_tokenizer)?.encode(&text)?;
-                self.options.bos.into_iter().chain(ids).collect()
+                // What begins with BOS as it is written needs no second one, and BOS alone is no prompt.
+                let bos = self.options.bos.filter(|bos| ids.first().is_some_and(|first| first != bos));
+                bos.into_iter().chain(ids).collect()
             }
         };
         let cut = tokens.len() > self.options.max_len;
@@ -258,6 +260,15 @@ mod tests {
     }
 
     #[test]
+    fn a_text_that_begins_with_bos_gets_no_second_one() {
+        let said = TOKENIZER.single_token(" said").unwrap();
+        let documents = || vec![text("<|endoftext|> said"), text(" said<|endoftext|>"), text("<|endoftext|>")];
+        assert_eq!(all(documents(), OPTIONS).prompts, Prompts::from_rows([&[0, said][..], &[0, said, 0], &[0]]));
+        let without = all(documents(), Tokenising { bos: None, ..OPTIONS });
+        assert_eq!(without.prompts, Prompts::from_rows([&[0, said][..], &[said, 0], &[0]]));
+    }
+
+    #[test]
     fn a_long_prompt_keeps_its_first_positions_and_is_counted() {
         let long = "Once upon a time, there was a little boy named Tim.";
         let documents = vec![text(long), ids(&[1; 9]), ids(&[1; 8]), text("Tim")];
@@ -272,9 +283,9 @@ mod tests {
     #[test]
     fn documents_without_tokens_give_no_prompt() {
         let documents = || vec![ids(&[]), text(""), ids(&[5])];
-        let without_bos = Tokenising { bos: None, ..OPTIONS };
-        assert_eq!(all(documents(), without_bos).prompts, Prompts::from_rows([[5]]));
-        assert_eq!(all(documents(), OPTIONS).prompts, Prompts::from_rows([[0], [5]]));
+        for bos in [None, Some(0)] {
+            assert_eq!(all(documents(), Tokenising { bos, ..OPTIONS }).prompts, Prompts::from_rows([[5]]));
+        }
     }
 
     #[test]
@@ -348,6 +359,7 @@ mod tests {
             let expected: Vec<Vec<u32>> = documents.iter().map(|document| {
                 let mut row = match document {
                     Document::Tokens(ids) => ids.clone(),
+                    Document::Text(text) if text.is_empty() => Vec::new(),
                     Document::Text(text) => [vec![0], TOKENIZER.encode(text).unwrap()].concat(),
                 };
                 row.truncate(8);

@@ -1,10 +1,13 @@
 //! Text to token ids and back.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, LazyLock, OnceLock};
 
-use tokenizers::Decoder;
+use rayon::prelude::*;
 use tokenizers::models::ModelWrapper;
+use tokenizers::{Decoder, DecoderWrapper};
 
 use crate::Settings;
 use crate::error::{Error, Result, caught, excerpt, listing};
@@ -22,6 +25,8 @@ struct Shared {
     tokenizer: tokenizers::Tokenizer,
     vocab_size: usize,
     bos: Option<(u32, String)>,
+    /// Tokens that would look like another one.
+    ambiguous: OnceLock<HashSet<u32>>,
 }
 
 /// The files of a model's folder that a [`Tokenizer`] is made of.
@@ -61,8 +66,9 @@ impl Tokenizer {
 
         let vocab_size = tokenizer.get_vocab(true).into_values().max().map_or(0, |largest| largest as usize + 1);
         let bos = files.bos(&tokenizer)?;
-        let mut loaded = Tokenizer { shared: Arc::new(Shared { tokenizer, vocab_size, bos: None }) };
-        let bos = bos.map(|id| (id, loaded.token_text(id)));
+        let mut loaded =
+            Tokenizer { shared: Arc::new(Shared { tokenizer, vocab_size, bos: None, ambiguous: OnceLock::new() }) };
+        let bos = bos.map(|id| (id, loaded.own_text(id)));
         if let Some(shared) = Arc::get_mut(&mut loaded.shared) {
             shared.bos = bos;
         }
@@ -99,18 +105,91 @@ impl Tokenizer {
         }
     }
 
-    /// The text of one token inside a prompt, as a person should see it: `" said"`, `"\n"`, `".\""`. An id outside the
-    /// vocabulary, and bytes that are no UTF-8, give the replacement character.
+    /// The text of one token inside a prompt, as a person should see it: `" said"`, `"\n"`, `".\""`. Bytes that are only part of
+    /// a character are escaped, `\xC3`; what has no text is `[id]`, and where several tokens have the same text it stands
+    /// behind it. So no two tokens look alike.
     pub fn token_text(&self, token: u32) -> String {
-        let Ok(alone) = self.decode(&[token]) else { return REPLACEMENT.into() };
-        // Some decoders drop the space before a text's first token, so the token is read as the second of two.
-        match self.decode(&[token, token]) {
-            Ok(twice) => match twice.strip_prefix(&alone) {
-                Some(second) if !second.is_empty() => second.into(),
-                _ => alone,
-            },
-            Err(_) => alone,
+        let text = self.own_text(token);
+        if self.ambiguous().contains(&token) { format!("{text}[{token}]") } else { text }
+    }
+
+    /// The texts of tokens that follow each other, to be joined. A character that several tokens make together is the text of the
+    /// first of them, and the others' is empty, as far as `alike(i)` says that tokens `i` and `i + 1` are shown in the same
+    /// way; elsewhere its parts are escaped as in [`token_text`](Tokenizer::token_text).
+    pub fn pieces(&self, tokens: &[u32], alike: impl Fn(usize) -> bool) -> Vec<String> {
+        let mut pieces = vec![String::new(); tokens.len()];
+        let mut start = 0;
+        for end in 1..=tokens.len() {
+            if end == tokens.len() || !alike(end - 1) {
+                self.join(tokens, start..end, &mut pieces);
+                start = end;
+            }
         }
+        pieces
+    }
+
+    fn join(&self, tokens: &[u32], run: Range<usize>, pieces: &mut [String]) {
+        let mut bytes = Vec::new();
+        let mut owners = Vec::new();
+        for i in run {
+            bytes.extend(self.bytes(tokens[i]));
+            owners.resize(bytes.len(), i);
+        }
+        let mut at = 0;
+        for chunk in bytes.utf8_chunks() {
+            for c in chunk.valid().chars() {
+                pieces[owners[at]].push(c);
+                at += c.len_utf8();
+            }
+            for byte in chunk.invalid() {
+                pieces[owners[at]] += &escaped(*byte);
+                at += 1;
+            }
+        }
+    }
+
+    /// The text of a token, whatever others have; not empty.
+    fn own_text(&self, token: u32) -> String {
+        self.bytes(token).utf8_chunks().fold(String::new(), |text, chunk| {
+            let parts: String = chunk.invalid().iter().map(|byte| escaped(*byte)).collect();
+            text + chunk.valid() + &parts
+        })
+    }
+
+    /// The bytes that a token is of a text, which may begin or end within a character; `[id]` where there are none.
+    pub fn bytes(&self, token: u32) -> Vec<u8> {
+        self.written(token).filter(|bytes| !bytes.is_empty()).unwrap_or_else(|| format!("[{token}]").into_bytes())
+    }
+
+    fn written(&self, token: u32) -> Option<Vec<u8>> {
+        let tokenizer = &self.shared.tokenizer;
+        let name = tokenizer.id_to_token(token)?;
+        let of_byte_level = || name.chars().map(|c| BYTES.get(&c).copied()).collect::<Option<Vec<u8>>>();
+        if let Some(DecoderWrapper::ByteLevel(_)) = tokenizer.get_decoder() {
+            return Some(of_byte_level().unwrap_or_else(|| name.clone().into_bytes()));
+        }
+        // Some decoders drop the space before a text's first token, so the token is read as the second of two.
+        let alone = self.decode(&[token]).ok()?;
+        let text = match self.decode(&[token, token]) {
+            Ok(twice) => twice.strip_prefix(&alone).filter(|second| !second.is_empty()).unwrap_or(&alone).to_owned(),
+            Err(_) => alone,
+        };
+        if !text.contains(char::REPLACEMENT_CHARACTER) {
+            return Some(text.into_bytes());
+        }
+        let byte = name.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+        let byte = byte.and_then(|digits| u8::from_str_radix(digits, 16).ok()).map(|byte| vec![byte]);
+        Some(byte.or_else(of_byte_level).unwrap_or_else(|| text.into_bytes()))
+    }
+
+    fn ambiguous(&self) -> &HashSet<u32> {
+        self.shared.ambiguous.get_or_init(|| {
+            let mut texts: Vec<(String, u32)> =
+                (0..self.shared.vocab_size as u32).into_par_iter().map(|token| (self.own_text(token), token)).collect();
+            texts.par_sort_unstable();
+            let same = |pair: &[(String, u32)]| pair[0].0 == pair[1].0;
+            texts.windows(2).filter(|pair| same(pair)).flat_map(|pair| [pair[0].1, pair[1].1]).collect()
+        })
     }
 
     /// The id of a text that is exactly one token.
@@ -147,6 +226,28 @@ impl Tokenizer {
     /// The text of the token that begins a prompt, if the model's folder names one.
     pub fn bos_text(&self) -> Option<&str> {
         self.shared.bos.as_ref().map(|(_, text)| text.as_str())
+    }
+}
+
+/// A byte that is only part of a character.
+fn escaped(byte: u8) -> String {
+    format!("\\x{byte:02X}")
+}
+
+/// The bytes that the characters of byte-level tokens stand for (GPT-2's `bytes_to_unicode`): those that can be seen for
+/// themselves, the others from 256 on.
+static BYTES: LazyLock<HashMap<char, u8>> = LazyLock::new(|| {
+    let seen = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    let (visible, others): (Vec<u8>, Vec<u8>) = (0..=u8::MAX).partition(seen);
+    let others = others.into_iter().zip(256_u32..).filter_map(|(byte, code)| Some((char::from_u32(code)?, byte)));
+    visible.into_iter().map(|byte| (char::from(byte), byte)).chain(others).collect()
+});
+
+/// The texts of tokens that follow each other, as [`Tokenizer::pieces`]; `[id]` without a tokenizer.
+pub fn pieces(tokenizer: Option<&Tokenizer>, tokens: &[u32], alike: impl Fn(usize) -> bool) -> Vec<String> {
+    match tokenizer {
+        Some(tokenizer) => tokenizer.pieces(tokens, alike),
+        None => tokens.iter().map(|token| token_text(None, *token)).collect(),
     }
 }
 
@@ -276,10 +377,67 @@ pub(crate) mod tests {
             assert_eq!(tokenizer.token_text(tokenizer.single_token(text).unwrap()), text);
         }
         assert_eq!(tokenizer.token_text(0), "<|endoftext|>");
-        assert_eq!(tokenizer.token_text(4096), REPLACEMENT);
-        assert_eq!(tokenizer.token_text(u32::MAX), REPLACEMENT);
-        let half = tokenizer.encode("é").unwrap();
-        assert!(half.len() > 1 && tokenizer.token_text(half[0]) == REPLACEMENT);
+        assert_eq!(tokenizer.token_text(4096), "[4096]");
+        assert_eq!(tokenizer.token_text(u32::MAX), "[4294967295]");
+    }
+
+    #[test]
+    fn no_two_tokens_look_alike() {
+        let tokenizer = shipped();
+        let texts: std::collections::HashSet<String> = (0..4096).map(|token| tokenizer.token_text(token)).collect();
+        assert_eq!(texts.len(), 4096);
+        assert!(texts.iter().all(|text| !text.is_empty() && !text.contains(REPLACEMENT)));
+
+        // A decoder that puts a space before words alone, and one of bytes beside their characters.
+        let pieces = json!({ "ing": 0, "##ing": 1, "[UNK]": 2, "a": 3 });
+        let word_piece = json!({ "type": "WordPiece", "prefix": "##", "cleanup": false });
+        let model = json!({ "type": "WordPiece", "vocab": pieces, "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##", "max_input_chars_per_word": 100 });
+        let tokenizer = with_decoder(word_piece, model);
+        assert_eq!([0, 1, 3].map(|t| tokenizer.token_text(t)), [" ing", "ing", " a"].map(str::to_owned));
+        let tokenizer = byte_fallback();
+        assert_eq!(
+            [1, 2, 3, 4].map(|t| tokenizer.token_text(t)),
+            ["a[1]", "a[2]", "\\xC3", "\\xA9"].map(str::to_owned)
+        );
+    }
+
+    fn with_decoder(decoder: Value, model: Value) -> Tokenizer {
+        let file = json!({
+            "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null,
+            "decoder": decoder, "model": model,
+        });
+        of_files(&[("tokenizer.json", file)]).unwrap()
+    }
+
+    /// Pieces with bytes for what they lack, as SentencePiece has.
+    fn byte_fallback() -> Tokenizer {
+        let vocab = json!({ "<unk>": 0, "a": 1, "<0x61>": 2, "<0xC3>": 3, "<0xA9>": 4 });
+        let decoders = json!([{ "type": "ByteFallback" }, { "type": "Fuse" }]);
+        let decoder = json!({ "type": "Sequence", "decoders": decoders });
+        with_decoder(decoder, json!({ "type": "BPE", "vocab": vocab, "merges": [], "byte_fallback": true }))
+    }
+
+    #[test]
+    fn a_character_of_several_tokens_is_whole_where_they_are_shown_alike() {
+        let tokenizer = byte_fallback();
+        assert_eq!(tokenizer.pieces(&[1, 3, 4, 2], |_| true), ["a", "é", "", "a"]);
+        assert_eq!(tokenizer.pieces(&[1, 3, 4, 2], |i| i != 1), ["a", "\\xC3", "\\xA9", "a"]);
+        assert_eq!(tokenizer.pieces(&[3, 1, 4, 9], |_| true), ["\\xC3", "a", "\\xA9", "[9]"]);
+        assert!(tokenizer.pieces(&[], |_| true).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn the_pieces_of_a_text_are_the_text(text in "[a-z é漢🦀\u{301}\n]{0,30}", apart in any::<u64>()) {
+            let tokenizer = SHIPPED.clone();
+            let tokens = tokenizer.encode(&text).unwrap();
+            prop_assert_eq!(tokenizer.pieces(&tokens, |_| true).concat(), text.clone());
+            let bytes: Vec<u8> = tokens.iter().flat_map(|token| tokenizer.bytes(*token)).collect();
+            prop_assert_eq!(bytes, text.as_bytes());
+            let pieces = tokenizer.pieces(&tokens, |i| apart >> (i % 64) & 1 == 0);
+            prop_assert!(!pieces.concat().contains(REPLACEMENT));
+        }
     }
 
     #[test]
@@ -287,7 +445,8 @@ pub(crate) mod tests {
         let tokenizer = shipped();
         let comma = tokenizer.single_token(",").unwrap();
         for token in 0..4096 {
-            assert_eq!(format!(",{}", tokenizer.token_text(token)), tokenizer.decode(&[comma, token]).unwrap());
+            let bytes = [b",", &tokenizer.bytes(token)[..]].concat();
+            assert_eq!(String::from_utf8_lossy(&bytes), tokenizer.decode(&[comma, token]).unwrap());
         }
     }
 

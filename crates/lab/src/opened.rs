@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use directrix_corpus::{Chunk, Corpus, Document, Survey, Tokenising, Tokenizer, Watch, join, prompts, token_text};
+use directrix_corpus::{
+    Chunk, Corpus, Document, Survey, Tokenising, Tokenizer, Watch, join, pieces, prompts, token_text,
+};
 use directrix_index::{Identity, Index, Input, Options, build, rebuild};
 use directrix_model::{Folder, Model};
 use directrix_sae::Sae;
@@ -82,6 +84,11 @@ impl Opened {
     /// A token's text; `[id]` without a tokenizer.
     pub fn token(&self, token: u32) -> String {
         token_text(self.tokenizer.as_ref(), token)
+    }
+
+    /// The texts of tokens that follow each other, as [`pieces`].
+    pub fn pieces(&self, tokens: &[u32], alike: impl Fn(usize) -> bool) -> Vec<String> {
+        pieces(self.tokenizer.as_ref(), tokens, alike)
     }
 
     /// The ids of tokens that are given by their ids or their texts, ascending: those whose positions are not to count.

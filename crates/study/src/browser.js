@@ -66,7 +66,7 @@ function browse(box, { vocabulary, prompts, saes }) {
     const sae = saes[which.value];
     const text = find.value;
     const number = /^\s*\d+\s*$/.test(text) ? +text : undefined;
-    const fits = (d) => (text === "" || d === number || (number === undefined && (vocabulary[sae.top_token[d]] ?? "").includes(text)))
+    const fits = (d) => (text === "" || d === number || (number === undefined && alone(sae.top_token[d]).includes(text)))
       && between(100 * sae.density[d], dense, densest) && between(100 * sae.share[d], shared, most);
     const key = orders[order.value];
     shown = sae.maximum.map((_, d) => d).filter(fits).sort((a, b) => key(sae, a) - key(sae, b) || a - b);
@@ -81,7 +81,25 @@ function browse(box, { vocabulary, prompts, saes }) {
     const bar = (n, i) => make("i", { title: `${5 * i} to ${5 * i + 5} % of the maximum: ${n} positions`, style: `height:${n ? Math.max(2, (100 * Math.log(1 + n)) / top) : 0}%` });
     return make("div", { className: "bars" }, ...counts.map(bar));
   };
-  const chips = (tokens) => make("span", { className: "chips" }, ...tokens.map((t) => make("code", { textContent: spaced(vocabulary[t]) })));
+  // A token is a text, or bytes of which some are only part of a character.
+  const escapes = (bytes) => bytes.map((b) => (b < 0x80 ? String.fromCharCode(b) : "\\x" + b.toString(16).toUpperCase())).join("");
+  const alone = (t) => (typeof vocabulary[t] === "string" ? vocabulary[t] : escapes(vocabulary[t] ?? []));
+  // The texts of tokens: a character of several tokens that are shown alike is the first one's.
+  function pieces(tokens, shade) {
+    const texts = tokens.map(alone);
+    for (let from = 0, to; from < tokens.length; from = to) {
+      to = from + 1;
+      if (typeof vocabulary[tokens[from]] === "string") continue;
+      while (to < tokens.length && typeof vocabulary[tokens[to]] !== "string" && shade(to) === shade(from)) to++;
+      try {
+        const whole = new TextDecoder("utf-8", { fatal: true }).decode(new Uint8Array(tokens.slice(from, to).flatMap((t) => vocabulary[t])));
+        texts.fill("", from, to);
+        texts[from] = whole;
+      } catch { /* not whole characters: escaped */ }
+    }
+    return texts;
+  }
+  const chips = (tokens) => make("span", { className: "chips" }, ...tokens.map((t) => make("code", { textContent: spaced(alone(t)) })));
   const spaced = (token) => token.replace(/^ +| +$/g, (spaces) => "·".repeat(spaces.length));
   function draw() {
     const direction = now();
@@ -93,7 +111,7 @@ function browse(box, { vocabulary, prompts, saes }) {
       ["fires at", short(100 * sae.density[direction]) + " % of positions"],
       ["in", sae.prompts[direction].toLocaleString() + " prompts"],
       ["mean where it fires", short(sae.mean[direction])],
-      ["top token", sae.top_token[direction] === null ? "none" : `${spaced(vocabulary[sae.top_token[direction]])} (${short(100 * sae.share[direction])} %)`],
+      ["top token", sae.top_token[direction] === null ? "none" : `${spaced(alone(sae.top_token[direction]))} (${short(100 * sae.share[direction])} %)`],
     ];
     if (effect) facts.push(["loss increase when ablated", `${effect[0] > 0 ? "+" : ""}${short(effect[0])}${effect[1] === null ? "" : " ± " + short(effect[1], 2)}, n = ${effect[2]}`]);
     panel.replaceChildren(
@@ -115,10 +133,11 @@ function browse(box, { vocabulary, prompts, saes }) {
   function example(sae, direction, kind, [number, tokens], position, fires) {
     const values = new Map();
     for (let i = 0; i < fires.length; i += 2) values.set(fires[i], fires[i + 1] / 1000);
+    const texts = pieces(tokens, (at) => (at === position ? "marked" : values.get(at)));
     const token = (t, at) => {
       const part = values.get(at);
-      const span = make("span", { className: at === position ? "t marked" : "t", textContent: vocabulary[t] || "∅" });
-      if (part) { span.style.setProperty("--a", part.toFixed(2)); span.dataset.hint = `${spaced(vocabulary[t])}  ${short(part * sae.maximum[direction])}`; }
+      const span = make("span", { className: at === position ? "t marked" : "t", textContent: texts[at] });
+      if (part) { span.style.setProperty("--a", part.toFixed(2)); span.dataset.hint = `${spaced(alone(t))}  ${short(part * sae.maximum[direction])}`; }
       return span;
     };
     const spans = tokens.map(token);

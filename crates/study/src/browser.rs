@@ -6,13 +6,13 @@ use std::io::Write;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use directrix_circuits::{TopToken, logit_boost_ends, top_tokens};
+use directrix_corpus::one_line;
 use directrix_index::{Example, SaeIndex};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::figure::plain;
 use crate::findings::Findings;
 use crate::sections::check_written;
 use crate::{Error, Result};
@@ -50,10 +50,18 @@ const THIRDS: [(f32, f32); 3] = [(2.0 / 3.0, 0.999), (1.0 / 3.0, 2.0 / 3.0), (0.
 #[derive(Serialize)]
 struct Directions<'a> {
     /// The tokens that occur below, by their place in this list.
-    vocabulary: Vec<String>,
+    vocabulary: Vec<Word>,
     /// The prompts that occur below: their number in the corpus and their tokens.
     prompts: Vec<(usize, Vec<usize>)>,
     saes: &'a [OfSae],
+}
+
+/// What a token is of a text: a text, or bytes of which some are only part of a character.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Word {
+    Text(String),
+    Part(Vec<u8>),
 }
 
 /// Columns with one entry for each direction.
@@ -237,8 +245,11 @@ impl Tokens {
         place
     }
 
-    fn texts(&self, found: &Findings) -> Vec<String> {
-        self.order.iter().map(|token| plain(&found.token(*token))).collect()
+    fn texts(&self, found: &Findings) -> Vec<Word> {
+        let part =
+            |token| found.opened.tokenizer.as_ref().map(|t| t.bytes(token)).filter(|b| str::from_utf8(b).is_err());
+        let word = |&token| part(token).map_or_else(|| Word::Text(one_line(&found.token(token))), Word::Part);
+        self.order.iter().map(word).collect()
     }
 }
 

@@ -1,6 +1,8 @@
 //! What both drawings of a figure agree on: axes, labels, colours, and what is written beside the marks.
 
-use crate::figure::{Figure, Shape, plain, visible_token};
+use directrix_corpus::one_line;
+
+use crate::figure::{Figure, Shape, visible_token};
 use crate::palette::{Palette, Scale};
 
 /// Values are written into the cells of a heat map up to this many rows and columns, names beside all points up to this many,
@@ -77,7 +79,7 @@ impl Shape {
 
 impl Axis {
     fn new(title: &str, ticks: Ticks) -> Axis {
-        Axis { title: plain(title), ticks, grid: true, zero: false }
+        Axis { title: one_line(title), ticks, grid: true, zero: false }
     }
 
     fn with_zero(self) -> Axis {

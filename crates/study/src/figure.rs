@@ -1,5 +1,6 @@
 //! Figures as data: what is shown, apart from how it is drawn.
 
+use directrix_corpus::one_line;
 use serde::Serialize;
 
 /// A figure: one chart with its words.
@@ -187,28 +188,7 @@ pub(crate) fn visible_token(token: &str) -> String {
     let word = token.trim_matches(' ');
     let before = token.len() - token.trim_start_matches(' ').len();
     let after = token.len() - word.len() - before;
-    ["·".repeat(before), plain(word), "·".repeat(after)].concat()
-}
-
-/// `text` on one line without characters that hide or reorder what follows; spaces stay.
-pub(crate) fn plain(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' => shown.push('↵'),
-            '\t' => shown.push('⇥'),
-            c if is_hidden(c) => shown.extend(c.escape_unicode()),
-            c => shown.push(c),
-        }
-    }
-    shown
-}
-
-/// Control characters, bidirectional overrides, zero-width characters and those XML forbids.
-fn is_hidden(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}')
-        || matches!(c, '\u{feff}' | '\u{fffe}' | '\u{ffff}')
+    ["·".repeat(before), one_line(word), "·".repeat(after)].concat()
 }
 
 #[cfg(test)]
@@ -255,6 +235,5 @@ mod tests {
         assert_eq!(visible_token(" a\n\0\u{202e}"), "·a↵\\u{0}\\u{202e}");
         assert_eq!(visible_token(" a b  "), "·a b··");
         assert_eq!(visible_token("   "), "···");
-        assert_eq!(plain(" a b\t"), " a b⇥");
     }
 }

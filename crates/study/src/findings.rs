@@ -208,16 +208,24 @@ impl<'a> Findings<'a> {
         Ok(Prompts::from_rows(rows))
     }
 
+    /// A prompt, shaded by a value for each token.
+    pub(crate) fn shade(
+        &self,
+        label: String,
+        tokens: &[u32],
+        values: Vec<f32>,
+        maximum: f32,
+        marked: usize,
+    ) -> ShadedText {
+        let alike = |i: usize| values[i] == values[i + 1] && i != marked && i + 1 != marked;
+        ShadedText { label, tokens: self.opened.pieces(tokens, alike), values, maximum, marked: Some(marked) }
+    }
+
     /// A prompt of the index, shaded by a direction's activations.
     pub(crate) fn shaded(&self, label: String, example: &Example, direction: usize) -> Result<ShadedText> {
         let (index, sae) = (self.index, self.sae_index());
-        Ok(ShadedText {
-            label,
-            tokens: self.texts(index.prompt(example.prompt)?),
-            values: sae.on_prompt(example.prompt, direction)?,
-            maximum: sae.maxima()[direction],
-            marked: Some(example.position),
-        })
+        let values = sae.on_prompt(example.prompt, direction)?;
+        Ok(self.shade(label, index.prompt(example.prompt)?, values, sae.maxima()[direction], example.position))
     }
 
     /// The first `n` behaviour prompts.

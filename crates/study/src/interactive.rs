@@ -1,9 +1,10 @@
 //! Figures as Plotly charts, drawn by the report's script.
 
+use directrix_corpus::one_line;
 use serde_json::{Value, json};
 
 use crate::chart::{Axis, Colours, Ticks, named, shortened};
-use crate::figure::{Band, Figure, Series, Shape, plain};
+use crate::figure::{Band, Figure, Series, Shape};
 
 const MONOSPACE: &str = "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace";
 const HEIGHT: usize = 420;
@@ -90,7 +91,7 @@ fn line(series: &Series, dots: bool) -> Value {
     json!({
         "type": "scatter",
         "mode": if dots { "lines+markers" } else { "lines" },
-        "name": escaped(&plain(&series.name)),
+        "name": escaped(&one_line(&series.name)),
         "x": (0..series.values.len()).collect::<Vec<_>>(),
         "y": series.values,
         "line": { "width": 2 },
@@ -143,7 +144,7 @@ fn band(band: &Band) -> Value {
     json!({
         "type": "scatter",
         "mode": "lines",
-        "name": escaped(&plain(&band.name)),
+        "name": escaped(&one_line(&band.name)),
         "x": x,
         "y": y,
         "fill": "toself",
@@ -162,12 +163,12 @@ fn points(x: &[f64], y: &[f64], names: &[String]) -> Value {
         "hovertemplate": "(%{x:.4~g}, %{y:.4~g})<extra></extra>",
     });
     if !names.is_empty() {
-        trace["hovertext"] = names.iter().map(|name| escaped(&plain(name))).collect();
+        trace["hovertext"] = names.iter().map(|name| escaped(&one_line(name))).collect();
         trace["hovertemplate"] = "%{hovertext}<br>(%{x:.4~g}, %{y:.4~g})<extra></extra>".into();
         let named = named(x, y);
         if !named.is_empty() {
             let text = |(i, name): (usize, &String)| {
-                if named.contains(&i) { escaped(&shortened(&plain(name))) } else { String::new() }
+                if named.contains(&i) { escaped(&shortened(&one_line(name))) } else { String::new() }
             };
             trace["mode"] = "markers+text".into();
             trace["text"] = names.iter().enumerate().map(text).collect();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use directrix_circuits::{Cells, Column, Table};
+use directrix_corpus::one_line;
 use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, Value, context};
 use plotly::Plot;
@@ -11,7 +12,7 @@ use serde_json::json;
 
 use crate::browser::{Browser, packed};
 use crate::error::{Error, Result};
-use crate::figure::{Figure, plain, visible_token};
+use crate::figure::{Figure, visible_token};
 use crate::palette::{DARK, LIGHT};
 
 const TEMPLATE: &str = include_str!("report.html.jinja");
@@ -102,7 +103,7 @@ pub struct Texts {
 pub struct ShadedText {
     /// Which prompt it is and why it is here: `prompt 123, maximum 4.21`.
     pub label: String,
-    /// The tokens' text, spaces included.
+    /// The tokens' text, spaces included; empty for the further tokens of a character.
     pub tokens: Vec<String>,
     /// One value per token; negative ones get the other colour.
     pub values: Vec<f32>,
@@ -380,7 +381,7 @@ impl CellView {
                 CellView { text, exact, link: None }
             }
             Cells::Text(v) if class == "token" => CellView { text: visible_token(&v[row]), exact: None, link: None },
-            Cells::Text(v) => CellView { text: plain(&v[row]), exact: None, link: None },
+            Cells::Text(v) => CellView { text: one_line(&v[row]), exact: None, link: None },
         }
     }
 }
@@ -452,7 +453,7 @@ impl TokenView {
             (true, true) => "below marked",
         };
         TokenView {
-            text: if token.is_empty() { "∅".into() } else { plain(token) },
+            text: one_line(token),
             shade: if part < 0.005 { String::new() } else { format!("{part:.2}") },
             hint: (value != 0.0 || marked).then(|| format!("{}  {}", visible_token(token), real(value.into()))),
             class,

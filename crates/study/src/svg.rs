@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use directrix_corpus::one_line;
 use kuva::backend::svg::SvgBackend;
 use kuva::plot::colormap::ColorMap;
 use kuva::plot::legend::LegendPosition;
@@ -12,7 +13,7 @@ use kuva::render::render::render_multiple;
 use kuva::render::theme::Theme;
 
 use crate::chart::{Axis, Colours, Ticks, named, shortened};
-use crate::figure::{Band, Figure, Series, Shape, plain};
+use crate::figure::{Band, Figure, Series, Shape};
 use crate::palette::{LIGHT, mixed};
 
 const WIDTH: f64 = 960.0;
@@ -45,7 +46,7 @@ impl Figure {
             ..Theme::light()
         };
         let layout = layout
-            .with_title(no_formula(&plain(&self.title)))
+            .with_title(no_formula(&one_line(&self.title)))
             .with_title_wrap(90)
             .with_title_size(17)
             .with_label_size(14)
@@ -72,7 +73,7 @@ fn lines(x: &Axis, series: &[Series], dots: bool) -> (Vec<Plot>, Layout) {
         // Categories stand at 1, 2, 3, …
         let values = one.values.iter().take(categories).enumerate().filter(|(_, v)| v.is_finite());
         let points: Vec<(f64, f64)> = values.map(|(i, v)| (i as f64 + 1.0, *v)).collect();
-        let name = no_formula(&plain(&one.name));
+        let name = no_formula(&one_line(&one.name));
         plots.push(Plot::Line(LinePlot::new().with_data(points.clone()).with_color(*colour).with_legend(name)));
         if dots {
             plots.push(Plot::Scatter(ScatterPlot::new().with_data(points).with_color(*colour).with_size(3.0)));
@@ -112,7 +113,7 @@ fn bars(x: &Axis, heights: &[f64], half_widths: &[f64], bands: &[Band]) -> (Vec<
     }
     let mut plots = vec![Plot::Bar(bars)];
     for (band, colour) in bands.iter().zip(LIGHT.series.iter().cycle().skip(1)) {
-        let mut name = Some(no_formula(&plain(&band.name)));
+        let mut name = Some(no_formula(&one_line(&band.name)));
         for (i, (low, high)) in band.low.iter().zip(&band.high).enumerate().take(x.labels().len()) {
             if low.is_finite() && high.is_finite() {
                 // Categories stand at 1, 2, 3, …
@@ -141,7 +142,7 @@ fn points(x: &[f64], y: &[f64], names: &[String]) -> (Vec<Plot>, Layout) {
     let named = named(x, y);
     if !names.is_empty() && !named.is_empty() {
         let name = |i: &usize| match names.get(*i) {
-            Some(name) if named.contains(i) => no_formula(&shortened(&plain(name))),
+            Some(name) if named.contains(i) => no_formula(&shortened(&one_line(name))),
             _ => String::new(),
         };
         dots = dots.with_labels(shown.iter().map(name)).with_repel_labels();

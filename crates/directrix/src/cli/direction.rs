@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::Args;
-use directrix::corpus::Tokenizer;
+use directrix::corpus::{Tokenizer, one_line, pieces};
 use directrix::index::{Example, Index, SaeIndex, TokenCount};
 use directrix::lab;
 use serde_json::{Value, json};
@@ -242,9 +242,10 @@ impl Subject<'_> {
         let activations = self.sae.on_prompt(example.prompt, self.direction)?;
         let start = example.position.saturating_sub(around);
         let end = example.position.saturating_add(around.saturating_add(1)).min(tokens.len());
-        let texts: Vec<String> =
-            tokens[start..end].iter().map(|&token| elided(&self.token(token), LONGEST_TOKEN)).collect();
-        let mut words = Shading::of_stdout().words(&texts, &activations[start..end], maximum);
+        let (tokens_shown, activations) = (&tokens[start..end], &activations[start..end]);
+        let pieces = pieces(self.tokenizer, tokens_shown, |i| activations[i] == activations[i + 1]);
+        let texts: Vec<String> = pieces.iter().map(|text| elided(&one_line(text), LONGEST_TOKEN)).collect();
+        let mut words = Shading::of_stdout().words(&texts, activations, maximum);
         if start > 0 {
             words.insert(0, ("…".into(), 1));
         }

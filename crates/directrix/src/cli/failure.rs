@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use directrix::{corpus, sae};
+use directrix::corpus::{self, visible};
+use directrix::sae;
 
-use super::terminal::{plain, remark};
+use super::terminal::remark;
 use super::watch;
 
 const FAILED: u8 = 1;
@@ -48,7 +49,7 @@ pub(crate) fn wrong_usage(error: &clap::Error) -> ! {
     match (error.kind(), flag, given, std::error::Error::source(error)) {
         (ErrorKind::ValueValidation, Some(flag), Some(given), Some(instead)) => {
             let flag = flag.split(' ').next().unwrap_or(flag);
-            let given = if given.is_empty() { "''".into() } else { plain(&given.escape_debug().to_string()) };
+            let given = if given.is_empty() { "''".into() } else { visible(&given.escape_debug().to_string()) };
             remark(&format!("error: {flag} {given}: {instead}"));
             std::process::exit(i32::from(WRONG_USAGE))
         }

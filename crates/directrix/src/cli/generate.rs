@@ -4,14 +4,14 @@ use std::io::{self, Write};
 
 use anyhow::bail;
 use clap::Args;
-use directrix::corpus::{Settings, Tokenizer};
+use directrix::corpus::{Settings, Tokenizer, visible};
 use directrix::lab::{Opened, Wanted};
 use directrix::model::{Processing, Sampling};
 use serde_json::{Value, json};
 
 use super::inputs::{BosArgs, ModelArgs, ThreadArgs, note_model};
 use super::numbers::{MANY, real, whole};
-use super::terminal::{self, plain, stdout};
+use super::terminal::{self, stdout};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -158,7 +158,7 @@ impl Stream<'_> {
 
     fn write(&mut self, text: &str) {
         if self.written.is_ok() {
-            let text = plain(std::mem::take(&mut self.prompt)) + &plain(text);
+            let text = visible(std::mem::take(&mut self.prompt)) + &visible(text);
             let mut out = io::stdout().lock();
             self.written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
         }

@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use clap::Args;
 use directrix::circuits::{Cells, Claim, Estimate, Table};
 use directrix::corpus::durable::Lock;
+use directrix::corpus::one_line;
 use directrix::lab::Opened;
 use directrix::study::write_table;
 use serde::Serialize;
 use serde_json::json;
 
 use super::layout::{Table as Shown, paragraph};
-use super::terminal::{self, one_line, stdout};
+use super::terminal::{self, stdout};
 
 #[derive(Args)]
 pub(crate) struct ResultArgs {

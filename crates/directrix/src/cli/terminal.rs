@@ -2,7 +2,7 @@
 
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
-use directrix::corpus::{Tokenizer, token_text};
+use directrix::corpus::{Tokenizer, one_line, token_text};
 use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
@@ -56,20 +56,9 @@ pub(crate) fn bar(share: f64, width: usize) -> String {
     "█".repeat(eighths / 8) + part
 }
 
-/// Text of any origin without what would control the terminal; lines and tabs stay.
-pub(crate) fn plain(text: &str) -> String {
-    let shown = |c: char| c == '\n' || c == '\t' || !c.is_control();
-    text.chars().map(|c| if shown(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
-}
-
 /// A token as its text, on one line; as `[id]` without a tokenizer.
 pub(crate) fn token(tokenizer: Option<&Tokenizer>, token: u32) -> String {
     one_line(&token_text(tokenizer, token))
-}
-
-/// Text on one line, without what would control the terminal.
-pub(crate) fn one_line(text: &str) -> String {
-    plain(&text.replace('\n', "↵").replace('\t', "⇥"))
 }
 
 /// How activations are shown in text.
@@ -157,11 +146,6 @@ mod tests {
     fn bars_have_eighths() {
         assert_eq!((bar(0.0, 4), bar(0.5, 4), bar(1.0, 4)), (String::new(), "██".into(), "████".into()));
         assert_eq!(bar(0.125, 1), "▏");
-    }
-
-    #[test]
-    fn text_cannot_control_the_terminal() {
-        assert_eq!(plain("a\x1b[2J\nb"), "a\u{FFFD}[2J\nb");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{Body, SectionKind, figure, percent, quoted, table, within};
 use crate::findings::Findings;
-use crate::report::{Block, ShadedText, Texts};
+use crate::report::{Block, Texts};
 use crate::{Result, Shape};
 
 options! {
@@ -63,13 +63,7 @@ impl SectionKind for Behaviour {
             .enumerate()
             .map(|(prompt, tokens)| {
                 let label = format!("prompt {}, loss of the answer {:.3}", found.numbers[prompt], losses[prompt]);
-                ShadedText {
-                    label,
-                    tokens: found.texts(tokens),
-                    values: vec![0.0; tokens.len()],
-                    maximum: 1.0,
-                    marked: Some(tokens.len() - 1),
-                }
+                found.shade(label, tokens, vec![0.0; tokens.len()], 1.0, tokens.len() - 1)
             })
             .collect();
         let blocks = vec![

@@ -157,13 +157,8 @@ impl MoreAblations {
             .map(|(row, (&i, values))| {
                 let label = format!("prompt {}, loss increase {:.3}", found.numbers[active[i].0], increases[i]);
                 let maximum = values.iter().copied().fold(0.0, f32::max);
-                ShadedText {
-                    label,
-                    tokens: found.texts(shown.get(row)),
-                    values,
-                    maximum,
-                    marked: Some(shown.get(row).len() - 2),
-                }
+                let tokens = shown.get(row);
+                found.shade(label, tokens, values, maximum, tokens.len() - 2)
             })
             .collect())
     }
