@@ -10,6 +10,7 @@ use directrix::circuits::{self, AnswerLosses, Change, CooccurrenceOptions, Inact
 use directrix::corpus::{Chunk, Prompts, Watch};
 use directrix::index::{self, Identity, Input, Options};
 use directrix::kernels::{self, Matrix};
+use directrix::sae::Counted;
 
 use crate::inputs::{Inputs, Loaded, Sizes};
 
@@ -259,10 +260,8 @@ fn index(inputs: &Inputs, loaded: &Loaded, stories: &Prompts, folder: &Path, tab
         limit: None,
         options: Options {
             count_above: inputs.tables.share,
-            skip_first: inputs.tables.first_position,
-            skip_last: true,
+            counted: Counted { skip_first: inputs.tables.first_position, ..Counted::default() },
             as_notebook: true,
-            ..Options::default()
         },
     };
     let chunk = Ok(Chunk { prompts: stories.clone(), cut: 0 });

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::batch::{BATCH, each_batch};
 use crate::claim::{LossClaim, loss_claims, with_controls};
 use crate::error::threshold;
-use crate::{About, Beside, Change, Chosen, Claim, Effect, Interval, Matched, Result, Trial, effects};
+use crate::{About, Change, Chosen, Claim, Effect, Interval, Matched, Result, Trial, effects};
 
 /// The effect of ablating one direction on a loss.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -21,7 +21,8 @@ pub struct SingleAblation {
     pub loss_increase: Claim,
 }
 
-/// The effect of each direction, over the trials that `of` makes of it, beside that of their controls.
+/// The effect of each direction, over the trials that `of` makes of it, beside that of their controls if `matched` is there to
+/// draw them.
 /// Rows in the order of `directions`.
 ///
 /// # Errors
@@ -32,11 +33,11 @@ pub fn ablate_each<'a>(
     directions: &[u32],
     about: About,
     mut of: impl FnMut(u32) -> Result<Vec<Trial<'a>>>,
-    beside: Beside,
+    matched: Option<&Matched>,
     watch: &Watch,
 ) -> Result<Vec<SingleAblation>> {
     let lists = directions.iter().map(|&direction| Ok((about, of(direction)?))).collect::<Result<Vec<_>>>()?;
-    let claims = loss_claims(model, prompts, &lists, beside, watch)?;
+    let claims = loss_claims(model, prompts, &lists, matched, watch)?;
     let row = |(&direction, LossClaim { claim, .. }): (&u32, LossClaim)| SingleAblation {
         direction: direction as usize,
         loss_increase: claim,
@@ -44,7 +45,7 @@ pub fn ablate_each<'a>(
     Ok(directions.iter().zip(claims).map(row).collect())
 }
 
-/// On which prompts [`single_ablations`] ablates a direction, and beside what.
+/// On which prompts [`single_ablations`] ablates a direction, and what draws its controls.
 #[derive(Debug, Clone, Copy)]
 pub struct ActivePrompts<'a> {
     /// Activations before the answer, one row per prompt.
@@ -53,8 +54,8 @@ pub struct ActivePrompts<'a> {
     pub above: f32,
     /// At most so many prompts, the first ones.
     pub limit: usize,
-    /// The controls beside it.
-    pub beside: Beside<'a>,
+    /// What draws its controls, if there are to be any.
+    pub matched: Option<&'a Matched>,
 }
 
 /// Ablates each direction alone, before the answer, on prompts on which it is active; controls as in [`ablate_each`]. Rows in the
@@ -78,7 +79,7 @@ pub fn single_ablations(
         let active = (0..prompts.len()).filter(|prompt| on.acts.get(*prompt, direction) > on.above).take(on.limit);
         active.map(|prompt| Trial::answer(sae, prompts, prompt, Change::Ablate(vec![direction]))).collect()
     };
-    ablate_each(model, prompts, directions, about, of, on.beside, watch)
+    ablate_each(model, prompts, directions, about, of, on.matched, watch)
 }
 
 /// What a change does to the prediction of the answer of one prompt.
@@ -133,7 +134,7 @@ impl PromptEffect {
     ) -> Result<[Vec<PromptEffect>; 3]> {
         let answer = |prompt| Trial::answer(sae, prompts, prompt, change.clone());
         let trials = (0..prompts.len()).map(answer).collect::<Result<Vec<_>>>()?;
-        let trials = with_controls(&trials, Beside::RowsAndDirections(matched));
+        let trials = with_controls(&trials, Some(matched));
         let mut effects = PromptEffect::of_trials(model, prompts, &trials.concat(), watch)?.into_iter();
         Ok(trials.each_ref().map(|trials| effects.by_ref().take(trials.len()).collect()))
     }

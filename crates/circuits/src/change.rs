@@ -47,12 +47,12 @@ impl Change {
         }
     }
 
-    /// The same of random directions of matched density, drawn by `seed`: a control of an ablation, and of nothing else.
+    /// The same of random directions of matched density, drawn by `seed`: a control of an ablation, and of nothing else. None where
+    /// none can be drawn, as for directions that never fire.
     pub fn of_random_directions(&self, matched: &Matched, seed: u64) -> Option<Change> {
-        match self {
-            Change::Ablate(directions) => Some(Change::Ablate(matched.draw(directions, seed))),
-            _ => None,
-        }
+        let Change::Ablate(directions) = self else { return None };
+        let drawn = matched.draw(directions, seed);
+        (!drawn.is_empty()).then_some(Change::Ablate(drawn))
     }
 
     /// The directions that it names.

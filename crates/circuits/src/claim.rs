@@ -57,17 +57,6 @@ impl Controls {
     }
 }
 
-/// Which controls effects are measured beside.
-#[derive(Debug, Clone, Copy)]
-pub enum Beside<'a> {
-    /// None: what only ranks needs none.
-    Nothing,
-    /// Random rows.
-    Rows,
-    /// Random rows, and the random directions that this draws.
-    RowsAndDirections(&'a Matched),
-}
-
 /// What a claim is about.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct About {
@@ -120,8 +109,8 @@ impl LossClaim {
     }
 }
 
-/// What each list of trials does to the loss on average, beside the controls of each trial; all claims are one list of
-/// tests.
+/// What each list of trials does to the loss on average, beside the controls of each trial if `matched` is there to draw
+/// them; all claims are one list of tests.
 ///
 /// # Errors
 /// As [`effects`].
@@ -129,11 +118,11 @@ pub fn loss_claims(
     model: &Model,
     prompts: &Prompts,
     lists: &[(About, Vec<Trial>)],
-    beside: Beside,
+    matched: Option<&Matched>,
     watch: &Watch,
 ) -> Result<Vec<LossClaim>> {
     // Of each list: its own trials, those along random rows, those of random directions.
-    let with_controls: Vec<[Vec<Trial>; 3]> = lists.iter().map(|(_, trials)| with_controls(trials, beside)).collect();
+    let with_controls: Vec<[Vec<Trial>; 3]> = lists.iter().map(|(_, trials)| with_controls(trials, matched)).collect();
     let all: Vec<Trial> = with_controls.iter().flatten().flatten().cloned().collect();
     let mut effects = effects(model, prompts, &all, watch)?.into_iter();
     let estimate = |trials: &[Trial], effects: &[Effect]| -> Result<Estimate> {
@@ -154,11 +143,11 @@ pub fn loss_claims(
     Ok(Claim::list(estimates).into_iter().zip(made).map(of).collect())
 }
 
-/// Trials that make one change, as they are, along random rows, and of random directions; the controls of a change are there
+/// Trials that make one change, as they are, along random rows, and of the random directions that `matched` draws; the controls of a change are there
 /// for all trials or for none.
-pub(crate) fn with_controls<'a>(trials: &[Trial<'a>], beside: Beside) -> [Vec<Trial<'a>>; 3] {
+pub(crate) fn with_controls<'a>(trials: &[Trial<'a>], matched: Option<&Matched>) -> [Vec<Trial<'a>>; 3] {
     let (mut rows, mut directions) = (Vec::new(), Vec::new());
-    for [row, direction] in trials.iter().map(|trial| trial.controls(beside)) {
+    for [row, direction] in trials.iter().map(|trial| trial.controls(matched)) {
         rows.extend(row);
         directions.extend(direction);
     }

@@ -12,9 +12,7 @@ use crate::claim::with_controls;
 use crate::cosine::check_order;
 use crate::error::threshold;
 use crate::plan::{Base, Needs, Placed};
-use crate::{
-    About, Beside, Change, Chosen, Claim, Controls, Effect, Error, Estimate, Look, Matched, Result, Trial, effects,
-};
+use crate::{About, Change, Chosen, Claim, Controls, Effect, Error, Estimate, Look, Matched, Result, Trial, effects};
 
 /// A direction of a second SAE with one of a first SAE ablated at the same position.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -182,7 +180,7 @@ pub fn control_pairs(
     let controls: Vec<[Vec<Trial>; 2]> = pairs
         .iter()
         .map(|pair| {
-            let [_, rows, directions] = with_controls(&trials_of(pair), Beside::RowsAndDirections(matched));
+            let [_, rows, directions] = with_controls(&trials_of(pair), Some(matched));
             [rows, directions]
         })
         .collect();

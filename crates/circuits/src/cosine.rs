@@ -10,9 +10,7 @@ use directrix_sae::Sae;
 use serde::Serialize;
 
 use crate::claim::{named, with_controls};
-use crate::{
-    About, Beside, Change, Chosen, Claim, Controls, Effect, Error, Estimate, Look, Matched, Result, Trial, effects,
-};
+use crate::{About, Change, Chosen, Claim, Controls, Effect, Error, Estimate, Look, Matched, Result, Trial, effects};
 
 /// Two directions and the cosine between what the first writes and what the second reads.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -197,7 +195,7 @@ pub fn pair_effects(
             look: Look::Activation { sae: second, direction: pair.second as u32, position },
         };
         let activations: Vec<Trial> = examples.iter().map(place).map(activation).collect();
-        trials.extend(with_controls(&activations, Beside::RowsAndDirections(&matched)).into_iter().flatten());
+        trials.extend(with_controls(&activations, Some(&matched)).into_iter().flatten());
     }
     let mut effects = effects(model, &prompts, &trials, watch)?.into_iter();
     let about = About {

@@ -13,7 +13,7 @@
 //! | which directions of two SAEs point the same way | [`cosine_pairs`], [`pair_effects`] |
 //! | which first directions a second one needs | [`cooccurrence`] |
 //! | where a behaviour occurs | [`behaviour_prompts`] |
-//! | which directions are active there | [`answer_activations`], [`active_at`], [`active_directions`], [`coactivation`] |
+//! | which directions are active there | [`answer_activations`], [`activity`], [`active_directions`], [`coactivation`] |
 //! | what ablating them does | [`effects`], [`ablate_each`], [`single_ablations`], [`PromptEffect`] |
 //! | who writes the answer, who drives a direction | [`logit_attribution`], [`remainder`], [`attribution_to_direction`] |
 //! | how much of a site the SAE explains | [`AnswerLosses`] |
@@ -52,7 +52,7 @@ mod table;
 mod tokens;
 mod trial;
 
-pub use active::active_at;
+pub use active::{Activity, activity};
 pub use answer::{
     ActivePrompts, AnswerLosses, PromptEffect, SingleAblation, ablate_each, mean_site, share_of_means, single_ablations,
 };
@@ -66,7 +66,7 @@ pub use behaviour::{
 };
 pub use boosts::{Boosts, log_prob_boosts, logit_boost_ends, logit_boosts};
 pub use change::Change;
-pub use claim::{About, Beside, Chosen, Claim, Controls, LossClaim, loss_claims};
+pub use claim::{About, Chosen, Claim, Controls, LossClaim, loss_claims};
 pub use cooccurrence::{
     Cooccurrence, CooccurrenceOptions, CooccurrencePair, control_pairs, cooccurrence, cooccurrence_pairs,
 };

@@ -25,7 +25,8 @@ impl Matched {
         Matched::by((0..sae.directions()).map(|direction| sae.direction(direction).active))
     }
 
-    fn by(active: impl Iterator<Item = u64>) -> Matched {
+    /// By how many positions each direction fires at.
+    pub(crate) fn by(active: impl Iterator<Item = u64>) -> Matched {
         let active: Vec<u64> = active.collect();
         let mut order: Vec<u32> = (0..active.len() as u32).filter(|d| active[*d as usize] > 0).collect();
         order.sort_by_key(|d| (active[*d as usize], *d));

@@ -7,7 +7,7 @@ use directrix_model::{HookPoint, Prediction};
 use directrix_sae::Sae;
 
 use crate::change::Writer;
-use crate::{Beside, Change, Error, Result};
+use crate::{Change, Error, Matched, Result};
 
 /// One change at an SAE's site in one prompt, and what is looked at.
 #[derive(Debug, Clone)]
@@ -108,16 +108,13 @@ impl<'a> Trial<'a> {
         Ok(Trial { prompt, sae, positions, change, look: Look::MeanLoss })
     }
 
-    /// The same along random rows, and of random directions, as far as they are wanted; both drawn for this prompt.
-    pub(crate) fn controls(&self, beside: Beside) -> [Option<Trial<'a>>; 2] {
+    /// The same along random rows, and of random directions, both drawn for this prompt; none where there is nothing to draw
+    /// them.
+    pub(crate) fn controls(&self, matched: Option<&Matched>) -> [Option<Trial<'a>>; 2] {
+        let Some(matched) = matched else { return [None, None] };
         let seed = self.prompt as u64;
-        let rows = || self.change.along_random_rows(seed);
-        let controls = match beside {
-            Beside::Nothing => [None, None],
-            Beside::Rows => [rows(), None],
-            Beside::RowsAndDirections(matched) => [rows(), self.change.of_random_directions(matched, seed)],
-        };
-        controls.map(|change| Some(Trial { change: change?, ..self.clone() }))
+        let changes = [self.change.along_random_rows(seed), self.change.of_random_directions(matched, seed)];
+        changes.map(|change| Some(Trial { change: change?, ..self.clone() }))
     }
 
     /// The last position that is computed again: nothing that is looked at depends on what follows it.

@@ -381,13 +381,13 @@ fn directions_ablated_each_alone_agree_however_they_are_ablated() {
             ];
             for (kind, of) in kinds {
                 let of = |direction| (0..f.prompts.len()).map(|prompt| of(prompt, direction)).collect();
-                let found = ablate_each(&f.model, &f.prompts, &directions, about, of, Beside::Rows, &nobody).unwrap();
+                let found = ablate_each(&f.model, &f.prompts, &directions, about, of, None, &nobody).unwrap();
                 compare(kind, &each[kind], &found);
             }
             let singles = &expected["saes"][number]["single_ablations"];
             let directions: Vec<u32> = column(singles, "direction").into_iter().map(|d| d as u32).collect();
             let acts = answer_activations(&f.model, sae, &f.prompts, &nobody).unwrap();
-            let on = ActivePrompts { acts: &acts, above: 0.5, limit: 3, beside: Beside::Rows };
+            let on = ActivePrompts { acts: &acts, above: 0.5, limit: 3, matched: None };
             let found = single_ablations(&f.model, sae, &f.prompts, &directions, Chosen::Given, on, &nobody).unwrap();
             compare("single ablations", singles, &found);
         }

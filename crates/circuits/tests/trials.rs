@@ -178,7 +178,16 @@ fn directions_ablated_each_alone_are_those_of_one_at_a_time() {
     };
     let (chosen, change, over) = (Chosen::Given, "ablated alone before the answer", "prompts");
     let about = About { chosen, change, measure: "loss_increase", unit: "nats", over };
-    let rows = ablate_each(&f.model, &prompts, &directions, about, of, Beside::Rows, &nobody).unwrap();
+    let every = |prompt: usize| 0..prompts.get(prompt).len();
+    let Activity { active, matched } = activity(&f.model, sae, &prompts, every, &directions, &nobody).unwrap();
+    let rows = ablate_each(&f.model, &prompts, &directions, about, of, Some(&matched), &nobody).unwrap();
+    let run = f.model.run(&prompts, &Ask::capture([sae.site().reads.hook]), &[]).unwrap();
+    let acts = sae.encode(run.captured(sae.site().reads.hook)).unwrap();
+    let fires = |rows: std::ops::Range<usize>, d: &u32| rows.into_iter().any(|row| acts.get(row, *d) > 0.0);
+    for (prompt, ends) in prompts.offsets().windows(2).enumerate() {
+        let expected: Vec<u32> = directions.iter().copied().filter(|d| fires(ends[0]..ends[1], d)).collect();
+        assert_eq!(active[prompt], expected);
+    }
     for (row, &direction) in rows.iter().zip(&directions) {
         let increase = |prompt| {
             let change = Change::Ablate(vec![direction]);
@@ -188,6 +197,8 @@ fn directions_ablated_each_alone_are_those_of_one_at_a_time() {
         let expected = Estimate::of((0..3).map(increase));
         let Claim { estimate, controls, .. } = row.loss_increase;
         assert_eq!((row.direction, estimate.n, controls.rows.unwrap().n), (direction as usize, 3, 3));
+        let fires = active.iter().any(|active| active.contains(&direction));
+        assert_eq!(controls.directions.map_or(0, |control| control.n), if fires { 3 } else { 0 });
         assert!((estimate.mean - expected.mean).abs() < 1e-4, "{row:?} {expected:?}");
         assert!((estimate.half_width - expected.half_width).abs() < 1e-3, "{row:?} {expected:?}");
     }
@@ -230,7 +241,7 @@ fn an_effect_that_was_not_looked_at_is_an_error() {
     assert!(effect.after.prediction().is_err() && effect.after.log_probs().is_err());
     let about =
         About { chosen: Chosen::Given, change: "zeroed", measure: "loss_increase", unit: "nats", over: "prompts" };
-    assert!(loss_claims(&f.model, &prompts, &[(about, vec![trial])], Beside::Rows, &Watch::nobody()).is_err());
+    assert!(loss_claims(&f.model, &prompts, &[(about, vec![trial])], None, &Watch::nobody()).is_err());
 }
 
 #[test]

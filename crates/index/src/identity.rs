@@ -1,6 +1,7 @@
 //! What an index is an index of.
 
 use directrix_model::Processing;
+use directrix_sae::Counted;
 use serde::{Deserialize, Serialize};
 
 /// A named input with the hash of its bytes.
@@ -20,12 +21,9 @@ pub struct Input {
 pub struct Options {
     /// Token counts are of positions whose activation exceeds this share of the direction's maximum.
     pub count_above: f32,
-    /// This many positions at the start of every prompt do not count.
-    pub skip_first: usize,
-    /// Whether the last position of every prompt, which predicts nothing, does not count.
-    pub skip_last: bool,
-    /// Positions at which one of these tokens is do not count.
-    pub exclude: Vec<u32>,
+    /// Which positions count.
+    #[serde(flatten)]
+    pub counted: Counted,
     /// Count as the origin's notebook does: the first positions are left out of the token counts alone, the last of the maxima and
     /// examples alone.
     pub as_notebook: bool,
@@ -46,46 +44,27 @@ impl Options {
     /// Whether place `place` of a prompt of `length` positions counts. `token` is what is there, which matters only where
     /// tokens are excluded.
     pub(crate) fn counts(&self, what: For, place: usize, length: usize, token: Option<u32>) -> bool {
-        let (first, last) = (place < self.skip_first, self.skip_last && place + 1 == length);
+        let Counted { skip_first, skip_last, ref exclude } = self.counted;
+        let (first, last) = (place < skip_first, skip_last && place + 1 == length);
         let left_out = match (self.as_notebook, what) {
             (false, _) => first || last,
             (true, For::Maximum) => last,
             (true, For::Tokens) => first,
             (true, For::Rest) => false,
         };
-        !left_out && token.is_none_or(|token| !self.exclude.contains(&token))
+        !left_out && token.is_none_or(|token| !exclude.contains(&token))
     }
 
     /// Which positions do not count, in words; `token` shows a token.
     pub fn left_out(&self, token: impl Fn(u32) -> String) -> String {
-        let mut parts = Vec::new();
-        let (of_first, of_last) = if self.as_notebook { (" (of token counts)", " (of maxima)") } else { ("", "") };
-        match self.skip_first {
-            0 => {}
-            1 => parts.push(format!("the first position of every prompt{of_first}")),
-            n => parts.push(format!("the first {n} positions of every prompt{of_first}")),
-        }
-        if self.skip_last {
-            parts.push(format!(
-                "{}{of_last}",
-                if parts.is_empty() { "the last position of every prompt" } else { "the last" }
-            ));
-        }
-        if !self.exclude.is_empty() {
-            let tokens: Vec<String> = self.exclude.iter().map(|id| token(*id)).collect();
-            parts.push(format!("positions that hold {}", tokens.join(", ")));
-        }
-        match parts.split_last() {
-            None => "nothing".into(),
-            Some((only, [])) => only.clone(),
-            Some((last, others)) => format!("{} and {last}", others.join(", ")),
-        }
+        let of = if self.as_notebook { [" (of token counts)", " (of maxima)"] } else { ["", ""] };
+        self.counted.left_out_of(of, token)
     }
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { count_above: 0.5, skip_first: 10, skip_last: true, exclude: Vec::new(), as_notebook: false }
+        Options { count_above: 0.5, counted: Counted::default(), as_notebook: false }
     }
 }
 

@@ -265,7 +265,7 @@ impl SaeIndex {
         let mut examples = Vec::new();
         for (number, shard) in self.activations(direction)?.into_iter().enumerate() {
             for prompt in shard.by_prompt() {
-                let is_asked = !self.options.exclude.is_empty();
+                let is_asked = !self.options.counted.exclude.is_empty();
                 let tokens = if is_asked { self.prompts.tokens(number, prompt.start..prompt.end)? } else { &[] };
                 examples.extend(prompt.highest(&self.options, tokens));
             }

@@ -5,7 +5,7 @@
 use directrix_corpus::{Chunk, Prompts, Watch};
 use directrix_index::{Example, Identity, Index, Input, Options, SaeIndex, build};
 use directrix_model::{Folder, Model, Processing};
-use directrix_sae::Sae;
+use directrix_sae::{Counted, Sae};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -119,7 +119,11 @@ fn what_is_said_of_directions_and_tokens_agrees_with_transformer_lens() {
         let default = index("default", Options { as_notebook: true, ..Options::default() });
         let otherwise = index(
             "otherwise",
-            Options { count_above: 0.25, skip_first: 3, skip_last: false, as_notebook: true, ..Options::default() },
+            Options {
+                count_above: 0.25,
+                counted: Counted { skip_first: 3, skip_last: false, exclude: Vec::new() },
+                as_notebook: true,
+            },
         );
         let occurrences = default.occurrences().unwrap();
         for &(token, count) in &expected.token_occurrences {

@@ -11,6 +11,7 @@ use directrix_corpus::durable::Lock;
 use directrix_corpus::{Chunk, Event, Prompts, Watch};
 use directrix_index::{Error, Example, Index, Options, build, rebuild};
 use directrix_model::{Ask, Folder, Tensors};
+use directrix_sae::Counted;
 use proptest::prelude::*;
 
 /// The integers of an `i32` tensor.
@@ -268,7 +269,7 @@ proptest! {
     ) {
         let (fixture, prompts) = (fixture("neo-tiny"), Prompts::from_rows(&rows));
         let options =
-            Options { count_above, skip_first, skip_last, exclude: exclude.iter().copied().collect(), as_notebook: false };
+            Options { count_above, counted: Counted { skip_first, skip_last, exclude: exclude.iter().copied().collect() }, as_notebook: false };
         let index = index_by(&fixture, &prompts, &options);
         let counts = |place: usize, length: usize, token: u32| {
             place >= skip_first && !(skip_last && place + 1 == length) && !exclude.contains(&token)

@@ -31,6 +31,14 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// Every position of the prompts is left out.
+    #[error(
+        "no position counts: the longest prompt has {longest}, and all of them are left out; leave out fewer of the first ones (`--skip-first`)"
+    )]
+    NoPosition {
+        /// Positions of the longest prompt.
+        longest: usize,
+    },
     /// The SAE has another width than the model has at its hook point.
     #[error(
         "{sae}: the SAE {does} {found} numbers at {hook}, but the model has {expected} there; is it an SAE of another model?"

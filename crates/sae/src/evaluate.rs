@@ -10,18 +10,20 @@ use std::sync::Arc;
 
 use directrix_corpus::{Event, Prompts, Watch};
 use directrix_kernels::Matrix;
-use directrix_model::{Ask, Case, Columns, Edit, HookPoint, Intervention, Model, Positions, Rows, Session, batches};
+use directrix_model::{Ask, Case, Columns, Edit, HookPoint, Intervention, Model, Positions, Rows, batches};
 use serde::Serialize;
 
 use crate::statistics::{Distribution, Ratio};
-use crate::{End, Error, Result, Sae};
+use crate::{Counted, End, Error, Result, Sae};
 use directions::Firing;
 use predictions::{Changed, compare};
 use reconstruction::{Moments, Reconstruction, bucket, bucket_range};
 
 /// How [`evaluate`] is to go about it, and the thresholds of its classes.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct EvaluationOptions {
+    /// Which positions count. At those that do not, the site stays as it is.
+    pub counted: Counted,
     /// Positions in one model pass. Results do not depend on it.
     pub batch_positions: usize,
     /// A direction is dense if it is active at more than this share of positions.
@@ -43,6 +45,7 @@ pub struct EvaluationOptions {
 impl Default for EvaluationOptions {
     fn default() -> EvaluationOptions {
         EvaluationOptions {
+            counted: Counted::default(),
             batch_positions: 2048,
             dense_above: 0.1,
             rare_below: 1e-4,
@@ -55,7 +58,8 @@ impl Default for EvaluationOptions {
 }
 
 /// What [`evaluate`] finds of an SAE. `x` is a position's row at the end of its site that it writes, `x̂` its
-/// reconstruction; a *predicted token* is every token but the first of each prompt.
+/// reconstruction; positions are those that [count](EvaluationOptions::counted), and a *predicted token* is one that follows
+/// such a position.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Evaluation {
     /// The SAE's [short name](Sae::short_name).
@@ -68,7 +72,7 @@ pub struct Evaluation {
     pub directions: usize,
     /// Prompts it was evaluated on.
     pub prompts: usize,
-    /// Their positions.
+    /// Their positions that count.
     pub positions: u64,
     /// Their predicted tokens.
     pub predicted_tokens: u64,
@@ -123,9 +127,9 @@ pub struct Evaluation {
 pub struct LossMeans {
     /// Unchanged.
     pub clean: f64,
-    /// The site replaced by its reconstruction at every position.
+    /// The site replaced by its reconstruction at every position that counts.
     pub reconstructed: f64,
-    /// The site replaced by zero at every position.
+    /// The site replaced by zero at every position that counts.
     pub zeroed: f64,
     /// `(zeroed − reconstructed) / (zeroed − clean)`, of the mean losses.
     pub recovered: Ratio,
@@ -198,7 +202,7 @@ pub struct DirectionEvaluation {
 /// Beside the prompts, memory holds one batch, counts per direction and a few numbers per prompt.
 ///
 /// # Errors
-/// If there is no prompt, a prompt does not suit the model, a number is not finite, or `watch` stopped it.
+/// If there is no prompt, no position counts, a prompt does not suit the model, a number is not finite, or `watch` stopped it.
 pub fn evaluate(
     model: &Model,
     saes: &[Sae],
@@ -214,6 +218,9 @@ pub fn evaluate(
         return Err(directrix_model::Error::Length { prompt, positions: 0, context }.into());
     }
     let mut pass = Pass::new(model, saes, prompts, options);
+    if pass.positions() == 0 {
+        return Err(Error::NoPosition { longest: prompts.longest() });
+    }
     for batch in batches(prompts, options.batch_positions) {
         let end = prompts.offsets()[batch.end];
         pass.batch(batch, watch)?;
@@ -242,6 +249,7 @@ struct Pass<'a> {
     model: &'a Model,
     saes: &'a [Sae],
     prompts: &'a Prompts,
+    counted: &'a Counted,
     /// Loss of each prompt, summed over its predicted tokens.
     clean: Vec<f64>,
     /// In the order the pass reaches them.
@@ -250,7 +258,7 @@ struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    fn new(model: &'a Model, saes: &'a [Sae], prompts: &'a Prompts, options: &EvaluationOptions) -> Pass<'a> {
+    fn new(model: &'a Model, saes: &'a [Sae], prompts: &'a Prompts, options: &'a EvaluationOptions) -> Pass<'a> {
         let buckets = bucket(prompts.longest() - 1) + 1;
         let mut ends: Vec<End> = saes.iter().map(|sae| sae.site().writes.clone()).collect();
         ends.sort_by_key(|end| (end.hook, end.columns().start, end.columns().end));
@@ -267,16 +275,36 @@ impl<'a> Pass<'a> {
             .collect();
         let at_site =
             |end: End| AtSite { moments: Moments::new(end.columns(), buckets), end, zeroed: Changed::default() };
-        Pass { model, saes, prompts, clean: Vec::new(), sites: ends.into_iter().map(at_site).collect(), of_saes }
+        let (counted, sites) = (&options.counted, ends.into_iter().map(at_site).collect());
+        Pass { model, saes, prompts, counted, clean: Vec::new(), sites, of_saes }
+    }
+
+    /// The positions of a prompt that count.
+    fn counting<'p>(&'p self, prompt: &'p [u32]) -> impl Iterator<Item = usize> + 'p {
+        (0..prompt.len()).filter(|&position| self.counted.counts(position, prompt.len(), prompt[position]))
+    }
+
+    fn positions(&self) -> usize {
+        self.prompts.iter().map(|prompt| self.counting(prompt).count()).sum()
     }
 
     fn batch(&mut self, batch: Range<usize>, watch: &Watch) -> Result<()> {
         let part = self.prompts.range(batch.clone());
-        let buckets: Vec<usize> = part.iter().flat_map(|prompt| (0..prompt.len()).map(bucket)).collect();
+        // Of each prompt the positions that count, of all of them the rows in the batch and the intervals.
+        let counting: Vec<Vec<usize>> = part.iter().map(|prompt| self.counting(prompt).collect()).collect();
+        let starts = part.offsets().iter().zip(&counting);
+        let rows: Vec<usize> = starts.flat_map(|(start, places)| places.iter().map(move |p| start + p)).collect();
+        let buckets: Vec<usize> = counting.iter().flatten().map(|position| bucket(*position)).collect();
         // Logits are made of this, block by block: they never exist for a whole batch.
         let last = HookPoint::UnembedIn;
-        let predicting = Positions::Each(part.iter().map(|prompt| (0..prompt.len() - 1).collect()).collect());
-        let targets: Vec<u32> = part.iter().flat_map(|prompt| &prompt[1..]).copied().collect();
+        let predicts = |(prompt, places): (&[u32], &Vec<usize>)| -> Vec<usize> {
+            places.iter().copied().filter(|position| position + 1 < prompt.len()).collect()
+        };
+        let predicting: Vec<Vec<usize>> = part.iter().zip(&counting).map(predicts).collect();
+        let next = part.iter().zip(&predicting).flat_map(|(prompt, places)| places.iter().map(|p| prompt[p + 1]));
+        let targets: Vec<u32> = next.collect();
+        let by_prompt = consecutive(&predicting);
+        let predicting = Positions::Each(predicting);
         let ask = Ask::nothing().with_capture(last, predicting.clone()).watched(watch);
 
         let Some(first) = self.sites.first().map(|at| at.end.hook) else { return Ok(()) };
@@ -292,22 +320,24 @@ impl<'a> Pass<'a> {
             let (hook, columns) = (at.end.hook, at.end.columns());
             session = session.advance(hook)?;
             let changed = |edit: &dyn Fn(Range<usize>) -> Edit| {
-                let case = |prompt: usize| exchanged(&session, prompt, &at.end, edit);
-                let cases: Vec<Case> = (0..part.len()).map(case).collect();
+                let case =
+                    |(prompt, rows)| exchanged(prompt, part.get(prompt).len(), &counting[prompt], &at.end, edit(rows));
+                let cases: Vec<Case> = consecutive(&counting).into_iter().enumerate().map(case).collect();
                 Ok::<Matrix, Error>(session.resume(&cases, &ask)?.captured(last).clone())
             };
             let x = session.run().captured(hook);
+            let x = &x.gather(rows.iter().copied());
             at.moments.add(x, &buckets);
             zeroed.push(changed(&|_| Edit::Zero)?);
             for ((sae, of_sae), reconstructed) in self.saes.iter().zip(&mut self.of_saes).zip(&mut reconstructed) {
                 if of_sae.site != number {
                     continue;
                 }
-                let acts = sae.encode(session.run().captured(sae.site().reads.hook))?;
+                let acts = sae.encode(&session.run().captured(sae.site().reads.hook).gather(rows.iter().copied()))?;
                 let recon = sae.decode(&acts);
-                check(sae, &recon, &part, batch.start)?;
+                check(sae, &recon, &part, &rows, batch.start)?;
                 of_sae.reconstruction.add(x, columns.clone(), &recon, &acts, &buckets);
-                of_sae.firing.add(&acts, &part, batch.start);
+                of_sae.firing.add(&acts, &part, &rows, batch.start);
                 let recon = Arc::new(recon);
                 *reconstructed = changed(&|rows| Edit::Set(Rows::each(&recon, rows)))?;
             }
@@ -315,8 +345,6 @@ impl<'a> Pass<'a> {
 
         let changed: Vec<&Matrix> = zeroed.iter().chain(&reconstructed).collect();
         let compared = compare(self.model, session.run().captured(last), &changed, &targets);
-        let by_prompt: Vec<Range<usize>> =
-            part.offsets().windows(2).enumerate().map(|(i, ends)| ends[0] - i..ends[1] - i - 1).collect();
         for rows in &by_prompt {
             self.clean.push(compared.clean[rows.clone()].iter().sum());
         }
@@ -332,8 +360,9 @@ impl<'a> Pass<'a> {
         let (sae, of_sae) = (&self.saes[number], &self.of_saes[number]);
         let at = &self.sites[of_sae.site];
         let (zeroed, reconstructed) = (&at.zeroed, &of_sae.reconstructed);
-        let positions = self.prompts.positions() as u64;
-        let predicted: Vec<f64> = self.prompts.iter().map(|prompt| (prompt.len() - 1) as f64).collect();
+        let positions = self.positions() as u64;
+        let predicts = |prompt: &[u32]| self.counting(prompt).filter(|position| position + 1 < prompt.len()).count();
+        let predicted: Vec<f64> = self.prompts.iter().map(|prompt| predicts(prompt) as f64).collect();
         let tokens: f64 = predicted.iter().sum();
 
         // The mean over tokens weighs each prompt by its predicted tokens, the mean over prompts all prompts alike.
@@ -359,12 +388,12 @@ impl<'a> Pass<'a> {
         let Reconstruction { errors, active, counts, cosines, norms } = &of_sae.reconstruction;
         let by_direction = of_sae.firing.directions(self.model, sae, positions, options);
         let count = |class: &dyn Fn(&DirectionEvaluation) -> bool| by_direction.iter().filter(|d| class(d)).count();
-        let by_position = (0..counts.len()).map(|bucket| {
+        let by_position = (0..counts.len()).filter(|bucket| counts[*bucket] > 0).map(|bucket| {
             let (first, last) = bucket_range(bucket);
             let n = counts[bucket];
             AtPositions {
-                first,
-                last: last.min(self.prompts.longest() - 1),
+                first: first.max(self.counted.skip_first),
+                last: last.min(self.prompts.longest() - 1 - usize::from(self.counted.skip_last)),
                 positions: n,
                 l0: active[bucket] as f64 / n as f64,
                 mse: errors[bucket] / n as f64,
@@ -405,17 +434,27 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// A prompt of the session with a site's end changed at every position. `edit` is given the prompt's rows in the batch.
-fn exchanged(session: &Session, prompt: usize, end: &End, edit: &dyn Fn(Range<usize>) -> Edit) -> Case {
-    let rows = session.prompts().offsets()[prompt]..session.prompts().offsets()[prompt + 1];
-    let until = rows.len() - 1;
-    let columns = Columns::Range(end.columns());
-    let intervention = Intervention::new(end.hook, Positions::All, edit(rows)).in_columns(columns);
-    Case { prompt, until, interventions: vec![intervention] }
+/// Where the items of each list are, put one after another.
+fn consecutive(lists: &[Vec<usize>]) -> Vec<Range<usize>> {
+    let mut end = 0;
+    let range = |list: &Vec<usize>| {
+        end += list.len();
+        end - list.len()..end
+    };
+    lists.iter().map(range).collect()
 }
 
-fn check(sae: &Sae, recon: &Matrix, prompts: &Prompts, first_prompt: usize) -> Result<()> {
+/// A prompt of `length` positions with a site's end changed at some of them.
+fn exchanged(prompt: usize, length: usize, positions: &[usize], end: &End, edit: Edit) -> Case {
+    let columns = Columns::Range(end.columns());
+    let intervention = Intervention::new(end.hook, Positions::At(positions.into()), edit).in_columns(columns);
+    Case { prompt, until: length - 1, interventions: vec![intervention] }
+}
+
+/// That the reconstructions of these rows of the batch are numbers.
+fn check(sae: &Sae, recon: &Matrix, prompts: &Prompts, rows: &[usize], first_prompt: usize) -> Result<()> {
     let Some((row, _)) = recon.first_not_finite() else { return Ok(()) };
+    let row = rows[row];
     let prompt = prompts.offsets().partition_point(|offset| *offset <= row) - 1;
     Err(directrix_model::Error::NotFinite {
         hook: format!("{}: the reconstruction of {}", sae.name(), sae.site().writes.hook),

@@ -28,6 +28,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod counted;
 mod error;
 mod evaluate;
 mod format;
@@ -36,6 +37,7 @@ mod site;
 pub mod statistics;
 pub mod train;
 
+pub use counted::Counted;
 pub use error::{Error, Result};
 pub use evaluate::{AtPositions, DensityBin, DirectionEvaluation, Evaluation, EvaluationOptions, LossMeans, evaluate};
 pub use sae::{Architecture, Parameters, Sae};

@@ -3,7 +3,7 @@
 use directrix_corpus::{Prompts, Watch};
 use directrix_kernels::Matrix;
 use directrix_model::{Ask, Edit, Folder, HookPoint, Intervention, Model, Positions, Processing};
-use directrix_sae::{Architecture, End, Error, EvaluationOptions, Parameters, Sae, Site, evaluate};
+use directrix_sae::{Architecture, Counted, End, Error, EvaluationOptions, Parameters, Sae, Site, evaluate};
 
 const DIRECTIONS: usize = 40;
 
@@ -200,7 +200,7 @@ fn evaluation_replaces_what_a_transcoder_writes() {
     let (reads, writes) = (sae.site().reads.hook, sae.site().writes.hook);
     let tokens: Vec<u32> = (0..24).map(|i| (i * 7 + 3) % 90).collect();
     let prompts = Prompts::from_rows([&tokens]);
-    let options = EvaluationOptions::default();
+    let options = EvaluationOptions { counted: Counted::all(), ..EvaluationOptions::default() };
     let found = &evaluate(&model, std::slice::from_ref(&sae), &prompts, &options, &Watch::nobody()).unwrap()[0];
 
     let clean = model.run(&prompts, &Ask::capture([reads, writes]), &[]).unwrap();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use directrix_corpus::{Prompts, Watch};
 use directrix_kernels::Matrix;
 use directrix_model::{Ask, Edit, Folder, Intervention, Model, Positions, Processing};
-use directrix_sae::{Error, Evaluation, EvaluationOptions, Sae, evaluate};
+use directrix_sae::{Counted, Error, Evaluation, EvaluationOptions, Sae, evaluate};
 use serde_json::json;
 
 fn path(name: &str) -> String {
@@ -35,9 +35,10 @@ fn prompts() -> Prompts {
     Prompts::from_rows(rows)
 }
 
-/// Thresholds that the fixtures' directions lie on both sides of.
+/// Thresholds that the fixtures' directions lie on both sides of; every position counts.
 fn options() -> EvaluationOptions {
     EvaluationOptions {
+        counted: Counted::all(),
         dense_above: 0.1035,
         rare_below: 0.1025,
         aligned_from: 0.1,
@@ -140,12 +141,12 @@ fn dense(sae: &Sae, x: &[f64], encoded: &[u32]) -> (Vec<f64>, Vec<f64>) {
     (acts, recon)
 }
 
-/// `ln softmax` of the logits of every position, with the values at the SAE's hook point set to `rows` if given.
-fn log_probs(model: &Model, tokens: &[u32], sae: &Sae, rows: Option<&[Vec<f32>]>) -> Vec<Vec<f64>> {
-    let set = |(position, row): (usize, &Vec<f32>)| {
-        Intervention::new(sae.site().reads.hook, Positions::At(vec![position]), Edit::Set(row.as_slice().into()))
+/// `ln softmax` of the logits of every position, with the values at the SAE's hook point set to `rows` at their positions.
+fn log_probs(model: &Model, tokens: &[u32], sae: &Sae, rows: &[(usize, Vec<f32>)]) -> Vec<Vec<f64>> {
+    let set = |(position, row): &(usize, Vec<f32>)| {
+        Intervention::new(sae.site().reads.hook, Positions::At(vec![*position]), Edit::Set(row.as_slice().into()))
     };
-    let interventions: Vec<Intervention> = rows.into_iter().flatten().enumerate().map(set).collect();
+    let interventions: Vec<Intervention> = rows.iter().map(set).collect();
     let ask = Ask::nothing().with_logits(Positions::All);
     let run = model.run(&Prompts::from_rows([tokens]), &ask, &interventions).unwrap();
     let log_softmax = |row: &[f32]| {
@@ -157,9 +158,21 @@ fn log_probs(model: &Model, tokens: &[u32], sae: &Sae, rows: Option<&[Vec<f32>]>
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one computation, number by number")]
 fn every_number_agrees_with_a_straightforward_computation() {
-    let (model, prompts, options) = (model(), prompts(), options());
+    agrees_with_a_straightforward_computation(Counted::all());
+}
+
+#[test]
+fn positions_that_do_not_count_are_left_as_they_are_and_out_of_every_number() {
+    let exclude = vec![prompts().get(0)[5], prompts().get(1)[2]];
+    agrees_with_a_straightforward_computation(Counted { skip_first: 3, skip_last: true, exclude: exclude.clone() });
+    agrees_with_a_straightforward_computation(Counted { skip_first: 0, skip_last: false, exclude });
+}
+
+#[expect(clippy::too_many_lines, reason = "one computation, number by number")]
+fn agrees_with_a_straightforward_computation(counted: Counted) {
+    let all = counted == Counted::all();
+    let (model, prompts, options) = (model(), prompts(), EvaluationOptions { counted, ..options() });
     let saes = fixtures(&model);
     for (sae, found) in saes.iter().zip(evaluated(&model, &saes, &options)) {
         let hook = sae.site().reads.hook;
@@ -170,22 +183,23 @@ fn every_number_agrees_with_a_straightforward_computation() {
         for (number, tokens) in prompts.iter().enumerate() {
             let run = model.run(&Prompts::from_rows([tokens]), &Ask::capture([hook]), &[]).unwrap();
             let encoded = sae.encode(run.captured(hook)).unwrap();
-            let mut recons = Vec::new();
-            for (position, row) in run.captured(hook).iter_rows().enumerate() {
+            let (mut recons, mut zeros) = (Vec::new(), Vec::new());
+            let counts = |position: &usize| options.counted.counts(*position, tokens.len(), tokens[*position]);
+            let positions: Vec<usize> = (0..tokens.len()).filter(counts).collect();
+            for &position in &positions {
+                let row = run.captured(hook).row(position);
                 let (acts, recon) = dense(sae, &wide(row), encoded.at(position).0);
-                recons.push(recon.iter().map(|&x| x as f32).collect::<Vec<f32>>());
+                recons.push((position, recon.iter().map(|&x| x as f32).collect::<Vec<f32>>()));
+                zeros.push((position, vec![0.0; sae.d_in()]));
                 places.push((position, wide(row), acts, recon, number, tokens[position]));
             }
-            let zeros = vec![vec![0.0; sae.d_in()]; tokens.len()];
-            let clean = log_probs(&model, tokens, sae, None);
-            let changed =
-                [Some(&recons), Some(&zeros)].map(|rows| log_probs(&model, tokens, sae, rows.map(Vec::as_slice)));
-            let loss = |of: &[Vec<f64>]| -> Vec<f64> {
-                tokens[1..].iter().zip(of).map(|(&token, of)| -of[token as usize]).collect()
-            };
+            let clean = log_probs(&model, tokens, sae, &[]);
+            let changed = [&recons, &zeros].map(|rows| log_probs(&model, tokens, sae, rows));
+            let predicting = || positions.iter().copied().filter(|position| position + 1 < tokens.len());
+            let loss = |of: &[Vec<f64>]| -> Vec<f64> { predicting().map(|p| -of[p][tokens[p + 1] as usize]).collect() };
             let kl = |of: &[Vec<f64>]| -> Vec<f64> {
                 let of_row = |(p, q): (&Vec<f64>, &Vec<f64>)| p.iter().zip(q).map(|(p, q)| p.exp() * (p - q)).sum();
-                clean.iter().zip(of).map(of_row).take(tokens.len() - 1).collect()
+                predicting().map(|p| of_row((&clean[p], &of[p]))).collect()
             };
             losses.push([loss(&clean), loss(&changed[0]), loss(&changed[1]), kl(&changed[0]), kl(&changed[1])]);
         }
@@ -208,7 +222,12 @@ fn every_number_agrees_with_a_straightforward_computation() {
         let lengths = |of: &dyn Fn(&Vec<f64>, &Vec<f64>) -> f64| places.iter().map(|p| of(&p.1, &p.3)).sum::<f64>();
         near(found.norm_ratio, lengths(&|_, r| length(r)) / lengths(&|x, _| length(x)), "norm ratio");
         let bounds: Vec<(usize, usize)> = found.by_position.iter().map(|at| (at.first, at.last)).collect();
-        assert_eq!(bounds, [(0, 0), (1, 3), (4, 7), (8, 15), (16, 31), (32, prompts.longest() - 1)]);
+        let mut expected = vec![(0, 0), (1, 3), (4, 7), (8, 15), (16, 31), (32, prompts.longest() - 1)];
+        if options.counted.skip_first == 3 {
+            // The longest prompt ends with the only position of the last interval.
+            expected = vec![(3, 3), (4, 7), (8, 15), (16, 31)];
+        }
+        assert_eq!(bounds, expected);
         for at in &found.by_position {
             near(at.explained_variance, explained(at.first, at.last), "explained variance by position");
             let of: Vec<f64> =
@@ -231,7 +250,7 @@ fn every_number_agrees_with_a_straightforward_computation() {
             // The model predicts its random tokens no better with the site than without: the ratio is of small numbers.
             let expected = (mean(2) - mean(1)) / (mean(2) - mean(0));
             assert!((found.recovered.value - expected).abs() < 1e-3 * expected.abs().max(1.0), "{what}");
-            assert_eq!(found.recovered.n, prompts.len() - 1);
+            assert_eq!(found.recovered.n, losses.iter().filter(|l| !l[0].is_empty()).count());
         }
         near(found.kl_reconstructed, by_token(3), "KL reconstructed");
         near(found.kl_zeroed, by_token(4), "KL zeroed");
@@ -309,8 +328,10 @@ fn every_number_agrees_with_a_straightforward_computation() {
         };
         let classes = [sum(&|d| d.aligned), sum(&|d| d.shared_prompts), sum(&|d| d.single_token)];
         assert_eq!([found.rare_aligned, found.rare_shared_prompts, found.rare_single_token], classes);
-        assert!(classes.iter().all(|class| (1..rare.len()).contains(class)), "{classes:?} of {}", rare.len());
-        assert!((1..sae.directions()).contains(&found.dense) && rare.len() < sae.directions(), "{}", found.dense);
+        if all {
+            assert!(classes.iter().all(|class| (1..rare.len()).contains(class)), "{classes:?} of {}", rare.len());
+            assert!((1..sae.directions()).contains(&found.dense) && rare.len() < sae.directions(), "{}", found.dense);
+        }
         let binned: u64 = found.densities.iter().map(|bin| bin.directions).sum();
         assert_eq!(binned as usize, sae.directions() - found.dead);
     }
@@ -408,4 +429,7 @@ fn what_cannot_be_evaluated_is_refused() {
     let found = evaluate(&model, &saes, &one, &options(), &Watch::nobody()).unwrap();
     assert!(found[0].token_mean.clean.is_nan() && found[0].predicted_tokens == 0 && found[0].l0 > 0.0);
     assert!(evaluate(&model, &[], &one, &options(), &Watch::nobody()).unwrap().is_empty());
+    let skipping = EvaluationOptions { counted: Counted::default(), ..options() };
+    let error = evaluate(&model, &saes, &one, &skipping, &Watch::nobody()).unwrap_err();
+    assert!(error.to_string().contains("no position counts: the longest prompt has 1"), "{error}");
 }

@@ -4,7 +4,7 @@
 
 use directrix_corpus::{Prompts, Watch};
 use directrix_model::{Folder, Model, Processing};
-use directrix_sae::{EvaluationOptions, LossMeans, Sae, evaluate};
+use directrix_sae::{Counted, EvaluationOptions, LossMeans, Sae, evaluate};
 use serde_json::Value;
 
 fn read(path: &str) -> Value {
@@ -33,7 +33,8 @@ fn losses_and_reconstructions_agree_with_transformer_lens() {
         let load = |layer| Sae::load(&Folder::open(format!("{path}/sae-l{layer}")).unwrap()).unwrap();
         let saes: Vec<Sae> = layers.into_iter().map(|layer| load(layer).fit(model.config()).unwrap()).collect();
         let prompts = Prompts::from_rows(rows);
-        let found = evaluate(&model, &saes, &prompts, &EvaluationOptions::default(), &Watch::nobody()).unwrap();
+        let options = EvaluationOptions { counted: Counted::all(), ..EvaluationOptions::default() };
+        let found = evaluate(&model, &saes, &prompts, &options, &Watch::nobody()).unwrap();
         for (found, expected) in found.iter().zip(expected["saes"].as_array().unwrap()) {
             // The tiny SAEs have pre-activations that are zero but for rounding.
             let [active, faint] = ["active", "faint"].map(|key| expected[key].as_u64().unwrap() as f64);

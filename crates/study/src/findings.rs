@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use directrix_circuits::{
-    ActiveDirection, ActivePrompts, BehaviourPrompts, Beside, Chosen, Matched, SingleAblation, active_directions,
+    ActiveDirection, ActivePrompts, BehaviourPrompts, Chosen, Matched, SingleAblation, active_directions,
     answer_activations, behaviour_prompts, single_ablations,
 };
 use directrix_corpus::{Prompts, Watch};
@@ -100,15 +100,14 @@ impl<'a> Findings<'a> {
         let SingleAblations { active_above: above, prompts: limit } = options.unwrap_or_default();
         let apart = chosen_on != numbers;
         let chosen = Chosen::On { prompts: looked_at.positions(), by: "mean activation before the answer", apart };
-        let controls = Beside::RowsAndDirections(&matched);
-        let beside = if apart { Beside::Nothing } else { controls };
-        let on = ActivePrompts { acts: &on_choosing, above, limit, beside };
+        // What only ranks needs no controls.
+        let on = ActivePrompts { acts: &on_choosing, above, limit, matched: (!apart).then_some(&matched) };
         let mut first = single_ablations(model, sae, &choosing, &directions, chosen, on, watch)?;
         first.retain(|row| row.loss_increase.estimate.n > 0);
         first.sort_by(|a, b| b.loss_increase.mean().total_cmp(&a.loss_increase.mean()));
         let directions: Vec<u32> = first.iter().map(|row| row.direction as u32).collect();
         let singles = if apart {
-            let on = ActivePrompts { acts: &acts, above, limit, beside: controls };
+            let on = ActivePrompts { acts: &acts, above, limit, matched: Some(&matched) };
             single_ablations(model, sae, &behaviour.prompts, &directions, chosen, on, watch)?
         } else {
             first.clone()

@@ -7,6 +7,7 @@ use directrix_corpus::durable::{self, Lock};
 use directrix_corpus::{Event, Watch, hexadecimal};
 use directrix_index::Options;
 use directrix_lab::{Opened, OtherIndex, Wanted};
+use directrix_sae::Counted;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -63,7 +64,8 @@ impl Study {
         let opened = self.wanted().open()?;
         let sections = self.sections_of(name, &opened)?;
         clock.lap("load");
-        let options = Options { exclude: opened.excluded(&self.exclude)?, ..Options::default() };
+        let counted = Counted { exclude: opened.excluded(&self.exclude)?, ..Counted::default() };
+        let options = Options { counted, ..Options::default() };
         let index = opened.index(&out.join("index"), options, OtherIndex::Replace, watch)?;
         clock.lap("index");
         let found = Findings::of(self, name, &opened, &index, &mut clock, watch)?;

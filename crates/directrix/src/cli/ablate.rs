@@ -2,7 +2,8 @@
 
 use clap::Args;
 use directrix::circuits::{
-    self, About, Beside, Change, Chosen, Effect, LossClaim, Trial, ablate_each, active_at, effects, loss_claims,
+    self, About, Activity, Change, Chosen, Effect, LossClaim, Matched, Trial, ablate_each, activity, effects,
+    loss_claims,
 };
 use directrix::corpus::{Prompts, Watch};
 use directrix::lab::Opened;
@@ -26,7 +27,8 @@ Examples:
 ///
 /// Takes what the directions contribute out of the SAE's hook point at one position of each prompt, and compares the
 /// prediction of the token after it, the answer, with and without. Losses are in nats; the rank is the number of tokens
-/// with a higher logit. Where no direction is active nothing is ablated: such prompts are shown as inactive, and means
+/// with a higher logit. Beside the mean stand two controls on the same prompts: as much taken out along random rows, and
+/// random directions that fire at about as many positions of these prompts. Where no direction is active nothing is ablated: such prompts are shown as inactive, and means
 /// are over the others.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
@@ -95,6 +97,8 @@ struct Ablation<'a> {
     directions: Vec<u32>,
     /// For each prompt, the directions that are active where it is changed.
     active: Vec<Vec<u32>>,
+    /// Draws controls: directions that fire as often in these prompts.
+    matched: Matched,
 }
 
 impl Ablate {
@@ -112,10 +116,10 @@ impl Ablate {
         let changed = |prompt: usize| {
             if self.everywhere { 0..prompts.get(prompt).len() - 1 } else { positions[prompt]..positions[prompt] + 1 }
         };
-        let active = active_at(&opened.model, sae, &prompts, changed, &directions, &watch)?;
+        let Activity { active, matched } = activity(&opened.model, sae, &prompts, changed, &directions, &watch)?;
         let positions = (!self.everywhere).then_some(positions);
         let (opened, reconstruct) = (&opened, self.reconstruct);
-        let ablation = Ablation { opened, sae, prompts, positions, reconstruct, directions, active };
+        let ablation = Ablation { opened, sae, prompts, positions, reconstruct, directions, active, matched };
         if self.each { self.each(&ablation, &watch) } else { self.together(&ablation, &watch) }
     }
 
@@ -127,7 +131,8 @@ impl Ablate {
             _ => "ablated alone before the answer",
         };
         let of = |direction| ablation.trials(&[direction], |prompt| ablation.changes(prompt, &[direction]));
-        let rows = ablate_each(&opened.model, prompts, directions, self.about(change), of, Beside::Rows, watch)?;
+        let matched = Some(&ablation.matched);
+        let rows = ablate_each(&opened.model, prompts, directions, self.about(change), of, matched, watch)?;
         let name = sae.short_name();
         let inactive = rows.iter().filter(|row| row.loss_increase.estimate.n == 0).count();
         let remark = match inactive {
@@ -154,7 +159,8 @@ impl Ablate {
         let trials = ablation.trials(directions, |prompt| ablation.changes(prompt, directions))?;
         let others = ablation.trials(directions, |prompt| !ablation.changes(prompt, directions))?;
         let LossClaim { claim, effects: of_changed } =
-            loss_claims(&opened.model, prompts, &[(self.about(change), trials)], Beside::Rows, watch)?.remove(0);
+            loss_claims(&opened.model, prompts, &[(self.about(change), trials)], Some(&ablation.matched), watch)?
+                .remove(0);
         let of_unchanged = effects(&opened.model, prompts, &others, watch)?;
         let mut found: Vec<(usize, &Effect)> =
             changed.into_iter().zip(&of_changed).chain(unchanged.into_iter().zip(&of_unchanged)).collect();

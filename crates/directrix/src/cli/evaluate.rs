@@ -13,7 +13,7 @@ use directrix::study::{Figure, Series, Shape, write_figure, write_table};
 use serde::Serialize;
 use serde_json::json;
 
-use super::inputs::{CorpusArgs, Saes, SubjectArgs, note_cut};
+use super::inputs::{CorpusArgs, CountedArgs, Saes, SubjectArgs, note_cut};
 use super::layout::{Table as Shown, paragraph};
 use super::numbers::real;
 use super::terminal::{self, stdout, thousands};
@@ -41,6 +41,8 @@ pub(crate) struct Evaluate {
     sae: Vec<String>,
     #[command(flatten)]
     corpus: CorpusArgs,
+    #[command(flatten)]
+    counted: CountedArgs,
     /// Call a direction dense that is active at more than this share of positions
     #[arg(long, value_name = "SHARE", default_value_t = EvaluationOptions::default().dense_above, value_parser = real::<f64>(0.0..=1.0))]
     dense_above: f64,
@@ -65,6 +67,7 @@ impl Evaluate {
         let opened = self.subject.open(Saes::All(&self.sae), self.corpus.wanted())?;
         let Chunk { prompts, cut } = opened.prompts()?;
         let options = EvaluationOptions {
+            counted: self.counted.meant(&opened)?,
             dense_above: self.dense_above,
             rare_below: self.rare_below,
             ..EvaluationOptions::default()
@@ -79,18 +82,23 @@ impl Evaluate {
             write(folder, &evaluations, &opened)?;
         }
         if self.json {
-            return terminal::json(
-                &json!({ "model": opened.wanted.model, "corpus": opened.wanted.corpus, "cut": cut, "saes": evaluations }),
-            );
+            return terminal::json(&json!({
+                "model": opened.wanted.model,
+                "corpus": opened.wanted.corpus,
+                "cut": cut,
+                "counted": options.counted,
+                "saes": evaluations,
+            }));
         }
-        self.print(&evaluations)
+        let left_out = options.counted.left_out(|token| format!("{:?}", opened.token(token)));
+        self.print(&evaluations, &left_out)
     }
 
-    fn print(&self, evaluations: &[Evaluation]) -> anyhow::Result<()> {
+    fn print(&self, evaluations: &[Evaluation], left_out: &str) -> anyhow::Result<()> {
         let Some(first) = evaluations.first() else { return Ok(()) };
         let mut out = stdout();
         let about = format!(
-            "{} prompts, {} positions; loss {:.4} nats (mean over the {} predicted tokens)",
+            "{} prompts, {} positions, left out {left_out}; loss {:.4} nats (mean over the {} predicted tokens)",
             thousands(first.prompts as u64),
             thousands(first.positions),
             first.token_mean.clean,
@@ -99,7 +107,7 @@ impl Evaluate {
         writeln!(out, "{}", paragraph(&about, 0))?;
         let sections = [
             ("Reconstruction, over positions", reconstruction(evaluations)),
-            ("Predictions with the site replaced at every position", predictions(evaluations)),
+            ("Predictions with the site replaced at these positions", predictions(evaluations)),
             ("Explained variance from each position up to the next", by_position(evaluations)),
             (&self.classes(), directions(evaluations)),
         ];

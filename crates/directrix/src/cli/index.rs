@@ -10,9 +10,9 @@ use directrix::index::{self, Options};
 use directrix::lab::{Opened, OtherIndex};
 use serde_json::json;
 
-use super::inputs::{CorpusArgs, Saes, SubjectArgs, note_cut};
+use super::inputs::{CorpusArgs, CountedArgs, Saes, SubjectArgs, note_cut};
 use super::layout::{Table, paragraph};
-use super::numbers::{MANY, real, whole};
+use super::numbers::real;
 use super::terminal::{self, note, stdout, thousands};
 use super::watch::watch;
 
@@ -45,15 +45,8 @@ pub(crate) struct Index {
     /// Count tokens where an activation exceeds this share of its direction's maximum
     #[arg(long, value_name = "SHARE", default_value_t = Options::default().count_above, value_parser = real::<f32>(0.0..1.0))]
     count_above: f32,
-    /// Leave this many positions at the start of every prompt out of all that is said of a direction
-    #[arg(long, value_name = "N", default_value_t = Options::default().skip_first, value_parser = whole::<usize>(0..=MANY))]
-    skip_first: usize,
-    /// Count the last position of every prompt too, which predicts nothing
-    #[arg(long)]
-    include_last: bool,
-    /// Leave out positions that hold this token, given by its id or its text; give it once for each
-    #[arg(long, value_name = "ID|TOKEN")]
-    exclude: Vec<String>,
+    #[command(flatten)]
+    counted: CountedArgs,
     /// Count as the origin's notebook: first positions are left out of token counts alone, last ones of maxima alone
     #[arg(long)]
     as_notebook: bool,
@@ -67,9 +60,8 @@ impl Index {
         let watch = watch();
         let complete = is_complete(&self.out)?;
         let opened = self.subject.open(Saes::All(&self.sae), self.corpus.wanted())?;
-        let Index { count_above, skip_first, as_notebook, .. } = self;
-        let exclude = opened.excluded(&self.exclude)?;
-        let options = Options { count_above, skip_first, skip_last: !self.include_last, exclude, as_notebook };
+        let Index { count_above, as_notebook, .. } = self;
+        let options = Options { count_above, counted: self.counted.meant(&opened)?, as_notebook };
         let index = opened.index(&self.out, options, OtherIndex::Keep, &watch)?;
         drop(watch);
         if complete {

@@ -7,8 +7,9 @@ use clap::Args;
 use directrix::corpus::{self, Chunk, Corpus, Prompts};
 use directrix::lab::{self, Opened, Wanted};
 use directrix::model::{Config, Processing};
+use directrix::sae::Counted;
 
-use super::numbers::{THREADS, whole};
+use super::numbers::{MANY, THREADS, whole};
 use super::terminal::{note, thousands};
 
 /// What stands for standard input.
@@ -103,6 +104,20 @@ pub(crate) struct BosArgs {
     no_bos: bool,
 }
 
+/// Which positions count.
+#[derive(Args)]
+pub(crate) struct CountedArgs {
+    /// Leave this many positions at the start of every prompt out of all that is said
+    #[arg(long, value_name = "N", default_value_t = Counted::default().skip_first, value_parser = whole::<usize>(0..=MANY))]
+    skip_first: usize,
+    /// Count the last position of every prompt too, which predicts nothing
+    #[arg(long)]
+    include_last: bool,
+    /// Leave out positions that hold this token, given by its id or its text; give it once for each
+    #[arg(long, value_name = "ID|TOKEN")]
+    exclude: Vec<String>,
+}
+
 #[derive(Args)]
 pub(crate) struct ThreadArgs {
     /// Threads to use [default: one for each core]; results do not depend on it
@@ -179,6 +194,13 @@ impl ProcessingArgs {
 impl BosArgs {
     pub(crate) fn meant(&self) -> Option<bool> {
         (self.bos || self.no_bos).then_some(self.bos)
+    }
+}
+
+impl CountedArgs {
+    pub(crate) fn meant(&self, opened: &Opened) -> lab::Result<Counted> {
+        let exclude = opened.excluded(&self.exclude)?;
+        Ok(Counted { skip_first: self.skip_first, skip_last: !self.include_last, exclude })
     }
 }
 

@@ -73,7 +73,12 @@ impl ResultArgs {
                 1 => format!("{mean:+.4}"),
                 _ => format!("{mean:+.4} ± {half_width:.4} (95 % interval)"),
             };
-            let control = controls.rows.map_or_else(String::new, |rows| format!("; along random rows {}", mean(rows)));
+            let said = |what: &str, control: Option<Estimate>| control.map(|c| format!("; {what} {}", mean(c)));
+            let of_controls = [
+                said("along random rows", controls.rows),
+                said("random directions of matched density", controls.directions),
+            ];
+            let control: String = of_controls.into_iter().flatten().collect();
             let name = about.measure.replace('_', " ");
             let sentence = match estimate.n {
                 0 => format!(

@@ -78,6 +78,10 @@ struct Given {
     /// Column that holds the text or the token ids [default: text, or else tokens]
     #[arg(long, value_name = "NAME")]
     column: Option<String>,
+    /// Do not train on positions that hold this token, given by its id or its text; give it once for each
+    #[arg(long, value_name = "ID|TOKEN")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    exclude: Vec<String>,
     /// Corpus to evaluate on [default: the beginning of the corpus]
     #[arg(long, value_name = "FILE")]
     evaluation_corpus: Option<String>,
@@ -220,6 +224,7 @@ impl Train {
         if !options.context_given {
             options.feed.context = options.feed.context.min(model.config().n_ctx);
         }
+        options.feed.exclude = opened.excluded(&given.exclude)?;
         let out = given.out.clone().unwrap_or_else(|| "out/sae".into());
         check_folder(&out)?;
         // Windows cut documents, so that tokenising must not.
@@ -352,7 +357,7 @@ impl Train {
 }
 
 /// Names of the options in [`Given`].
-const GIVEN: [&str; 6] = ["model", "corpus", "column", "evaluation-corpus", "cache", "out"];
+const GIVEN: [&str; 7] = ["model", "corpus", "column", "exclude", "evaluation-corpus", "cache", "out"];
 
 fn names(of: &impl Serialize) -> anyhow::Result<Vec<String>> {
     Ok(Table::try_from(of)?.keys().cloned().collect())

@@ -77,13 +77,15 @@ impl Firing {
         }
     }
 
-    /// Adds prompts, the first of which has number `first`.
-    pub(super) fn add(&mut self, acts: &SparseActivations, prompts: &Prompts, first: usize) {
+    /// Adds the activations at `rows` of all prompts' rows, ascending; the first prompt has number `first`.
+    pub(super) fn add(&mut self, acts: &SparseActivations, prompts: &Prompts, rows: &[usize], first: usize) {
         let mut active = Vec::new();
+        let mut position = 0;
         for (prompt, ends) in prompts.offsets().windows(2).enumerate() {
-            for position in ends[0]..ends[1] {
-                let token = prompts.tokens()[position];
+            while rows.get(position).is_some_and(|row| *row < ends[1]) {
+                let token = prompts.tokens()[rows[position]];
                 let (directions, values) = acts.at(position);
+                position += 1;
                 for (&direction, &value) in directions.iter().zip(values) {
                     let d = direction as usize;
                     self.counts[d] += 1;

@@ -22,6 +22,8 @@ pub(super) struct Stream<'a> {
     pub(super) model: &'a Model,
     pub(super) hooks: Vec<HookPoint>,
     pub(super) windows: Windows<'a>,
+    /// Tokens whose positions are left out.
+    pub(super) exclude: &'a [u32],
     pub(super) cache: Option<Cache>,
     pub(super) watch: Watch,
 }
@@ -188,7 +190,7 @@ impl Buffer {
     /// The next `size` rows at each hook point.
     ///
     /// # Errors
-    /// If the corpus or the model fails, the corpus does not fill the buffer, or the work is stopped. The state is then what it
+    /// If the corpus or the model fails, the corpus does not fill the buffer (what is left out does not count), or the work is stopped. The state is then what it
     /// was.
     pub(super) fn batch(&mut self, size: usize, stream: &mut Stream) -> Result<Vec<Matrix>> {
         if self.state.order.is_empty() || self.state.next >= self.state.slots.len() / 2 {
@@ -248,6 +250,9 @@ impl Buffer {
             for (i, number) in numbers.iter().enumerate() {
                 let (from, to) = (windows.offsets()[i], windows.offsets()[i + 1]);
                 for position in starts[i]..to - from {
+                    if stream.exclude.contains(&windows.get(i)[position]) {
+                        continue;
+                    }
                     let slot_of = Slot { window: *number, position: position as u32 };
                     let Some(slot) = free.pop() else {
                         self.state.pending.get_or_insert(slot_of);

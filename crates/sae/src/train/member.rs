@@ -14,7 +14,7 @@ use super::recipe::{Feed, Recipe, problem};
 use super::report::StepReport;
 use super::trainer::{StepOptions, Trainer};
 use super::training::Training;
-use crate::{End, Error, EvaluationOptions, Result, Sae, Site, evaluate};
+use crate::{Counted, End, Error, EvaluationOptions, Result, Sae, Site, evaluate};
 
 /// The file with an SAE's options.
 pub(super) const OPTIONS: &str = "train.toml";
@@ -207,7 +207,8 @@ impl Member {
         let due = feed.evaluate_every > 0 && step.is_multiple_of(feed.evaluate_every);
         if (due || step == steps) && !training.evaluation.is_empty() && feed.evaluate_every > 0 {
             let sae = self.trainer.to_sae(&self.name, Site::at(self.end.clone()))?;
-            let options = EvaluationOptions::default();
+            let counted = Counted { exclude: feed.exclude.clone(), ..Counted::default() };
+            let options = EvaluationOptions { counted, ..EvaluationOptions::default() };
             // A step is taken whole: what is stopped in the middle of one could not go on with the same bits.
             let nobody = Watch::nobody();
             let found = evaluate(training.model, std::slice::from_ref(&sae), training.evaluation, &options, &nobody)?;

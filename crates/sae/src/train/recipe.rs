@@ -103,6 +103,9 @@ pub struct Feed {
     pub context: usize,
     /// How documents become windows.
     pub windows: WindowStyle,
+    /// Positions at which one of these tokens is are not trained on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<u32>,
     /// Positions of shuffled activations held in memory; refilled when half are used.
     pub buffer: usize,
     /// Seed of the shuffling.
@@ -124,6 +127,7 @@ impl Default for Feed {
             batch: 4096,
             context: 256,
             windows: WindowStyle::Documents,
+            exclude: Vec::new(),
             buffer: 1 << 17,
             shuffle_seed: 47,
             log_every: 50,

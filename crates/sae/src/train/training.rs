@@ -252,6 +252,7 @@ fn open_stream<'a>(
         model: training.model,
         hooks: hooks.to_vec(),
         windows: Windows::new(training.documents, windows, context, training.bos)?,
+        exclude: &training.feed.exclude,
         cache,
         watch: watch.clone(),
     })

@@ -1,6 +1,6 @@
 //! One direction ablated in other places.
 
-use directrix_circuits::{About, Beside, Change, Chosen, Claim, Interval, LossClaim, Trial, loss_claims};
+use directrix_circuits::{About, Change, Chosen, Claim, Interval, LossClaim, Trial, loss_claims};
 use directrix_corpus::Prompts;
 use directrix_lab::Opened;
 use directrix_sae::Sae;
@@ -134,7 +134,7 @@ impl MoreAblations {
             ),
             (about("one active position at a time", "active positions of its top prompts"), one_at_a_time),
         ];
-        Ok(loss_claims(&found.opened.model, &prompts, &lists, Beside::RowsAndDirections(&found.matched), found.watch)?)
+        Ok(loss_claims(&found.opened.model, &prompts, &lists, Some(&found.matched), found.watch)?)
     }
 
     /// The behaviour prompts on which ablating the direction raises the loss most, shaded by its activation.
