@@ -124,6 +124,13 @@ fn a_killed_study_goes_on() {
 }
 
 #[test]
+fn killed_circuits_leave_whole_tables() {
+    let folder = Folder::new();
+    let prompts = folder.write("prompts.txt", "Tim said, \"I like it.\"");
+    kill(&|out| strings(&["circuits", "cooccurrence", "--prompts", &prompts, "--out", out]), "tables", 14);
+}
+
+#[test]
 fn tables_and_captures_of_a_killed_command_leave_nothing() {
     let folder = Folder::new();
     for name in ["tables/.summary.csv.7-0.partial", ".acts.safetensors.7-0.partial", "tables.lock"] {

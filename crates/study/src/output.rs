@@ -41,7 +41,7 @@ pub fn write_figure(folder: &Path, figure: &Figure) -> Result<String> {
 }
 
 /// Names come from study files: one must not lead out of the folder.
-fn check_name(name: &str) -> Result<()> {
+pub(crate) fn check_name(name: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(allowed) {
         Ok(())

@@ -1,5 +1,6 @@
 //! Running a study: analyses in order, then everything to disk.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -9,20 +10,26 @@ use directrix_index::Options;
 use directrix_lab::{Opened, OtherIndex, Wanted};
 use directrix_sae::Counted;
 use serde::Serialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::findings::Findings;
-use crate::output::{write_figure, write_table};
+use crate::output::{check_name, write_figure, write_table};
 use crate::report::{Block, Fact, Report, Section};
 use crate::sections::{Analysis, list, quoted};
 use crate::study::Study;
 use crate::{Error, Result};
+
+/// What made the results, and which files they are in.
+const MANIFEST: &str = "manifest.json";
 
 /// What a study left behind.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Finished {
     /// The report.
     pub report: PathBuf,
+    /// What is to be told of the model's files.
+    pub notes: Vec<String>,
     /// Seconds per step.
     pub timings: Vec<(String, f64)>,
 }
@@ -42,6 +49,8 @@ struct Manifest<'a> {
     chosen_on: usize,
     measured_on: usize,
     directions: &'a [u32],
+    /// Tables and figures, by their path beside this file; a table is there as Parquet, too.
+    files: Vec<&'a str>,
     seconds: Vec<Seconds<'a>>,
 }
 
@@ -81,26 +90,16 @@ impl Study {
             made.push(section);
             clock.lap(title);
         }
-        let mut files = Vec::new();
-        for block in made.iter().flat_map(|section| &section.blocks) {
-            match block {
-                Block::Table(table) => {
-                    files.push((format!("tables/{}.csv", table.name), write_table(&out.join("tables"), table)?));
-                }
-                Block::Figure(figure) => {
-                    files.push((format!("figures/{}.svg", figure.name), write_figure(&out.join("figures"), figure)?));
-                }
-                Block::Texts(_) | Block::Browser(_) => {}
-            }
-        }
+        let files = write_files(out, &made)?;
+        remove_others(out, &files);
         clock.lap("tables and figures");
         let report = report(&found, made, files);
         durable::write(&out.join("study.json"), &json(&report))?;
         let path = out.join("report.html");
         durable::write(&path, report.to_html()?.as_bytes())?;
         clock.lap("report");
-        durable::write(&out.join("manifest.json"), &json(&manifest(&found, &clock)))?;
-        Ok(Finished { report: path, timings: clock.laps })
+        durable::write(&out.join(MANIFEST), &json(&manifest(&found, &report, &clock)))?;
+        Ok(Finished { report: path, notes: opened.model.notes().to_vec(), timings: clock.laps })
     }
 
     fn wanted(&self) -> Wanted {
@@ -144,6 +143,41 @@ impl Study {
     }
 }
 
+/// Writes tables and figures; gives those that the page carries, each with its path.
+fn write_files(out: &Path, sections: &[Section]) -> Result<Vec<(String, String)>> {
+    let mut files = Vec::new();
+    for block in sections.iter().flat_map(|section| &section.blocks) {
+        match block {
+            Block::Table(table) => {
+                files.push((format!("tables/{}.csv", table.name), write_table(&out.join("tables"), table)?));
+            }
+            Block::Figure(figure) => {
+                files.push((format!("figures/{}.svg", figure.name), write_figure(&out.join("figures"), figure)?));
+            }
+            Block::Texts(_) | Block::Browser(_) => {}
+        }
+    }
+    Ok(files)
+}
+
+/// Removes the tables and figures of an earlier run with other options: those its manifest lists and `files` does not. What cannot
+/// be read or removed stays.
+fn remove_others(out: &Path, files: &[(String, String)]) {
+    let Ok(bytes) = fs::read(out.join(MANIFEST)) else { return };
+    let Ok(Value::Object(manifest)) = serde_json::from_slice(&bytes) else { return };
+    for name in manifest.get("files").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
+        let is_ours = name.split_once('/').is_some_and(|(folder, file)| {
+            matches!(folder, "tables" | "figures")
+                && check_name(file).is_ok()
+                && !files.iter().any(|(new, _)| new == name)
+        });
+        if is_ours {
+            drop(fs::remove_file(out.join(name)));
+            drop(fs::remove_file(out.join(name).with_extension("parquet")));
+        }
+    }
+}
+
 /// A section made twice, with other options, gets names of its own.
 fn rename_repeated(section: &mut Section, made: &[Section]) {
     let repeats = made.iter().filter(|other| other.title == section.title).count();
@@ -167,7 +201,7 @@ fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec_pretty(value).expect("plain data serialises")
 }
 
-fn manifest<'a>(found: &'a Findings, clock: &'a Clock) -> Manifest<'a> {
+fn manifest<'a>(found: &'a Findings, report: &'a Report, clock: &'a Clock) -> Manifest<'a> {
     let bytes = serde_json::to_vec(found.study).expect("plain data serialises");
     let meta = found.index.meta();
     Manifest {
@@ -182,6 +216,7 @@ fn manifest<'a>(found: &'a Findings, clock: &'a Clock) -> Manifest<'a> {
         chosen_on: found.selection.prompts,
         measured_on: found.behaviour.prompts.len(),
         directions: &found.top,
+        files: report.files.iter().map(|(name, _)| name.as_str()).collect(),
         seconds: clock.laps.iter().map(|(step, seconds)| Seconds { step, seconds: *seconds }).collect(),
     }
 }

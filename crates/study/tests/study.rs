@@ -156,6 +156,31 @@ fn without_a_split_all_prompts_choose_and_measure() {
 }
 
 #[test]
+fn tables_of_other_options_do_not_stay_beside_new_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |kind: &str| {
+        let sections = vec![toml::from_str(&format!("kind = '{kind}'")).unwrap()];
+        run(&Study { sections, ..shipped(100) }, folder.path()).unwrap();
+    };
+    let there = |name: &str| folder.path().join(name).exists();
+    let old = ["tables/remainder.csv", "tables/remainder.parquet", "figures/remainder.svg"];
+    with("remainder");
+    std::fs::write(folder.path().join("tables/mine.csv"), "a").unwrap();
+    assert!(old.iter().all(|name| there(name)));
+    with("tokens");
+    assert!(there("tables/tokens.csv") && there("tables/mine.csv") && !old.iter().any(|name| there(name)));
+
+    // A manifest of somebody else's leads nowhere.
+    std::fs::write(
+        folder.path().join("manifest.json"),
+        r#"{"files": ["../x", "tables/../study.json", "report.html", 7]}"#,
+    )
+    .unwrap();
+    with("tokens");
+    assert!(there("study.json") && there("report.html"));
+}
+
+#[test]
 fn chosen_sections_are_made_in_their_order_with_their_options() {
     let text = format!(
         "{}\n[[section]]\nkind = \"cosine\"\npairs = 3\n[[section]]\nkind = \"direction\"\ndirection = 7\n[[section]]\nkind = \"cosine\"\npairs = 5\n",

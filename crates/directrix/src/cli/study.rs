@@ -8,7 +8,7 @@ use directrix::{lab, study};
 use serde_json::{Map, json};
 
 use super::inputs::ThreadArgs;
-use super::terminal::{self, remark, stdout};
+use super::terminal::{self, note, remark, stdout};
 use super::watch::watch;
 
 const STUDY_EXAMPLES: &str = "\
@@ -85,6 +85,7 @@ impl RunArgs {
     fn run(&self, study: &study::Study, name: &str, out: &Path) -> anyhow::Result<()> {
         self.threads.apply()?;
         let finished = study.run(name, out, &watch())?;
+        finished.notes.iter().for_each(|said| note(said));
         if self.json {
             let timings: Map<_, _> = finished.timings.iter().map(|(step, s)| (step.clone(), json!(s))).collect();
             return terminal::json(&json!({ "report": finished.report, "timings": timings }));
