@@ -73,7 +73,11 @@ impl ResultArgs {
                 1 => format!("{mean:+.4}"),
                 _ => format!("{mean:+.4} ± {half_width:.4} (95 % interval)"),
             };
-            let said = |what: &str, control: Option<Estimate>| control.map(|c| format!("; {what} {}", mean(c)));
+            // Random directions of few prompts may be active in none of them.
+            let of_control = |c: Estimate| {
+                if c.mean == 0.0 && (c.n == 1 || c.sd == 0.0) { "inactive there".into() } else { mean(c) }
+            };
+            let said = |what: &str, control: Option<Estimate>| control.map(|c| format!("; {what} {}", of_control(c)));
             let of_controls = [
                 said("along random rows", controls.rows),
                 said("random directions of matched density", controls.directions),

@@ -275,3 +275,52 @@ impl Buffer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use directrix_corpus::Chunk;
+    use directrix_model::{Folder, Processing};
+
+    use super::super::recipe::WindowStyle;
+    use super::*;
+
+    #[test]
+    fn positions_of_excluded_tokens_never_come_out_of_the_buffer() {
+        let path = format!("{}/../model/tests/fixtures/neo-tiny", env!("CARGO_MANIFEST_DIR"));
+        let model = Model::load(&Folder::open(path).unwrap(), Processing::default()).unwrap();
+        let hook: HookPoint = "blocks.0.hook_resid_post".parse().unwrap();
+        let rows: Vec<Vec<u32>> =
+            (0..30).map(|i| (0..9).map(|j| if j == 0 { 0 } else { (i * j) % 7 }).collect()).collect();
+        let documents = || {
+            let chunk = Chunk { prompts: Prompts::from_rows(&rows), cut: 0 };
+            Ok(Box::new(std::iter::once(Ok(chunk))) as Box<dyn Iterator<Item = _>>)
+        };
+        let stream = |exclude| Stream {
+            model: &model,
+            hooks: vec![hook],
+            windows: Windows::new(&documents, WindowStyle::Documents, 9, Some(0)).unwrap(),
+            exclude,
+            cache: None,
+            watch: Watch::nobody(),
+        };
+        let bits = |row: &[f32]| row.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
+        // The rows that a buffer gives over several readings of the corpus.
+        let given = |mut stream: Stream| -> Vec<Vec<u32>> {
+            let mut buffer = Buffer::new(64, &[32], 1);
+            let batches: Vec<Matrix> = (0..12).map(|_| buffer.batch(16, &mut stream).unwrap().remove(0)).collect();
+            batches.iter().flat_map(Matrix::iter_rows).map(bits).collect()
+        };
+        let prompts = Prompts::from_rows(&rows);
+        let run = model.run(&prompts, &Ask::capture([hook]), &[]).unwrap();
+        let of = |wanted: &dyn Fn(u32) -> bool| -> std::collections::BTreeSet<Vec<u32>> {
+            let rows = run.captured(hook).iter_rows().zip(prompts.tokens()).filter(|(_, token)| wanted(**token));
+            rows.map(|(row, _)| bits(row)).collect()
+        };
+        let exclude = [0, 3];
+        let (kept, left_out) = (of(&|token| !exclude.contains(&token)), of(&|token| exclude.contains(&token)));
+        assert!(given(stream(&exclude)).iter().all(|row| kept.contains(row)));
+        assert!(given(stream(&[])).iter().any(|row| left_out.contains(row)));
+        let error = Buffer::new(64, &[32], 1).batch(16, &mut stream(&[0, 1, 2, 3, 4, 5, 6])).unwrap_err();
+        assert!(matches!(error, Error::SmallCorpus { found: 0, .. }), "{error}");
+    }
+}
