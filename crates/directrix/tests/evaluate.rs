@@ -28,7 +28,13 @@ fn the_shipped_saes_are_evaluated() {
     let found = json(&args);
     let recovered = |sae: usize| found["saes"][sae]["token_mean"]["recovered"]["value"].as_f64().unwrap();
     assert!(recovered(0) > 0.95 && recovered(1) > 0.8 && recovered(1) < recovered(0));
-    assert!(found["saes"][0]["by_position"].as_array().unwrap().len() == 8);
+    let first: Vec<_> =
+        found["saes"][0]["by_position"].as_array().unwrap().iter().map(|at| at["first"].clone()).collect();
+    assert_eq!(first, [10, 16, 32, 64, 128]);
+    assert_eq!(found["counted"], serde_json::json!({ "skip_first": 10, "skip_last": true, "exclude": [] }));
+    let all = json(&[&args[..], &["--skip-first", "0", "--include-last", "--exclude", "."]].concat());
+    assert_eq!(all["saes"][0]["by_position"][0]["first"], 0);
+    assert_eq!(all["counted"]["exclude"].as_array().unwrap().len(), 1);
     assert!(found["saes"][0].get("by_direction").is_none());
 }
 

@@ -24,6 +24,11 @@ pub struct Estimate {
 }
 
 impl Estimate {
+    /// Whether every value is zero, as the effects of what is active nowhere are.
+    pub fn is_nothing(&self) -> bool {
+        self.mean == 0.0 && (self.n < 2 || self.sd == 0.0)
+    }
+
     /// The mean of independent `values`: its standard error is `sd / √n`.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Estimate {
         let values: Vec<f64> = values.into_iter().collect();

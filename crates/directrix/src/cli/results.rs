@@ -74,9 +74,7 @@ impl ResultArgs {
                 _ => format!("{mean:+.4} ± {half_width:.4} (95 % interval)"),
             };
             // Random directions of few prompts may be active in none of them.
-            let of_control = |c: Estimate| {
-                if c.mean == 0.0 && (c.n == 1 || c.sd == 0.0) { "inactive there".into() } else { mean(c) }
-            };
+            let of_control = |c: Estimate| if c.is_nothing() { "inactive there".into() } else { mean(c) };
             let said = |what: &str, control: Option<Estimate>| control.map(|c| format!("; {what} {}", of_control(c)));
             let of_controls = [
                 said("along random rows", controls.rows),
