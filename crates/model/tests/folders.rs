@@ -154,7 +154,7 @@ proptest! {
 }
 
 #[test]
-fn an_unembedding_that_differs_from_a_tied_embedding_is_not_used_and_that_is_said() {
+fn an_unembedding_that_differs_from_a_tied_embedding_is_used_and_that_is_said() {
     for name in ["gpt2-tiny", "neo-tiny"] {
         let plain = Checkpoint::of(name);
         let mut other = plain.clone();
@@ -162,13 +162,13 @@ fn an_unembedding_that_differs_from_a_tied_embedding_is_not_used_and_that_is_sai
         head.1[0] += 1.0;
         other.tensors.insert("lm_head.weight".into(), head);
         let model = other.load().unwrap();
-        assert!(model.weights() == plain.load().unwrap().weights());
+        assert!(model.weights().w_u != plain.load().unwrap().weights().w_u);
         let [note] = model.notes() else { panic!("{:?}", model.notes()) };
-        assert!(note.contains("`lm_head.weight` differs from the embedding and is not used"), "{note}");
+        assert!(note.contains("`lm_head.weight` differs from the embedding and is used"), "{note}");
 
         other.config["tie_word_embeddings"] = json!(false);
-        let own = other.load().unwrap();
-        assert!(own.notes().is_empty() && own.weights().w_u != model.weights().w_u);
+        let untied = other.load().unwrap();
+        assert!(untied.notes().is_empty() && untied.weights() == model.weights());
         other.tensors.remove("lm_head.weight");
         assert!(message(other.load()).contains("there is no tensor `lm_head.weight`"));
     }
@@ -424,13 +424,18 @@ fn fields_that_contradict_each_other_are_errors() {
         ("neox-tiny", json!({ "rope_theta": 500 }), "`rope_theta` is 500"),
         (
             "neox-tiny",
-            json!({ "rope_scaling": { "type": "linear", "factor": 2 } }),
-            "`rope_scaling.type` is \"linear\"",
+            json!({ "rope_scaling": { "type": "dynamic", "factor": 2 } }),
+            "`rope_scaling.type` is \"dynamic\"",
         ),
-        ("neox-tiny", json!({ "rope_parameters": { "rope_type": "yarn" } }), "only plain rotary positions"),
+        ("neox-tiny", json!({ "rope_parameters": { "rope_type": "linear" } }), "their key `factor` is missing"),
+        (
+            "neox-tiny",
+            json!({ "rope_scaling": { "type": "linear", "rope_type": "yarn", "factor": 2 } }),
+            "expected what `rope_scaling.rope_type` is",
+        ),
         ("neox-tiny", json!({ "rotary_pct": 0.01, "partial_rotary_factor": 0.01 }), "an even number of dimensions"),
         ("neox-tiny", json!({ "attention_bias": false }), "tensor `gpt_neox.layers.0.attention.dense.bias`"),
-        ("gpt2-tiny", json!({ "architectures": ["LlamaForCausalLM"] }), "`GPT2LMHeadModel`"),
+        ("gpt2-tiny", json!({ "architectures": ["MambaForCausalLM"] }), "`GPT2LMHeadModel`"),
         ("gpt2-tiny", json!({ "architectures": null, "model_type": null }), "neither `architectures` nor `model_type`"),
         ("gpt2-tiny", json!({ "add_cross_attention": true }), "a model that reads another one"),
     ] {

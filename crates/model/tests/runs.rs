@@ -306,7 +306,7 @@ fn a_request_for_what_does_not_exist_is_an_error_in_a_run_and_in_a_session() {
 
 #[test]
 fn a_heads_own_input_changes_that_head_alone() {
-    for name in ["neo-tiny", "gpt2-tiny", "neox-tiny"] {
+    for name in common::MODELS {
         for processing in [Processing::default(), Processing::none()] {
             let model = model(name, processing);
             let prompts = Prompts::from_rows([[0_u32, 5, 9, 3, 7]]);
