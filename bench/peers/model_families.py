@@ -334,7 +334,7 @@ def fixture(family, older):
     (folder / "generation_config.json").unlink(missing_ok=True)
     if older:
         shutil.copy(older / f"{family}-0" / "config.json", folder / "config-4.json")
-    prompts = random_prompts(model, 7, [5, 12, 3])
+    prompts = random_prompts(model, 7, [5, 12, 6])
     hooked = as_hooked(model, True)
     hooks, logits = hook_points(hooked, prompts[0], with_inputs=False)
     skipped = ("hook_result", "hook_mlp_in", "hook_resid_pre")
