@@ -73,12 +73,12 @@ const HARMLESS: &[&str] = &[
 
 /// Keys of every configuration of transformers that change what is computed when they say something, and what they say.
 const REFUSED: &[(&str, &str)] = &[
-    ("add_cross_attention", "a model that reads another one"),
-    ("is_encoder_decoder", "a model that reads another one"),
+    ("add_cross_attention", "models that read another one"),
+    ("is_encoder_decoder", "models that read another one"),
     ("per_layer_config", "blocks with configurations of their own"),
-    ("pruned_heads", "heads that are removed when the model is loaded"),
+    ("pruned_heads", "heads that are removed on loading"),
     ("quantization_config", "quantised weights"),
-    ("use_bidirectional_attention", "attention to later positions"),
+    ("use_bidirectional_attention", "positions that see later ones"),
 ];
 
 /// Refuses what a configuration says beyond what was read of it and changes the model; what is to be said of keys that nobody
@@ -86,9 +86,7 @@ const REFUSED: &[(&str, &str)] = &[
 pub(crate) fn check_unread(settings: &Settings, family: &Family, file: &str) -> Result<Option<String>> {
     for (key, what) in REFUSED {
         if let Some(field) = settings.find_some(key).filter(says_something) {
-            return Err(field
-                .wrong(&format!("none: {what} {} not supported", if what.ends_with('s') { "are" } else { "is" }))
-                .into());
+            return Err(field.wrong(&format!("none: {what} are not supported")).into());
         }
     }
     let is_known = |key: &String| HARMLESS.contains(&key.as_str()) || family.harmless.contains(&key.as_str());

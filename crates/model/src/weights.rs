@@ -98,10 +98,7 @@ impl Weights {
             all.push(("pos_embed.W_pos".into(), vec![config.n_ctx, d], w_pos.data().to_vec()));
         }
         let norm = |all: &mut Vec<_>, name: String, ln: Option<&NormWeights>| {
-            let NormWeights { w, b } = match ln {
-                None => return,
-                Some(ln) => ln,
-            };
+            let Some(NormWeights { w, b }) = ln else { return };
             all.push((format!("{name}.w"), vec![w.len()], w.clone()));
             all.extend(b.as_ref().map(|b| (format!("{name}.b"), vec![b.len()], b.clone())));
         };

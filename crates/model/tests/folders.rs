@@ -10,8 +10,8 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors, serialize};
 use serde_json::{Value, json};
 
-const MODELS: [(&str, &str); 3] =
-    [("gpt2-tiny", "transformer."), ("neo-tiny", "transformer."), ("neox-tiny", "gpt_neox.")];
+const MODELS: [(&str, &str); 4] =
+    [("gpt2-tiny", "transformer."), ("neo-tiny", "transformer."), ("neox-tiny", "gpt_neox."), ("llama-tiny", "model.")];
 
 fn fixture(name: &str) -> String {
     format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"))
@@ -27,7 +27,10 @@ struct Checkpoint {
 impl Checkpoint {
     fn of(name: &str) -> Checkpoint {
         let bytes = fs::read(format!("{}/model.safetensors", fixture(name))).unwrap();
-        let numbers = |view: &TensorView| view.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        let numbers = |view: &TensorView| match view.dtype() {
+            Dtype::BF16 => view.data().as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
+            _ => view.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        };
         let tensors = SafeTensors::deserialize(&bytes).unwrap().tensors();
         Checkpoint {
             config: serde_json::from_slice(&fs::read(format!("{}/config.json", fixture(name))).unwrap()).unwrap(),
@@ -90,6 +93,7 @@ fn buffers(model: &str) -> Vec<String> {
             "neo-tiny" => {
                 vec![format!("h.{layer}.attn.attention.bias"), format!("h.{layer}.attn.attention.masked_bias")]
             }
+            "llama-tiny" => vec![format!("layers.{layer}.self_attn.rotary_emb.inv_freq")],
             _ => ["bias", "masked_bias", "rotary_emb.inv_freq"].map(|b| format!("layers.{layer}.attention.{b}")).into(),
         })
         .collect()
@@ -105,7 +109,7 @@ proptest! {
     /// Every way to store the same numbers gives the same model, bit for bit.
     #[test]
     fn a_checkpoint_gives_the_same_bits_however_it_is_stored(
-        which in 0..3_usize,
+        which in 0..MODELS.len(),
         is_bare: bool,
         with_buffers: bool,
         shards in 1..4_usize,
