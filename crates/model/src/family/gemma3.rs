@@ -20,7 +20,7 @@ pub(super) static FAMILY: Family = Family {
     unembedding: "lm_head.weight",
     block: "layers.",
     buffers: &["self_attn.rotary_emb."],
-    // Transformers reads `sliding_window_pattern` and writes it with a dash, which it does not read.
+    // Transformers writes the pattern with an underscore before it, and does not read that.
     harmless: &["_sliding_window_pattern", "attention_dropout", "hidden_act", "sliding_window_pattern"],
     config,
     weights,
