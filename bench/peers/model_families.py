@@ -4,13 +4,13 @@
     python bench/peers/model_families.py --check          # compares `directrix capture` with both
     python bench/peers/model_families.py                  # writes the fixtures of crates/model/tests
 
-Norm weights and biases are random and far from trivial; prompts are longer than windows and than the context before scaling.
-Logits on raw weights are compared with transformers', hook points on raw and on processed weights with TransformerLens's.
-TransformerLens has no biases in gated MLPs, and scales rotations linearly only in blocks without a window: cases with the one, or
-with such windows, are compared with transformers alone.
+Norm weights and biases are random and far from trivial; prompts are longer than windows and than the context before
+scaling. Logits are compared with transformers', hook points on raw and on processed weights with TransformerLens's, which
+has no biases in gated MLPs and scales rotations linearly only in blocks without a window: cases with such biases, or with
+such windows, are compared with transformers alone.
 
-Config files are those that transformers itself saves. `--transformers4 PYTHON` names an interpreter with transformers 4.57, which
-saves them in the older form: both must give the same model. It needs no PyTorch.
+Config files are those that transformers itself saves. `--transformers4 PYTHON` names an interpreter with transformers 4.57,
+which saves them in the older form: both must give the same model. It needs no PyTorch.
 """
 import argparse
 import json
@@ -33,16 +33,17 @@ CLASSES = {"llama": "LlamaConfig", "mistral": "MistralConfig", "qwen2": "Qwen2Co
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM",
                  "qwen3": "Qwen3ForCausalLM", "gemma2": "Gemma2ForCausalLM", "gemma3": "Gemma3ForCausalLM",
                  "neox": "GPTNeoXForCausalLM"}
-LLAMA3 = dict(rope_type="llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16)
+LLAMA3 = dict(rope_type="llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
+              original_max_position_embeddings=16)
 YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=16)
 LINEAR = dict(rope_type="linear", factor=3.0)
 
 # Small enough for fixtures, and larger.
 SIZES = [
-    dict(vocab_size=64, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-         max_position_embeddings=64),
-    dict(vocab_size=100, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=3,
-         max_position_embeddings=64),
+    dict(vocab_size=64, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+         num_key_value_heads=2, max_position_embeddings=64),
+    dict(vocab_size=100, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6,
+         num_key_value_heads=3, max_position_embeddings=64),
 ]
 
 # By name: the family, its choices, the base and scaling of rotary positions. The first of a family is its fixture.
@@ -52,11 +53,13 @@ CASES = {
     "llama-biases": ("llama", dict(attention_bias=True, head_dim=6), 10000.0, LINEAR),
     "llama-mlp-biases": ("llama", dict(attention_bias=True, mlp_bias=True, hidden_act="gelu"), 10000.0, None),
     "llama-yarn": ("llama", dict(num_key_value_heads=1), 300.0, YARN),
-    "llama-yarn-mscale": ("llama", {}, 300.0, dict(YARN, mscale=0.7, mscale_all_dim=1.3, beta_fast=8.0, beta_slow=2.0, truncate=False)),
+    "llama-yarn-mscale": ("llama", {}, 300.0, dict(YARN, mscale=0.7, mscale_all_dim=1.3, beta_fast=8.0, beta_slow=2.0,
+                                                   truncate=False)),
     "llama-yarn-attention-factor": ("llama", {}, 10000.0, dict(YARN, attention_factor=1.7)),
     "mistral": ("mistral", dict(sliding_window=3), 10000.0, None),
     "mistral-no-window": ("mistral", dict(sliding_window=None, head_dim=10), 1e6, None),
-    "qwen2": ("qwen2", dict(use_sliding_window=True, sliding_window=4, max_window_layers=1, tie_word_embeddings=True), 1e4, YARN),
+    "qwen2": ("qwen2", dict(use_sliding_window=True, sliding_window=4, max_window_layers=1, tie_word_embeddings=True),
+              1e4, YARN),
     "qwen2-no-window": ("qwen2", dict(sliding_window=4, max_window_layers=0), 1e6, None),
     "qwen2-layer-types": ("qwen2", dict(use_sliding_window=True, sliding_window=5, layer_types="alternating"), 1e4, None),
     "qwen3": ("qwen3", dict(head_dim=6), 1e4, LINEAR),
@@ -67,10 +70,12 @@ CASES = {
     "gemma2-no-caps": ("gemma2", dict(head_dim=8, query_pre_attn_scalar=16, sliding_window=5, attn_logit_softcapping=None,
                                       final_logit_softcapping=None, attention_bias=True), 1e4, None),
     "gemma2-untied": ("gemma2", dict(head_dim=8, sliding_window=4, tie_word_embeddings=False), 300.0, LINEAR),
-    "gemma3": ("gemma3", dict(head_dim=6, query_pre_attn_scalar=9, sliding_window=3, layer_types="alternating"), 1e6, LINEAR),
+    "gemma3": ("gemma3", dict(head_dim=6, query_pre_attn_scalar=9, sliding_window=3, layer_types="alternating"),
+               1e6, LINEAR),
     "gemma3-pattern": ("gemma3", dict(head_dim=8, query_pre_attn_scalar=4, sliding_window=5, sliding_window_pattern=3,
                                       final_logit_softcapping=4.0), 1e6, None),
-    "gemma3-ignored-cap": ("gemma3", dict(head_dim=8, sliding_window=5, attn_logit_softcapping=1.0, layer_types="alternating"), 1e5, None),
+    "gemma3-ignored-cap": ("gemma3", dict(head_dim=8, sliding_window=5, attn_logit_softcapping=1.0,
+                                          layer_types="alternating"), 1e5, None),
     "neox": ("neox", {}, 10000.0, None),
     "neox-whole": ("neox", dict(partial=1.0, use_parallel_residual=False, hidden_act="gelu_new"), 500.0, None),
     "neox-linear": ("neox", dict(attention_bias=False), 500.0, LINEAR),
@@ -91,10 +96,11 @@ def config(case, size, generation):
         if generation == 4:
             chosen.update(rotary_pct=share, rotary_emb_base=base, rope_scaling=scaling)
         else:
-            chosen["rope_parameters"] = dict(rope_type="default", rope_theta=base, partial_rotary_factor=share) | (scaling or {})
+            rope = dict(rope_type="default", rope_theta=base, partial_rotary_factor=share)
+            chosen["rope_parameters"] = rope | (scaling or {})
     elif family == "gemma3" and generation == 5:
-        plain = dict(rope_type="default", rope_theta=200.0)
-        chosen["rope_parameters"] = dict(sliding_attention=plain, full_attention=dict(rope_type="default", rope_theta=base) | (scaling or {}))
+        window, full = dict(rope_type="default", rope_theta=200.0), dict(rope_type="default", rope_theta=base)
+        chosen["rope_parameters"] = dict(sliding_attention=window, full_attention=full | (scaling or {}))
     elif generation == 5:
         chosen["rope_parameters"] = dict(rope_type="default", rope_theta=base) | (scaling or {})
     else:
@@ -167,32 +173,36 @@ def as_hooked(model, processed):
         rope = hf.rope_parameters
         if rope["rope_type"] != "default" or not hf.attention_bias:
             return None
-        own = dict(normalization_type="LN", eps=hf.layer_norm_eps, rotary_dim=int(rope["partial_rotary_factor"] * d / heads),
-                   rotary_base=rope["rope_theta"], parallel_attn_mlp=hf.use_parallel_residual, d_head=d // heads)
+        own = dict(normalization_type="LN", eps=hf.layer_norm_eps, d_head=d // heads, rotary_base=rope["rope_theta"],
+                   rotary_dim=int(rope["partial_rotary_factor"] * d / heads), parallel_attn_mlp=hf.use_parallel_residual)
     else:
         if getattr(hf, "mlp_bias", False):
             return None
         d_head = getattr(hf, "head_dim", None) or d // heads
         keys = hf.num_key_value_heads
-        own = dict(normalization_type="RMS", eps=hf.rms_norm_eps, rotary_dim=d_head, gated_mlp=True, final_rms=True, d_head=d_head,
-                   n_key_value_heads=None if keys == heads else keys)
+        own = dict(normalization_type="RMS", eps=hf.rms_norm_eps, rotary_dim=d_head, gated_mlp=True, final_rms=True,
+                   d_head=d_head, n_key_value_heads=None if keys == heads else keys)
         rope = hf.rope_parameters
         if family == "gemma3_text":
             own["rotary_base_local"] = rope["sliding_attention"]["rope_theta"]
             rope = rope["full_attention"]
         own["rotary_base"] = rope["rope_theta"]
         if rope["rope_type"] == "llama3":
-            own.update(use_NTK_by_parts_rope=True, NTK_by_parts_factor=rope["factor"], NTK_original_ctx_len=rope["original_max_position_embeddings"],
-                       NTK_by_parts_low_freq_factor=rope["low_freq_factor"], NTK_by_parts_high_freq_factor=rope["high_freq_factor"])
+            own.update(use_NTK_by_parts_rope=True, NTK_by_parts_factor=rope["factor"],
+                       NTK_original_ctx_len=rope["original_max_position_embeddings"],
+                       NTK_by_parts_low_freq_factor=rope["low_freq_factor"],
+                       NTK_by_parts_high_freq_factor=rope["high_freq_factor"])
         elif rope["rope_type"] == "yarn":
             from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-            own.update(use_yarn_rope=True, yarn_factor=rope["factor"], yarn_attention_factor=ROPE_INIT_FUNCTIONS["yarn"](hf)[1],
+            own.update(use_yarn_rope=True, yarn_factor=rope["factor"],
+                       yarn_attention_factor=ROPE_INIT_FUNCTIONS["yarn"](hf)[1],
                        yarn_beta_fast=rope.get("beta_fast", 32.0), yarn_beta_slow=rope.get("beta_slow", 1.0),
                        yarn_original_max_position_embeddings=rope["original_max_position_embeddings"],
                        yarn_truncate=rope.get("truncate", True))
         elif rope["rope_type"] == "linear":
             own["rotary_scaling_factor"] = rope["factor"]
-        kinds = getattr(hf, "layer_types", None) or ["sliding_attention" if hf.model_type == "mistral" and hf.sliding_window else "full_attention"] * hf.num_hidden_layers
+        of_all = "sliding_attention" if family == "mistral" and hf.sliding_window else "full_attention"
+        kinds = getattr(hf, "layer_types", None) or [of_all] * hf.num_hidden_layers
         if "sliding_attention" in kinds and family != "gemma3_text" and rope["rope_type"] == "linear":
             return None  # TransformerLens scales only blocks that see all positions
         if "sliding_attention" in kinds:
@@ -205,11 +215,13 @@ def as_hooked(model, processed):
         own["use_qk_norm"] = family in ("qwen3", "gemma3_text")
     act = getattr(hf, "hidden_activation", None) or hf.hidden_act
     cfg = HookedTransformerConfig(
-        d_model=d, n_heads=heads, d_mlp=hf.intermediate_size, n_layers=hf.num_hidden_layers, n_ctx=hf.max_position_embeddings,
-        d_vocab=hf.vocab_size, act_fn=act, positional_embedding_type="rotary", rotary_adjacent_pairs=False, device="cpu",
+        d_model=d, n_heads=heads, d_mlp=hf.intermediate_size, n_layers=hf.num_hidden_layers,
+        n_ctx=hf.max_position_embeddings, d_vocab=hf.vocab_size, act_fn=act, positional_embedding_type="rotary",
+        rotary_adjacent_pairs=False, device="cpu",
         original_architecture=hf.architectures[0], **own)
-    convert = {"gpt_neox": neox.convert_neox_weights, "llama": llama.convert_llama_weights, "mistral": mistral.convert_mistral_weights,
-               "qwen2": qwen2.convert_qwen2_weights, "qwen3": qwen3.convert_qwen3_weights, "gemma2": gemma.convert_gemma_weights,
+    convert = {"gpt_neox": neox.convert_neox_weights, "llama": llama.convert_llama_weights,
+               "mistral": mistral.convert_mistral_weights, "qwen2": qwen2.convert_qwen2_weights,
+               "qwen3": qwen3.convert_qwen3_weights, "gemma2": gemma.convert_gemma_weights,
                "gemma3_text": gemma.convert_gemma_weights}[family]
     state = {name: weight.clone() for name, weight in convert(model, cfg).items()}
     if getattr(hf, "attention_bias", False) and family != "gpt_neox":  # which no conversion of TransformerLens takes
@@ -238,8 +250,8 @@ def hook_points(hooked, tokens, with_inputs=True):
     found = dict(cache.items())
     if with_inputs:  # which give norms a head of their own
         hooked.set_use_split_qkv_input(True)
-        _, cache = hooked.run_with_cache(torch.tensor([tokens]), names_filter=lambda name: name.endswith(("q_input", "k_input", "v_input")))
-        found.update(cache.items())
+        inputs = lambda name: name.endswith(("q_input", "k_input", "v_input"))
+        found.update(hooked.run_with_cache(torch.tensor([tokens]), names_filter=inputs)[1].items())
     def rows(name, value):
         if "_norm." in name:  # [positions × heads, width]
             return value.reshape(len(tokens), -1)

@@ -105,9 +105,7 @@ impl Pass<'_> {
             Matrix::new(rows, resid.rows(), heads * resid.columns())
         };
         let mut shared = repeated(query_heads);
-        if self.plan.visits(attn_in) {
-            self.visit(attn_in, &mut shared, passed)?;
-        }
+        self.visit(attn_in, &mut shared, passed)?;
         for ((hook, heads), edited) in hooks.into_iter().zip([query_heads, key_heads, key_heads]).zip(&mut edited) {
             // Where heads share keys, they have no input together.
             let mut input = if heads == query_heads { shared.clone() } else { repeated(heads) };
