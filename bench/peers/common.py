@@ -35,7 +35,7 @@ class Sae:
 
 
 def load_model(folder: Path, processed: bool = True):
-    """A local Hugging Face GPT-Neo, GPT-2 or GPT-NeoX as a HookedTransformer, processed as `from_pretrained` does by default."""
+    """A local Hugging Face model as a HookedTransformer, processed as `from_pretrained` does by default."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig
     from transformer_lens.pretrained.weight_conversions import gpt2, neo, neox
     from transformers import AutoModelForCausalLM
@@ -59,7 +59,9 @@ def load_model(folder: Path, processed: bool = True):
                    rotary_dim=int(hf["rotary_pct"] * d / heads), rotary_adjacent_pairs=False,
                    parallel_attn_mlp=hf["use_parallel_residual"])
     else:
-        raise ValueError(family)
+        from model_families import as_hooked
+
+        return as_hooked(source, processed)
     cfg = HookedTransformerConfig(d_model=d, d_head=d // heads, n_heads=heads, d_vocab=hf["vocab_size"],
                                   normalization_type="LN", device="cpu", **own)
     model = HookedTransformer(cfg)

@@ -24,10 +24,13 @@ from common import load_model
 MODELS = Path(__file__).parents[2] / "crates/model/tests/fixtures"
 END = "ln_final.hook_normalized"
 TOLERANCE = 1e-5  # of max(1, |x|), between two runs of this script
-HEADS = ("attn_in", "q_input", "k_input", "v_input", "hook_q", "hook_k", "hook_v", "rot_q", "rot_k", "hook_z", "hook_result")
+HEADS = ("attn_in", "q_input", "k_input", "v_input", "hook_q", "hook_k", "hook_v", "rot_q", "rot_k", "hook_z", "hook_result",
+         "q_norm.hook_normalized", "k_norm.hook_normalized")
 BY_KEY = ("attn_scores", "pattern")
 KINDS = ("zero", "set", "add", "scale", "project", "each")
 PATCHED = ("hook_embed", "blocks.0.hook_resid_post", "blocks.1.attn.hook_z", "blocks.1.attn.hook_v", "blocks.1.hook_mlp_out")
+MODELS_EDITED = ("neo-tiny", "gpt2-tiny", "neox-tiny", "gemma2-tiny", "gemma3-tiny")
+FEW = ("gemma2-tiny", "gemma3-tiny")  # models of which half of the edits are tried
 NORMALISED = ("attn_in", "q_input", "k_input", "v_input", "scale", "normalized", "resid_mid", "mlp_in", "hook_z")
 
 
@@ -51,7 +54,7 @@ def edited(x, edit, i):
     return {"set": row, "add": x + row, "project": x - (x @ row) / (row @ row) * row}[kind]
 
 
-def fwd_hook(intervention):
+def fwd_hook(intervention, n):
     positions, columns, edit = intervention["positions"], intervention["columns"], intervention["edit"]
 
     def by_key(value, hook):  # [1, head, query, key]: a row is what a query has up to its own position
@@ -67,7 +70,7 @@ def fwd_hook(intervention):
             (kind, which), = columns.items()
             width = value.shape[-1]
             part = slice(which * width, (which + 1) * width) if kind == "head" else slice(which["start"], which["end"])
-        rows = value.clone().reshape(value.shape[1], -1)
+        rows = value.clone().reshape(n, -1)  # norms of queries and keys have rows of positions and heads
         for i, at in enumerate(listed(positions, len(rows))):
             rows[at, part] = edited(rows[at, part], edit, i)
         return rows.reshape(value.shape)
@@ -79,13 +82,14 @@ def outcome(model, tokens, interventions):
     """Losses at all positions but the last, and the final LayerNorm at the last."""
     hooks = [i["hook"] for i in interventions]
     model.set_use_attn_result(any(hook.endswith("result") for hook in hooks))
-    model.set_use_attn_in(any(hook.endswith("attn_in") for hook in hooks))
+    if model.cfg.n_key_value_heads is None:
+        model.set_use_attn_in(any(hook.endswith("attn_in") for hook in hooks))
     model.set_use_split_qkv_input(any(hook.endswith(("q_input", "k_input", "v_input")) for hook in hooks))
     model.set_use_hook_mlp_in(any(hook.endswith("mlp_in") for hook in hooks))
     end = []
     see = (END, lambda value, hook: end.append(value[0, -1].clone()))
     losses = model.run_with_hooks(torch.tensor([tokens]), return_type="loss", loss_per_token=True,
-                                  fwd_hooks=[fwd_hook(i) for i in interventions] + [see])
+                                  fwd_hooks=[fwd_hook(i, len(tokens)) for i in interventions] + [see])
     return losses[0], end[0]
 
 
@@ -98,16 +102,16 @@ class Draw:
         for flag in ("attn_result", "split_qkv_input", "hook_mlp_in"):
             getattr(model, f"set_use_{flag}")(True)
         _, cache = model.run_with_cache(torch.tensor([prompts[0]]))
-        self.values = {name: value[0] for name, value in cache.items()}
+        by_position = lambda value: value.reshape(len(prompts[0]), -1, value.shape[-1])
+        self.values = {name: by_position(value) if "_norm." in name else value[0] for name, value in cache.items()}
         caches = [model.run_with_cache(torch.tensor([tokens]), names_filter=list(PATCHED))[1] for tokens in prompts]
         self.patched = {hook: [cache[hook][0].flatten(1) for cache in caches] for hook in PATCHED}
-        heads = model.cfg.n_heads  # not both at once in TransformerLens
-        for layer in range(model.cfg.n_layers):
+        # Not both at once in TransformerLens, and the one not where heads share keys.
+        for layer in range(model.cfg.n_layers if model.cfg.n_key_value_heads is None else 0):
             self.values[f"blocks.{layer}.hook_attn_in"] = self.values[f"blocks.{layer}.hook_q_input"]
         for name, value in self.values.items():  # with a head's own input, LayerNorm has a head's own numbers
             if "ln1" in name and value.dim() == 3:
                 self.values[name] = value[:, 0]
-        assert all(self.values[f"blocks.0.hook_{x}_input"].shape[1] == heads for x in "qkv")
 
     def hooks(self, layers):
         last = ("ln_final.hook_scale", END)
@@ -128,7 +132,7 @@ class Draw:
         value = self.values[hook]
         width = 1 if hook.endswith(BY_KEY) else value[0].numel()
         if columns == "head":
-            columns = {"head": self.random.randrange(self.model.cfg.n_heads)}
+            columns = {"head": self.random.randrange(value.shape[0 if hook.endswith(BY_KEY) else 1])}
             width = value.shape[-1]
         elif columns == "range":
             start = self.random.randrange(width // 2)
@@ -156,7 +160,7 @@ class Draw:
             rows, positions = other[at], {"at": at}
         columns = "all"
         if hook.endswith(HEADS):
-            width, head = self.values[hook].shape[-1], self.random.randrange(self.model.cfg.n_heads)
+            width, head = self.values[hook].shape[-1], self.random.randrange(self.values[hook].shape[1])
             columns, rows = {"head": head}, rows[..., head * width:(head + 1) * width]
         return {"hook": hook, "positions": positions, "columns": columns, "edit": {"set": (rows * 1000).round().div(1000).double().tolist()}}
 
@@ -201,7 +205,8 @@ def cases(folder):
         draw = Draw(load_model(folder, which == "processed"), prompts, f"{folder.name} {which}")
         layers = (0, draw.model.cfg.n_layers - 1)
         if which == "processed":
-            picks = [[(hook, *choice)] for hook in draw.hooks(layers) for choice in draw.choices(hook)]
+            every = 2 if folder.name in FEW else 1
+            picks = [[(hook, *choice)] for hook in draw.hooks(layers) for choice in draw.choices(hook)[::every]]
             picks += [[(hook, kind)] for hook in PATCHED for kind in ("patch", "mean")]
             picks += [draw.several() for _ in range(6)]
         else:
@@ -235,11 +240,12 @@ def check(folder, made):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fixtures", type=Path, default=MODELS, help="folder of the tiny models")
+    parser.add_argument("--only", nargs="+", help="models to make or compare")
     parser.add_argument("--check", action="store_true", help="compare with what is there instead of writing it")
     args = parser.parse_args()
     torch.set_grad_enabled(False)
     torch.set_num_threads(1)
-    for name in ("neo-tiny", "gpt2-tiny", "neox-tiny"):
+    for name in args.only or MODELS_EDITED:
         folder = args.fixtures / name
         if args.check:
             made = json.loads((folder / "interventions.json").read_text())

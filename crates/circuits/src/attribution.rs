@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use directrix_corpus::{Prompts, Watch};
 use directrix_kernels::{Matrix, SparseActivations, dot};
-use directrix_model::{Ask, BlockHook, Decomposition, HookPoint, Model, Positions, Reader};
+use directrix_model::{Ask, BlockHook, Decomposition, HookPoint, Model, Norm, Positions, Reader};
 use directrix_sae::{Sae, Site};
 use serde::Serialize;
 
@@ -67,7 +67,8 @@ impl Gathered {
 }
 
 /// Direct logit attribution (DLA): what each component contributes to the logit of the answer, the last token of each
-/// prompt, at the position before it. Means over prompts; the unembedding's bias belongs to no component.
+/// prompt, at the position before it. Means over prompts; the unembedding's bias belongs to no component. Where logits have a
+/// soft cap, this is the logit before it.
 ///
 /// # Errors
 /// If a prompt has fewer than two positions, or as [`Model::run`].
@@ -87,7 +88,8 @@ pub fn logit_attribution(model: &Model, prompts: &Prompts, watch: &Watch) -> Res
 }
 
 /// Mean DLA to `answer`, at the position before the last, of what the SAE's site writes (`site`), of its reconstruction
-/// (`reconstruction`) and of the difference (`remainder`). Biases are not included; the LayerNorm scale is the run's own.
+/// (`reconstruction`) and of the difference (`remainder`). Biases are not included; the final norm's scale is the run's own. Where
+/// logits have a soft cap, this is the logit before it.
 ///
 /// # Errors
 /// If the site does not write to the residual stream, or as [`Model::run`].
@@ -107,7 +109,10 @@ pub fn remainder(model: &Model, sae: &Sae, prompts: &Prompts, answer: u32, watch
         let site = sae.to_residual(model, &run.captured(writes.hook).columns_of(writes.columns()))?;
         let scales = run.captured(HookPoint::LnFinalScale).data();
         // Centring takes out the mean of a row: the same as taking it out of what the row is multiplied with.
-        let mean = direction.iter().map(|&x| x as f64).sum::<f64>() / direction.len() as f64;
+        let mean = match model.config().norm {
+            Norm::Layer { .. } => direction.iter().map(|&x| x as f64).sum::<f64>() / direction.len() as f64,
+            Norm::Rms { .. } => 0.0,
+        };
         let centred: Vec<f32> = direction.iter().map(|&x| (x as f64 - mean) as f32).collect();
         for (row, &scale) in scales.iter().enumerate() {
             let [mlp, recon] = [&site, &recon].map(|m| dot(m.row(row), &centred) / scale as f64);
@@ -134,9 +139,9 @@ pub enum Inactive<'a> {
 /// of a prompt, then over prompts.
 ///
 /// # Errors
-/// If the SAE does not read neurons, or as [`Model::run`].
+/// If the SAE does not read neurons, or neurons are gated, or as [`Model::run`].
 pub fn mean_decomposition(model: &Model, sae: &Sae, prompts: &Prompts, watch: &Watch) -> Result<Matrix> {
-    sae.check_neurons()?;
+    sae.check_linear_neurons(model)?;
     let layer = sae.site().reads.layer();
     let mut mean: Vec<Vec<f64>> = Vec::new();
     each_batch(prompts, BATCH / 4, "mean of the components", watch, |part, _| {
@@ -165,7 +170,7 @@ pub fn mean_decomposition(model: &Model, sae: &Sae, prompts: &Prompts, watch: &W
 /// active, at one position of each prompt (`positions[prompt]`). Means over prompts.
 ///
 /// # Errors
-/// If the SAE does not read neurons, or as [`Model::run`].
+/// If the SAE does not read neurons, or neurons are gated, or as [`Model::run`].
 pub fn attribution_to_direction(
     model: &Model,
     sae: &Sae,
@@ -175,7 +180,7 @@ pub fn attribution_to_direction(
     inactive: Inactive,
     watch: &Watch,
 ) -> Result<Vec<Component>> {
-    sae.check_neurons()?;
+    sae.check_linear_neurons(model)?;
     sae.check(direction as usize)?;
     if positions.len() != prompts.len() {
         return Err(Error::Lengths { what: "positions", given: positions.len(), wanted: prompts.len() });

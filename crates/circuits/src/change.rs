@@ -159,9 +159,9 @@ pub(crate) struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     /// Where differences at the site of `sae` are added when what they do is looked at from `seen_from` on.
-    pub(crate) fn hook(sae: &Sae, seen_from: HookPoint) -> HookPoint {
+    pub(crate) fn hook(model: &Model, sae: &Sae, seen_from: HookPoint) -> HookPoint {
         let end = &sae.site().writes;
-        end.written_at().filter(|hook| *hook <= seen_from).unwrap_or(end.hook)
+        end.written_at(model.config()).filter(|hook| *hook <= seen_from).unwrap_or(end.hook)
     }
 
     pub(crate) fn new(model: &'a Model, sae: &'a Sae, hook: HookPoint, width: usize) -> Writer<'a> {

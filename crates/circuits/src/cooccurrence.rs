@@ -67,7 +67,7 @@ pub fn cooccurrence(
     threshold("above", options.above)?;
     let mut rows = Vec::new();
     each_batch(prompts, BATCH, "co-occurrence", watch, |part, batch| {
-        let base = Base::new(model, Needs::between(first, second, part, options.first_position), watch)?;
+        let base = Base::new(model, Needs::between(model, first, second, part, options.first_position), watch)?;
         let (known, mut trials) = (rows.len(), Vec::new());
         for (prompt, tokens) in base.prompts().iter().enumerate() {
             for position in options.first_position..tokens.len() {

@@ -59,7 +59,7 @@ pub(crate) fn each_effect(
         let local = |trial: usize| needed.partition_point(|p| *p < trials[trial].prompt) - batch.start;
         let of_batch: Vec<Placed> =
             own.iter().map(|&trial| Placed { prompt: local(trial), trial: &trials[trial] }).collect();
-        let needs = Needs::of(&of_batch, cut.range(batch));
+        let needs = Needs::of(model, &of_batch, cut.range(batch));
         Base::new(model, needs, watch)?.effects(&of_batch, |number, effect| seen(own[number], effect))?;
         (rest, done) = (later, done + n);
         watch.tell(Event::new("changes", done as u64, "changes").of(trials.len() as u64));
@@ -118,7 +118,7 @@ impl Spots {
 }
 
 impl Needs {
-    fn of(trials: &[Placed], prompts: Prompts) -> Needs {
+    fn of(model: &Model, trials: &[Placed], prompts: Prompts) -> Needs {
         let none = || vec![Vec::new(); prompts.len()];
         let (mut log_probs, mut again, mut losses, mut targets) = (none(), none(), false, Vec::new());
         let mut captures: BTreeMap<HookPoint, Vec<Vec<usize>>> = BTreeMap::new();
@@ -144,7 +144,7 @@ impl Needs {
             log_probs: Spots::of(log_probs),
             targets,
             losses,
-            from: trials.iter().map(|placed| placed.trial.added_at()).min().unwrap_or(HookPoint::Embed),
+            from: trials.iter().map(|placed| placed.trial.added_at(model)).min().unwrap_or(HookPoint::Embed),
             again: Spots::of(again),
             prompts,
         }
@@ -152,7 +152,7 @@ impl Needs {
 
     /// What trials need that change the site of `first` and look at the site of `second`, at any position from
     /// `first_position` on.
-    pub(crate) fn between(first: &Sae, second: &Sae, prompts: Prompts, first_position: usize) -> Needs {
+    pub(crate) fn between(model: &Model, first: &Sae, second: &Sae, prompts: Prompts, first_position: usize) -> Needs {
         let spots = Spots::of(prompts.iter().map(|prompt| (first_position..prompt.len()).collect()).collect());
         let seen = second.site().reads.hook;
         let hooks = both_ends(first).into_iter().chain([seen]);
@@ -161,7 +161,7 @@ impl Needs {
             log_probs: Spots::default(),
             targets: Vec::new(),
             losses: false,
-            from: Writer::hook(first, seen),
+            from: Writer::hook(model, first, seen),
             again: spots,
             prompts,
         }
@@ -286,7 +286,7 @@ impl<'a> Base<'a> {
         trials: &[Placed],
         mut seen: impl FnMut(usize, Effect) -> Result<()>,
     ) -> Result<()> {
-        for group in groups(trials) {
+        for group in groups(self.session.model(), trials) {
             self.session = self.session.advance(group.added_at)?;
             self.group(&group, trials, &mut seen)?;
         }
@@ -410,10 +410,10 @@ impl<'a> Base<'a> {
 }
 
 /// Those of `trials` that can be resumed together, in the order in which the pass reaches where they are added.
-fn groups<'a>(trials: &[Placed<'_, 'a>]) -> Vec<Group<'a>> {
+fn groups<'a>(model: &Model, trials: &[Placed<'_, 'a>]) -> Vec<Group<'a>> {
     let mut groups: Vec<Group> = Vec::new();
     for (number, placed) in trials.iter().enumerate() {
-        let (sae, added_at) = (placed.trial.sae, placed.trial.added_at());
+        let (sae, added_at) = (placed.trial.sae, placed.trial.added_at(model));
         let kind = match placed.trial.look {
             Look::Prediction { .. } => Looks::Prediction,
             Look::MeanLoss => Looks::MeanLoss,

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use directrix_corpus::Prompts;
-use directrix_model::{HookPoint, Prediction};
+use directrix_model::{HookPoint, Model, Prediction};
 use directrix_sae::Sae;
 
 use crate::change::Writer;
@@ -142,12 +142,12 @@ impl<'a> Trial<'a> {
     }
 
     /// The hook point that the change is added at.
-    pub(crate) fn added_at(&self) -> HookPoint {
+    pub(crate) fn added_at(&self, model: &Model) -> HookPoint {
         let seen_from = match self.look {
             Look::Activation { sae, .. } => sae.site().reads.hook,
             _ => HookPoint::UnembedIn,
         };
-        Writer::hook(self.sae, seen_from)
+        Writer::hook(model, self.sae, seen_from)
     }
 
     pub(crate) fn check(&self, prompts: &Prompts) -> Result<()> {

@@ -3,8 +3,10 @@
 use directrix_circuits::*;
 use directrix_corpus::{Prompts, Watch};
 use directrix_kernels::Matrix;
-use directrix_model::{Ask, Edit, Folder, Intervention, Model, Positions, Processing, Target};
-use directrix_sae::Sae;
+use directrix_model::{
+    Ask, BlockHook, Edit, Folder, HookPoint, Intervention, Model, Norm, Positions, Processing, Target,
+};
+use directrix_sae::{Architecture, End, Parameters, Sae, Site};
 use proptest::prelude::*;
 
 struct Fixture {
@@ -20,7 +22,28 @@ fn fixture(name: &str) -> Fixture {
         .map(|folder| Sae::load(&folder).unwrap().fit(model.config()).unwrap())
         .collect();
     saes.sort_by_key(|sae| sae.site().reads.hook);
+    if saes.is_empty() {
+        saes.extend((0..model.config().n_layers).map(|layer| on_neurons(&model, layer)));
+    }
     Fixture { model, saes }
+}
+
+/// A random SAE on the neurons of a block.
+fn on_neurons(model: &Model, layer: usize) -> Sae {
+    let (hook, width) = (HookPoint::Block(layer, BlockHook::MlpPost), model.config().mlp.d_mlp);
+    let end = || End { hook, head: None, width };
+    let numbers = |seed: usize, n: usize| -> Vec<f32> {
+        (0..n).map(|i| ((i * 7919 + seed * 104_729 + layer) % 1009) as f32 / 1009.0 - 0.5).collect()
+    };
+    let parameters = Parameters {
+        architecture: Architecture::Relu,
+        encoder: Matrix::new(numbers(1, 40 * width), 40, width),
+        w_dec: Matrix::new(numbers(2, 40 * width), 40, width),
+        b_enc: numbers(3, 40),
+        b_dec: numbers(4, width),
+        subtract_b_dec: true,
+    };
+    Sae::new(format!("random-{layer}"), Site { reads: end(), writes: end() }, parameters).unwrap()
 }
 
 /// A row of the site with a change made, by dense arithmetic in double precision.
@@ -140,11 +163,11 @@ fn rows(vocabulary: u32) -> impl Strategy<Value = Vec<Vec<u32>>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn trials_see_what_whole_runs_with_the_changed_rows_see(
-        name in prop::sample::select(vec!["neo-tiny", "gpt2-tiny", "neox-tiny"]),
+        name in prop::sample::select(vec!["neo-tiny", "gpt2-tiny", "neox-tiny", "llama-tiny", "gemma2-tiny", "gemma3-tiny"]),
         rows in rows(50),
         choices in choices(),
     ) {
@@ -251,4 +274,59 @@ fn a_stopped_analysis_says_so() {
     let trial = Trial::answer(&f.saes[0], &prompts, 0, Change::Zero).unwrap();
     let stopped = Watch::new(std::sync::Arc::new(true.into()), |_| ());
     assert!(matches!(effects(&f.model, &prompts, &[trial], &stopped), Err(Error::Stopped)));
+}
+
+/// Analyses that take a matrix for what is none in a model say so; the others are right.
+#[test]
+fn what_gates_and_norms_behind_make_wrong_is_refused() {
+    let prompts = Prompts::from_rows([[1, 2, 3, 4], [9, 8, 7, 6]]);
+    let nobody = Watch::nobody();
+    for name in ["llama-tiny", "gemma2-tiny"] {
+        let Fixture { model, saes } = fixture(name);
+        let sae = &saes[1];
+        let gated = "neurons are products of a gate and a linear part";
+        let refused = |error: String, words: &str| assert!(error.contains(words), "{name}: {error}");
+        refused(mean_decomposition(&model, sae, &prompts, &nobody).unwrap_err().to_string(), gated);
+        let dfa = attribution_to_direction(&model, sae, 0, &prompts, &[1, 2], Inactive::Zero, &nobody);
+        refused(dfa.unwrap_err().to_string(), gated);
+        refused(
+            cosine_pairs(&model, &saes[0], sae, 3, false, &nobody).unwrap_err().to_string(),
+            if name == "llama-tiny" { gated } else { "passes a norm" },
+        );
+        match (logit_boosts(&model, sae, 0), remainder(&model, sae, &prompts, 5, &nobody)) {
+            (Ok(boosts), Ok(rows)) => assert!(name == "llama-tiny" && boosts.len() == 64 && rows.len() == 3),
+            (Err(a), Err(b)) => {
+                assert_eq!(name, "gemma2-tiny");
+                refused(a.to_string(), "passes a norm");
+                refused(b.to_string(), "passes a norm");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// What the components contribute adds up to the logit, before its soft cap and without the unembedding's bias.
+#[test]
+fn contributions_add_up_to_the_logit() {
+    let prompts = Prompts::from_rows([[1, 2, 3, 4, 50]]);
+    for name in ["gpt2-tiny", "llama-tiny", "qwen3-tiny", "gemma2-tiny", "gemma3-tiny"] {
+        let model = fixture(name).model;
+        let sum: f64 = logit_attribution(&model, &prompts, &Watch::nobody()).unwrap().iter().map(|row| row.mean).sum();
+        let ask = Ask::nothing().with_capture(HookPoint::UnembedOut, Positions::FromEnd(2));
+        let run = model.run(&prompts, &ask, &[]).unwrap();
+        let expected = (run.captured(HookPoint::UnembedOut).row(0)[50] - model.weights().b_u[50]) as f64;
+        assert!((sum - expected).abs() < 1e-4 * expected.abs().max(1.0), "{name}: {sum} {expected}");
+        assert_eq!(matches!(model.config().norm, Norm::Rms { .. }), name != "gpt2-tiny");
+    }
+}
+
+/// What neurons write adds up: the site's share of the logit is that of the MLP, but for its bias.
+#[test]
+fn the_share_of_a_site_is_that_of_its_mlp_with_rms_norms() {
+    let Fixture { model, saes } = fixture("llama-tiny");
+    let prompts = Prompts::from_rows([[1, 2, 3, 4, 50], [7, 7, 30, 2, 50]]);
+    let parts = logit_attribution(&model, &prompts, &Watch::nobody()).unwrap();
+    let rows = remainder(&model, &saes[1], &prompts, 50, &Watch::nobody()).unwrap();
+    let mlp = parts.iter().find(|row| row.component == "1_mlp_out").unwrap();
+    assert!((mlp.mean - rows[0].mean).abs() < 1e-4, "{} {}", mlp.mean, rows[0].mean);
 }

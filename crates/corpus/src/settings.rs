@@ -1,7 +1,9 @@
 //! Configuration files of others, whose fields are read by type.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Map, Value};
 
@@ -27,7 +29,11 @@ pub struct Settings {
     /// What stands before the names of fields in messages: the field that holds this object, if one does.
     within: String,
     fields: Map<String, Value>,
+    asked: Asked,
 }
+
+/// The full names of the fields that were asked for, of a file and of every object in it.
+type Asked = Arc<Mutex<BTreeSet<String>>>;
 
 /// A field that is there.
 #[derive(Clone)]
@@ -35,6 +41,7 @@ pub struct Field<'a> {
     file: &'a str,
     name: String,
     value: &'a Value,
+    asked: &'a Asked,
 }
 
 impl Settings {
@@ -46,7 +53,9 @@ impl Settings {
         let wrong = |problem: String| Error::Settings { file: file.into(), problem };
         let text = bytes.strip_prefix("\u{FEFF}".as_bytes()).unwrap_or(bytes);
         match serde_json::from_slice(text) {
-            Ok(Value::Object(fields)) => Ok(Settings { file: file.into(), within: String::new(), fields }),
+            Ok(Value::Object(fields)) => {
+                Ok(Settings { file: file.into(), within: String::new(), fields, asked: Asked::default() })
+            }
             Ok(other) => Err(wrong(format!("holds {}, expected a JSON object", shown(&other)))),
             Err(error) => Err(wrong(format!("not JSON ({})", excerpt(&error.to_string())))),
         }
@@ -62,7 +71,9 @@ impl Settings {
 
     /// A field, if it is there.
     pub fn find(&self, name: &str) -> Option<Field<'_>> {
-        self.fields.get(name).map(|value| Field { file: &self.file, name: self.path(name), value })
+        let path = self.path(name);
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone());
+        self.fields.get(name).map(|value| Field { file: &self.file, name: path, value, asked: &self.asked })
     }
 
     /// A field, if it is there and not null: where those who write the file write null for nothing.
@@ -81,6 +92,32 @@ impl Settings {
     /// The names of all fields.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.fields.keys().map(String::as_str)
+    }
+
+    /// The full names of the fields that hold something, not null, and that nobody asked for; of an object some of whose fields
+    /// were asked for, the others.
+    pub fn unread(&self) -> Vec<String> {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unread = Vec::new();
+        self.add_unread(&asked, &mut unread);
+        unread
+    }
+
+    fn add_unread(&self, asked: &BTreeSet<String>, unread: &mut Vec<String>) {
+        for (name, value) in &self.fields {
+            let path = self.path(name);
+            let inside = format!("{path}.");
+            let is_opened = asked.range(inside.clone()..).next().is_some_and(|name| name.starts_with(&inside));
+            match value {
+                Value::Object(fields) if is_opened => {
+                    let (file, fields, asked_of) = (self.file.clone(), fields.clone(), self.asked.clone());
+                    Settings { file, within: path, fields, asked: asked_of }.add_unread(asked, unread);
+                }
+                Value::Null => {}
+                _ if asked.contains(&path) => {}
+                _ => unread.push(path),
+            }
+        }
     }
 
     /// The error of fields that do not go together.
@@ -156,7 +193,8 @@ impl<'a> Field<'a> {
     /// [`Error::Setting`] if it is something else.
     pub fn list(&self) -> Result<Vec<Field<'a>>> {
         let items = self.value.as_array().ok_or_else(|| self.wrong("a list"))?;
-        let item = |(i, value)| Field { file: self.file, name: format!("{}[{i}]", self.name), value };
+        let item =
+            |(i, value)| Field { file: self.file, name: format!("{}[{i}]", self.name), value, asked: self.asked };
         Ok(items.iter().enumerate().map(item).collect())
     }
 
@@ -166,7 +204,8 @@ impl<'a> Field<'a> {
     /// [`Error::Setting`] if it is something else.
     pub fn object(&self) -> Result<Settings> {
         let fields = self.value.as_object().ok_or_else(|| self.wrong("an object"))?;
-        Ok(Settings { file: self.file.into(), within: self.name.clone(), fields: fields.clone() })
+        let (file, within, asked) = (self.file.into(), self.name.clone(), self.asked.clone());
+        Ok(Settings { file, within, fields: fields.clone(), asked })
     }
 
     /// Whether it is true or false.
@@ -268,6 +307,19 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_known() {
+        let settings = settings(
+            &json!({ "a": 1, "b": 2, "c": { "d": 3, "e": 4 }, "f": { "g": 5 }, "h": [{ "i": 6 }], "j": null }),
+        );
+        assert_eq!(settings.unread(), ["a", "b", "c", "f", "h"]);
+        settings.get("a").unwrap();
+        let inner = settings.get("c").unwrap().object().unwrap();
+        assert!(inner.find("d").is_some() && inner.find("not there").is_none());
+        settings.get("f").unwrap();
+        assert_eq!(settings.unread(), ["b", "c.e", "h"]);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use directrix_kernels::{
-    AttentionRows, AttentionShape, Encoder, Keep, Matrix, Screen, SparseActivations, attention, decode, encode,
-    layer_norm, predict, product,
+    AttentionRows, AttentionShape, Encoder, Keep, Matrix, Screen, SparseActivations, Unembedding, attention, decode,
+    encode, layer_norm, predict, product,
 };
 
 /// Width of what is read and written.
@@ -78,7 +78,8 @@ fn attending(criterion: &mut Criterion) {
     let rows = AttentionRows { first: 0, len: ROWS, keys_before: &[], values_before: &[] };
     let mut group = criterion.benchmark_group("attention");
     for (name, window) in [("causal", None), ("window", Some(64))] {
-        let shape = AttentionShape { query_heads: 16, key_heads: 16, d_head: WIDTH / 16, window, scale: 0.125 };
+        let shape =
+            AttentionShape { query_heads: 16, key_heads: 16, d_head: WIDTH / 16, window, scale: 0.125, soft_cap: None };
         let seen: usize = (1..=ROWS).map(|position| position.min(window.unwrap_or(ROWS))).sum();
         group.throughput(Throughput::Elements((2 * seen * WIDTH) as u64));
         group.bench_function(name, |bencher| {
@@ -96,12 +97,13 @@ fn normalising(criterion: &mut Criterion) {
 
 fn predicting(criterion: &mut Criterion) {
     let (rows, tokens) = (64, 16_384);
-    let (x, unembedding, bias) = (noise(rows, WIDTH, 1), noise(WIDTH, tokens, 2), vec![0.0; tokens]);
+    let (x, w, bias) = (noise(rows, WIDTH, 1), noise(WIDTH, tokens, 2), vec![0.0; tokens]);
+    let unembedding = Unembedding { w: w.view(), bias: &bias, soft_cap: None };
     let targets: Vec<(usize, u32)> = (0..rows).map(|row| (row, (row * 251 % tokens) as u32)).collect();
     let mut group = criterion.benchmark_group("predict");
     group.throughput(Throughput::Elements((rows * WIDTH * tokens) as u64));
     group.bench_function("one_token_a_row", |bencher| {
-        bencher.iter(|| predict(black_box(x.view()), unembedding.view(), &bias, &targets));
+        bencher.iter(|| predict(black_box(x.view()), unembedding, &targets));
     });
 }
 

@@ -3,7 +3,7 @@
 use multiversion::multiversion;
 
 use crate::Matrix;
-use crate::lanes::{erf, exp};
+use crate::lanes::{erf, exp, tanh};
 
 /// An element-wise activation function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`.
     Relu,
+    /// `x / (1 + e^-x)` (Elfwing, Uchibe and Doya 2017); Hugging Face's `silu` and `swish`.
+    Silu,
 }
 
 impl Activation {
@@ -23,6 +25,7 @@ impl Activation {
             "gelu" => Some(Activation::Gelu),
             "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Some(Activation::GeluTanh),
             "relu" => Some(Activation::Relu),
+            "silu" | "swish" => Some(Activation::Silu),
             _ => None,
         }
     }
@@ -54,5 +57,22 @@ fn activate_row(f: Activation, xs: &mut [f32]) {
                 *x = if *x < 0.0 { 0.0 } else { *x };
             }
         }
+        Activation::Silu => {
+            for x in xs {
+                *x /= 1.0 + exp(-*x);
+            }
+        }
+    }
+}
+
+/// Bends every number smoothly to within `±cap`, in place: `cap tanh(x / cap)` (Gemma Team 2024).
+pub fn soft_cap(cap: f32, x: &mut Matrix) {
+    x.for_rows(|_, row| soft_cap_row(cap, row));
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+pub(crate) fn soft_cap_row(cap: f32, xs: &mut [f32]) {
+    for x in xs {
+        *x = cap * tanh(*x / cap);
     }
 }

@@ -4,7 +4,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use crate::Matrix;
-use crate::lanes::{add_scaled, exp, maximum, sum};
+use crate::lanes::{add_scaled, exp, maximum, sum, tanh};
 
 /// How one layer attends.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,6 +19,8 @@ pub struct AttentionShape {
     pub window: Option<usize>,
     /// Scores are multiplied by this (`1 / sqrt(d_head)`, or 1 for GPT-Neo).
     pub scale: f32,
+    /// Scaled scores are bent to within this, `cap tanh(score / cap)`; `None` leaves them.
+    pub soft_cap: Option<f32>,
 }
 
 /// Consecutive query rows of one prompt, with the keys and values before them.
@@ -37,7 +39,7 @@ pub struct AttentionRows<'a> {
 /// The two points inside attention at which its numbers can be seen and changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttentionStage {
-    /// Scaled scores before the softmax; positions that are not seen hold `-inf`.
+    /// Scaled and capped scores before the softmax; positions that are not seen hold `-inf`.
     Scores,
     /// The pattern: the softmax of the scores.
     Pattern,
@@ -46,7 +48,7 @@ pub enum AttentionStage {
 /// Sees and may change one head's row of scores or pattern: (stage, row, head, one number per key position from 0).
 pub type EditScores<'a> = dyn Fn(AttentionStage, usize, usize, &mut [f32]) + Sync + 'a;
 
-/// `softmax(scale q kᵀ) v` for every query head of every prompt part; `q` and the result are `[rows, query_heads × d_head]`, `k`
+/// `softmax(cap(scale q kᵀ)) v` for every query head of every prompt part; `q` and the result are `[rows, query_heads × d_head]`, `k`
 /// and `v` `[rows, key_heads × d_head]`.
 ///
 /// # Panics
@@ -113,6 +115,9 @@ fn one_head(
             query.iter_mut().zip(&q.row(row)[of_query.clone()]).for_each(|(scaled, x)| *scaled = x * shape.scale);
             scores[low..end].fill(0.0);
             combine(&mut scores[low..end], &query, &laid_out.keys[low..], keys);
+            if let Some(cap) = shape.soft_cap {
+                scores[low..end].iter_mut().for_each(|s| *s = cap * tanh(*s / cap));
+            }
             if let Some(edit) = edit {
                 scores[..low].fill(f32::NEG_INFINITY);
                 edit(AttentionStage::Scores, row, head, &mut scores[..end]);

@@ -30,14 +30,14 @@ mod screen;
 mod sparse;
 mod transpose;
 
-pub use activation::{Activation, activate};
+pub use activation::{Activation, activate, soft_cap};
 pub use attention::{AttentionRows, AttentionShape, AttentionStage, EditScores, attention};
 pub use decode::decode;
 pub use encode::{Encoder, Keep, NotFinite, encode};
 pub use gradient::{Adam, Outer, descend, normalise_rows, sampled_product, sparse_product, weighted_sum};
 pub use matrix::{Matrix, View};
-pub use norm::{dot, layer_norm, log_sum_exp};
-pub use predict::{Predicted, predict};
+pub use norm::{dot, layer_norm, log_sum_exp, rms_norm};
+pub use predict::{Predicted, Unembedding, predict};
 pub use product::{affine, product};
 pub use screen::{Instructions, Screen};
 pub use sparse::{ByDirection, SparseActivations};

@@ -151,6 +151,18 @@ impl Matrix {
         });
     }
 
+    /// Multiplies by `other`, element by element.
+    ///
+    /// # Panics
+    /// If the shapes differ.
+    pub fn multiply(&mut self, other: &Matrix) {
+        assert_eq!((self.rows, self.columns), (other.rows, other.columns));
+        let size = (TASK_ROWS * self.columns).max(1);
+        self.data.par_chunks_mut(size).zip(other.data.par_chunks(size)).for_each(|(rows, others)| {
+            rows.iter_mut().zip(others).for_each(|(a, b)| *a *= b);
+        });
+    }
+
     /// Adds one row to every row.
     ///
     /// # Panics

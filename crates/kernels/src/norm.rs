@@ -1,4 +1,4 @@
-//! LayerNorm without weights, log-sum-exp, inner product.
+//! LayerNorm and RMSNorm without weights, log-sum-exp, inner product.
 
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -10,11 +10,21 @@ use crate::matrix::TASK_ROWS;
 /// Every row of `x`, `[rows, d]`, centred and divided by `sqrt(variance + eps)`; and these divisors, `[rows]` (Ba, Kiros and
 /// Hinton 2016).
 pub fn layer_norm(x: &Matrix, eps: f32) -> (Matrix, Vec<f32>) {
+    of_rows(x, |row| centre_and_divide(row, eps))
+}
+
+/// Every row of `x`, `[rows, d]`, divided by `sqrt(mean square + eps)`; and these divisors, `[rows]` (Zhang and Sennrich 2019).
+pub fn rms_norm(x: &Matrix, eps: f32) -> (Matrix, Vec<f32>) {
+    of_rows(x, |row| divide(row, eps))
+}
+
+/// What `norm` makes of every row, and the divisors that it returns.
+fn of_rows(x: &Matrix, norm: impl Fn(&mut [f32]) -> f32 + Sync) -> (Matrix, Vec<f32>) {
     let (mut out, mut scales) = (Matrix::zeros(x.rows(), x.columns()), vec![0.0; x.rows()]);
     let rows = out.data_mut().par_chunks_mut(x.columns().max(1)).with_min_len(TASK_ROWS);
     rows.zip(&mut scales).enumerate().for_each(|(i, (row, scale))| {
         row.copy_from_slice(x.row(i));
-        *scale = normalise(row, eps);
+        *scale = norm(row);
     });
     (out, scales)
 }
@@ -30,13 +40,23 @@ pub fn log_sum_exp(rows: &Matrix) -> Vec<f64> {
 
 /// Centres `row`, divides it by `sqrt(mean square + eps)` and returns that divisor.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
-fn normalise(row: &mut [f32], eps: f32) -> f32 {
-    let n = row.len() as f32;
-    let mean = sum(row) / n;
+fn centre_and_divide(row: &mut [f32], eps: f32) -> f32 {
+    let mean = sum(row) / row.len() as f32;
     for x in row.iter_mut() {
         *x -= mean;
     }
-    let scale = (sum_of_squares(row) / n + eps).sqrt();
+    divide_here(row, eps)
+}
+
+/// Divides `row` by `sqrt(mean square + eps)` and returns that divisor.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+fn divide(row: &mut [f32], eps: f32) -> f32 {
+    divide_here(row, eps)
+}
+
+#[inline(always)]
+fn divide_here(row: &mut [f32], eps: f32) -> f32 {
+    let scale = (sum_of_squares(row) / row.len() as f32 + eps).sqrt();
     for x in row.iter_mut() {
         *x /= scale;
     }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use crate::activation::soft_cap_row;
 use crate::norm::exp_sum;
 use crate::product::{affine, affine_here, ranges};
 use crate::{Matrix, View};
@@ -32,18 +33,36 @@ const HELD: usize = 1 << 17;
 /// What some logits add to one row: the highest logit, and `Σ e^(logit − highest)`.
 type Part = (f32, f64);
 
-/// Predictions of `targets`, (row, token) in the order of the rows, from logits `x w + bias`; `w` is
-/// `[d_model, vocabulary]`.
-pub fn predict(x: View, w: View, bias: &[f32], targets: &[(usize, u32)]) -> Vec<Predicted> {
+/// What gives the logits of all tokens: `x w + bias`, softly capped where there is a cap.
+#[derive(Debug, Clone, Copy)]
+pub struct Unembedding<'a> {
+    /// `[d_model, vocabulary]`.
+    pub w: View<'a>,
+    /// `[vocabulary]`.
+    pub bias: &'a [f32],
+    /// Logits are bent to within this, `cap tanh(logit / cap)`.
+    pub soft_cap: Option<f32>,
+}
+
+impl Unembedding<'_> {
+    fn cap(&self, logits: &mut [f32]) {
+        if let Some(cap) = self.soft_cap {
+            soft_cap_row(cap, logits);
+        }
+    }
+}
+
+/// Predictions of `targets`, (row, token) in the order of the rows, from `x`, `[rows, d_model]`.
+pub fn predict(x: View, unembedding: Unembedding, targets: &[(usize, u32)]) -> Vec<Predicted> {
     let of_rows = |rows: Range<usize>| {
         let first = targets.partition_point(|target| target.0 < rows.start);
         let end = targets.partition_point(|target| target.0 < rows.end);
         let own: Vec<(usize, u32)> =
             targets[first..end].iter().map(|(row, token)| (row - rows.start, *token)).collect();
         let x = x.rows_of(rows);
-        let logits = logits_of(x, w, bias, &own);
-        let tasks: Vec<Range<usize>> = ranges(w.columns(), TOKENS).collect();
-        let of_tokens = |tokens: Range<usize>| part_of(x, w, bias, tokens, &own, &logits);
+        let logits = logits_of(x, unembedding, &own);
+        let tasks: Vec<Range<usize>> = ranges(unembedding.w.columns(), TOKENS).collect();
+        let of_tokens = |tokens: Range<usize>| part_of(x, unembedding, tokens, &own, &logits);
         let found: Vec<(Vec<Part>, Vec<usize>)> = tasks.into_par_iter().map(of_tokens).collect();
         let log_sum_exp = |row: usize| {
             let (highest, sum) = joined(found.iter().map(|(parts, _)| parts[row]));
@@ -61,14 +80,16 @@ pub fn predict(x: View, w: View, bias: &[f32], targets: &[(usize, u32)]) -> Vec<
 }
 
 /// The logits of the targets alone, with the bits that they have among all logits.
-fn logits_of(x: View, w: View, bias: &[f32], targets: &[(usize, u32)]) -> Vec<f32> {
+fn logits_of(x: View, unembedding: Unembedding, targets: &[(usize, u32)]) -> Vec<f32> {
+    let Unembedding { w, bias, .. } = unembedding;
     let mut tokens: Vec<usize> = targets.iter().map(|(_, token)| *token as usize).collect();
     tokens.sort_unstable();
     tokens.dedup();
     let gathered = (0..w.rows()).flat_map(|i| tokens.iter().map(move |token| w.at(i, *token))).collect();
     let gathered = Matrix::new(gathered, w.rows(), tokens.len());
     let biases: Vec<f32> = tokens.iter().map(|token| bias[*token]).collect();
-    let logits = affine(x, gathered.view(), &biases);
+    let mut logits = affine(x, gathered.view(), &biases);
+    unembedding.cap(logits.data_mut());
     let of = |(row, token): &(usize, u32)| logits.row(*row)[tokens.partition_point(|t| *t < *token as usize)];
     targets.iter().map(of).collect()
 }
@@ -76,18 +97,19 @@ fn logits_of(x: View, w: View, bias: &[f32], targets: &[(usize, u32)]) -> Vec<f3
 /// What `tokens` add to each row, and how many of their logits exceed each target's.
 fn part_of(
     x: View,
-    w: View,
-    bias: &[f32],
+    unembedding: Unembedding,
     tokens: Range<usize>,
     targets: &[(usize, u32)],
     logits: &[f32],
 ) -> (Vec<Part>, Vec<usize>) {
+    let Unembedding { w, bias, .. } = unembedding;
     let (mut parts, mut ranks) = (vec![(f32::NEG_INFINITY, 0.0); x.rows()], vec![0; targets.len()]);
     let columns = TILE * (HELD / TILE / x.rows().max(1)).clamp(1, TOKENS / TILE);
     let mut values = Matrix::zeros(x.rows(), columns);
     for tile in ranges(tokens.len(), columns) {
         let tile = tokens.start + tile.start..tokens.start + tile.end;
         affine_here(x, w.columns_of(tile.clone()), &bias[tile.clone()], &mut values);
+        unembedding.cap(values.data_mut());
         let logits_at = |row: usize| &values.row(row)[..tile.len()];
         for (row, part) in parts.iter_mut().enumerate() {
             for tile in logits_at(row).chunks(TILE) {

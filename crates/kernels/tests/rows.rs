@@ -1,6 +1,6 @@
 //! Every operation gives a row the same bits, whatever stands beside it, and agrees with double precision.
 
-use directrix_kernels::{AttentionRows, AttentionShape, Encoder, Keep, Matrix};
+use directrix_kernels::{Activation, AttentionRows, AttentionShape, Encoder, Keep, Matrix, Unembedding};
 use proptest::prelude::*;
 
 /// Numbers that look random but depend only on `seed`.
@@ -61,12 +61,16 @@ proptest! {
     }
 
     #[test]
-    fn predictions_are_those_of_all_logits_whatever_the_batch(rows in 1..70_usize, tokens in 2..1300_usize, seed: u64) {
+    fn predictions_are_those_of_all_logits_whatever_the_batch(rows in 1..70_usize, tokens in 2..1300_usize, soft_cap in prop::option::of(0.5..4.0_f32), seed: u64) {
         let (x, w) = (noise(rows, 17, seed), noise(17, tokens, seed ^ 1));
         let bias = noise(1, tokens, seed ^ 2).into_data();
         let targets: Vec<(usize, u32)> = (0..2 * rows).map(|i| (i / 2, (seed as usize / 7 + 31 * i) as u32 % tokens as u32)).collect();
-        let found = directrix_kernels::predict(x.view(), w.view(), &bias, &targets);
-        let logits = directrix_kernels::affine(x.view(), w.view(), &bias);
+        let unembedding = Unembedding { w: w.view(), bias: &bias, soft_cap };
+        let found = directrix_kernels::predict(x.view(), unembedding, &targets);
+        let mut logits = directrix_kernels::affine(x.view(), w.view(), &bias);
+        if let Some(cap) = soft_cap {
+            directrix_kernels::soft_cap(cap, &mut logits);
+        }
         for (predicted, &(row, token)) in found.iter().zip(&targets) {
             let own = logits.row(row);
             prop_assert_eq!(predicted.logit, own[token as usize]);
@@ -75,13 +79,13 @@ proptest! {
             prop_assert!((predicted.log_sum_exp - exact).abs() < 1e-6 * exact.abs().max(1.0));
         }
         let alone = rows / 2;
-        let one = directrix_kernels::predict(x.view().rows_of(alone..alone + 1), w.view(), &bias, &[(0, targets[2 * alone].1)]);
+        let one = directrix_kernels::predict(x.view().rows_of(alone..alone + 1), unembedding, &[(0, targets[2 * alone].1)]);
         prop_assert_eq!(one[0], found[2 * alone]);
     }
 
     #[test]
-    fn attention_with_a_prefix_has_the_bits_of_attention_from_the_start(len in 1..40_usize, cut in 0..40_usize, window in prop::option::of(1..12_usize), seed: u64) {
-        let shape = AttentionShape { query_heads: 3, key_heads: 3, d_head: 5, window, scale: 0.7 };
+    fn attention_with_a_prefix_has_the_bits_of_attention_from_the_start(len in 1..40_usize, cut in 0..40_usize, window in prop::option::of(1..12_usize), soft_cap in prop::option::of(0.1..3.0_f32), seed: u64) {
+        let shape = AttentionShape { query_heads: 3, key_heads: 3, d_head: 5, window, scale: 0.7, soft_cap };
         let [q, k, v] = [1, 2, 3].map(|s| noise(len, 15, seed ^ s));
         let all = |len| AttentionRows { first: 0, len, keys_before: &[], values_before: &[] };
         let whole = directrix_kernels::attention(shape, &[all(len)], &q, &k, &v, None);
@@ -100,13 +104,40 @@ fn query_heads_that_share_a_key_head_attend_as_if_each_had_its_own() {
         let row = |row: &[f32]| row.chunks(4).flat_map(|head| head.repeat(3)).collect::<Vec<f32>>();
         Matrix::from_rows(&m.iter_rows().map(row).collect::<Vec<_>>())
     };
-    let shape = |key_heads| AttentionShape { query_heads: 6, key_heads, d_head: 4, window: Some(5), scale: 0.5 };
+    let shape = |key_heads| AttentionShape {
+        query_heads: 6,
+        key_heads,
+        d_head: 4,
+        window: Some(5),
+        scale: 0.5,
+        soft_cap: None,
+    };
     let prefix = |k: &Matrix, v: &Matrix, key_heads| {
         let rows = AttentionRows { first: 0, len: 6, keys_before: k.row_range(0..3), values_before: v.row_range(0..3) };
         let [q, k, v] = [&q, k, v].map(|m| m.gather(3..9));
         directrix_kernels::attention(shape(key_heads), &[rows], &q, &k, &v, None)
     };
     assert_eq!(prefix(&k, &v, 2), prefix(&own(&k), &own(&v), 6));
+}
+
+#[test]
+fn norms_activations_and_caps_agree_with_double_precision() {
+    let mut x = noise(4, 37, 5);
+    x.data_mut().iter_mut().for_each(|x| *x *= 30.0);
+    let (normalised, scales) = directrix_kernels::rms_norm(&x, 1e-2);
+    let (mut silu, mut capped) = (x.clone(), x.clone());
+    directrix_kernels::activate(Activation::Silu, &mut silu);
+    directrix_kernels::soft_cap(5.0, &mut capped);
+    let close = |found: f32, exact: f64| (found as f64 - exact).abs() <= 1e-6 * exact.abs().max(1.0);
+    for (row, &scale) in scales.iter().enumerate() {
+        let mean = x.row(row).iter().map(|&x| x as f64 * x as f64).sum::<f64>() / 37.0;
+        assert!(close(scale, (mean + 1e-2).sqrt()));
+        for (i, x) in x.row(row).iter().map(|&x| x as f64).enumerate() {
+            assert!(close(normalised.row(row)[i], x / (mean + 1e-2).sqrt()));
+            assert!(close(silu.row(row)[i], x / (1.0 + (-x).exp())));
+            assert!(close(capped.row(row)[i], 5.0 * (x / 5.0).tanh()));
+        }
+    }
 }
 
 #[test]

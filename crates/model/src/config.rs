@@ -4,7 +4,8 @@ use directrix_corpus::{Field, Settings};
 use directrix_kernels::{Activation, AttentionShape};
 
 use crate::family::{self, Family};
-use crate::{Folder, Result};
+use crate::rotary::Rotary;
+use crate::{Folder, Result, keys};
 
 /// No model has more blocks, so that a wrong count asks for no memory.
 pub(crate) const MOST_LAYERS: usize = 1 << 12;
@@ -38,6 +39,10 @@ pub struct Config {
     pub mlp: Mlp,
     /// Whether attention and MLP read the same residual stream, side by side.
     pub parallel: bool,
+    /// Whether what attention and MLP write passes a norm of its own before it is added to the residual stream.
+    pub post_norms: bool,
+    /// Logits are bent to within this, `cap tanh(logit / cap)`; `None` leaves them.
+    pub logit_soft_cap: Option<f32>,
     /// Whether the unembedding is the transposed embedding.
     pub tied: bool,
 }
@@ -50,24 +55,20 @@ pub enum Norm {
         /// Added to the variance.
         eps: f32,
     },
+    /// Divided by the root of the mean square (Zhang and Sennrich 2019).
+    Rms {
+        /// Added to the mean square.
+        eps: f32,
+    },
 }
 
 /// How positions are told apart.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PositionEncoding {
     /// A row of `W_pos` for each position is added to the embedding.
     Learned,
-    /// Queries and keys are rotated.
-    Rotary(Rotary),
-}
-
-/// Rotary positions (Su et al. 2021), on the first `dimensions` of each head, halves paired.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rotary {
-    /// Numbers of a head that are rotated; even.
-    pub dimensions: usize,
-    /// Pair `i` turns by `base^(-2i / dimensions)` radians from one position to the next.
-    pub base: f64,
+    /// Queries and keys are rotated, as each block's [`AttentionLayer`] says.
+    Rotary,
 }
 
 /// Attention of all blocks.
@@ -81,6 +82,12 @@ pub struct Attention {
     pub d_head: usize,
     /// Whether queries, keys and values have biases.
     pub biased: bool,
+    /// Whether what the heads write has a bias.
+    pub output_biased: bool,
+    /// Whether each head's queries and keys pass a norm before they are rotated (Dehghani et al. 2023).
+    pub qk_norms: bool,
+    /// Scores are bent to within this, `cap tanh(score / cap)`; `None` leaves them.
+    pub soft_cap: Option<f32>,
     /// What differs from block to block, one for each.
     pub layers: Vec<AttentionLayer>,
 }
@@ -92,6 +99,8 @@ pub struct AttentionLayer {
     pub window: Option<usize>,
     /// Scores are multiplied by this.
     pub scale: f32,
+    /// How queries and keys are rotated, where positions are rotary.
+    pub rotary: Option<Rotary>,
 }
 
 /// The MLP of every block.
@@ -101,6 +110,10 @@ pub struct Mlp {
     pub d_mlp: usize,
     /// Their activation function.
     pub activation: Activation,
+    /// Whether neurons are products: of a gate, behind the activation function, and a linear part (Shazeer 2020).
+    pub gated: bool,
+    /// Whether there are biases.
+    pub biased: bool,
 }
 
 impl Config {
@@ -108,26 +121,30 @@ impl Config {
     ///
     /// # Errors
     /// If the file is missing, is not JSON, lacks a key, has a value of another type or out of range, or describes an architecture
-    /// that is not supported.
+    /// or a choice that is not supported.
     pub fn from_folder(folder: &Folder) -> Result<Config> {
+        Ok(Config::with_notes(folder)?.0)
+    }
+
+    /// The configuration, and what is to be told of it.
+    pub(crate) fn with_notes(folder: &Folder) -> Result<(Config, Vec<String>)> {
         let settings = Settings::parse(&folder.describe("config.json"), &folder.read("config.json")?)?;
         let family = family::of(&settings)?;
-        (family.config)(&settings)
+        let config = (family.config)(&settings)?;
+        let note = keys::check_unread(&settings, family, &folder.describe("config.json"))?;
+        Ok((config, note.into_iter().collect()))
     }
 
     /// How block `layer` attends.
     pub(crate) fn attention_shape(&self, layer: usize) -> AttentionShape {
-        let Attention { query_heads, key_heads, d_head, ref layers, .. } = self.attention;
-        let AttentionLayer { window, scale } = layers[layer];
-        AttentionShape { query_heads, key_heads, d_head, window, scale }
+        let Attention { query_heads, key_heads, d_head, soft_cap, ref layers, .. } = self.attention;
+        let AttentionLayer { window, scale, .. } = layers[layer];
+        AttentionShape { query_heads, key_heads, d_head, window, scale, soft_cap }
     }
 
-    /// The rotation of queries and keys, where positions are rotary.
-    pub(crate) fn rotary(&self) -> Option<Rotary> {
-        match self.encoding {
-            PositionEncoding::Learned => None,
-            PositionEncoding::Rotary(rotary) => Some(rotary),
-        }
+    /// Whether every query head has a key head of its own.
+    pub(crate) fn heads_are_single(&self) -> bool {
+        self.attention.query_heads == self.attention.key_heads
     }
 }
 
@@ -141,7 +158,7 @@ pub(crate) fn layer_norm(settings: &Settings, name: &str) -> Result<Norm> {
 pub(crate) fn activation(settings: &Settings, name: &str, default: Activation) -> Result<Activation> {
     let read = |field: Field| match Activation::from_name(field.text()?) {
         Some(activation) => Ok(activation),
-        None => Err(field.wrong("one of `gelu`, `gelu_new`, `gelu_fast`, `gelu_pytorch_tanh`, `relu`")),
+        None => Err(field.wrong("one of `gelu`, `gelu_new`, `gelu_fast`, `gelu_pytorch_tanh`, `relu`, `silu`")),
     };
     Ok(settings.or(name, default, read)?)
 }

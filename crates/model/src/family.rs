@@ -1,15 +1,23 @@
 //! The families of models that can be loaded: one file each, and this list.
 
+mod gemma2;
+mod gemma3;
 mod gpt2;
 mod gpt_neo;
 mod gpt_neox;
+mod llama;
+mod mistral;
+mod qwen2;
+mod qwen3;
 
+use std::cell::RefCell;
 use std::fmt;
 
 use directrix_corpus::Settings;
 use directrix_kernels::Matrix;
 
-use crate::{Block, Config, Error, LayerNorm, Result, Tensors, Weights};
+use crate::config::Norm;
+use crate::{Block, Config, Error, NormWeights, Result, Tensors, Weights};
 
 /// A family of checkpoints: how they are called, what their configuration says, where their weights are.
 pub struct Family {
@@ -31,11 +39,23 @@ pub struct Family {
     /// Tensors of a block that hold no weights: masks and rotations, which older checkpoints have. One that ends in a dot
     /// stands for all that begin so.
     buffers: &'static [&'static str],
+    /// Keys of `config.json` that the family's configuration of transformers has and that change nothing that is computed here.
+    pub(crate) harmless: &'static [&'static str],
     pub(crate) config: fn(&Settings) -> Result<Config>,
     pub(crate) weights: fn(&Checkpoint) -> Result<Weights>,
 }
 
-static FAMILIES: [&Family; 3] = [&gpt_neo::FAMILY, &gpt2::FAMILY, &gpt_neox::FAMILY];
+static FAMILIES: [&Family; 9] = [
+    &gpt_neo::FAMILY,
+    &gpt2::FAMILY,
+    &gpt_neox::FAMILY,
+    &llama::FAMILY,
+    &mistral::FAMILY,
+    &qwen2::FAMILY,
+    &qwen3::FAMILY,
+    &gemma2::FAMILY,
+    &gemma3::FAMILY,
+];
 
 /// The family that a configuration names: by its architecture, or where it names none by its model type, as transformers does.
 pub(crate) fn of(settings: &Settings) -> Result<&'static Family> {
@@ -98,13 +118,20 @@ pub(crate) struct Checkpoint<'a> {
     tensors: &'a Tensors,
     /// The family's, or nothing.
     prefix: &'static str,
+    /// What is to be told of it.
+    notes: RefCell<Vec<String>>,
 }
 
 impl<'a> Checkpoint<'a> {
     pub(crate) fn new(config: &'a Config, tensors: &'a Tensors) -> Checkpoint<'a> {
         let prefix = config.family.prefix;
         let has_prefix = tensors.names().any(|name| name.starts_with(prefix));
-        Checkpoint { config, tensors, prefix: if has_prefix { prefix } else { "" } }
+        Checkpoint { config, tensors, prefix: if has_prefix { prefix } else { "" }, notes: RefCell::default() }
+    }
+
+    /// What is to be told of it: where it contradicts its configuration, and what was taken.
+    pub(crate) fn into_notes(self) -> Vec<String> {
+        self.notes.into_inner()
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
@@ -124,37 +151,47 @@ impl<'a> Checkpoint<'a> {
         Ok(self.matrix(name, outputs, inputs)?.transposed())
     }
 
-    fn norm(&self, name: &str) -> Result<Option<LayerNorm>> {
-        let d = self.config.d_model;
-        let (w, b) = (self.vector(&format!("{name}.weight"), d)?, self.vector(&format!("{name}.bias"), d)?);
-        Ok(Some(LayerNorm { w, b }))
+    /// The bias of a `Linear`, or zeros where the configuration says that there is none.
+    fn bias(&self, name: &str, len: usize, is_there: bool) -> Result<Vec<f32>> {
+        if is_there { self.vector(name, len) } else { Ok(vec![0.0; len]) }
     }
 
-    /// The unembedding: where the configuration ties it, the embedding's numbers, whatever a tensor of its own may hold.
+    /// A norm of `width` numbers.
+    fn norm_of(&self, name: &str, width: usize) -> Result<NormWeights> {
+        let b = match self.config.norm {
+            Norm::Layer { .. } => Some(self.vector(&format!("{name}.bias"), width)?),
+            Norm::Rms { .. } => None,
+        };
+        Ok(NormWeights { w: self.vector(&format!("{name}.weight"), width)?, b })
+    }
+
+    /// A norm of the residual stream.
+    fn norm(&self, name: &str) -> Result<Option<NormWeights>> {
+        self.norm_of(name, self.config.d_model).map(Some)
+    }
+
+    /// The unembedding: the embedding again where the configuration ties it, unless the checkpoint holds another, which
+    /// transformers 5 takes.
     fn unembedding(&self, w_e: &Matrix) -> Result<Matrix> {
         let Config { family, tied, d_model, d_vocab, .. } = *self.config;
         let name = family.unembedding;
-        if tied {
-            return Ok(w_e.transposed());
-        }
         if !self.tensors.contains(name) {
-            return Err(Error::NoUnembedding { folder: self.tensors.folder().into(), name: name.into() });
+            return if tied {
+                Ok(w_e.transposed())
+            } else {
+                Err(Error::NoUnembedding { folder: self.tensors.folder().into(), name: name.into() })
+            };
         }
-        Ok(self.tensors.matrix(name, d_vocab, d_model)?.transposed())
-    }
-
-    /// What is to be said of an unembedding that is in the checkpoint and not used; nothing where it is the embedding again.
-    pub(crate) fn unused_unembedding(&self, w_e: &Matrix) -> Result<Option<String>> {
-        let Config { tied, d_model, d_vocab, .. } = *self.config;
-        let name = self.config.family.unembedding;
-        if !tied || !self.tensors.contains(name) || self.tensors.matrix(name, d_vocab, d_model)?.data() == w_e.data() {
-            return Ok(None);
+        let own = self.tensors.matrix(name, d_vocab, d_model)?;
+        if tied && own.data() != w_e.data() {
+            self.notes.borrow_mut().push(format!(
+                "{}: tensor `{name}` differs from the embedding and is used, although config.json ties the two \
+                 (`tie_word_embeddings`); transformers 5 does the same, transformers 4 would use the embedding: remove the tensor \
+                 for that, or set the key to false",
+                self.tensors.folder()
+            ));
         }
-        Ok(Some(format!(
-            "{}: tensor `{name}` differs from the embedding and is not used, as config.json ties the two \
-             (`tie_word_embeddings`); transformers 4 does the same, transformers 5 would use it: set the key to false for that",
-            self.tensors.folder()
-        )))
+        Ok(own.transposed())
     }
 
     /// That nothing in the checkpoint was left out that could be weights.

@@ -25,7 +25,7 @@ pub enum HookPoint {
     LnFinalNormalized,
     /// `unembed.hook_in`, `[d_model]`.
     UnembedIn,
-    /// `unembed.hook_out`, `[d_vocab]`: the logits.
+    /// `unembed.hook_out`, `[d_vocab]`: the logits, before their soft cap where there is one.
     UnembedOut,
 }
 
@@ -43,29 +43,38 @@ macro_rules! block_hooks {
 
 block_hooks! {
     ResidPre "hook_resid_pre" "`[d_model]`: the residual stream as the block finds it.";
-    AttnIn "hook_attn_in" "`[n_heads, d_model]`: what each head of attention reads, before its LayerNorm.";
+    AttnIn "hook_attn_in" "`[n_heads, d_model]`: what each head of attention reads, before its norm; not where heads share keys.";
     QInput "hook_q_input" "`[n_heads, d_model]`: what each head's queries read.";
-    KInput "hook_k_input" "`[n_heads, d_model]`: what each head's keys read.";
-    VInput "hook_v_input" "`[n_heads, d_model]`: what each head's values read.";
-    Ln1Scale "ln1.hook_scale" "`[1]`: the divisor of the LayerNorm before attention.";
-    Ln1Normalized "ln1.hook_normalized" "`[d_model]`: centred and divided, before weight and bias.";
-    K "attn.hook_k" "`[n_heads, d_head]`.";
-    RotK "attn.hook_rot_k" "`[n_heads, d_head]`: keys after the rotation; only for rotary positions.";
-    V "attn.hook_v" "`[n_heads, d_head]`.";
+    KInput "hook_k_input" "`[key_heads, d_model]`: what each head's keys read.";
+    VInput "hook_v_input" "`[key_heads, d_model]`: what each head's values read.";
+    Ln1Scale "ln1.hook_scale" "`[1]`: the divisor of the norm before attention.";
+    Ln1Normalized "ln1.hook_normalized" "`[d_model]`: what the norm gives before its weight and bias.";
+    K "attn.hook_k" "`[key_heads, d_head]`.";
+    KNormScale "attn.k_norm.hook_scale" "`[key_heads, 1]`: the divisors of the norm of keys; only where there is one.";
+    KNormNormalized "attn.k_norm.hook_normalized" "`[key_heads, d_head]`: what that norm gives before its weight.";
+    RotK "attn.hook_rot_k" "`[key_heads, d_head]`: keys after the rotation; only for rotary positions.";
+    V "attn.hook_v" "`[key_heads, d_head]`.";
     Q "attn.hook_q" "`[n_heads, d_head]`.";
+    QNormScale "attn.q_norm.hook_scale" "`[n_heads, 1]`: the divisors of the norm of queries; only where there is one.";
+    QNormNormalized "attn.q_norm.hook_normalized" "`[n_heads, d_head]`: what that norm gives before its weight.";
     RotQ "attn.hook_rot_q" "`[n_heads, d_head]`: queries after the rotation; only for rotary positions.";
     AttnScores "attn.hook_attn_scores" "`[n_heads, positions]` per query position; `-inf` where nothing is seen.";
     Pattern "attn.hook_pattern" "`[n_heads, positions]` per query position.";
     Z "attn.hook_z" "`[n_heads, d_head]`: what each head read.";
     Result "attn.hook_result" "`[n_heads, d_model]`: what each head writes; computed on demand.";
-    AttnOut "hook_attn_out" "`[d_model]`.";
+    Ln1PostScale "ln1_post.hook_scale" "`[1]`: the divisor of the norm of what attention writes; only where there is one.";
+    Ln1PostNormalized "ln1_post.hook_normalized" "`[d_model]`: what that norm gives before its weight.";
+    AttnOut "hook_attn_out" "`[d_model]`: what attention adds to the residual stream.";
     ResidMid "hook_resid_mid" "`[d_model]`: between attention and MLP; not in parallel blocks.";
-    MlpIn "hook_mlp_in" "`[d_model]`: what the MLP's LayerNorm reads.";
-    Ln2Scale "ln2.hook_scale" "`[1]`: the divisor of the LayerNorm before the MLP.";
-    Ln2Normalized "ln2.hook_normalized" "`[d_model]`: centred and divided, before weight and bias.";
-    MlpPre "mlp.hook_pre" "`[d_mlp]`: before the activation function.";
+    MlpIn "hook_mlp_in" "`[d_model]`: what the MLP's norm reads.";
+    Ln2Scale "ln2.hook_scale" "`[1]`: the divisor of the norm before the MLP.";
+    Ln2Normalized "ln2.hook_normalized" "`[d_model]`: what the norm gives before its weight and bias.";
+    MlpPre "mlp.hook_pre" "`[d_mlp]`: before the activation function; in a gated MLP, the gate.";
+    MlpPreLinear "mlp.hook_pre_linear" "`[d_mlp]`: the linear part, which the gate multiplies; only in a gated MLP.";
     MlpPost "mlp.hook_post" "`[d_mlp]`: the neurons.";
-    MlpOut "hook_mlp_out" "`[d_model]`.";
+    Ln2PostScale "ln2_post.hook_scale" "`[1]`: the divisor of the norm of what the MLP writes; only where there is one.";
+    Ln2PostNormalized "ln2_post.hook_normalized" "`[d_model]`: what that norm gives before its weight.";
+    MlpOut "hook_mlp_out" "`[d_model]`: what the MLP adds to the residual stream.";
     ResidPost "hook_resid_post" "`[d_model]`: the residual stream as the block leaves it.";
 }
 
@@ -97,19 +106,25 @@ const BLOCK: [(BlockStage, &[BlockHook]); 4] = {
                 B::Ln1Scale,
                 B::Ln1Normalized,
                 B::K,
+                B::KNormScale,
+                B::KNormNormalized,
                 B::RotK,
                 B::V,
                 B::Q,
+                B::QNormScale,
+                B::QNormNormalized,
                 B::RotQ,
                 B::AttnScores,
                 B::Pattern,
                 B::Z,
                 B::Result,
+                B::Ln1PostScale,
+                B::Ln1PostNormalized,
                 B::AttnOut,
             ],
         ),
-        (BlockStage::Mlp, &[B::ResidMid, B::MlpIn, B::Ln2Scale, B::Ln2Normalized, B::MlpPre]),
-        (BlockStage::MlpOut, &[B::MlpPost, B::MlpOut]),
+        (BlockStage::Mlp, &[B::ResidMid, B::MlpIn, B::Ln2Scale, B::Ln2Normalized, B::MlpPre, B::MlpPreLinear]),
+        (BlockStage::MlpOut, &[B::MlpPost, B::Ln2PostScale, B::Ln2PostNormalized, B::MlpOut]),
         (BlockStage::Next, &[B::ResidPost]),
     ]
 };
@@ -124,6 +139,30 @@ impl BlockHook {
 
     pub(crate) fn stage(self) -> BlockStage {
         BLOCK[self.place().0].0
+    }
+
+    /// Why the blocks of a model have no such hook point, if they have none.
+    fn lacking(self, config: &Config) -> Option<&'static str> {
+        let (is_there, why) = match self {
+            BlockHook::RotQ | BlockHook::RotK => {
+                (config.encoding == PositionEncoding::Rotary, "its positions are not rotary")
+            }
+            BlockHook::AttnIn => (
+                config.heads_are_single(),
+                "several of its query heads share a key head; see hook_q_input, hook_k_input, hook_v_input",
+            ),
+            BlockHook::QNormScale | BlockHook::QNormNormalized | BlockHook::KNormScale | BlockHook::KNormNormalized => {
+                (config.attention.qk_norms, "its queries and keys pass no norm")
+            }
+            BlockHook::Ln1PostScale
+            | BlockHook::Ln1PostNormalized
+            | BlockHook::Ln2PostScale
+            | BlockHook::Ln2PostNormalized => (config.post_norms, "what its attention and MLP write passes no norm"),
+            BlockHook::MlpPreLinear => (config.mlp.gated, "its MLP has no gate"),
+            BlockHook::ResidMid => (!config.parallel, "attention and MLP are parallel in its blocks"),
+            _ => (true, ""),
+        };
+        (!is_there).then_some(why)
     }
 }
 
@@ -162,14 +201,19 @@ impl HookPoint {
             HookPoint::LnFinalScale => vec![1],
             HookPoint::UnembedOut => vec![d_vocab],
             HookPoint::Block(_, hook) => match hook {
-                BlockHook::Ln1Scale | BlockHook::Ln2Scale => vec![1],
-                BlockHook::K | BlockHook::V | BlockHook::RotK => vec![attention.key_heads, d_head],
-                BlockHook::Q | BlockHook::RotQ | BlockHook::Z => vec![heads, d_head],
-                BlockHook::AttnScores | BlockHook::Pattern => vec![heads, longest],
-                BlockHook::AttnIn | BlockHook::QInput | BlockHook::KInput | BlockHook::VInput | BlockHook::Result => {
-                    vec![heads, d_model]
+                BlockHook::Ln1Scale | BlockHook::Ln2Scale | BlockHook::Ln1PostScale | BlockHook::Ln2PostScale => {
+                    vec![1]
                 }
-                BlockHook::MlpPre | BlockHook::MlpPost => vec![mlp.d_mlp],
+                BlockHook::K | BlockHook::V | BlockHook::RotK | BlockHook::KNormNormalized => {
+                    vec![attention.key_heads, d_head]
+                }
+                BlockHook::Q | BlockHook::RotQ | BlockHook::QNormNormalized | BlockHook::Z => vec![heads, d_head],
+                BlockHook::KNormScale => vec![attention.key_heads, 1],
+                BlockHook::QNormScale => vec![heads, 1],
+                BlockHook::AttnScores | BlockHook::Pattern => vec![heads, longest],
+                BlockHook::KInput | BlockHook::VInput => vec![attention.key_heads, d_model],
+                BlockHook::AttnIn | BlockHook::QInput | BlockHook::Result => vec![heads, d_model],
+                BlockHook::MlpPre | BlockHook::MlpPreLinear | BlockHook::MlpPost => vec![mlp.d_mlp],
                 _ => vec![d_model],
             },
             _ => vec![d_model],
@@ -201,12 +245,10 @@ impl HookPoint {
         let why = match self {
             HookPoint::Block(layer, _) if layer >= config.n_layers => format!("it has {} blocks", config.n_layers),
             HookPoint::PosEmbed if config.encoding != PositionEncoding::Learned => "its positions are rotary".into(),
-            HookPoint::Block(_, BlockHook::RotQ | BlockHook::RotK) if config.rotary().is_none() => {
-                "its positions are not rotary".into()
-            }
-            HookPoint::Block(_, BlockHook::ResidMid) if config.parallel => {
-                "attention and MLP are parallel in its blocks".into()
-            }
+            HookPoint::Block(_, hook) => match hook.lacking(config) {
+                Some(why) => why.into(),
+                None => return Ok(()),
+            },
             _ => return Ok(()),
         };
         Err(Error::NoSuchHook { hook: self.to_string(), why })

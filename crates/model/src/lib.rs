@@ -1,6 +1,6 @@
 //! The transformer with hook points.
 //!
-//! A [`Model`] is loaded from a Hugging Face folder (GPT-Neo, GPT-2 or GPT-NeoX), its weights processed as
+//! A [`Model`] is loaded from a Hugging Face folder of one of several [families](Family), its weights processed as
 //! TransformerLens does ([`Processing`]), and run on a ragged batch of prompts. A run computes what it is [`Ask`]ed for
 //! and no more: captured hook points, logits or predictions at chosen positions, losses. [`Intervention`]s change numbers
 //! at hook points on the way. A [`Session`] keeps what it takes to run its prompts again with other interventions: only the
@@ -34,17 +34,19 @@ mod folder;
 mod generate;
 mod hook;
 mod intervention;
+mod keys;
 mod model;
 mod pass;
 mod positions;
 mod processing;
+mod rotary;
 mod run;
 mod session;
 mod tensors;
 mod weights;
 
 pub use ask::{Ask, Target};
-pub use config::{Attention, AttentionLayer, Config, Mlp, Norm, PositionEncoding, Rotary};
+pub use config::{Attention, AttentionLayer, Config, Mlp, Norm, PositionEncoding};
 pub use decompose::{Decomposition, Reader};
 pub use error::{Error, Result};
 pub use family::Family;
@@ -55,7 +57,8 @@ pub use intervention::{Columns, Edit, Hooked, Intervention, RowAt, RowFn, Rows};
 pub use model::Model;
 pub use positions::{Positions, Spot};
 pub use processing::Processing;
+pub use rotary::{Rotary, RotaryScaling};
 pub use run::{Prediction, Run, batches};
 pub use session::{Case, Session};
 pub use tensors::Tensors;
-pub use weights::{Block, LayerNorm, Weights};
+pub use weights::{Block, Gate, NormWeights, Weights};

@@ -25,13 +25,14 @@ impl Model {
     /// If a file is missing or damaged, a tensor is missing, of another shape, not finite or not one of the model's, or the
     /// architecture is not supported.
     pub fn load(folder: &Folder, processing: Processing) -> Result<Model> {
-        let config = Config::from_folder(folder)?;
+        let (config, mut notes) = Config::with_notes(folder)?;
+        let processing = processing.allowed(&config);
         let tensors = Tensors::open(folder, None)?;
         let checkpoint = Checkpoint::new(&config, &tensors);
         let mut weights = (config.family.weights)(&checkpoint)?;
-        let notes = checkpoint.unused_unembedding(&weights.w_e)?.into_iter().collect();
         checkpoint.check_all_read()?;
-        processing.apply(&mut weights);
+        notes.extend(checkpoint.into_notes());
+        processing.apply(&config, &mut weights);
         Ok(Model { config, weights: Arc::new(weights), processing, notes })
     }
 
@@ -50,7 +51,8 @@ impl Model {
         &self.weights
     }
 
-    /// How its weights were processed.
+    /// How its weights were processed: the steps asked for, but for those that TransformerLens leaves out for such a model
+    /// (`center_writing_weights` with RMSNorm, `center_unembed` with a soft cap on logits).
     pub fn processing(&self) -> Processing {
         self.processing
     }
@@ -59,10 +61,12 @@ impl Model {
     pub(crate) fn normalize(&self, x: &Matrix) -> (Matrix, Vec<f32>) {
         match self.config.norm {
             Norm::Layer { eps } => directrix_kernels::layer_norm(x, eps),
+            Norm::Rms { eps } => directrix_kernels::rms_norm(x, eps),
         }
     }
 
-    /// What each head writes: `[rows, n_heads × d_model]` from `[rows, n_heads × d_head]`, output bias not included.
+    /// What each head writes: `[rows, n_heads × d_model]` from `[rows, n_heads × d_head]`, output bias not included. Where what
+    /// attention writes passes a norm, this is before it.
     pub fn head_results(&self, layer: usize, z: &Matrix) -> Matrix {
         let Config { ref attention, d_model, .. } = self.config;
         let (n_heads, d_head) = (attention.query_heads, attention.d_head);
@@ -79,8 +83,17 @@ impl Model {
         results
     }
 
-    /// Logits of rows of the final LayerNorm's output: `x W_U + b_U`.
+    /// Logits of rows of the final norm's output: `x W_U + b_U`, softly capped where the model has it.
     pub fn unembed(&self, normalized: &Matrix) -> Matrix {
+        let mut logits = self.uncapped(normalized);
+        if let Some(cap) = self.config.logit_soft_cap {
+            directrix_kernels::soft_cap(cap, &mut logits);
+        }
+        logits
+    }
+
+    /// Logits before any soft cap.
+    pub(crate) fn uncapped(&self, normalized: &Matrix) -> Matrix {
         directrix_kernels::affine(normalized.view(), self.weights.w_u.view(), &self.weights.b_u)
     }
 

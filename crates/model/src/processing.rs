@@ -5,13 +5,14 @@
 use directrix_kernels::Matrix;
 use serde::{Deserialize, Serialize};
 
-use crate::{LayerNorm, Weights};
+use crate::config::Norm;
+use crate::{Config, NormWeights, Weights};
 
 /// Which steps to take. All are on by default, as in `HookedTransformer.from_pretrained`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Processing {
-    /// Fold LayerNorm weights and biases into the weights that read its output.
+    /// Fold the weights and biases of norms into the weights that read their output.
     pub fold_ln: bool,
     /// Give every weight that writes to the residual stream mean zero over `d_model`.
     pub center_writing_weights: bool,
@@ -33,9 +34,22 @@ impl Processing {
         Processing { fold_ln: false, center_writing_weights: false, center_unembed: false, fold_value_biases: false }
     }
 
-    pub(crate) fn apply(self, weights: &mut Weights) {
+    /// The steps that a model allows, as TransformerLens has it: an RMSNorm reads the mean of the residual stream, and a soft
+    /// cap the size of logits.
+    #[must_use]
+    pub(crate) fn allowed(self, config: &Config) -> Processing {
+        let centers = matches!(config.norm, Norm::Layer { .. });
+        Processing {
+            center_writing_weights: self.center_writing_weights && centers,
+            center_unembed: self.center_unembed && config.logit_soft_cap.is_none(),
+            ..self
+        }
+    }
+
+    /// Takes the steps, which are [allowed](Processing::allowed).
+    pub(crate) fn apply(self, config: &Config, weights: &mut Weights) {
         if self.fold_ln {
-            fold_ln(weights);
+            fold_ln(config, weights);
         }
         if self.center_writing_weights {
             center_writing_weights(weights);
@@ -46,7 +60,7 @@ impl Processing {
         }
         if self.fold_value_biases {
             for block in &mut weights.blocks {
-                let folded = row_times(&block.b_v, &block.w_o);
+                let folded = row_times(&value_biases(config, &block.b_v), &block.w_o);
                 add(&mut block.b_o, &folded);
                 block.b_v.fill(0.0);
                 if self.center_writing_weights {
@@ -57,7 +71,17 @@ impl Processing {
     }
 }
 
-fn fold_ln(weights: &mut Weights) {
+/// The value biases of every query head.
+fn value_biases(config: &Config, b_v: &[f32]) -> Vec<f32> {
+    let sharing = config.attention.query_heads / config.attention.key_heads;
+    b_v.chunks_exact(config.attention.d_head).flat_map(|head| head.repeat(sharing)).collect()
+}
+
+fn fold_ln(config: &Config, weights: &mut Weights) {
+    let fold_into = |ln: &NormWeights, w: &mut Matrix, b: &mut [f32]| match config.norm {
+        Norm::Layer { .. } => fold_into_centred(ln, w, b),
+        Norm::Rms { .. } => fold_into(ln, w, b),
+    };
     for block in &mut weights.blocks {
         if let Some(ln) = block.ln1.take() {
             for (w, b) in
@@ -68,6 +92,9 @@ fn fold_ln(weights: &mut Weights) {
         }
         if let Some(ln) = block.ln2.take() {
             fold_into(&ln, &mut block.w_in, &mut block.b_in);
+            if let Some(gate) = &mut block.gate {
+                fold_into(&ln, &mut gate.w, &mut gate.b);
+            }
         }
     }
     if let Some(ln) = weights.ln_final.take() {
@@ -75,13 +102,19 @@ fn fold_ln(weights: &mut Weights) {
     }
 }
 
-/// `b += ln.b w`, then `w *= ln.w` row by row, then mean zero over the rows: LayerNorm's output has no mean to read.
-fn fold_into(ln: &LayerNorm, w: &mut Matrix, b: &mut [f32]) {
-    let folded = row_times(&ln.b, w);
-    add(b, &folded);
+/// `b += ln.b w`, then `w *= ln.w` row by row.
+fn fold_into(ln: &NormWeights, w: &mut Matrix, b: &mut [f32]) {
+    if let Some(bias) = &ln.b {
+        add(b, &row_times(bias, w));
+    }
     for (i, &scale) in ln.w.iter().enumerate() {
         w.row_mut(i).iter_mut().for_each(|x| *x *= scale);
     }
+}
+
+/// As [`fold_into`], then mean zero over the rows: LayerNorm's output has no mean to read.
+fn fold_into_centred(ln: &NormWeights, w: &mut Matrix, b: &mut [f32]) {
+    fold_into(ln, w, b);
     let mut means = vec![0.0_f64; w.columns()];
     for row in w.iter_rows() {
         means.iter_mut().zip(row).for_each(|(m, &x)| *m += x as f64);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use directrix_corpus::Prompts;
-use directrix_kernels::{Matrix, Predicted};
+use directrix_kernels::{Matrix, Predicted, Unembedding};
 
 use crate::pass::{Edits, KeyValues, Part, Pass, Passed, Plan, Returns, Stage, StageName};
 use crate::positions::Lengths;
@@ -176,13 +176,13 @@ impl Model {
         let mut predictions = self.predict(&normalized, &finals, &targets)?;
         run.predictions = predictions.split_off(losses.len());
         run.losses = predictions.iter().map(|p| -p.log_prob as f32).collect();
-        let rows = |spots: Vec<Spot>| {
+        let read = |spots: Vec<Spot>| {
             let at = spots.iter().map(|spot| finals.binary_search(spot).expect("every spot was computed"));
-            self.unembed(&normalized.gather(at.collect::<Vec<_>>().into_iter()))
+            normalized.gather(at.collect::<Vec<_>>().into_iter())
         };
-        run.logits = logits.map(rows);
+        run.logits = logits.map(|spots| self.unembed(&read(spots)));
         if let Some(spots) = unembedded {
-            run.captured.insert(HookPoint::UnembedOut, rows(spots));
+            run.captured.insert(HookPoint::UnembedOut, self.uncapped(&read(spots)));
         }
         Ok((run, passed))
     }
@@ -196,8 +196,9 @@ impl Model {
             .collect();
         by_spot.sort_unstable();
         let wanted: Vec<(usize, u32)> = by_spot.iter().map(|&(spot, target)| (spot, targets[target].token)).collect();
-        let (w_u, b_u) = (self.weights().w_u.view(), &self.weights().b_u);
-        let found = directrix_kernels::predict(normalized.view(), w_u, b_u, &wanted);
+        let (w, bias) = (self.weights().w_u.view(), &self.weights().b_u[..]);
+        let unembedding = Unembedding { w, bias, soft_cap: self.config().logit_soft_cap };
+        let found = directrix_kernels::predict(normalized.view(), unembedding, &wanted);
         let mut predictions = vec![Prediction { logit: 0.0, log_prob: 0.0, rank: 0 }; targets.len()];
         for (&(spot, target), Predicted { logit, log_sum_exp, rank }) in by_spot.iter().zip(found) {
             let log_prob = logit as f64 - log_sum_exp;

@@ -5,9 +5,19 @@
 use std::collections::BTreeMap;
 
 use directrix_corpus::Prompts;
-use directrix_model::{Ask, Folder, HookPoint, Model, Positions, Processing, Tensors};
+use directrix_model::{Ask, Config, Folder, HookPoint, Model, Positions, Processing, Tensors};
 
-const MODELS: [&str; 3] = ["neo-tiny", "gpt2-tiny", "neox-tiny"];
+const MODELS: [&str; 9] = [
+    "neo-tiny",
+    "gpt2-tiny",
+    "neox-tiny",
+    "llama-tiny",
+    "mistral-tiny",
+    "qwen2-tiny",
+    "qwen3-tiny",
+    "gemma2-tiny",
+    "gemma3-tiny",
+];
 
 struct Fixture {
     folder: Folder,
@@ -66,6 +76,8 @@ fn weights_hook_points_logits_and_losses_agree_with_transformer_lens() {
             .weights()
             .named(model.config())
             .into_iter()
+            // TransformerLens has no bias of a gate.
+            .filter(|(name, ..)| !name.ends_with("b_gate"))
             .map(|(name, shape, data)| (name, (shape, data)))
             .collect();
         let expected_weights = expected(&fixture, "weight.");
@@ -84,7 +96,7 @@ fn weights_hook_points_logits_and_losses_agree_with_transformer_lens() {
             model.run(&first, &Ask::capture(hooks.clone()).with_losses().with_logits(Positions::All), &[]).unwrap();
         for ((hook_name, _, values), hook) in expected_cache.iter().zip(hooks) {
             let found = run.captured(hook).data();
-            if hook_name.ends_with("scores") || hook_name.ends_with("pattern") {
+            if hook_name.ends_with("attn_scores") || hook_name.ends_with("pattern") {
                 // TransformerLens: [head, query, key]; here [query, head, key].
                 let (heads, n) = (model.config().attention.query_heads, first.positions());
                 let turned: Vec<f32> =
@@ -123,5 +135,33 @@ fn each_processing_step_leaves_the_losses_as_they_are() {
             }
             assert!(difference(&raw, &losses(processing)) < 1e-4, "{name}, step {step}");
         }
+    }
+}
+
+fn config_of(path: &str) -> Config {
+    let file = std::fs::read(format!("{}/tests/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    Config::from_folder(&Folder::in_memory("memory", [("config.json".to_owned(), file)])).unwrap()
+}
+
+/// `config-4.json` and the files of `configs` are what transformers 4.57 and 5.23 save.
+#[test]
+fn both_generations_of_transformers_describe_the_same_model() {
+    for name in &MODELS[3..] {
+        let [older, newer] = ["config-4", "config"].map(|file| config_of(&format!("fixtures/{name}/{file}.json")));
+        assert_eq!(older, newer);
+    }
+    for family in ["neox", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3"] {
+        let [older, newer] = ["4", "5"].map(|generation| config_of(&format!("configs/{family}-{generation}.json")));
+        assert_eq!(older, newer);
+    }
+}
+
+#[test]
+fn what_a_configuration_lacks_is_the_default_of_transformers() {
+    for family in ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3"] {
+        let whole = config_of(&format!("configs/{family}-5.json"));
+        let named = format!(r#"{{ "architectures": ["{}"] }}"#, whole.family.architecture);
+        let folder = Folder::in_memory("memory", [("config.json".to_owned(), named.into_bytes())]);
+        assert_eq!(Config::from_folder(&folder).unwrap(), whole);
     }
 }

@@ -57,7 +57,7 @@ fn difference(expected: &[&[f32]; 2], found: &[Vec<f32>; 2]) -> f64 {
 #[test]
 fn edits_at_every_hook_point_agree_with_transformer_lens() {
     println!("{:10} {:9} {:8} {:>5} {:>9}", "model", "weights", "edit", "cases", "largest Δ");
-    for name in ["neo-tiny", "gpt2-tiny", "neox-tiny"] {
+    for name in ["neo-tiny", "gpt2-tiny", "neox-tiny", "gemma2-tiny", "gemma3-tiny"] {
         let folder = Folder::open(format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
         let Cases { prompts, processed, raw } =
             serde_json::from_slice(&folder.read("interventions.json").unwrap()).unwrap();

@@ -71,7 +71,7 @@ fn all_agree(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn a_run_that_is_asked_for_little_gives_the_bits_of_one_that_computes_everything(

@@ -9,8 +9,8 @@ use common::{hooks, intervention, model, models, prompts};
 use directrix_corpus::{Prompts, Watch};
 use directrix_kernels::Matrix;
 use directrix_model::{
-    Ask, BlockHook, Case, Columns, Edit, Error, HookPoint, Hooked, Intervention, Positions, Processing, RowAt, Rows,
-    Run, Sampling, Spot, Target,
+    Ask, BlockHook, Case, Columns, Edit, Error, HookPoint, Hooked, Intervention, NormWeights, Positions, Processing,
+    Reader, RowAt, Rows, Run, Sampling, Spot, Target,
 };
 use proptest::prelude::*;
 
@@ -93,7 +93,27 @@ proptest! {
     }
 
     #[test]
-    fn a_key_value_cache_does_not_change_what_is_generated(model in models(), prompt in prop::collection::vec(0..128_u32, 1..20), seed: u64) {
+    fn components_add_up_to_what_is_read(model in models(), prompts in prompts()) {
+        let layer = model.config().n_layers - 1;
+        let ln2 = model.weights().blocks[layer].ln2.as_ref();
+        let normalized: HookPoint = format!("blocks.{layer}.ln2.hook_normalized").parse().unwrap();
+        for (reader, hook, ln) in [(Reader::Unembed, HookPoint::UnembedIn, None), (Reader::Mlp(layer), normalized, ln2)] {
+            let ask = Ask::nothing().with_capture(hook, Positions::All);
+            let (decomposition, run) = model.decompose(&prompts, &Positions::All, reader, ask).unwrap();
+            let mut sum = Matrix::zeros(prompts.positions(), model.config().d_model);
+            decomposition.components.iter().for_each(|component| sum.add(component));
+            for (row, found) in run.captured(hook).iter_rows().zip(sum.iter_rows()) {
+                for (i, (&read, &found)) in row.iter().zip(found).enumerate() {
+                    let bias = |ln: &NormWeights| ln.b.as_ref().map_or(0.0, |b| b[i]);
+                    let read = ln.map_or(read, |ln| read * ln.w[i] + bias(ln));
+                    prop_assert!((read - found).abs() <= 1e-4 * read.abs().max(1.0), "{:?}: {} {}", reader, read, found);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_value_cache_does_not_change_what_is_generated(model in models(), prompt in prop::collection::vec(0..64_u32, 1..20), seed: u64) {
         let sampling = Sampling { temperature: 0.8, top_k: Some(20), seed };
         let whole = model.generate(&prompt, 12, None, sampling, |_| ()).unwrap();
         prop_assert_eq!(&model.generate(&prompt, 12, None, sampling, |_| ()).unwrap(), &whole);
@@ -306,7 +326,7 @@ fn a_request_for_what_does_not_exist_is_an_error_in_a_run_and_in_a_session() {
 
 #[test]
 fn a_heads_own_input_changes_that_head_alone() {
-    for name in ["neo-tiny", "gpt2-tiny", "neox-tiny"] {
+    for name in common::MODELS {
         for processing in [Processing::default(), Processing::none()] {
             let model = model(name, processing);
             let prompts = Prompts::from_rows([[0_u32, 5, 9, 3, 7]]);

@@ -301,15 +301,26 @@ impl Sae {
     /// included.
     ///
     /// # Errors
-    /// If what it writes is not written to the residual stream.
+    /// If what it writes is not written to the residual stream, or only through a norm, which no matrix stands for.
     pub fn to_residual(&self, model: &Model, rows: &Matrix) -> Result<Matrix> {
         let end = &self.site.writes;
+        let behind_norm = || {
+            let problem = format!(
+                "in this model, what is written at {} passes a norm before it is added to the residual stream, so that a direction \
+                 has no effect of its own on it; take an SAE on hook_attn_out, hook_mlp_out or the residual stream",
+                end.hook
+            );
+            Err(Error::Parameters { sae: self.name.clone(), problem })
+        };
         let through = |w: &Matrix| {
             let mut out = Matrix::zeros(rows.rows(), w.columns());
             directrix_kernels::product(rows.view(), w.view().rows_of(end.columns()), &mut out, false);
             Ok(out)
         };
         match end.hook {
+            HookPoint::Block(_, BlockHook::MlpPost | BlockHook::Z | BlockHook::Result) if model.config().post_norms => {
+                behind_norm()
+            }
             HookPoint::Block(layer, BlockHook::MlpPost) => through(&model.weights().blocks[layer].w_out),
             HookPoint::Block(layer, BlockHook::Z) => through(&model.weights().blocks[layer].w_o),
             HookPoint::Block(
@@ -332,12 +343,12 @@ impl Sae {
     /// of `W_in W_enc` for an SAE that reads neurons, the encoder of one that reads the input itself.
     ///
     /// # Errors
-    /// If the SAE reads neither `mlp.hook_post` nor `ln2.hook_normalized` nor `hook_mlp_in`.
+    /// If the SAE reads neither `mlp.hook_post` nor `ln2.hook_normalized` nor `hook_mlp_in`, or reads neurons that are gated.
     pub fn reads(&self, model: &Model) -> Result<Matrix> {
         if let HookPoint::Block(_, BlockHook::Ln2Normalized | BlockHook::MlpIn) = self.site.reads.hook {
             return Ok(self.encoder().clone());
         }
-        self.check_neurons()?;
+        self.check_linear_neurons(model)?;
         let w_in = &model.weights().blocks[self.site.reads.layer()].w_in;
         let mut out = Matrix::zeros(self.directions(), w_in.rows());
         directrix_kernels::product(self.encoder().view(), w_in.view().transposed(), &mut out, false);
@@ -348,11 +359,26 @@ impl Sae {
     ///
     /// # Errors
     /// As there.
-    pub fn check_readable(&self) -> Result<()> {
+    pub fn check_readable(&self, model: &Model) -> Result<()> {
         match self.site.reads.hook {
             HookPoint::Block(_, BlockHook::Ln2Normalized | BlockHook::MlpIn) => Ok(()),
-            _ => self.check_neurons(),
+            _ => self.check_linear_neurons(model),
         }
+    }
+
+    /// That the SAE reads neurons (`mlp.hook_post`) of which each, while active, is about a linear function of the MLP's input:
+    /// gated ones are a product of two.
+    ///
+    /// # Errors
+    /// [`Error::Parameters`] if not.
+    pub fn check_linear_neurons(&self, model: &Model) -> Result<()> {
+        self.check_neurons()?;
+        if model.config().mlp.gated {
+            let problem = "the model's neurons are products of a gate and a linear part, and this analysis takes each for a linear \
+                           function of the MLP's input; take an SAE that reads ln2.hook_normalized";
+            return Err(Error::Parameters { sae: self.name.clone(), problem: problem.into() });
+        }
+        Ok(())
     }
 
     /// That the SAE reads neurons (`mlp.hook_post`).

@@ -78,9 +78,10 @@ impl End {
     }
 
     /// Where the residual stream has what is [written](crate::Sae::to_residual) here, if nothing else reads it: adding to
-    /// the one is adding to the other.
-    pub fn written_at(&self) -> Option<HookPoint> {
+    /// the one is adding to the other. Neurons whose sum passes a norm are not among it.
+    pub fn written_at(&self, config: &Config) -> Option<HookPoint> {
         match self.hook {
+            HookPoint::Block(_, BlockHook::MlpPost) if config.post_norms => None,
             HookPoint::Block(layer, BlockHook::MlpPost | BlockHook::MlpOut | BlockHook::ResidPost) => {
                 Some(HookPoint::Block(layer, BlockHook::ResidPost))
             }

@@ -19,6 +19,19 @@ pub(super) static FAMILY: Family = Family {
     unembedding: "lm_head.weight",
     block: "h.",
     buffers: &["attn.bias", "attn.masked_bias"],
+    harmless: &[
+        "attn_pdrop",
+        "embd_pdrop",
+        "n_ctx",
+        "predict_special_tokens",
+        "reorder_and_upcast_attn",
+        "resid_pdrop",
+        "summary_activation",
+        "summary_first_dropout",
+        "summary_proj_to_labels",
+        "summary_type",
+        "summary_use_proj",
+    ],
     config,
     weights,
 };
@@ -41,6 +54,7 @@ fn config(settings: &Settings) -> Result<Config> {
     let layer = |layer: usize| AttentionLayer {
         window: None,
         scale: if by_layer { scale / (layer + 1) as f32 } else { scale },
+        rotary: None,
     };
     Ok(Config {
         family: &FAMILY,
@@ -55,13 +69,20 @@ fn config(settings: &Settings) -> Result<Config> {
             key_heads: heads,
             d_head,
             biased: true,
+            output_biased: true,
+            qk_norms: false,
+            soft_cap: None,
             layers: (0..n_layers).map(layer).collect(),
         },
         mlp: Mlp {
             d_mlp: neurons(settings, "n_inner", d_model)?,
             activation: activation(settings, "activation_function", Activation::GeluTanh)?,
+            gated: false,
+            biased: true,
         },
         parallel: false,
+        post_norms: false,
+        logit_soft_cap: None,
         tied: settings.or("tie_word_embeddings", true, |field| field.flag())?,
     })
 }
@@ -82,11 +103,14 @@ fn weights(checkpoint: &Checkpoint) -> Result<Weights> {
             b_v: bias[2 * d..].to_vec(),
             w_o: checkpoint.matrix(&at("attn.c_proj.weight"), d, d)?,
             b_o: checkpoint.vector(&at("attn.c_proj.bias"), d)?,
+            qk_norms: None,
             ln2: checkpoint.norm(&at("ln_2"))?,
+            gate: None,
             w_in: checkpoint.matrix(&at("mlp.c_fc.weight"), d, m)?,
             b_in: checkpoint.vector(&at("mlp.c_fc.bias"), m)?,
             w_out: checkpoint.matrix(&at("mlp.c_proj.weight"), m, d)?,
             b_out: checkpoint.vector(&at("mlp.c_proj.bias"), d)?,
+            post_norms: None,
         })
     })
 }

@@ -19,6 +19,17 @@ pub(super) static FAMILY: Family = Family {
     unembedding: "lm_head.weight",
     block: "h.",
     buffers: &["attn.attention.bias", "attn.attention.masked_bias"],
+    harmless: &[
+        "attention_dropout",
+        "classifier_dropout",
+        "embed_dropout",
+        "resid_dropout",
+        "summary_activation",
+        "summary_first_dropout",
+        "summary_proj_to_labels",
+        "summary_type",
+        "summary_use_proj",
+    ],
     config,
     weights,
 };
@@ -28,7 +39,7 @@ fn config(settings: &Settings) -> Result<Config> {
     let heads = settings.get("num_heads")?.count(MOST_HEADS)?;
     let n_layers = settings.get("num_layers")?.count(MOST_LAYERS)?;
     let window = settings.or("window_size", 256, |field| field.count(MOST_TOKENS))?;
-    let layer = |kind| AttentionLayer { window: (kind == Kind::Local).then_some(window), scale: 1.0 };
+    let layer = |kind| AttentionLayer { window: (kind == Kind::Local).then_some(window), scale: 1.0, rotary: None };
     Ok(Config {
         family: &FAMILY,
         n_layers,
@@ -42,13 +53,20 @@ fn config(settings: &Settings) -> Result<Config> {
             key_heads: heads,
             d_head: head_width(settings, d_model, heads)?,
             biased: false,
+            output_biased: true,
+            qk_norms: false,
+            soft_cap: None,
             layers: attention_kinds(settings, n_layers)?.into_iter().map(layer).collect(),
         },
         mlp: Mlp {
             d_mlp: neurons(settings, "intermediate_size", d_model)?,
             activation: activation(settings, "activation_function", Activation::GeluTanh)?,
+            gated: false,
+            biased: true,
         },
         parallel: false,
+        post_norms: false,
+        logit_soft_cap: None,
         tied: settings.or("tie_word_embeddings", true, |field| field.flag())?,
     })
 }
@@ -115,11 +133,14 @@ fn weights(checkpoint: &Checkpoint) -> Result<Weights> {
             b_v: vec![0.0; d],
             w_o: checkpoint.linear(&attention("out_proj.weight"), d, d)?,
             b_o: checkpoint.vector(&attention("out_proj.bias"), d)?,
+            qk_norms: None,
             ln2: checkpoint.norm(&at("ln_2"))?,
+            gate: None,
             w_in: checkpoint.linear(&at("mlp.c_fc.weight"), d, m)?,
             b_in: checkpoint.vector(&at("mlp.c_fc.bias"), m)?,
             w_out: checkpoint.linear(&at("mlp.c_proj.weight"), m, d)?,
             b_out: checkpoint.vector(&at("mlp.c_proj.bias"), d)?,
+            post_norms: None,
         })
     })
 }

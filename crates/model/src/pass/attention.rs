@@ -9,9 +9,9 @@ use directrix_kernels::{AttentionRows, AttentionStage, EditScores, Matrix};
 
 use super::plan::{Narrowed, PartRows};
 use super::{End, Pass, Passed, Step};
-use crate::config::Rotary;
+use crate::config::Attention;
 use crate::intervention::RowEdit;
-use crate::{BlockHook, Error, HookPoint, LayerNorm};
+use crate::{BlockHook, Error, HookPoint, NormWeights, Rotary};
 
 /// Edited rows of what each head reads, `[n_heads × d_model]`, by row.
 type HeadInputs = BTreeMap<usize, Vec<f32>>;
@@ -32,7 +32,7 @@ impl Pass<'_> {
     ) -> Step<(Matrix, Option<Matrix>)> {
         let at = |hook| HookPoint::Block(layer, hook);
         let (config, block) = (self.model.config(), &self.model.weights().blocks[layer]);
-        let (d_head, ln) = (config.attention.d_head, block.ln1.as_ref());
+        let (d_head, ln, rotary) = (config.attention.d_head, block.ln1.as_ref(), config.attention.layers[layer].rotary);
         self.visit(at(BlockHook::ResidPre), &mut resid, passed)?;
         let narrowed = self.plan.narrowed(layer);
         let narrow = |x: Matrix| match &narrowed {
@@ -47,7 +47,10 @@ impl Pass<'_> {
 
         let mut k = self.project(&x, &k_inputs, ln, (&block.w_k, &block.b_k));
         self.visit(at(BlockHook::K), &mut k, passed)?;
-        if let Some(rotary) = config.rotary() {
+        if let Some([_, norm]) = &block.qk_norms {
+            k = self.normalize_heads(k, norm, [BlockHook::KNormScale, BlockHook::KNormNormalized].map(at), passed)?;
+        }
+        if let Some(rotary) = rotary {
             rotate(rotary, d_head, self.plan.rows(at(BlockHook::K)), &mut k);
             self.visit(at(BlockHook::RotK), &mut k, passed)?;
         }
@@ -60,7 +63,10 @@ impl Pass<'_> {
         let q_inputs = q_inputs.into_iter().filter_map(|(row, input)| Some((row_now(row)?, input))).collect();
         let mut q = self.project(&x, &q_inputs, ln, (&block.w_q, &block.b_q));
         self.visit(at(BlockHook::Q), &mut q, passed)?;
-        if let Some(rotary) = config.rotary() {
+        if let Some([norm, _]) = &block.qk_norms {
+            q = self.normalize_heads(q, norm, [BlockHook::QNormScale, BlockHook::QNormNormalized].map(at), passed)?;
+        }
+        if let Some(rotary) = rotary {
             rotate(rotary, d_head, self.plan.rows(at(BlockHook::Q)), &mut q);
             self.visit(at(BlockHook::RotQ), &mut q, passed)?;
         }
@@ -72,6 +78,10 @@ impl Pass<'_> {
         let mut z = z?;
         self.visit(at(BlockHook::Z), &mut z, passed)?;
         let mut attn_out = self.attn_out(layer, &z, passed)?;
+        if let Some([norm, _]) = &block.post_norms {
+            let hooks = [BlockHook::Ln1PostScale, BlockHook::Ln1PostNormalized].map(at);
+            attn_out = self.normalize(&attn_out, Some(norm), hooks, passed)?;
+        }
         self.visit(at(BlockHook::AttnOut), &mut attn_out, passed)?;
 
         let mlp_in = config.parallel.then(|| resid.clone());
@@ -89,12 +99,16 @@ impl Pass<'_> {
         if !hooks.iter().chain([&attn_in]).any(|hook| self.plan.visits(*hook)) {
             return Ok(edited);
         }
-        let heads = self.model.config().attention.query_heads;
-        let repeated = resid.iter_rows().flat_map(|row| row.repeat(heads)).collect();
-        let mut shared = Matrix::new(repeated, resid.rows(), heads * resid.columns());
+        let Attention { query_heads, key_heads, .. } = self.model.config().attention;
+        let repeated = |heads| {
+            let rows = resid.iter_rows().flat_map(|row| row.repeat(heads)).collect();
+            Matrix::new(rows, resid.rows(), heads * resid.columns())
+        };
+        let mut shared = repeated(query_heads);
         self.visit(attn_in, &mut shared, passed)?;
-        for (hook, edited) in hooks.into_iter().zip(&mut edited) {
-            let mut input = shared.clone();
+        for ((hook, heads), edited) in hooks.into_iter().zip([query_heads, key_heads, key_heads]).zip(&mut edited) {
+            // Where heads share keys, they have no input together.
+            let mut input = if heads == query_heads { shared.clone() } else { repeated(heads) };
             self.visit(hook, &mut input, passed)?;
             let rows = self.plan.edits(attn_in).iter().chain(self.plan.edits(hook));
             edited.extend(rows.map(|(row, _)| (*row, input.row(*row).to_vec())));
@@ -103,7 +117,7 @@ impl Pass<'_> {
     }
 
     /// Queries, keys or values of what the heads read together, `x`; of edited rows, of what each head reads for itself.
-    fn project(&self, x: &Matrix, inputs: &HeadInputs, ln: Option<&LayerNorm>, (w, b): Projection) -> Matrix {
+    fn project(&self, x: &Matrix, inputs: &HeadInputs, ln: Option<&NormWeights>, (w, b): Projection) -> Matrix {
         let (d_model, d_head) = (self.model.config().d_model, self.model.config().attention.d_head);
         let mut out = directrix_kernels::affine(x.view(), w.view(), b);
         for (&row, input) in inputs {
@@ -216,11 +230,13 @@ impl Pass<'_> {
 
 /// Rotates the first dimensions of each head by their positions (Su et al. 2021).
 fn rotate(rotary: Rotary, d_head: usize, rows: &PartRows, x: &mut Matrix) {
-    let half = rotary.dimensions / 2;
-    let frequencies: Vec<f64> = (0..half).map(|i| rotary.base.powf(-(i as f64) / half as f64)).collect();
+    let (half, turns, amplitude) = (rotary.dimensions / 2, rotary.turns(), rotary.amplitude());
     for (row, position) in rows.positions().into_iter().enumerate() {
-        let turn = |frequency: &f64| (position as f64 * frequency).sin_cos();
-        let turns: Vec<(f32, f32)> = frequencies.iter().map(turn).map(|(sin, cos)| (sin as f32, cos as f32)).collect();
+        let sin_cos = |turn: &f64| {
+            let (sin, cos) = (position as f64 * turn).sin_cos();
+            ((sin * amplitude) as f32, (cos * amplitude) as f32)
+        };
+        let turns: Vec<(f32, f32)> = turns.iter().map(sin_cos).collect();
         for head in x.row_mut(row).chunks_exact_mut(d_head) {
             for (i, &(sin, cos)) in turns.iter().enumerate() {
                 let (a, b) = (head[i], head[i + half]);

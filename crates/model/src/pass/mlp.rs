@@ -23,9 +23,18 @@ impl Pass<'_> {
         }
         let hooks = [at(BlockHook::Ln2Scale), at(BlockHook::Ln2Normalized)];
         let x = self.normalize(mlp_in.as_ref().unwrap_or(&mid), block.ln2.as_ref(), hooks, passed)?;
-        let mut neurons = directrix_kernels::affine(x.view(), block.w_in.view(), &block.b_in);
+        let activation = self.model.config().mlp.activation;
+        let mut linear = directrix_kernels::affine(x.view(), block.w_in.view(), &block.b_in);
+        let Some(gate) = &block.gate else {
+            self.visit(at(BlockHook::MlpPre), &mut linear, passed)?;
+            directrix_kernels::activate(activation, &mut linear);
+            return Ok((mid, linear));
+        };
+        let mut neurons = directrix_kernels::affine(x.view(), gate.w.view(), &gate.b);
         self.visit(at(BlockHook::MlpPre), &mut neurons, passed)?;
-        directrix_kernels::activate(self.model.config().mlp.activation, &mut neurons);
+        self.visit(at(BlockHook::MlpPreLinear), &mut linear, passed)?;
+        directrix_kernels::activate(activation, &mut neurons);
+        neurons.multiply(&linear);
         Ok((mid, neurons))
     }
 
@@ -41,6 +50,10 @@ impl Pass<'_> {
         let block = &self.model.weights().blocks[layer];
         self.visit(at(BlockHook::MlpPost), &mut neurons, passed)?;
         let mut mlp_out = directrix_kernels::affine(neurons.view(), block.w_out.view(), &block.b_out);
+        if let Some([_, norm]) = &block.post_norms {
+            let hooks = [at(BlockHook::Ln2PostScale), at(BlockHook::Ln2PostNormalized)];
+            mlp_out = self.normalize(&mlp_out, Some(norm), hooks, passed)?;
+        }
         self.visit(at(BlockHook::MlpOut), &mut mlp_out, passed)?;
         resid.add(&mlp_out);
         Ok(resid)

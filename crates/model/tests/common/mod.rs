@@ -7,19 +7,32 @@ use directrix_kernels::Matrix;
 use directrix_model::{BlockHook, Columns, Edit, Folder, HookPoint, Intervention, Model, Positions, Processing, Rows};
 use proptest::prelude::*;
 
+/// One of every family; all have 64 tokens or more.
+pub(crate) const MODELS: [&str; 9] = [
+    "neo-tiny",
+    "gpt2-tiny",
+    "neox-tiny",
+    "llama-tiny",
+    "mistral-tiny",
+    "qwen2-tiny",
+    "qwen3-tiny",
+    "gemma2-tiny",
+    "gemma3-tiny",
+];
+
 pub(crate) fn model(name: &str, processing: Processing) -> Model {
     let path = format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
     Model::load(&Folder::open(&path).unwrap(), processing).unwrap()
 }
 
 pub(crate) fn models() -> impl Strategy<Value = Model> {
-    let names = prop::sample::select(vec!["neo-tiny", "gpt2-tiny", "neox-tiny"]);
+    let names = prop::sample::select(MODELS.to_vec());
     (names, any::<bool>())
         .prop_map(|(name, processed)| model(name, if processed { Processing::default() } else { Processing::none() }))
 }
 
 pub(crate) fn prompts() -> impl Strategy<Value = Prompts> {
-    prop::collection::vec(prop::collection::vec(0..128_u32, 2..30), 1..6).prop_map(Prompts::from_rows)
+    prop::collection::vec(prop::collection::vec(0..64_u32, 2..30), 1..6).prop_map(Prompts::from_rows)
 }
 
 /// Whether a hook point has a number per key position.

@@ -25,8 +25,8 @@ impl SectionKind for AttributionToDirection {
     const KIND: &str = "attribution_to_direction";
     const TITLE: &str = "What drives the top directions (DFA)";
 
-    fn check(&self, _opened: &Opened, sae: &Sae) -> Result<(), String> {
-        sae.check_neurons().map_err(|e| e.to_string())
+    fn check(&self, opened: &Opened, sae: &Sae) -> Result<(), String> {
+        sae.check_linear_neurons(&opened.model).map_err(|e| e.to_string())
     }
 
     fn make(&self, found: &Findings) -> Result<Body> {

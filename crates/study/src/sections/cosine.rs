@@ -30,7 +30,7 @@ impl SectionKind for Cosine {
         check_order(opened)?;
         let (first, last) = (&opened.saes[0], &opened.saes[opened.saes.len() - 1]);
         check_written(opened, first)?;
-        last.check_readable().map_err(|e| e.to_string())
+        last.check_readable(&opened.model).map_err(|e| e.to_string())
     }
 
     fn make(&self, found: &Findings) -> Result<Body> {
