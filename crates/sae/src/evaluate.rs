@@ -303,8 +303,9 @@ impl<'a> Pass<'a> {
                 if of_sae.site != number {
                     continue;
                 }
-                let acts = sae.encode(session.run().captured(sae.site().reads.hook))?;
-                let recon = sae.decode(&acts);
+                let read = session.run().captured(sae.site().reads.hook);
+                let acts = sae.encode(read)?;
+                let recon = sae.decode(&acts, read);
                 check(sae, &recon, &part, batch.start)?;
                 of_sae.reconstruction.add(x, columns.clone(), &recon, &acts, &buckets);
                 of_sae.firing.add(&acts, &part, batch.start);

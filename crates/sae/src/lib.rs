@@ -38,5 +38,6 @@ pub mod train;
 
 pub use error::{Error, Result};
 pub use evaluate::{AtPositions, DensityBin, DirectionEvaluation, Evaluation, EvaluationOptions, LossMeans, evaluate};
-pub use sae::{Architecture, Parameters, Sae};
+pub use format::{Hook, Place};
+pub use sae::{Architecture, Normalisation, Parameters, Sae};
 pub use site::{End, Site};
