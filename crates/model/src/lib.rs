@@ -57,5 +57,5 @@ pub use positions::{Positions, Spot};
 pub use processing::Processing;
 pub use run::{Prediction, Run, batches};
 pub use session::{Case, Session};
-pub use tensors::{Leaf, Tensors};
+pub use tensors::{Leaf, Numbers, Tensors, torch_file};
 pub use weights::{Block, LayerNorm, Weights};

@@ -48,6 +48,31 @@ pub enum Leaf {
     Text(String),
 }
 
+/// Numbers of a tensor that is written.
+#[derive(Debug, Clone, Copy)]
+pub enum Numbers<'a> {
+    /// `float32`.
+    F32(&'a [f32]),
+    /// `int32`.
+    I32(&'a [i32]),
+}
+
+/// The bytes of a file of torch (`.pt`), as `torch.load` reads it with `weights_only=True`: a dictionary of these tensors, names,
+/// shapes and numbers. `None` if it would be larger than 4 GiB.
+///
+/// # Panics
+/// If the numbers of a tensor are not as many as its shape says.
+pub fn torch_file(tensors: &[(&str, Vec<usize>, Numbers)]) -> Option<Vec<u8>> {
+    for (name, shape, numbers) in tensors {
+        let len = match numbers {
+            Numbers::F32(numbers) => numbers.len(),
+            Numbers::I32(numbers) => numbers.len(),
+        };
+        assert_eq!(shape.iter().product::<usize>(), len, "tensor `{name}` has another shape");
+    }
+    torch::file(tensors)
+}
+
 /// What one file holds.
 #[derive(Default)]
 struct Contents {

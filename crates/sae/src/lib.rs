@@ -28,6 +28,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod agree;
 mod error;
 mod evaluate;
 mod format;
@@ -36,6 +37,7 @@ mod site;
 pub mod statistics;
 pub mod train;
 
+pub use agree::agree;
 pub use error::{Error, Result};
 pub use evaluate::{AtPositions, DensityBin, DirectionEvaluation, Evaluation, EvaluationOptions, LossMeans, evaluate};
 pub use format::{Hook, Place};

@@ -191,7 +191,7 @@ fn a_folder_of_no_known_form_says_what_was_looked_for() {
     let disk = tempfile::tempdir().unwrap();
     std::fs::write(disk.path().join("weights.h5"), "x").unwrap();
     let error = Sae::load(&Folder::open(disk.path()).unwrap()).unwrap_err().to_string();
-    assert!(error.contains("expected `cfg.json` (SAELens), found weights.h5"), "{error}");
+    assert!(error.contains("`cfg.json` (SAELens)") && error.contains("found weights.h5"), "{error}");
 }
 
 /// The site that is replaced and compared with is the one written; the one read is only encoded.

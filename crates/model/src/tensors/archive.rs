@@ -1,8 +1,10 @@
 //! Zip archives, as torch and numpy write them: where in the file each entry lies, so that tensors are mapped and not copied.
 //!
-//! Only the directory is read here. Entries must lie apart from each other and inside the file, and names must differ.
+//! Of reading, only the directory is done here. Entries must lie apart from each other and inside the file, and names must differ.
 
 use std::ops::Range;
+
+use flate2::Crc;
 
 /// No archive of tensors has more entries.
 const MOST_ENTRIES: u64 = 1 << 20;
@@ -139,4 +141,25 @@ fn u32_from(four: &[u8]) -> u32 {
 
 fn u64_at(bytes: &[u8], place: usize) -> u64 {
     (u32_at(bytes, place + 4) as u64) << 32 | u32_at(bytes, place) as u64
+}
+
+/// An archive of these files, stored as they are; `None` if it would be larger than its directory can say.
+pub(super) fn archive(files: &[(String, Vec<u8>)]) -> Option<Vec<u8>> {
+    let (mut bytes, mut directory) = (Vec::new(), Vec::new());
+    for (name, data) in files {
+        let mut crc = Crc::new();
+        crc.update(data);
+        let [start, len] = [bytes.len(), data.len()].map(|n| u32::try_from(n).ok());
+        let [start, len, crc] = [start?, len?, crc.sum()].map(u32::to_le_bytes);
+        // Version 2.0, no flags, stored, 1 January 1980.
+        let head = [20, 0, 0, 0, 0, 0, 0, 0, 0x21, 0];
+        let sizes = [&crc[..], &len, &len, &u16::try_from(name.len()).ok()?.to_le_bytes(), &[0, 0]].concat();
+        bytes.extend([MAGIC, &head, &sizes, name.as_bytes(), data].concat());
+        directory.extend([b"PK\x01\x02\x14\0", &head[..], &sizes, &[0; 10], &start, name.as_bytes()].concat());
+    }
+    let count = u16::try_from(files.len()).ok()?.to_le_bytes();
+    let [size, start] = [directory.len(), bytes.len()].map(|n| u32::try_from(n).ok());
+    let [size, start] = [size?, start?].map(u32::to_le_bytes);
+    bytes.extend([&directory[..], b"PK\x05\x06\0\0\0\0", &count, &count, &size, &start, &[0, 0]].concat());
+    Some(bytes)
 }

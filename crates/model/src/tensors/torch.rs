@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use super::archive::Entry;
+use super::archive::{Entry, archive};
 use super::pickle::{self, Heap, Node, Value};
-use super::{Contents, Leaf, Place, Tensor};
+use super::{Contents, Leaf, Numbers, Place, Tensor};
 
 /// No file of tensors has more names, longer ones, or names deeper inside each other.
 const MOST_NAMES: usize = 1 << 18;
@@ -187,4 +187,37 @@ fn tensor(heap: &Heap, view: &pickle::View, place: &Range<usize>) -> Result<Tens
     }
     let start = place.start + view.offset as usize * size;
     Ok(Tensor { dtype: view.dtype, shape, strides, place: Place::Bytes(start..start + (last as usize + 1) * size) })
+}
+
+/// A file of torch, in the zip form, that holds a dictionary of these tensors: names, shapes and numbers. `None` if it would be
+/// larger than 4 GiB.
+pub(super) fn file(tensors: &[(&str, Vec<usize>, Numbers)]) -> Option<Vec<u8>> {
+    let text = |text: &str| [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat();
+    let long = |n: usize| [b"\x8a\x08", &(n as u64).to_le_bytes()[..]].concat();
+    let tuple =
+        |numbers: &[usize]| [b"(", &numbers.iter().flat_map(|n| long(*n)).collect::<Vec<_>>()[..], b"t"].concat();
+    let mut pickle = b"\x80\x02}(".to_vec();
+    let mut files =
+        vec![("archive/data.pkl".to_owned(), Vec::new()), ("archive/byteorder".to_owned(), b"little".to_vec())];
+    for (number, (name, shape, numbers)) in tensors.iter().enumerate() {
+        let (class, data): (&str, Vec<u8>) = match numbers {
+            Numbers::F32(numbers) => ("FloatStorage", numbers.iter().flat_map(|x| x.to_le_bytes()).collect()),
+            Numbers::I32(numbers) => ("IntStorage", numbers.iter().flat_map(|x| x.to_le_bytes()).collect()),
+        };
+        let mut strides = vec![1; shape.len()];
+        for i in (1..shape.len()).rev() {
+            strides[i - 1] = strides[i] * shape[i];
+        }
+        let class = format!("ctorch\n{class}\n");
+        let storage =
+            [&text("storage")[..], class.as_bytes(), &text(&number.to_string()), &text("cpu"), &long(data.len() / 4)];
+        pickle.extend([&text(name)[..], b"ctorch._utils\n_rebuild_tensor_v2\n((", &storage.concat(), b"tQ"].concat());
+        // From its first number on, no gradient, no hooks.
+        pickle.extend([&long(0)[..], &tuple(shape), &tuple(&strides), b"\x89ccollections\nOrderedDict\n)RtR"].concat());
+        files.push((format!("archive/data/{number}"), data));
+    }
+    pickle.extend(b"u.");
+    files[0].1 = pickle;
+    files.push(("archive/version".to_owned(), b"3\n".to_vec()));
+    archive(&files)
 }

@@ -1,12 +1,15 @@
 //! dictionary_learning's folders: `config.json` and `ae.pt`.
 
-use directrix_corpus::Settings;
-use directrix_kernels::Matrix;
-use directrix_model::{BlockHook, Folder, HookPoint, Leaf, Tensors};
+use std::path::Path;
+
+use directrix_corpus::{Settings, durable};
+use directrix_kernels::{Matrix, dot};
+use directrix_model::{BlockHook, Folder, HookPoint, Leaf, Numbers, Tensors, torch_file};
+use serde_json::json;
 
 use super::saelens::scale_by_decoder;
 use super::{Hook, Place, Stored, module, unknown_tensor};
-use crate::{Architecture, Error, Normalisation, Parameters, Result};
+use crate::{Architecture, Error, Normalisation, Parameters, Result, Sae, Site};
 
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const WEIGHTS: &str = "ae.pt";
@@ -142,7 +145,6 @@ impl State<'_> {
         let mut w_dec = self.matrix("decoder.weight", d_in, directions)?.transposed();
         let mut b_enc = numbers(b_enc)?;
         // `AutoEncoder.from_pretrained` makes decoder rows of length 1, unless they nearly are.
-        let is_unit = |row: &[f32]| (row.iter().map(|w| (*w as f64).powi(2)).sum::<f64>().sqrt() - 1.0).abs() <= 1e-5;
         if class == "AutoEncoder" && !w_dec.iter_rows().all(is_unit) {
             scale_by_decoder(&mut encoder, &mut b_enc, &mut w_dec);
         }
@@ -207,7 +209,7 @@ fn place(settings: &Settings, trainer: &Settings) -> Result<Result<Place, String
     let named = named.filter(|_| io == "out").map(|((_, hook), layer)| HookPoint::Block(layer, *hook));
     let (reads, writes) = match io {
         "out" => {
-            let hook = named.or_else(|| module::output(name));
+            let hook = named.or_else(|| module::output(name)).or_else(|| name.parse().ok());
             (hook, hook)
         }
         "in" => (module::input(name), module::input(name)),
@@ -220,4 +222,107 @@ fn place(settings: &Settings, trainer: &Settings) -> Result<Result<Place, String
             "`trainer.submodule_name` in `config.json` is \"{name}\" and `buffer.io` \"{io}\", which name no hook point"
         )
     }))
+}
+
+impl Sae {
+    /// Writes it as a folder of dictionary_learning, `config.json` and `ae.pt`, that `load_dictionary` reads: ReLU as `AutoEncoder`
+    /// or, where decoder rows are not of length 1, `AutoEncoderNew`; TopK as `AutoEncoderTopK`; JumpReLU as `JumpReluAutoEncoder`;
+    /// gated as `GatedAutoEncoder`. Whether these take `b_dec` from the input is theirs; the encoder's bias makes up for it.
+    /// `model` is the name of the model. The configuration is written last, so a folder with one is whole.
+    ///
+    /// # Errors
+    /// If dictionary_learning has no such dictionary (a transcoder, a skip connection, normalised input, one head), or a file
+    /// cannot be written.
+    pub fn save_dictionary_learning(&self, folder: &Path, model: &str) -> Result<()> {
+        let Parameters { architecture, encoder, w_dec, b_enc, b_dec, subtract_b_dec, normalisation, w_skip } =
+            self.parameters();
+        let Site { reads, .. } = self.site();
+        let lacks = match (w_skip, normalisation) {
+            _ if !self.site().is_one_place() => Some("transcoders"),
+            _ if reads.head.is_some() => Some("SAEs of one head"),
+            (Some(_), _) => Some("skip connections"),
+            (_, Normalisation::ConstantNorm | Normalisation::LayerNorm) => Some("input that is normalised"),
+            (None, Normalisation::None) => None,
+        };
+        if let Some(lacks) = lacks {
+            let problem = format!("dictionary_learning has no {lacks}");
+            return Err(Error::Parameters { sae: self.name().into(), problem });
+        }
+        let class = match architecture {
+            Architecture::Relu if *subtract_b_dec && w_dec.iter_rows().all(is_unit) => "AutoEncoder",
+            Architecture::Relu => "AutoEncoderNew",
+            Architecture::TopK { .. } => "AutoEncoderTopK",
+            Architecture::JumpRelu { .. } => "JumpReluAutoEncoder",
+            Architecture::Gated { .. } => "GatedAutoEncoder",
+        };
+        // What the encoder makes of `b_dec`, to be added or taken where the class differs from the SAE.
+        let subtracts = !matches!(class, "AutoEncoderNew" | "JumpReluAutoEncoder");
+        let sign = subtracts as i32 - *subtract_b_dec as i32;
+        let of_b_dec = |d: usize| if sign == 0 { 0.0 } else { sign as f64 * dot(b_dec, encoder.row(d)) };
+        let b_enc: Vec<f32> = b_enc.iter().enumerate().map(|(d, b)| (*b as f64 + of_b_dec(d)) as f32).collect();
+        let (directions, d_in) = (self.directions(), self.d_in());
+        let (w_enc, by_columns) = (encoder.transposed(), w_dec.transposed());
+        let (k, b_mag): (i32, Vec<f32>);
+        let vector = |numbers| (vec![directions], Numbers::F32(numbers));
+        let bias = (vec![d_in], Numbers::F32(b_dec));
+        let linear = (vec![directions, d_in], Numbers::F32(encoder.data()));
+        let decoder = (vec![d_in, directions], Numbers::F32(by_columns.data()));
+        let mut tensors = vec![("encoder.weight", linear), ("decoder.weight", decoder)];
+        match architecture {
+            Architecture::Relu => {
+                let name = if subtracts { "bias" } else { "decoder.bias" };
+                tensors.extend([("encoder.bias", vector(&b_enc)), (name, bias)]);
+            }
+            Architecture::TopK { k: of } => {
+                k = *of as i32;
+                let numbers = [("k", Numbers::I32(std::slice::from_ref(&k))), ("threshold", Numbers::F32(&[-1.0]))];
+                tensors.extend([("encoder.bias", vector(&b_enc)), ("b_dec", bias)]);
+                tensors.extend(numbers.map(|(name, number)| (name, (Vec::new(), number))));
+            }
+            Architecture::JumpRelu { threshold } => {
+                let (w_enc, w_dec) = (Numbers::F32(w_enc.data()), Numbers::F32(w_dec.data()));
+                tensors = vec![("W_enc", (vec![d_in, directions], w_enc)), ("W_dec", (vec![directions, d_in], w_dec))];
+                tensors.extend([("b_enc", vector(&b_enc)), ("b_dec", bias), ("threshold", vector(threshold))]);
+            }
+            Architecture::Gated { r_mag, b_mag: of } => {
+                b_mag =
+                    (0..directions).map(|d| (of[d] as f64 + of_b_dec(d) * (r_mag[d] as f64).exp()) as f32).collect();
+                tensors.extend([("gate_bias", vector(&b_enc)), ("mag_bias", vector(&b_mag))]);
+                tensors.extend([("r_mag", vector(r_mag)), ("decoder_bias", bias)]);
+            }
+        }
+        let tensors: Vec<(&str, Vec<usize>, Numbers)> =
+            tensors.into_iter().map(|(name, (shape, numbers))| (name, shape, numbers)).collect();
+        let problem = || Error::Parameters { sae: self.name().into(), problem: "`ae.pt` would exceed 4 GiB".into() };
+        durable::write(&folder.join(WEIGHTS), &torch_file(&tensors).ok_or_else(problem)?)?;
+        let mut trainer = json!({
+            "dict_class": class,
+            "activation_dim": d_in,
+            "dict_size": directions,
+            "layer": reads.layer(),
+            "lm_name": model,
+            "submodule_name": module_name(reads.hook),
+        });
+        if let Architecture::TopK { k } = architecture {
+            trainer["k"] = json!(k);
+        }
+        let config = json!({ "trainer": trainer, "buffer": { "d_submodule": d_in, "io": "out" } });
+        Ok(durable::write(&folder.join(CONFIG), format!("{config:#}\n").as_bytes())?)
+    }
+}
+
+/// Whether a decoder row is as long as `AutoEncoder.from_pretrained` makes it.
+fn is_unit(row: &[f32]) -> bool {
+    (row.iter().map(|w| (*w as f64).powi(2)).sum::<f64>().sqrt() - 1.0).abs() <= 1e-5
+}
+
+/// A hook point as training scripts name it, or by its own name.
+fn module_name(hook: HookPoint) -> String {
+    match hook {
+        HookPoint::Block(layer, inside) => match NAMES.iter().find(|(_, known)| *known == inside) {
+            Some((name, _)) => format!("{name}_layer_{layer}"),
+            None => hook.to_string(),
+        },
+        _ => hook.to_string(),
+    }
 }
