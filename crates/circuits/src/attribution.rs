@@ -105,7 +105,8 @@ pub fn remainder(model: &Model, sae: &Sae, prompts: &Prompts, answer: u32, watch
         let hooks = BTreeSet::from([reads.hook, writes.hook, HookPoint::LnFinalScale]);
         let ask = hooks.into_iter().fold(Ask::nothing().watched(watch), |ask, hook| ask.with_capture(hook, at.clone()));
         let run = model.run(&part, &ask, &[])?;
-        let recon = sae.to_residual(model, &sae.decode(&sae.encode(run.captured(reads.hook))?))?;
+        let read = run.captured(reads.hook);
+        let recon = sae.to_residual(model, &sae.decode(&sae.encode(read)?, read))?;
         let site = sae.to_residual(model, &run.captured(writes.hook).columns_of(writes.columns()))?;
         let scales = run.captured(HookPoint::LnFinalScale).data();
         // Centring takes out the mean of a row: the same as taking it out of what the row is multiplied with.

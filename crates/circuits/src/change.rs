@@ -17,7 +17,8 @@ use crate::{Matched, Result};
 pub enum Change {
     /// Nothing.
     None,
-    /// Subtract what these directions contribute: `activation × W_dec`, activations as the unchanged site gives them.
+    /// Subtract what these directions contribute: `activation × W_dec`, activations as the unchanged site gives them; of an SAE
+    /// that normalises, times the size of what it reads.
     Ablate(Vec<u32>),
     /// As `Ablate`, but along random rows with the norms of these directions' decoder rows: what taking out as much does whatever
     /// it is. The same seed gives a direction the same row.
@@ -85,7 +86,7 @@ pub(crate) struct SiteRow<'a> {
 }
 
 impl SiteRow<'_> {
-    /// Those of `directions` that are active, with minus their activation; `None` if none is.
+    /// Those of `directions` that are active, with minus what each adds in rows of `W_dec`; `None` if none is.
     fn ablated(
         &self,
         directions: &[u32],
@@ -101,7 +102,8 @@ impl SiteRow<'_> {
             active()?.into_iter().filter(|(d, _)| directions.binary_search(d).is_ok()).collect()
         };
         ablated.retain(|(_, activation)| *activation > 0.0);
-        ablated.iter_mut().for_each(|(_, activation)| *activation = -*activation);
+        let unit = self.sae.unit(self.read);
+        ablated.iter_mut().for_each(|(_, activation)| *activation *= -unit);
         Ok(Some(ablated).filter(|ablated| !ablated.is_empty()))
     }
 
@@ -127,7 +129,8 @@ impl SiteRow<'_> {
             Change::Reconstruct { without } => {
                 let mut kept = SparseActivations::default();
                 kept.push(active()?.into_iter().filter(|(d, _)| !without.contains(d)));
-                Some(replaced(self.sae.decode(&kept).row(0)))
+                let read = Matrix::new(self.read.to_vec(), 1, self.read.len());
+                Some(replaced(self.sae.decode(&kept, &read).row(0)))
             }
             Change::Zero => Some(replaced(&vec![0.0; site.len()])),
             Change::Replace(by) => Some(replaced(by)),

@@ -6,7 +6,7 @@ use directrix_kernels::Matrix;
 use directrix_model::{
     Ask, BlockHook, Edit, Folder, HookPoint, Intervention, Model, Norm, Positions, Processing, Target,
 };
-use directrix_sae::{Architecture, End, Parameters, Sae, Site};
+use directrix_sae::{Architecture, End, Normalisation, Parameters, Sae, Site};
 use proptest::prelude::*;
 
 struct Fixture {
@@ -42,6 +42,8 @@ fn on_neurons(model: &Model, layer: usize) -> Sae {
         b_enc: numbers(3, 40),
         b_dec: numbers(4, width),
         subtract_b_dec: true,
+        normalisation: Normalisation::None,
+        w_skip: None,
     };
     Sae::new(format!("random-{layer}"), Site { reads: end(), writes: end() }, parameters).unwrap()
 }

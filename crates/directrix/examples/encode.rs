@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let activations = Matrix::new(numbers, rows, sae.d_in());
 
     let sparse = sae.encode(&activations)?;
-    let reconstruction = sae.decode(&sparse);
+    let reconstruction = sae.decode(&sparse, &activations);
     for row in 0..rows {
         let (directions, _) = sparse.at(row);
         let error: f32 =

@@ -59,10 +59,10 @@ fn a_damaged_model_file_is_named() {
     for content in [Vec::new(), half, b"<html>404</html>".to_vec(), vec![0xFF; 64]] {
         fs::write(&file, content).unwrap();
         let message = bad_model(&folder, &model);
-        assert!(message.contains("model.safetensors: not a readable safetensors file"), "{message}");
+        assert!(message.contains("model.safetensors: not a readable file of tensors"), "{message}");
     }
     fs::remove_file(&file).unwrap();
-    assert!(bad_model(&folder, &model).contains("holds no *.safetensors file"));
+    assert!(bad_model(&folder, &model).contains("holds none of `model.safetensors`"));
     fs::write(format!("{model}/config.json"), "{").unwrap();
     assert!(bad_model(&folder, &model).contains("config.json: not JSON"));
     fs::remove_file(format!("{model}/config.json")).unwrap();

@@ -55,7 +55,7 @@ pub enum Error {
         error: io::Error,
     },
     /// A tensor file is not what it should be.
-    #[error("{file}: not a readable safetensors file ({problem}); download or export it again")]
+    #[error("{file}: not a readable file of tensors ({problem}); download or export it again")]
     TensorFile {
         /// The tensor file.
         file: String,

@@ -192,6 +192,15 @@ impl Folder {
         hexadecimal(&hash.finalize())
     }
 
+    /// The names on the folder's path, from its own outwards: what some projects tell by where a file lies.
+    pub fn path(&self) -> Vec<String> {
+        let named = |path: &Path| path.iter().rev().map(|part| part.to_string_lossy().into_owned()).collect();
+        match &self.files {
+            Files::Disk(path) => named(&fs::canonicalize(path).unwrap_or_else(|_| path.clone())),
+            Files::Memory(_) => named(Path::new(&self.name)),
+        }
+    }
+
     /// The path of a file in the folder, for messages.
     pub fn describe(&self, file: &str) -> String {
         match &self.files {

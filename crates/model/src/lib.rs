@@ -60,5 +60,5 @@ pub use processing::Processing;
 pub use rotary::{Rotary, RotaryScaling};
 pub use run::{Prediction, Run, batches};
 pub use session::{Case, Session};
-pub use tensors::Tensors;
+pub use tensors::{Leaf, Numbers, Tensors, torch_file};
 pub use weights::{Block, Gate, NormWeights, Weights};

@@ -59,7 +59,7 @@ impl Checkpoint {
         serialize(views, None).unwrap()
     }
 
-    fn write(&self, folder: &Path, dtype: Dtype, shards: usize, with_list: bool) {
+    fn write(&self, folder: &Path, dtype: Dtype, shards: usize) {
         fs::write(folder.join("config.json"), self.config.to_string()).unwrap();
         let names: Vec<&String> = self.tensors.keys().collect();
         if shards == 1 {
@@ -72,15 +72,13 @@ impl Checkpoint {
             fs::write(folder.join(&file), self.file(dtype, &own)).unwrap();
             map.extend(own.iter().map(|name| ((*name).clone(), json!(file))));
         }
-        if with_list {
-            let list = json!({ "metadata": {}, "weight_map": map });
-            fs::write(folder.join("model.safetensors.index.json"), list.to_string()).unwrap();
-        }
+        let list = json!({ "metadata": {}, "weight_map": map });
+        fs::write(folder.join("model.safetensors.index.json"), list.to_string()).unwrap();
     }
 
     fn load(&self) -> directrix_model::Result<Model> {
         let folder = tempfile::tempdir().unwrap();
-        self.write(folder.path(), Dtype::F32, 1, false);
+        self.write(folder.path(), Dtype::F32, 1);
         Model::load(&Folder::open(folder.path()).unwrap(), Processing::none())
     }
 }
@@ -113,7 +111,6 @@ proptest! {
         is_bare: bool,
         with_buffers: bool,
         shards in 1..4_usize,
-        with_list: bool,
         dtype in prop::sample::select(vec![Dtype::F32, Dtype::F16, Dtype::BF16]),
         architecture in 0..3_usize,
         tied: bool,
@@ -150,7 +147,7 @@ proptest! {
             }
         }
         let folder = tempfile::tempdir().unwrap();
-        checkpoint.write(folder.path(), dtype, shards, with_list);
+        checkpoint.write(folder.path(), dtype, shards);
         let found = Model::load(&Folder::open(folder.path()).unwrap(), Processing::none()).unwrap();
         prop_assert!(found.weights() == expected.weights());
         prop_assert!(found.notes().is_empty());
@@ -212,7 +209,7 @@ fn files_that_are_missing_are_named_as_what_they_are() {
     let checkpoint = Checkpoint::of("neo-tiny");
     let folder = tempfile::tempdir().unwrap();
     let load = || message(Model::load(&Folder::open(folder.path()).unwrap(), Processing::none()));
-    checkpoint.write(folder.path(), Dtype::F32, 3, true);
+    checkpoint.write(folder.path(), Dtype::F32, 3);
     let (shard, list) = ("model-00002-of-00003.safetensors", "model.safetensors.index.json");
     let bytes = fs::read(folder.path().join(shard)).unwrap();
     fs::remove_file(folder.path().join(shard)).unwrap();
@@ -229,27 +226,23 @@ fn files_that_are_missing_are_named_as_what_they_are() {
         (json!({ "weight_map": [] }), "`weight_map` is a list of 0, expected an object"),
         (json!({ "weight_map": {} }), "names no tensor"),
         (json!({ "weight_map": { "a": 3 } }), "`weight_map.a` is 3, expected a string"),
-        (json!({ "weight_map": { "a": "../x.safetensors" } }), "the name of a .safetensors file beside it"),
+        (json!({ "weight_map": { "a": "../x.safetensors" } }), "the name of a .safetensors or .bin file beside it"),
     ] {
         fs::write(folder.path().join(list), wrong.to_string()).unwrap();
         let error = load();
         assert!(error.contains(list) && error.contains(expected), "{error}");
     }
+    // Shards without their list are not read, nor is any other name.
     fs::remove_file(folder.path().join(list)).unwrap();
-    assert!(Model::load(&Folder::open(folder.path()).unwrap(), Processing::none()).is_ok());
-    fs::copy(folder.path().join(shard), folder.path().join("copy.safetensors")).unwrap();
-    assert!(load().contains("keep one of the files"));
-    fs::remove_file(folder.path().join("copy.safetensors")).unwrap();
-    fs::remove_file(folder.path().join(shard)).unwrap();
-    assert!(load().contains(&format!("{shard}` is missing")));
-
-    for shard in ["model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors"] {
-        fs::remove_file(folder.path().join(shard)).unwrap();
-    }
-    assert!(load().contains("holds no *.safetensors file; fetch"));
-    fs::write(folder.path().join("pytorch_model.bin"), "").unwrap();
     let error = load();
-    assert!(error.contains("convert `pytorch_model.bin`") && error.contains("safe_serialization=True"), "{error}");
+    assert!(error.contains("holds none of `model.safetensors`") && error.contains("`model-00001-of-00003"), "{error}");
+    assert!(error.contains("fetch their index"), "{error}");
+    for shard in 1..=3 {
+        fs::remove_file(folder.path().join(format!("model-{shard:05}-of-00003.safetensors"))).unwrap();
+    }
+    assert!(load().contains("fetch the model's weights"));
+    fs::write(folder.path().join("pytorch_model.bin"), "").unwrap();
+    assert!(load().contains("pytorch_model.bin: not a readable file of tensors"));
 }
 
 #[test]
@@ -267,7 +260,7 @@ fn the_root_of_a_hub_cache_is_its_snapshot() {
         other.config["n_layer"] = json!(layers);
         let snapshot = root.join("snapshots").join(revision);
         fs::create_dir(&snapshot).unwrap();
-        other.write(&snapshot, Dtype::F32, 1, false);
+        other.write(&snapshot, Dtype::F32, 1);
         if revision == "aaa" {
             assert!(load().is_ok(), "the only snapshot");
         }

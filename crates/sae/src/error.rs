@@ -23,6 +23,16 @@ pub enum Error {
         /// Files of the folder.
         found: String,
     },
+    /// The files of an SAE do not say where in a model it is.
+    #[error(
+        "{folder}: its files do not say which hook point the SAE reads: {why}; say it, as `blocks.3.hook_resid_post`"
+    )]
+    Place {
+        /// The folder.
+        folder: String,
+        /// What they say instead.
+        why: String,
+    },
     /// The numbers of an SAE do not go together, or do not suit the model or what is asked of it.
     #[error("{sae}: {problem}")]
     Parameters {

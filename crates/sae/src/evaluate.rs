@@ -333,8 +333,9 @@ impl<'a> Pass<'a> {
                 if of_sae.site != number {
                     continue;
                 }
-                let acts = sae.encode(&session.run().captured(sae.site().reads.hook).gather(rows.iter().copied()))?;
-                let recon = sae.decode(&acts);
+                let read = &session.run().captured(sae.site().reads.hook).gather(rows.iter().copied());
+                let acts = sae.encode(read)?;
+                let recon = sae.decode(&acts, read);
                 check(sae, &recon, &part, &rows, batch.start)?;
                 of_sae.reconstruction.add(x, columns.clone(), &recon, &acts, &buckets);
                 of_sae.firing.add(&acts, &part, &rows, batch.start);

@@ -28,6 +28,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod agree;
 mod counted;
 mod error;
 mod evaluate;
@@ -37,8 +38,10 @@ mod site;
 pub mod statistics;
 pub mod train;
 
+pub use agree::agree;
 pub use counted::Counted;
 pub use error::{Error, Result};
 pub use evaluate::{AtPositions, DensityBin, DirectionEvaluation, Evaluation, EvaluationOptions, LossMeans, evaluate};
-pub use sae::{Architecture, Parameters, Sae};
+pub use format::{Hook, Place};
+pub use sae::{Architecture, Normalisation, Parameters, Sae};
 pub use site::{End, Site};

@@ -53,6 +53,53 @@ impl Architecture {
     }
 }
 
+/// What is done to a row before it is encoded, and, where both ends of the site are one place, undone of its reconstruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Normalisation {
+    /// Nothing.
+    #[default]
+    None,
+    /// `x √d_in / ‖x‖`: SAELens's `constant_norm_rescale`.
+    ConstantNorm,
+    /// `(x - mean) / (std + 1e-5)`, `std` with `d_in - 1` as torch has it: SAELens's `layer_norm`, and that of OpenAI's SAEs.
+    LayerNorm,
+}
+
+impl Normalisation {
+    /// SAELens's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Normalisation::None => "none",
+            Normalisation::ConstantNorm => "constant_norm_rescale",
+            Normalisation::LayerNorm => "layer_norm",
+        }
+    }
+
+    /// What is taken from a row, what it is multiplied with then, and what a reconstruction is multiplied with to undo that.
+    fn of(self, row: &[f32]) -> (f64, f64, f64) {
+        let n = row.len() as f64;
+        match self {
+            Normalisation::None => (0.0, 1.0, 1.0),
+            Normalisation::ConstantNorm => {
+                let norm = row.iter().map(|x| (*x as f64).powi(2)).sum::<f64>().sqrt();
+                (0.0, n.sqrt() / norm, norm / n.sqrt())
+            }
+            Normalisation::LayerNorm => {
+                let mean = row.iter().map(|x| *x as f64).sum::<f64>() / n;
+                let squares = row.iter().map(|x| (*x as f64 - mean).powi(2)).sum::<f64>();
+                let std = (squares / (n - 1.0)).sqrt();
+                (mean, 1.0 / (std + 1e-5), std)
+            }
+        }
+    }
+
+    /// The row as it is encoded.
+    fn apply(self, row: &[f32]) -> impl Iterator<Item = f32> {
+        let (mean, scale, _) = self.of(row);
+        row.iter().map(move |x| ((*x as f64 - mean) * scale) as f32)
+    }
+}
+
 /// The numbers an SAE is made of, whatever form they are stored in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parameters {
@@ -68,11 +115,15 @@ pub struct Parameters {
     pub b_dec: Vec<f32>,
     /// Whether the encoder reads `x - b_dec` (SAELens's `apply_b_dec_to_input`): only where both ends are one place.
     pub subtract_b_dec: bool,
+    /// What is done to `x` first.
+    pub normalisation: Normalisation,
+    /// `[d_out, d_in]`: what of `x` itself, as it is, is added to the reconstruction (`x W_skipᵀ`).
+    pub w_skip: Option<Matrix>,
 }
 
 /// A sparse autoencoder: `pre = (x - b_dec) W_enc + b_enc`, activations as its [`Architecture`] says, `recon = acts W_dec +
-/// b_dec`. Without `subtract_b_dec`, the encoder reads `x` itself. It knows its [`Site`] but needs no model: it encodes
-/// anybody's activations.
+/// b_dec`. Without `subtract_b_dec`, the encoder reads `x` itself. It may [normalise](Normalisation) what it reads, and add some of
+/// it to what it writes (`w_skip`). It knows its [`Site`] but needs no model: it encodes anybody's activations.
 #[derive(Debug, Clone)]
 pub struct Sae {
     name: String,
@@ -211,6 +262,8 @@ impl Sae {
         };
         let x =
             rows.columns_of(self.site.reads.columns_in(rows.columns()).ok_or_else(|| self.row_width(rows.columns()))?);
+        let normalised = self.normalised(x);
+        let x = normalised.as_ref().map_or(x, Matrix::view);
         let screen = self.screen.get_or_init(|| Screen::new(encoder)).as_ref();
         let weights = encoder.view().transposed();
         let acts = directrix_kernels::encode(x, Encoder { weights, bias: &self.bias, keep, screen })
@@ -219,6 +272,16 @@ impl Sae {
             Architecture::Gated { r_mag, b_mag } => self.magnitudes(&acts, r_mag, b_mag),
             _ => Ok(acts),
         }
+    }
+
+    /// The rows as they are encoded, where they are not encoded as they are.
+    fn normalised(&self, x: View) -> Option<Matrix> {
+        let normalisation = self.parameters.normalisation;
+        if normalisation == Normalisation::None {
+            return None;
+        }
+        let rows = (0..x.rows()).flat_map(|row| normalisation.apply(x.row(row)));
+        Some(Matrix::new(rows.collect(), x.rows(), x.columns()))
     }
 
     /// The activations of a gated SAE from its open gates' pre-activations.
@@ -271,7 +334,11 @@ impl Sae {
             return Ok(acts.get(0, direction));
         }
         let columns = self.site.reads.columns_in(row.len()).ok_or_else(|| self.row_width(row.len()))?;
-        let pre = (dot(&row[columns], encoder.row(d)) + self.bias[d] as f64) as f32;
+        let product = match self.parameters.normalisation {
+            Normalisation::None => dot(&row[columns], encoder.row(d)),
+            normalisation => dot(&normalisation.apply(&row[columns]).collect::<Vec<f32>>(), encoder.row(d)),
+        };
+        let pre = (product + self.bias[d] as f64) as f32;
         let magnitude = match architecture {
             Architecture::Gated { r_mag, b_mag } => (pre - b_enc[d]) * r_mag[d].exp() + b_mag[d],
             _ => pre,
@@ -283,17 +350,71 @@ impl Sae {
         Ok(if pre > threshold { magnitude.max(0.0) } else { 0.0 })
     }
 
-    /// The reconstruction of what it writes, `[positions, d_out]`.
-    pub fn decode(&self, acts: &SparseActivations) -> Matrix {
-        directrix_kernels::decode(acts, self.w_dec(), self.b_dec())
+    /// The reconstruction of what it writes, `[positions, d_out]`, of activations of `rows` (as [`encode`](Sae::encode) takes
+    /// them), be it all of them or some. The rows matter to an SAE that normalises them or has a skip connection.
+    ///
+    /// # Panics
+    /// If there are other rows than positions, or they are of another width than the SAE reads.
+    pub fn decode(&self, acts: &SparseActivations, rows: &Matrix) -> Matrix {
+        let mut recon = directrix_kernels::decode(acts, self.w_dec(), self.b_dec());
+        let Parameters { normalisation, w_skip, .. } = &self.parameters;
+        let undone = self.undoes_normalisation();
+        if !undone && w_skip.is_none() {
+            return recon;
+        }
+        let columns = self.site.reads.columns_in(rows.columns()).expect("rows are as wide as the SAE reads");
+        assert_eq!(rows.rows(), recon.rows(), "there is a row for each position");
+        let x = rows.view().columns_of(columns);
+        if undone {
+            for row in 0..x.rows() {
+                let (mean, _, scale) = normalisation.of(x.row(row));
+                recon.row_mut(row).iter_mut().for_each(|r| *r = (*r as f64 * scale + mean) as f32);
+            }
+        }
+        if let Some(w_skip) = w_skip {
+            directrix_kernels::product(x, w_skip.view().transposed(), &mut recon, true);
+        }
+        recon
+    }
+
+    /// Whether reconstructions are brought back to the size of the row: a transcoder writes another place.
+    fn undoes_normalisation(&self) -> bool {
+        self.parameters.normalisation != Normalisation::None && self.site.is_one_place()
+    }
+
+    /// What a unit of activation adds to the reconstruction of `row` (as [`encode`](Sae::encode) takes it), in rows of `w_dec`: 1,
+    /// or the size of the row that was normalised.
+    ///
+    /// # Panics
+    /// If the row is of another width than the SAE reads.
+    pub fn unit(&self, row: &[f32]) -> f32 {
+        if !self.undoes_normalisation() {
+            return 1.0;
+        }
+        let columns = self.site.reads.columns_in(row.len()).expect("the row is as wide as the SAE reads");
+        self.parameters.normalisation.of(&row[columns]).2 as f32
+    }
+
+    /// The error of an SAE whose normalisation is in the way of an analysis by weights, unless it is not.
+    fn check_linear(&self, is_linear: bool) -> Result<()> {
+        if is_linear {
+            return Ok(());
+        }
+        let problem = format!(
+            "the SAE normalises what it reads (`{}`), so that what a direction is worth differs from position to position; \
+             this analysis is for SAEs that do not",
+            self.parameters.normalisation.name()
+        );
+        Err(Error::Parameters { sae: self.name.clone(), problem })
     }
 
     /// What each direction writes to the residual stream per unit of activation: `[directions, d_model]`; `W_dec W_out`
     /// for an SAE on neurons, `W_dec W_O` on head values, `W_dec` on what is itself written.
     ///
     /// # Errors
-    /// If what it writes is not written to the residual stream.
+    /// If what it writes is not written to the residual stream, or a unit of activation is not the same at all positions.
     pub fn writes(&self, model: &Model) -> Result<Matrix> {
+        self.check_linear(!self.undoes_normalisation())?;
         self.to_residual(model, self.w_dec())
     }
 
@@ -343,12 +464,13 @@ impl Sae {
     /// of `W_in W_enc` for an SAE that reads neurons, the encoder of one that reads the input itself.
     ///
     /// # Errors
-    /// If the SAE reads neither `mlp.hook_post` nor `ln2.hook_normalized` nor `hook_mlp_in`, or reads neurons that are gated.
+    /// If the SAE reads neither `mlp.hook_post` nor `ln2.hook_normalized` nor `hook_mlp_in`, normalises it, or reads neurons that
+    /// are gated.
     pub fn reads(&self, model: &Model) -> Result<Matrix> {
+        self.check_readable(model)?;
         if let HookPoint::Block(_, BlockHook::Ln2Normalized | BlockHook::MlpIn) = self.site.reads.hook {
             return Ok(self.encoder().clone());
         }
-        self.check_linear_neurons(model)?;
         let w_in = &model.weights().blocks[self.site.reads.layer()].w_in;
         let mut out = Matrix::zeros(self.directions(), w_in.rows());
         directrix_kernels::product(self.encoder().view(), w_in.view().transposed(), &mut out, false);
@@ -360,6 +482,7 @@ impl Sae {
     /// # Errors
     /// As there.
     pub fn check_readable(&self, model: &Model) -> Result<()> {
+        self.check_linear(self.parameters.normalisation == Normalisation::None)?;
         match self.site.reads.hook {
             HookPoint::Block(_, BlockHook::Ln2Normalized | BlockHook::MlpIn) => Ok(()),
             _ => self.check_linear_neurons(model),
@@ -381,11 +504,12 @@ impl Sae {
         Ok(())
     }
 
-    /// That the SAE reads neurons (`mlp.hook_post`).
+    /// That the SAE reads neurons (`mlp.hook_post`) as they are.
     ///
     /// # Errors
     /// [`Error::Parameters`] if not.
     pub fn check_neurons(&self) -> Result<()> {
+        self.check_linear(self.parameters.normalisation == Normalisation::None)?;
         match self.site.reads.hook {
             HookPoint::Block(_, BlockHook::MlpPost) => Ok(()),
             hook => {
@@ -398,15 +522,17 @@ impl Sae {
 
 /// What is wrong with an SAE of these numbers.
 fn check_parameters(site: &Site, parameters: &Parameters) -> Result<(), String> {
-    let Parameters { architecture, encoder, w_dec, b_enc, b_dec, subtract_b_dec } = parameters;
+    let Parameters { architecture, encoder, w_dec, b_enc, b_dec, subtract_b_dec, normalisation: _, w_skip } =
+        parameters;
     let (directions, d_in, d_out) = (w_dec.rows(), site.reads.width, site.writes.width);
-    for (name, matrix, width) in [("encoder", encoder, d_in), ("w_dec", w_dec, d_out)] {
+    let shapes = [("encoder", encoder, [directions.max(1), d_in]), ("w_dec", w_dec, [directions.max(1), d_out])];
+    for (name, matrix, expected) in shapes.into_iter().chain(w_skip.as_ref().map(|w| ("w_skip", w, [d_out, d_in]))) {
         let found = [matrix.rows(), matrix.columns()];
-        if found != [directions, width] || directions == 0 {
-            return Err(format!("`{name}` has shape {found:?}, expected {:?}", [directions.max(1), width]));
+        if found != expected {
+            return Err(format!("`{name}` has shape {found:?}, expected {expected:?}"));
         }
-        if let Some((direction, column)) = matrix.first_not_finite() {
-            return Err(format!("`{name}` is not finite at direction {direction}, column {column}"));
+        if let Some((row, column)) = matrix.first_not_finite() {
+            return Err(format!("`{name}` is not finite at row {row}, column {column}"));
         }
     }
     let numbers = [("b_enc", &b_enc[..], directions), ("b_dec", b_dec, d_out)].into_iter();

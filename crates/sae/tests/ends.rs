@@ -3,7 +3,9 @@
 use directrix_corpus::{Prompts, Watch};
 use directrix_kernels::Matrix;
 use directrix_model::{Ask, Edit, Folder, HookPoint, Intervention, Model, Positions, Processing};
-use directrix_sae::{Architecture, Counted, End, Error, EvaluationOptions, Parameters, Sae, Site, evaluate};
+use directrix_sae::{
+    Architecture, Counted, End, Error, EvaluationOptions, Normalisation, Parameters, Sae, Site, evaluate,
+};
 
 const DIRECTIONS: usize = 40;
 
@@ -34,6 +36,8 @@ fn parameters(architecture: Architecture, d_in: usize, d_out: usize, subtract_b_
         b_enc: numbers(3, DIRECTIONS),
         b_dec: numbers(4, d_out),
         subtract_b_dec,
+        normalisation: Normalisation::None,
+        w_skip: None,
     }
 }
 
@@ -81,7 +85,7 @@ fn anybodys_activations_are_encoded_by_the_formula_without_a_model() {
             assert_eq!((sae.d_in(), sae.d_out(), sae.directions()), (12, d_out, DIRECTIONS));
             let x = Matrix::new(numbers(9, 12 * 20).iter().map(|x| 3.0 * x).collect(), 20, 12);
             let acts = sae.encode(&x).unwrap();
-            let recon = sae.decode(&acts);
+            let recon = sae.decode(&acts, &x);
             assert_eq!((recon.rows(), recon.columns()), (20, d_out));
             for (row, x) in x.iter_rows().enumerate() {
                 let expected = activations(&parameters, x);
@@ -187,9 +191,9 @@ fn a_transcoder_survives_saving_and_is_checked_at_both_ends() {
 #[test]
 fn a_folder_of_no_known_form_says_what_was_looked_for() {
     let disk = tempfile::tempdir().unwrap();
-    std::fs::write(disk.path().join("params.npz"), "x").unwrap();
+    std::fs::write(disk.path().join("weights.h5"), "x").unwrap();
     let error = Sae::load(&Folder::open(disk.path()).unwrap()).unwrap_err().to_string();
-    assert!(error.contains("expected `cfg.json` (SAELens), found params.npz"), "{error}");
+    assert!(error.contains("`cfg.json` (SAELens)") && error.contains("found weights.h5"), "{error}");
 }
 
 /// The site that is replaced and compared with is the one written; the one read is only encoded.
@@ -204,7 +208,8 @@ fn evaluation_replaces_what_a_transcoder_writes() {
     let found = &evaluate(&model, std::slice::from_ref(&sae), &prompts, &options, &Watch::nobody()).unwrap()[0];
 
     let clean = model.run(&prompts, &Ask::capture([reads, writes]), &[]).unwrap();
-    let recon = sae.decode(&sae.encode(clean.captured(reads)).unwrap());
+    let read = clean.captured(reads);
+    let recon = sae.decode(&sae.encode(read).unwrap(), read);
     let x = clean.captured(writes);
     let square = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (*a as f64 - *b as f64).powi(2)).sum::<f64>();
     let mse = x.iter_rows().zip(recon.iter_rows()).map(|(x, r)| square(x, r)).sum::<f64>() / tokens.len() as f64;

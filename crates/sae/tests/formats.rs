@@ -37,6 +37,11 @@ impl Stored {
         stored
     }
 
+    /// As a version before 6 would have written it.
+    fn older(self) -> Stored {
+        self.with(json!({ "metadata.sae_lens_version": "5.10.0" }))
+    }
+
     fn with(mut self, changes: Value) -> Stored {
         for (field, value) in changes.as_object().unwrap() {
             match field.strip_prefix("metadata.") {
@@ -157,7 +162,7 @@ fn a_top_k_sae_in_every_versions_words_has_the_bits_of_the_latest() {
             assert_eq!(sae.architecture(), &Architecture::TopK { k: stored.k() as usize }, "{version}");
             assert_eq!(sae.site(), expected.site(), "{version}");
             assert_eq!(sae.encode(&rows).unwrap(), acts, "{version}");
-            assert_eq!(sae.decode(&acts).data(), expected.decode(&acts).data(), "{version}");
+            assert_eq!(sae.decode(&acts, &rows).data(), expected.decode(&acts, &rows).data(), "{version}");
         }
     }
 }
@@ -165,25 +170,50 @@ fn a_top_k_sae_in_every_versions_words_has_the_bits_of_the_latest() {
 #[test]
 fn an_activation_that_is_not_known_is_refused_by_name() {
     for field in ["activation_fn", "activation_fn_str"] {
-        let relu = Stored::relu().with(json!({ field: "relu", "activation_fn_kwargs": {} }));
+        let relu = Stored::relu().older().with(json!({ field: "relu", "activation_fn_kwargs": {} }));
         assert_eq!(relu.load().unwrap().architecture(), &Architecture::Relu);
         for name in ["tanh-relu", "gelu", "", "TopK"] {
-            let error = Stored::relu().with(json!({ field: name })).message();
+            let error = Stored::relu().older().with(json!({ field: name })).message();
             assert!(error.contains(&format!("`{field}` is \"{name}\", expected one of `relu`, `topk`")), "{error}");
         }
-        assert!(Stored::relu().with(json!({ field: "topk" })).message().contains("key `k` is missing"));
-        assert!(Stored::of("gated").with(json!({ field: "topk", "k": 3 })).message().contains("does not go with"));
-        assert!(Stored::of("topk").with(json!({ field: "relu" })).message().contains("does not go with"));
+        assert!(Stored::relu().older().with(json!({ field: "topk" })).message().contains("key `k` is missing"));
+        assert!(
+            Stored::of("gated").older().with(json!({ field: "topk", "k": 3 })).message().contains("does not go with")
+        );
+        assert!(Stored::of("topk").older().with(json!({ field: "relu" })).message().contains("does not go with"));
     }
-    let differ = Stored::relu().with(json!({ "activation_fn": "relu", "activation_fn_str": "topk", "k": 3 }));
+    let differ = Stored::relu().older().with(json!({ "activation_fn": "relu", "activation_fn_str": "topk", "k": 3 }));
     assert!(differ.message().contains("`activation_fn_str` and `activation_fn` differ"));
-    let differ = Stored::of("topk").with(json!({ "activation_fn_kwargs": { "k": 3 } }));
+    let differ = Stored::of("topk").older().with(json!({ "activation_fn_kwargs": { "k": 3 } }));
     assert!(differ.message().contains("`activation_fn_kwargs.k` is 3, expected the same as `k`"));
-    let other = Stored::of("topk").with(json!({ "activation_fn_kwargs": { "k": 8, "postact_fn": "abs" } }));
+    let other = Stored::of("topk").older().with(json!({ "activation_fn_kwargs": { "k": 8, "postact_fn": "abs" } }));
     assert!(other.message().contains("`postact_fn`"));
-    for name in ["batchtopk", "skip_transcoder", "temporal", "matching_pursuit"] {
+    for name in ["temporal", "matching_pursuit", "abstopk", "Standard", ""] {
         let error = Stored::relu().with(json!({ "architecture": name })).message();
         assert!(error.contains(&format!("`architecture` is \"{name}\", expected one of `standard`")), "{error}");
+    }
+
+    // Of version 6, keys that its class does not have count for nothing, whatever they hold.
+    let left =
+        json!({ "k": 1, "rescale_acts_by_decoder_norm": true, "activation_fn": "gelu", "activation_fn_kwargs": 3 });
+    for name in ["relu", "jumprelu", "gated"] {
+        let stored = if name == "relu" { Stored::relu() } else { Stored::of(name) };
+        let rows = rows(stored.d_in());
+        let acts = |stored: &Stored| stored.load().unwrap().encode(&rows).unwrap();
+        assert_eq!(acts(&stored.clone().with(left.clone())), acts(&stored), "{name}");
+    }
+    for (version, expected) in [
+        ("5.9", "`activation_fn` is \"gelu\""),
+        ("6.0.0-dev1", "`activation_fn` is \"gelu\""),
+        ("6.0.0-rc.0", ""),
+        ("6.0.0rc1", ""),
+        ("6.54.12", ""),
+        ("10.0", ""),
+        ("new", "`metadata.sae_lens_version` is \"new\", expected a version"),
+    ] {
+        let stored = Stored::relu().with(left.clone()).with(json!({ "metadata.sae_lens_version": version }));
+        let error = stored.load().err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains(expected) && error.is_empty() == expected.is_empty(), "{version}: {error}");
     }
 }
 
@@ -194,7 +224,7 @@ fn factors_of_fine_tuning_are_applied_where_the_configuration_says_so_and_else_r
     let acts = plain.encode(&rows).unwrap();
     let factors: Vec<f32> = (0..plain.directions()).map(|d| 0.5 + (d % 4) as f32 * 0.25).collect();
     for name in ["scaling_factor", "finetuning_scaling_factor"] {
-        let stored = Stored::relu().with_tensor(name, factors.clone());
+        let stored = Stored::relu().older().with_tensor(name, factors.clone());
         assert!(stored.message().contains(&format!("tensor `{name}` is not all ones")));
         let sae = stored.with(json!({ "finetuning_scaling_factor": true })).load().unwrap();
         assert_eq!(sae.encode(&rows).unwrap(), acts);
@@ -203,6 +233,11 @@ fn factors_of_fine_tuning_are_applied_where_the_configuration_says_so_and_else_r
             assert_eq!(sae.w_dec().row(d), expected);
         }
     }
+    // Since version 6 there is no such thing, but for one that changes nothing.
+    let stored = Stored::relu().with(json!({ "finetuning_scaling_factor": true }));
+    let error = stored.clone().with_tensor("scaling_factor", factors).message();
+    assert!(error.contains("tensor `scaling_factor` is one of SAELens before version 6"), "{error}");
+    assert!(stored.with_tensor("scaling_factor", vec![1.0; plain.directions()]).load().is_ok());
 }
 
 #[test]
@@ -274,7 +309,9 @@ fn a_value_of_another_type_is_an_error_and_never_the_default() {
     let mut tried = 0;
     for (field, fits) in fields {
         for value in values.iter().filter(|value| !fits(value)) {
-            let error = Stored::of("topk").with(json!({ field: value })).message();
+            let stored = Stored::of("topk").with(json!({ field: value }));
+            let is_old = field.starts_with("activation") || field.starts_with("finetuning");
+            let error = if is_old { stored.older() } else { stored }.message();
             let name = if field == "metadata" && value.is_object() { "metadata.hook_name" } else { field };
             let name = if value.is_null() && name == "metadata" { "metadata.hook_name" } else { name };
             assert!(error.starts_with("x/cfg.json: ") && error.contains(name), "{field} {value}: {error}");
@@ -284,7 +321,12 @@ fn a_value_of_another_type_is_an_error_and_never_the_default() {
     assert!(tried > 100, "{tried}");
     for (changes, expected) in [
         (json!({ "k": 100_000 }), "`k` is 100000, expected a whole number from 1 to"),
-        (json!({ "normalize_activations": "layer_norm" }), "SAEs that normalise what they read are not supported"),
+        (
+            json!({ "normalize_activations": "covariance_whitening" }),
+            "expected one of `none`, `expected_average_only_in`",
+        ),
+        (json!({ "normalize_activations": "expected_average_only_in" }), "`activation_scaler.json`, which would hold"),
+        (json!({ "reshape_activations": "hook_z" }), "but the hook point is blocks.0.mlp.hook_post"),
         (json!({ "normalize_activations": true }), "`normalize_activations` is true"),
         (json!({ "reshape_activations": "hook_q" }), "expected one of `none`, `hook_z`"),
         (json!({ "hook_point": "blocks.1.mlp.hook_post" }), "`metadata.hook_name` and `hook_point` differ"),

@@ -28,7 +28,8 @@ fn activations_agree_with_the_reference() {
         for layer in layers {
             let sae = Sae::load(&folder(&format!("{name}/sae-l{layer}"))).unwrap().fit(model.config()).unwrap();
             let run = model.run(&prompts, &Ask::capture([sae.site().reads.hook]), &[]).unwrap();
-            let acts = sae.encode(run.captured(sae.site().reads.hook)).unwrap();
+            let read = run.captured(sae.site().reads.hook);
+            let acts = sae.encode(read).unwrap();
             let dense = acts.to_dense(sae.directions());
             let wanted = expected.get(&format!("l{layer}.acts"), &[prompts.positions(), sae.directions()]).unwrap();
             let difference = |(e, f): (&f32, &f32)| (e - f).abs() / e.abs().max(1.0);
@@ -37,7 +38,7 @@ fn activations_agree_with_the_reference() {
             assert!(worst <= 1e-4, "{name} sae-l{layer}: {worst}");
 
             // Sparse decoding is the dense product.
-            let recon = sae.decode(&acts);
+            let recon = sae.decode(&acts, read);
             let last = prompts.positions() - 1;
             for j in [0, sae.d_in() - 1] {
                 let exact: f64 = (0..sae.directions())
@@ -76,7 +77,7 @@ fn architectures_agree_with_saelens_and_survive_saving() {
         let run = model.run(&prompts, &Ask::capture([sae.site().reads.hook]), &[]).unwrap();
         let values = run.captured(sae.site().reads.hook);
         let acts = sae.encode(values).unwrap();
-        let recon = sae.decode(&acts);
+        let recon = sae.decode(&acts, values);
         let expected = Tensors::open(&fixture, Some("expected.safetensors")).unwrap();
         let dense = acts.to_dense(sae.directions());
         for (key, found, columns) in [("acts", &dense[..], sae.directions()), ("recon", recon.data(), sae.d_in())] {

@@ -11,73 +11,107 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
 use self::config::Config;
-use crate::sae::Parameters;
-use crate::{Architecture, Error, Result, Sae, Site};
+use super::Stored;
+use crate::{Architecture, Error, Parameters, Result, Sae, Site};
 
 pub(crate) const CONFIG: &str = "cfg.json";
 const WEIGHTS: &str = "sae_weights.safetensors";
+/// Where checkpoints of training hold the factor of `expected_average_only_in`.
+const SCALER: &str = "activation_scaler.json";
 /// Factors of fine-tuning, by the names that versions give them.
 const FACTORS: [&str; 2] = ["scaling_factor", "finetuning_scaling_factor"];
 /// The version of SAELens whose form is written; without one, its readers take a folder for an older form.
 const SAE_LENS_VERSION: &str = "6.54.12";
 
-/// SAELens's name of an architecture with two ends.
-fn of_transcoder(architecture: &Architecture) -> Option<&'static str> {
-    match architecture {
-        Architecture::Relu => Some("transcoder"),
-        Architecture::JumpRelu { .. } => Some("jumprelu_transcoder"),
-        _ => None,
-    }
-}
-
-/// Site and parameters of the SAE in a folder.
+/// The SAE in a folder.
 ///
 /// # Errors
 /// If a file is missing or damaged, the architecture, the activation or a normalisation is not supported, or a tensor has another
 /// shape, is not finite or is not one of the architecture's.
-pub(crate) fn read(folder: &Folder) -> Result<(Site, Parameters)> {
+pub(super) fn read(folder: &Folder) -> Result<Stored> {
     let settings = Settings::parse(&folder.describe(CONFIG), &folder.read(CONFIG)?)?;
-    let Config { architecture, site, directions, subtract_b_dec, rescaled, finetuned } = Config::read(&settings)?;
-    let (d_in, d_out) = (site.reads.width, site.writes.width);
-
+    let config = Config::read(&settings)?;
+    let Config { d_in, d_out, directions, .. } = config;
     let tensors = Tensors::open(folder, Some(WEIGHTS))?;
     let numbers = |name: &str| tensors.get(name, &[directions]);
     let mut encoder = tensors.matrix("W_enc", d_in, directions)?.transposed();
     let mut w_dec = tensors.matrix("W_dec", directions, d_out)?;
-    let (activation, bias) = match architecture {
+    let (mut architecture, bias) = match config.architecture {
         config::Architecture::Relu => (Architecture::Relu, "b_enc"),
         config::Architecture::TopK { k } => (Architecture::TopK { k }, "b_enc"),
         config::Architecture::JumpRelu => {
             (Architecture::JumpRelu { threshold: threshold(&tensors, directions)? }, "b_enc")
+        }
+        config::Architecture::BatchTopK => {
+            let threshold = tensors.get("topk_threshold", &[])?[0].max(0.0);
+            (Architecture::JumpRelu { threshold: vec![threshold; directions] }, "b_enc")
         }
         config::Architecture::Gated => {
             (Architecture::Gated { r_mag: numbers("r_mag")?, b_mag: numbers("b_mag")? }, "b_gate")
         }
     };
     let mut b_enc = numbers(bias)?;
-    let b_dec = tensors.get("b_dec", &[d_out])?;
-    if rescaled {
-        scale_by_decoder(&mut encoder, &mut b_enc, &mut w_dec);
-    }
-    for name in FACTORS.into_iter().filter(|name| tensors.contains(name)) {
-        let factors = numbers(name)?;
-        if finetuned {
-            factors.iter().enumerate().for_each(|(d, factor)| w_dec.row_mut(d).iter_mut().for_each(|w| *w *= factor));
-        } else if factors.iter().any(|factor| *factor != 1.0) {
-            let problem =
-                format!("tensor `{name}` is not all ones, and `finetuning_scaling_factor` is not true in `{CONFIG}`");
-            return Err(Error::Parameters { sae: folder.to_string(), problem });
+    let mut b_dec = tensors.get("b_dec", &[d_out])?;
+    let w_skip = config.skip.then(|| tensors.matrix("W_skip", d_out, d_in)).transpose()?;
+    if config.scaled {
+        let factor = factor(folder, &settings)?;
+        encoder.data_mut().iter_mut().for_each(|w| *w *= factor);
+        w_dec.data_mut().iter_mut().chain(&mut b_dec).for_each(|w| *w /= factor);
+        if let (true, Architecture::JumpRelu { threshold }) = (config.rescaled, &mut architecture) {
+            threshold.iter_mut().for_each(|threshold| *threshold /= factor);
         }
     }
+    if config.rescaled {
+        scale_by_decoder(&mut encoder, &mut b_enc, &mut w_dec);
+    }
+    finetuning(folder, &tensors, config.finetuned, &mut w_dec)?;
     if let Some(name) = tensors.unread().first() {
         let problem = format!(
             "tensor `{name}` is not one of an SAE of architecture `{}`; correct `{CONFIG}`, or remove the tensor",
-            activation.name()
+            config.name
         );
         return Err(Error::Parameters { sae: folder.to_string(), problem });
     }
-    let parameters = Parameters { architecture: activation, encoder, w_dec, b_enc, b_dec, subtract_b_dec };
-    Ok((site, parameters))
+    let Config { subtract_b_dec, normalisation, place, .. } = config;
+    let parameters = Parameters { architecture, encoder, w_dec, b_enc, b_dec, subtract_b_dec, normalisation, w_skip };
+    Ok(Stored { place: Ok(place), parameters })
+}
+
+/// The factor by which training scaled what it read; a checkpoint of it holds the factor beside the weights.
+fn factor(folder: &Folder, settings: &Settings) -> Result<f32> {
+    let Some(bytes) = folder.read_optional(SCALER)? else {
+        let problem = format!(
+            "`normalize_activations` says that the SAE was trained on scaled activations, and `{SCALER}`, which would hold \
+             the factor, is not beside it; fold the factor in Python (sae.fold_activation_norm_scaling_factor(FACTOR)) and \
+             save the SAE again"
+        );
+        return Err(settings.problem(problem).into());
+    };
+    let scaler = Settings::parse(&folder.describe(SCALER), &bytes)?;
+    Ok(scaler.get("scaling_factor")?.number(1e-30..=1e30)? as f32)
+}
+
+/// The factors of fine-tuning, which SAELens applied to the decoder before version 6, and has refused since.
+fn finetuning(folder: &Folder, tensors: &Tensors, finetuned: Option<bool>, w_dec: &mut Matrix) -> Result<()> {
+    for name in FACTORS.into_iter().filter(|name| tensors.contains(name)) {
+        let factors = tensors.get(name, &[w_dec.rows()])?;
+        let are_ones = factors.iter().all(|factor| (factor - 1.0).abs() <= 1e-5);
+        let problem = match finetuned {
+            _ if are_ones && name == FACTORS[0] => continue,
+            Some(true) => {
+                let rows = factors.iter().enumerate();
+                rows.for_each(|(d, factor)| w_dec.row_mut(d).iter_mut().for_each(|w| *w *= factor));
+                continue;
+            }
+            Some(false) if are_ones => continue,
+            Some(false) => {
+                format!("tensor `{name}` is not all ones, and `finetuning_scaling_factor` is not true in `{CONFIG}`")
+            }
+            None => format!("tensor `{name}` is one of SAELens before version 6, which `{CONFIG}` is not of"),
+        };
+        return Err(Error::Parameters { sae: folder.to_string(), problem });
+    }
+    Ok(())
 }
 
 /// The thresholds of a JumpReLU SAE, with whose positive part SAELens compares; checkpoints of its training may hold logarithms.
@@ -89,7 +123,7 @@ fn threshold(tensors: &Tensors, directions: usize) -> Result<Vec<f32>> {
 }
 
 /// Multiplies pre-activations by their decoder row's length and divides the row by it: `rescale_acts_by_decoder_norm`.
-fn scale_by_decoder(encoder: &mut Matrix, b_enc: &mut [f32], w_dec: &mut Matrix) {
+pub(super) fn scale_by_decoder(encoder: &mut Matrix, b_enc: &mut [f32], w_dec: &mut Matrix) {
     let length = |row: &[f32]| row.iter().map(|w| (*w as f64).powi(2)).sum::<f64>().sqrt() as f32;
     let lengths: Vec<f32> = w_dec.iter_rows().map(length).collect();
     for (direction, length) in lengths.iter().enumerate() {
@@ -107,15 +141,26 @@ impl Sae {
     /// `cfg.json` beside the hook point. The configuration is written last, so a folder with one is whole.
     ///
     /// # Errors
-    /// If SAELens has no such transcoder, or a file cannot be written.
+    /// If SAELens has no such architecture, or a file cannot be written.
     pub fn save(&self, folder: &Path, metadata: &Value, density: Option<&[f64]>) -> Result<()> {
         let Site { reads, writes } = self.site();
-        let Parameters { architecture, encoder, w_dec, b_enc, b_dec, subtract_b_dec } = self.parameters();
+        let Parameters { architecture, encoder, w_dec, b_enc, b_dec, subtract_b_dec, normalisation, w_skip } =
+            self.parameters();
         let is_transcoder = !self.site().is_one_place();
-        let name = if is_transcoder { of_transcoder(architecture) } else { Some(architecture.name()) };
-        let Some(name) = name else {
-            let problem = format!("SAELens has no transcoder of architecture `{}`", architecture.name());
-            return Err(Error::Parameters { sae: self.name().into(), problem });
+        let name = match (is_transcoder, architecture, w_skip) {
+            (false, _, None) => architecture.name(),
+            (true, Architecture::Relu, None) => "transcoder",
+            (true, Architecture::Relu, Some(_)) => "skip_transcoder",
+            (true, Architecture::JumpRelu { .. }, None) => "jumprelu_transcoder",
+            (true, Architecture::JumpRelu { .. }, Some(_)) => "jumprelu_skip_transcoder",
+            (false, _, Some(_)) => {
+                let problem = "SAELens has no SAE with a skip connection that reads and writes one place".into();
+                return Err(Error::Parameters { sae: self.name().into(), problem });
+            }
+            (true, ..) => {
+                let problem = format!("SAELens has no transcoder of architecture `{}`", architecture.name());
+                return Err(Error::Parameters { sae: self.name().into(), problem });
+            }
         };
         let w_enc = encoder.transposed();
         let vector = |values| tensor(values, &[self.directions()]);
@@ -132,7 +177,7 @@ impl Sae {
             "dtype": "float32",
             "device": "cpu",
             "apply_b_dec_to_input": subtract_b_dec,
-            "normalize_activations": "none",
+            "normalize_activations": normalisation.name(),
             "reshape_activations": if reads.hook.to_string().ends_with("attn.hook_z") { "hook_z" } else { "none" },
         });
         match architecture {
@@ -146,6 +191,7 @@ impl Sae {
                 tensors.extend([("r_mag", vector(r_mag)), ("b_mag", vector(b_mag))]);
             }
         }
+        tensors.extend(w_skip.as_ref().map(|w| ("W_skip", matrix(w))));
         config["metadata"] = json!({ "sae_lens_version": SAE_LENS_VERSION, "hook_name": reads.hook.to_string() });
         if let Some(head) = reads.head {
             config["metadata"]["hook_head_index"] = json!(head);

@@ -13,7 +13,7 @@ use super::gradient::Gradient;
 use super::objective::{Batch, Encoded, Objective, Revived, Terms, mean_square, negated, per_position};
 use super::parameter::{Numbers, Rows};
 use super::report::StepReport;
-use crate::{Error, Parameters, Result, Sae, Site};
+use crate::{Error, Normalisation, Parameters, Result, Sae, Site};
 
 /// An SAE in training. The encoder is held as rows, like the decoder: `w_enc` is the transpose of SAELens's `W_enc`.
 #[derive(Debug, Clone)]
@@ -107,9 +107,16 @@ impl Trainer {
     /// # Panics
     /// As [`from_parts`](Trainer::from_parts).
     pub fn from_sae(objective: Arc<dyn Objective>, sae: &Sae) -> Result<Trainer> {
-        let Parameters { architecture, encoder, w_dec, b_enc, b_dec, subtract_b_dec } = sae.parameters();
-        let extras = objective.extras_of(sae.parameters()).filter(|_| *subtract_b_dec).ok_or_else(|| {
-            let without = if *subtract_b_dec { "" } else { " without apply_b_dec_to_input" };
+        let Parameters { architecture, encoder, w_dec, b_enc, b_dec, subtract_b_dec, normalisation, w_skip } =
+            sae.parameters();
+        let differs = match (subtract_b_dec, normalisation, w_skip) {
+            (true, Normalisation::None, None) => None,
+            (false, ..) => Some(" without apply_b_dec_to_input"),
+            (_, _, Some(_)) => Some(" with a skip connection"),
+            _ => Some(" that normalises what it reads"),
+        };
+        let extras = objective.extras_of(sae.parameters()).filter(|_| differs.is_none()).ok_or_else(|| {
+            let without = differs.unwrap_or_default();
             let (sae, architecture) = (sae.name(), architecture.name());
             let problem =
                 format!("`{sae}` is of architecture `{architecture}`{without}, which this objective cannot go on from");
@@ -133,6 +140,8 @@ impl Trainer {
             b_enc: self.b_enc.value.clone(),
             b_dec: self.b_dec.value.clone(),
             subtract_b_dec: true,
+            normalisation: Normalisation::None,
+            w_skip: None,
         };
         Sae::new(name.to_owned(), site, parameters)
     }

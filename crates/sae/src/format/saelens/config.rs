@@ -1,33 +1,59 @@
 //! `cfg.json` in the spellings of SAELens 0 to 6.
 
 use directrix_corpus::{Field, Settings};
+use directrix_model::HookPoint;
 
-use crate::{End, Result, Site};
+use crate::format::{Hook, Place};
+use crate::{Normalisation, Result};
 
 /// No SAE has more directions or is wider, so that a wrong number asks for no memory.
 const MOST: usize = 1 << 28;
 
-/// SAELens's architectures.
-const ARCHITECTURES: [&str; 6] = ["standard", "topk", "jumprelu", "gated", "transcoder", "jumprelu_transcoder"];
+/// SAELens's architectures; the last two are those of checkpoints of training, whose SAEs are saved as `jumprelu`.
+const ARCHITECTURES: [&str; 10] = [
+    "standard",
+    "topk",
+    "jumprelu",
+    "gated",
+    "transcoder",
+    "skip_transcoder",
+    "jumprelu_transcoder",
+    "jumprelu_skip_transcoder",
+    "batchtopk",
+    "matryoshka_batchtopk",
+];
 
 /// What `cfg.json` says of an SAE.
 pub(super) struct Config {
+    /// SAELens's name of the architecture.
+    pub(super) name: String,
     pub(super) architecture: Architecture,
-    pub(super) site: Site,
+    pub(super) place: Place,
+    pub(super) d_in: usize,
+    pub(super) d_out: usize,
     pub(super) directions: usize,
     pub(super) subtract_b_dec: bool,
+    pub(super) normalisation: Normalisation,
+    /// Whether what is read was scaled in training by a factor that is not in the weights.
+    pub(super) scaled: bool,
     /// Whether pre-activations are multiplied by their decoder row's length and activations divided by it.
     pub(super) rescaled: bool,
-    /// Whether each direction's decoder row has a factor of its own, of fine-tuning.
-    pub(super) finetuned: bool,
+    /// Whether there is a skip connection.
+    pub(super) skip: bool,
+    /// Whether each direction's decoder row has a factor of its own, of fine-tuning; `None` if the version knows none.
+    pub(super) finetuned: Option<bool>,
 }
 
 /// The tensors and the activation that an SAE has.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Architecture {
     Relu,
-    TopK { k: usize },
+    TopK {
+        k: usize,
+    },
     JumpRelu,
+    /// One threshold for all directions, which training left.
+    BatchTopK,
     Gated,
 }
 
@@ -36,19 +62,28 @@ impl Config {
         // SAELens 6 keeps hook points under `metadata`, earlier versions at the top.
         let metadata = settings.find_some("metadata").map(|field| field.object()).transpose()?;
         let spelled = Spelled { settings, metadata: metadata.as_ref() };
-        let name = settings.or("architecture", "standard", |field| field.choice(&ARCHITECTURES))?;
+        let is_old = spelled.is_before_6()?;
+        let name = if is_old {
+            settings.or("architecture", "standard", |field| field.choice(&ARCHITECTURES))?
+        } else {
+            settings.get("architecture")?.choice(&ARCHITECTURES)?
+        };
         let is_transcoder = name.ends_with("transcoder");
         let d_in = settings.get("d_in")?.count(MOST)?;
         let directions = directions(settings, d_in)?;
-        check_normalisation(settings)?;
-        settings.or("reshape_activations", "none", |field| field.choice(&["none", "hook_z"]))?;
+        let (normalisation, scaled) = normalisation(settings, is_old)?;
 
-        let reads = spelled.end(&["hook_name", "hook_point"], &["hook_head_index", "hook_point_head_index"], d_in)?;
-        let site = if is_transcoder {
+        let reads = spelled.hook(&["hook_name", "hook_point"], &["hook_head_index", "hook_point_head_index"])?;
+        let reshaped = settings.or("reshape_activations", "none", |field| field.choice(&["none", "hook_z"]))?;
+        if reshaped == "hook_z" && !reads.hook.to_string().ends_with("_z") {
+            let problem = format!("`reshape_activations` is \"hook_z\", but the hook point is {}", reads.hook);
+            return Err(settings.problem(problem).into());
+        }
+        let (writes, d_out) = if is_transcoder {
             let d_out = settings.get("d_out")?.count(MOST)?;
-            Site { writes: spelled.end(&["hook_name_out"], &["hook_head_index_out"], d_out)?, reads }
+            (spelled.hook(&["hook_name_out"], &["hook_head_index_out"])?, d_out)
         } else {
-            Site::at(reads)
+            (reads, d_in)
         };
         let subtract_b_dec = settings.or("apply_b_dec_to_input", !is_transcoder, |field| field.flag())?;
         if is_transcoder && subtract_b_dec {
@@ -56,13 +91,46 @@ impl Config {
                 "`apply_b_dec_to_input` is true, but what a transcoder reads is not what its `b_dec` is added to";
             return Err(settings.problem(problem).into());
         }
-        let architecture = architecture(settings, &spelled, name, directions)?;
-        let rescaled = settings.or("rescale_acts_by_decoder_norm", false, |field| field.flag())?;
-        if rescaled && !matches!(architecture, Architecture::TopK { .. }) {
-            return Err(settings.problem(format!("`rescale_acts_by_decoder_norm` is for topk, not for {name}")).into());
-        }
-        let finetuned = settings.or("finetuning_scaling_factor", false, |field| field.flag())?;
-        Ok(Config { architecture, site, directions, subtract_b_dec, rescaled, finetuned })
+        let architecture = if is_old {
+            older_architecture(settings, &spelled, name, directions)?
+        } else {
+            match name {
+                "topk" => Architecture::TopK { k: settings.get("k")?.count(directions)? },
+                _ => by_name(name),
+            }
+        };
+        // The key counts for these alone.
+        let rescaled = match architecture {
+            Architecture::TopK { .. } => settings.or("rescale_acts_by_decoder_norm", false, |field| field.flag())?,
+            Architecture::BatchTopK => settings.or("rescale_acts_by_decoder_norm", true, |field| field.flag())?,
+            _ => false,
+        };
+        let finetuned =
+            is_old.then(|| settings.or("finetuning_scaling_factor", false, |field| field.flag())).transpose()?;
+        let (place, skip) = (Place { reads, writes }, name.contains("skip"));
+        Ok(Config {
+            name: name.into(),
+            architecture,
+            place,
+            d_in,
+            d_out,
+            directions,
+            subtract_b_dec,
+            normalisation,
+            scaled,
+            rescaled,
+            skip,
+            finetuned,
+        })
+    }
+}
+
+fn by_name(name: &str) -> Architecture {
+    match name {
+        "gated" => Architecture::Gated,
+        "batchtopk" | "matryoshka_batchtopk" => Architecture::BatchTopK,
+        _ if name.starts_with("jumprelu") => Architecture::JumpRelu,
+        _ => Architecture::Relu,
     }
 }
 
@@ -79,19 +147,22 @@ fn directions(settings: &Settings, d_in: usize) -> Result<usize> {
     Ok(width as usize)
 }
 
-/// That activations are read as they are. Early versions say so by `false`.
-fn check_normalisation(settings: &Settings) -> Result<()> {
-    let Some(field) = settings.find_some("normalize_activations") else { return Ok(()) };
-    let is_none = if field.is_flag() { !field.flag()? } else { field.text()? == "none" };
-    if is_none {
-        Ok(())
-    } else {
-        Err(field.wrong("\"none\"; SAEs that normalise what they read are not supported").into())
+/// How activations are normalised, and whether they were scaled in training by a factor that `cfg.json` does not hold. Versions
+/// before 6 say so by true or false.
+fn normalisation(settings: &Settings, is_old: bool) -> Result<(Normalisation, bool)> {
+    let Some(field) = settings.find_some("normalize_activations") else { return Ok((Normalisation::None, false)) };
+    if is_old && field.is_flag() {
+        return Ok((Normalisation::None, field.flag()?));
     }
+    Ok(match field.choice(&["none", "expected_average_only_in", "constant_norm_rescale", "layer_norm"])? {
+        "constant_norm_rescale" => (Normalisation::ConstantNorm, false),
+        "layer_norm" => (Normalisation::LayerNorm, false),
+        name => (Normalisation::None, name != "none"),
+    })
 }
 
 /// The architecture with the activation, which versions before 6 name apart and by several names.
-fn architecture(settings: &Settings, spelled: &Spelled, name: &str, directions: usize) -> Result<Architecture> {
+fn older_architecture(settings: &Settings, spelled: &Spelled, name: &str, directions: usize) -> Result<Architecture> {
     let function = spelled.one_of(&["activation_fn_str", "activation_fn"])?;
     let is_topk = match &function {
         None => name == "topk",
@@ -105,12 +176,7 @@ fn architecture(settings: &Settings, spelled: &Spelled, name: &str, directions: 
             is_topk
         }
     };
-    Ok(match name {
-        _ if is_topk => Architecture::TopK { k: k(settings, spelled, directions)? },
-        "jumprelu" | "jumprelu_transcoder" => Architecture::JumpRelu,
-        "gated" => Architecture::Gated,
-        _ => Architecture::Relu,
-    })
+    Ok(if is_topk { Architecture::TopK { k: k(settings, spelled, directions)? } } else { by_name(name) })
 }
 
 /// The `k` of a TopK SAE, by itself or, before 6, among the activation's arguments.
@@ -150,8 +216,26 @@ impl<'a> Spelled<'a> {
         }
     }
 
+    /// Whether a version before 6 wrote the file, which spelled it otherwise; as SAELens tells it.
+    fn is_before_6(&self) -> Result<bool> {
+        let named = |settings: &'a Settings| {
+            settings.find_some("sae_lens_version").filter(|field| field.text().is_ok_and(|text| !text.is_empty()))
+        };
+        let Some(version) = named(self.settings).or_else(|| named(self.metadata?)) else { return Ok(true) };
+        let text = version.text()?;
+        let (major, rest) = text.split_once('.').unwrap_or((text, ""));
+        let Ok(major) = major.parse::<u32>() else {
+            return Err(version.wrong("a version such as \"6.0.0\"").into());
+        };
+        // What came before the release candidates of 6.0.0 was of the older form.
+        let is_early = rest.strip_prefix("0.0").is_some_and(|rest| {
+            ["a", "b", "dev"].iter().any(|mark| rest.trim_start_matches(['.', '-', '_']).starts_with(mark))
+        });
+        Ok(major < 6 || major == 6 && is_early)
+    }
+
     /// The hook point named by one of `hooks`, or its head that is numbered by one of `heads`.
-    fn end(&self, hooks: &[&str], heads: &[&str], width: usize) -> Result<End> {
+    fn hook(&self, hooks: &[&str], heads: &[&str]) -> Result<Hook> {
         let Some(hook) = self.one_of(hooks)? else {
             let problem = format!("key `metadata.{}` is missing or null, which names the hook point", hooks[0]);
             return Err(self.settings.problem(problem).into());
@@ -164,8 +248,8 @@ impl<'a> Spelled<'a> {
             name = name.replace("{layer}", &layer.index(1 << 12)?.to_string());
         }
         let head = self.one_of(heads)?.map(|head| head.index(1 << 14)).transpose()?;
-        let parsed = name.parse();
+        let parsed: Result<HookPoint, _> = name.parse();
         let wrong = |error: directrix_model::Error| self.settings.problem(format!("`{}`: {error}", hook.name()));
-        Ok(End { hook: parsed.map_err(wrong)?, head, width })
+        Ok(Hook { hook: parsed.map_err(wrong)?, head })
     }
 }
