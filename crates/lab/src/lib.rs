@@ -32,5 +32,5 @@ pub use embedded::{CORPUS, MODEL};
 pub use error::{Error, Result};
 pub use hub::{Hub, HubError};
 pub use opened::{Opened, OtherIndex, open_index};
-pub use source::{Sources, corpus, corpus_origin, folder, sae, sae_folder, saes_of};
+pub use source::{Sources, corpus, corpus_origin, folder, sae, saes_of};
 pub use wanted::Wanted;

@@ -9,7 +9,7 @@ use directrix_index::{Identity, Index, Input, Options, build, rebuild};
 use directrix_model::{Folder, Model};
 use directrix_sae::Sae;
 
-use crate::source::fitting;
+use crate::source::{fitting, is_of_hub};
 use crate::{Error, Result, Sources, Wanted};
 
 /// Prompts tokenised at a time.
@@ -60,11 +60,12 @@ impl Wanted {
     /// asked for and the model's folder names none.
     pub fn open_from(mut self, sources: &Sources) -> Result<Opened> {
         let folder = sources.model(&self.model)?;
-        let sae_folders = self.saes.iter().map(|name| sources.sae_folder(name)).collect::<Result<Vec<_>>>()?;
+        let mut sae_folders = self.saes.iter().map(|name| sources.sae_folder(name)).collect::<Result<Vec<_>>>()?;
         let corpus = sources.corpus(&self.corpus, self.column.as_deref())?;
         self.model = folder.to_string();
         self.saes = sae_folders.iter().map(ToString::to_string).collect();
         self.corpus = corpus.name().into();
+        tell_apart(&mut sae_folders);
         let model = Model::load(&folder, self.processing)?;
         let tokenizer = folder.tokenizer()?;
         let saes = sae_folders.iter().map(|folder| fitting(folder, &model)).collect::<Result<Vec<_>>>()?;
@@ -169,6 +170,12 @@ impl Opened {
         Ok(self.corpus.survey(self.limit(), watch)?)
     }
 
+    /// The model's name without the commit it was found at: what other programs can load it by.
+    pub fn model_name(&self) -> &str {
+        let name = &self.wanted.model;
+        name.split_once('@').filter(|_| is_of_hub(name)).map_or(name, |(repository, _)| repository)
+    }
+
     /// The model by name, with the hash of the files that were loaded.
     pub fn model_source(&self) -> Input {
         Input { name: self.wanted.model.clone(), hash: self.folder.hash() }
@@ -230,6 +237,18 @@ impl Opened {
 
     fn limit(&self) -> usize {
         self.wanted.limit.unwrap_or(usize::MAX)
+    }
+}
+
+/// Gives those SAEs of the hub whose folders are called alike a longer name: nobody can rename a folder there.
+fn tell_apart(folders: &mut [Folder]) {
+    let names: Vec<String> = folders.iter().map(ToString::to_string).collect();
+    let last = |name: &str| name.rsplit(['/', ':']).next().map(String::from);
+    for (i, name) in names.iter().enumerate() {
+        let is_alike = names.iter().enumerate().any(|(j, other)| i != j && last(other) == last(name));
+        if let Some((repository, inside)) = name.split_once(':').filter(|_| is_alike && is_of_hub(name)) {
+            folders[i] = folders[i].clone().named(format!("{repository}:{}", inside.replace('/', "-")));
+        }
     }
 }
 

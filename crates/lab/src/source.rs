@@ -124,14 +124,6 @@ pub fn folder(name: &str) -> Result<Folder> {
     Sources::default().model(name)
 }
 
-/// An SAE's folder, with [`Sources::default`].
-///
-/// # Errors
-/// As [`Sources::sae_folder`].
-pub fn sae_folder(name: &str) -> Result<Folder> {
-    Sources::default().sae_folder(name)
-}
-
 /// A corpus, with [`Sources::default`].
 ///
 /// # Errors
@@ -168,6 +160,11 @@ pub(crate) fn fitting(folder: &Folder, model: &Model) -> Result<Sae> {
 
 fn on_hub(name: &str, kind: Kind) -> Option<HubName> {
     HubName::parse(name, |name| if kind == Kind::Model { aliases::repository(name) } else { None })
+}
+
+/// Whether what a source was found as is of the hub.
+pub(crate) fn is_of_hub(found: &str) -> bool {
+    !is_on_disk(found) && HubName::parse(found, |_| None).is_some_and(|name| name.is_at_commit())
 }
 
 fn is_on_disk(name: &str) -> bool {

@@ -428,6 +428,16 @@ fn a_corpus_of_several_files_is_read_in_the_order_of_their_names() {
 }
 
 #[test]
+fn saes_of_the_hub_whose_folders_are_called_alike_are_told_apart() {
+    let place = Place::new();
+    let saes = vec!["owner/saes:l0/mlp".to_owned(), "owner/saes:l2/mlp".to_owned()];
+    let opened = Wanted { saes, ..wanted() }.open_from(&place.sources()).unwrap();
+    assert_eq!([0, 1].map(|i| opened.saes[i].short_name()), ["l0-mlp", "l2-mlp"]);
+    assert_eq!(opened.wanted.saes[1], format!("owner/saes@{}:l2/mlp", place.commits[1]));
+    assert_eq!(opened.model_name(), "owner/model");
+}
+
+#[test]
 fn weights_in_several_files_are_those_of_the_index() {
     let place = Place::new();
     let index = r#"{"weight_map": {"a": "w-2.safetensors", "b": "w-1.safetensors"}}"#;

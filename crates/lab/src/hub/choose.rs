@@ -110,7 +110,7 @@ fn corpus(files: &[&str], inside: Option<&str>) -> Result<Vec<String>, String> {
                 let found = files.iter().filter(|file| is_direct(file) && has_format(file, format));
                 let found: Vec<String> = found.map(|file| (*file).into()).collect();
                 if !found.is_empty() {
-                    return Ok(found);
+                    return whole(found);
                 }
             }
         }
@@ -125,6 +125,15 @@ fn corpus(files: &[&str], inside: Option<&str>) -> Result<Vec<String>, String> {
             FORMATS.join(", ")
         ),
     })
+}
+
+/// The files, unless they say themselves that there are more: `train-00000-of-00004.parquet`.
+fn whole(files: Vec<String>) -> Result<Vec<String>, String> {
+    let total = files[0].split_once("-of-").and_then(|(_, rest)| rest.get(..5)?.parse::<usize>().ok());
+    match total.filter(|total| *total > files.len()) {
+        None => Ok(files),
+        Some(total) => Err(format!("has {} of the {total} files that `{}` is one of", files.len(), files[0])),
+    }
 }
 
 fn has_format(file: &str, format: &str) -> bool {
@@ -236,6 +245,8 @@ mod tests {
         ] {
             assert_eq!(chosen(Kind::Corpus, files, Some(inside)), expected);
         }
+        let problem = Kind::Corpus.choose(&stories[..2], Some("train")).unwrap_err();
+        assert!(problem.contains("has 1 of the 2 files"), "{problem}");
         let problem = Kind::Corpus.choose(&stories, Some("test")).unwrap_err();
         assert!(
             problem.contains("no split, folder or file `test`") && problem.contains("validation-00000"),

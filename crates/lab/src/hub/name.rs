@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::cache::is_commit;
+
 /// The revision where none is named.
 const MAIN: &str = "main";
 
@@ -33,6 +35,11 @@ impl HubName {
             && is_path(revision, |c| c.is_ascii_alphanumeric() || "._-+".contains(c))
             && inside.as_deref().is_none_or(|inside| is_path(inside, |c| !c.is_control() && c != '\\'));
         is_name.then(|| HubName { repository: repository.into(), revision: revision.into(), inside })
+    }
+
+    /// Whether the revision is a commit in full.
+    pub(crate) fn is_at_commit(&self) -> bool {
+        is_commit(&self.revision)
     }
 
     /// The same at a commit, as results name it.
