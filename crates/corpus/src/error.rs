@@ -111,7 +111,7 @@ pub enum Error {
         name: String,
     },
     /// A corpus is not in a format that can be read.
-    #[error("corpus `{name}` is {found}, expected a file ending in .txt, .jsonl or .parquet; convert or rename it")]
+    #[error("corpus `{name}` is {found}, expected files ending in .txt, .jsonl or .parquet; convert or rename it")]
     Format {
         /// The corpus.
         name: String,

@@ -1,7 +1,7 @@
 //! Text, JSON lines and Parquet to tokenised prompts.
 //!
 //! - A [`Tokenizer`] is made of the files of a model's folder. It turns text into token ids and back.
-//! - A [`Corpus`] is one file of documents: `.txt`, `.jsonl` or `.parquet`. A [`Document`] is text, or token ids
+//! - A [`Corpus`] is files of documents: `.txt`, `.jsonl` or `.parquet`. A [`Document`] is text, or token ids
 //!   that are ready to run.
 //! - [`durable`] is how files are written, and read again, by every room.
 //! - [`Settings`] are the configuration files of others, read by type.
@@ -56,7 +56,7 @@ pub use memory::{Need, check_memory, memory};
 pub use prompts::Prompts;
 pub use range::{in_range, real_number, whole_number};
 pub use settings::{Field, Settings};
-pub use source::{Corpus, Document, Survey};
+pub use source::{Corpus, Document, FORMATS, Survey};
 pub use tokenise::{Chunk, Tokenising, join, load, prompts};
 pub use tokenizer::{Tokenizer, TokenizerFiles, pieces, token_text};
 pub use visible::{one_line, visible};

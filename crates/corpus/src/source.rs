@@ -1,21 +1,26 @@
-//! A corpus: one file of documents, read one by one.
+//! A corpus: files of documents, read one by one.
 
 mod json;
 mod lines;
 mod parquet;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Cursor};
 use std::iter;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 
 use self::json::JsonLines;
 use self::lines::{Documents, Lines};
 use self::parquet::Rows;
 use crate::error::{Error, Result, excerpt};
+use crate::hexadecimal;
 use crate::watch::{Event, Watch};
+
+/// What the names of files end in that can be read. Where a folder holds several formats, the first of them counts.
+pub const FORMATS: [&str; 3] = [".parquet", ".jsonl", ".txt"];
 
 /// One document of a corpus.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +31,7 @@ pub enum Document {
     Tokens(Vec<u32>),
 }
 
-/// A file of documents, on disk or in memory.
+/// Files of documents, on disk or in memory, which follow each other.
 ///
 /// - `.txt`: texts separated by lines that are `<|endoftext|>`. Each is trimmed, its line ends become `\n`, and empty
 ///   ones are skipped.
@@ -40,9 +45,17 @@ pub enum Document {
 #[derive(Debug, Clone)]
 pub struct Corpus {
     name: String,
+    /// At least one.
+    files: Vec<Part>,
+    column: Option<String>,
+}
+
+/// A file of a corpus.
+#[derive(Debug, Clone)]
+struct Part {
+    name: String,
     source: Source,
     format: Format,
-    column: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -61,27 +74,39 @@ enum Format {
 /// What a walk through a corpus finds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Survey {
-    /// The SHA-256 hash of the file's bytes, in hexadecimal.
+    /// As [`Corpus::hash`].
     pub hash: String,
     /// How many documents there are; for Parquet the rows, of which those without a document are some.
     pub documents: usize,
 }
 
+/// Gives one document after the other, and nothing at the end.
+type Reader = Box<dyn FnMut() -> Result<Option<Document>> + Send>;
+
 impl Corpus {
-    /// Finds a corpus by its path. `column` names the column of the documents; `.txt` has no columns and ignores it.
+    /// Finds a corpus by its path: a file, or a folder, whose files directly inside are read in the order of their names:
+    /// those of the first of [`FORMATS`] that it has. `column` names the column of the documents; `.txt` has no columns and
+    /// ignores it.
     ///
     /// # Errors
-    /// [`Error::NoCorpus`] if there is no such file, [`Error::Format`] if its name ends in none of `.txt`, `.jsonl` and
-    /// `.parquet`.
+    /// [`Error::NoCorpus`] if there is no such file or folder, [`Error::Format`] if its name ends in none of [`FORMATS`], or it
+    /// is a folder without such files; [`Error::Io`] if the folder cannot be read.
     pub fn open(path: &str, column: Option<&str>) -> Result<Corpus> {
         let found = Path::new(path);
         if !found.exists() {
             return Err(Error::NoCorpus { name: path.into() });
         }
-        if found.is_dir() {
-            return Err(Error::Format { name: path.into(), found: "a folder".into() });
-        }
-        Corpus::new(path, Source::Disk(found.into()), column)
+        let files = if found.is_dir() { files_of(path)? } else { vec![found.into()] };
+        Corpus::of_files(path, files, column)
+    }
+
+    /// The files at `paths` as one corpus, in this order. `name` is what it is called.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if there is none, or one whose name ends in none of [`FORMATS`].
+    pub fn of_files(name: &str, paths: Vec<PathBuf>, column: Option<&str>) -> Result<Corpus> {
+        let part = |path: PathBuf| Part::new(path.display().to_string(), Source::Disk(path));
+        Corpus::new(name, paths.into_iter().map(part).collect::<Result<_>>()?, column)
     }
 
     /// A corpus in memory. The end of `name` tells its format, as a path's does.
@@ -89,19 +114,14 @@ impl Corpus {
     /// # Errors
     /// [`Error::Format`] as [`open`](Corpus::open).
     pub fn in_memory(name: &str, bytes: impl Into<Bytes>, column: Option<&str>) -> Result<Corpus> {
-        Corpus::new(name, Source::Memory(bytes.into()), column)
+        Corpus::new(name, vec![Part::new(name.into(), Source::Memory(bytes.into()))?], column)
     }
 
-    fn new(name: &str, source: Source, column: Option<&str>) -> Result<Corpus> {
-        let extension = Path::new(name).extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
-        let format = match extension.as_deref() {
-            Some("txt") => Format::Text,
-            Some("jsonl") => Format::JsonLines,
-            Some("parquet") => Format::Parquet,
-            Some(other) => return Err(Error::Format { name: name.into(), found: format!("a .{other} file") }),
-            None => return Err(Error::Format { name: name.into(), found: "a file without extension".into() }),
-        };
-        Ok(Corpus { name: name.into(), source, format, column: column.map(Into::into) })
+    fn new(name: &str, files: Vec<Part>, column: Option<&str>) -> Result<Corpus> {
+        if files.is_empty() {
+            return Err(Error::Format { name: name.into(), found: "a folder without such files".into() });
+        }
+        Ok(Corpus { name: name.into(), files, column: column.map(Into::into) })
     }
 
     /// The name it was opened by.
@@ -113,60 +133,100 @@ impl Corpus {
     /// iterator ends after its first error.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be opened; for Parquet also [`Error::Parquet`], [`Error::NoColumn`] and
-    /// [`Error::Value`]. Its items are errors where the file cannot be read or understood: they name the line or row.
+    /// [`Error::Io`] if the first file cannot be opened; for Parquet also [`Error::Parquet`], [`Error::NoColumn`] and
+    /// [`Error::Value`]. Its items are errors where a file cannot be opened, read or understood: they name it with the line or
+    /// row.
     pub fn documents(&self) -> Result<impl Iterator<Item = Result<Document>> + Send + use<>> {
-        let documents: Box<dyn Iterator<Item = Result<Document>> + Send> = match self.format {
-            Format::Parquet => {
-                let mut rows = self.rows()?;
-                Box::new(until_error(move || rows.next()))
+        let (column, mut files) = (self.column.clone(), self.files.clone().into_iter());
+        let open = move |file: Part| file.documents(column.as_deref());
+        let mut reader = files.next().map(&open).transpose()?;
+        Ok(until_error(move || {
+            while let Some(next) = &mut reader {
+                if let Some(document) = next()? {
+                    return Ok(Some(document));
+                }
+                reader = files.next().map(&open).transpose()?;
             }
-            Format::JsonLines => {
-                let mut lines = JsonLines::new(self.lines()?, self.column.clone());
-                Box::new(until_error(move || lines.next()))
-            }
-            Format::Text => {
-                let mut documents = Documents::new(self.lines()?);
-                Box::new(until_error(move || documents.next()))
-            }
-        };
-        Ok(documents)
+            Ok(None)
+        }))
     }
 
-    /// Hashes the file and counts its documents, at most `limit`, in one walk.
+    /// Hashes the files and counts their documents, at most `limit`, in one walk.
     ///
     /// # Errors
     /// As [`documents`](Corpus::documents), for the documents counted; [`Error::Stopped`] if the watch says so.
     pub fn survey(&self, limit: usize, watch: &Watch) -> Result<Survey> {
-        let (documents, lines) = match self.format {
+        let (mut hashes, mut documents) = (Vec::new(), 0);
+        for file in &self.files {
+            let found = file.survey(self.column.as_deref(), documents, limit, watch)?;
+            hashes.push(found.hash);
+            documents = found.documents;
+        }
+        Ok(Survey { hash: joined(hashes), documents })
+    }
+
+    /// The SHA-256 hash of the file's bytes, in hexadecimal; of several files, that of the lines that are their hashes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a file cannot be read.
+    pub fn hash(&self) -> Result<String> {
+        Ok(joined(self.files.iter().map(|file| file.lines()?.hashed().into_hash()).collect::<Result<_>>()?))
+    }
+}
+
+impl Part {
+    fn new(name: String, source: Source) -> Result<Part> {
+        let extension = Path::new(&name).extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+        let format = match extension.as_deref() {
+            Some("txt") => Format::Text,
+            Some("jsonl") => Format::JsonLines,
+            Some("parquet") => Format::Parquet,
+            Some(other) => return Err(Error::Format { name, found: format!("a .{other} file") }),
+            None => return Err(Error::Format { name, found: "a file without extension".into() }),
+        };
+        Ok(Part { name, source, format })
+    }
+
+    fn documents(&self, column: Option<&str>) -> Result<Reader> {
+        Ok(match self.format {
             Format::Parquet => {
-                let documents = self.rows()?.count().min(limit);
-                return Ok(Survey { hash: self.hash()?, documents });
+                let mut rows = self.rows(column)?;
+                Box::new(move || rows.next())
             }
             Format::JsonLines => {
-                let mut lines = JsonLines::new(self.lines()?.hashed(), self.column.clone());
-                (count(limit, watch, || lines.next())?, lines.into_lines())
+                let mut lines = JsonLines::new(self.lines()?, column.map(Into::into));
+                Box::new(move || lines.next())
+            }
+            Format::Text => {
+                let mut documents = Documents::new(self.lines()?);
+                Box::new(move || documents.next())
+            }
+        })
+    }
+
+    /// The file's hash, and how many documents there are, at most `limit`, with the `before` of the files before it.
+    fn survey(&self, column: Option<&str>, before: usize, limit: usize, watch: &Watch) -> Result<Survey> {
+        let (documents, lines) = match self.format {
+            Format::Parquet => {
+                let documents = before.saturating_add(self.rows(column)?.count()).min(limit);
+                return Ok(Survey { hash: self.lines()?.hashed().into_hash()?, documents });
+            }
+            Format::JsonLines => {
+                let mut lines = JsonLines::new(self.lines()?.hashed(), column.map(Into::into));
+                (count(before, limit, watch, || lines.next())?, lines.into_lines())
             }
             Format::Text => {
                 let mut documents = Documents::new(self.lines()?.hashed());
-                (count(limit, watch, || documents.next())?, documents.into_lines())
+                (count(before, limit, watch, || documents.next())?, documents.into_lines())
             }
         };
         Ok(Survey { hash: lines.into_hash()?, documents })
     }
 
-    /// The SHA-256 hash of the file's bytes, in hexadecimal.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if the file cannot be read.
-    pub fn hash(&self) -> Result<String> {
-        self.lines()?.hashed().into_hash()
-    }
-
-    fn rows(&self) -> Result<Rows> {
+    fn rows(&self, column: Option<&str>) -> Result<Rows> {
         match &self.source {
-            Source::Memory(bytes) => Rows::open(bytes.clone(), &self.name, self.column.as_deref()),
-            Source::Disk(path) => Rows::open(self.opened(path)?, &self.name, self.column.as_deref()),
+            Source::Memory(bytes) => Rows::open(bytes.clone(), &self.name, column),
+            Source::Disk(path) => Rows::open(self.opened(path)?, &self.name, column),
         }
     }
 
@@ -183,10 +243,40 @@ impl Corpus {
     }
 }
 
-/// How often `next` gives a document, at most `limit` times.
-fn count(limit: usize, watch: &Watch, mut next: impl FnMut() -> Result<Option<Document>>) -> Result<usize> {
+/// The files of a folder that are a corpus, in the order of their names.
+fn files_of(folder: &str) -> Result<Vec<PathBuf>> {
+    let failed = |error| Error::Io { path: folder.into(), error };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+        // A hidden file is what some systems and tools leave beside another one.
+        if path.is_file() && !name.starts_with('.') {
+            files.push((FORMATS.iter().position(|format| name.ends_with(format)), path));
+        }
+    }
+    files.sort();
+    let format = files.iter().find_map(|(format, _)| *format);
+    Ok(files.into_iter().filter(|(other, _)| other.is_some() && *other == format).map(|(_, path)| path).collect())
+}
+
+/// One hash for those of several files; that of a single one stays as it is.
+fn joined(mut hashes: Vec<String>) -> String {
+    match hashes.len() {
+        1 => hashes.remove(0),
+        _ => hexadecimal(&Sha256::digest(hashes.iter().map(|hash| format!("{hash}\n")).collect::<String>())),
+    }
+}
+
+/// `before`, and how often `next` gives a document, at most `limit`.
+fn count(
+    before: usize,
+    limit: usize,
+    watch: &Watch,
+    mut next: impl FnMut() -> Result<Option<Document>>,
+) -> Result<usize> {
     const TOLD: usize = 1 << 14;
-    let mut documents = 0;
+    let mut documents = before;
     while documents < limit && next()?.is_some() {
         documents += 1;
         if watch.is_stopped() {
@@ -309,6 +399,41 @@ mod tests {
         assert!(matches!(Corpus::open(disk.path().to_str().unwrap(), None), Err(Error::Format { .. })));
         assert!(matches!(Corpus::in_memory("config.json", &b"{}"[..], None), Err(Error::Format { .. })));
         assert_eq!(read("A.TXT", "a", None).unwrap(), texts(&["a"]));
+    }
+
+    #[test]
+    fn several_files_are_one_corpus() {
+        let disk = tempfile::tempdir().unwrap();
+        let contents =
+            [("b.txt", "4\n<|endoftext|>\n5"), ("a.txt", "1\n<|endoftext|>\n2"), ("a2.txt", "3\n<|endoftext|>\n")];
+        for (name, content) in contents {
+            fs::write(disk.path().join(name), content).unwrap();
+        }
+        for other in [".hidden.parquet", "README.md", "._a.txt"] {
+            fs::write(disk.path().join(other), "?").unwrap();
+        }
+        let folder = disk.path().to_str().unwrap();
+        let corpus = Corpus::open(folder, None).unwrap();
+        assert_eq!(corpus.name(), folder);
+        let documents: Vec<_> = corpus.documents().unwrap().collect::<Result<_>>().unwrap();
+        assert_eq!(documents, texts(&["1", "2", "3", "4", "5"]));
+        for limit in 0..7 {
+            let survey = corpus.survey(limit, &Watch::nobody()).unwrap();
+            assert_eq!((survey.hash, survey.documents), (corpus.hash().unwrap(), limit.min(5)));
+        }
+
+        let paths = |names: [&str; 2]| names.map(|name| disk.path().join(name)).to_vec();
+        let hash = |names| Corpus::of_files("x", paths(names), None).unwrap().hash().unwrap();
+        assert_ne!(hash(["a.txt", "b.txt"]), hash(["b.txt", "a.txt"]));
+        assert!(matches!(Corpus::of_files("x", Vec::new(), None), Err(Error::Format { .. })));
+
+        fs::write(disk.path().join("c.jsonl"), "\"only\"").unwrap();
+        let corpus = Corpus::open(folder, None).unwrap();
+        assert_eq!(corpus.documents().unwrap().collect::<Result<Vec<_>>>().unwrap(), texts(&["only"]));
+        fs::write(disk.path().join("d.jsonl"), "7").unwrap();
+        let read: Vec<_> = Corpus::open(folder, None).unwrap().documents().unwrap().collect();
+        let Err(error) = &read[1] else { panic!("{read:?}") };
+        assert!(read.len() == 2 && error.to_string().contains("d.jsonl`, line 1"), "{error}");
     }
 
     #[test]

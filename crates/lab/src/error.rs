@@ -21,9 +21,12 @@ pub enum Error {
     /// The index could not be made or read.
     #[error(transparent)]
     Index(#[from] directrix_index::Error),
+    /// Something is not in the hub's cache and cannot be downloaded.
+    #[error(transparent)]
+    Hub(#[from] crate::HubError),
     /// A name is that of nothing.
     #[error(
-        "no {what} `{name}`: nothing on disk has this path and nothing embedded has this name; embedded: {embedded}"
+        "no {what} `{name}`: nothing on disk has this path and nothing embedded has this name; embedded: {embedded}; on the hub: {hub}"
     )]
     Unknown {
         /// `folder` or `corpus`.
@@ -32,6 +35,8 @@ pub enum Error {
         name: String,
         /// The names that are part of the program.
         embedded: String,
+        /// How those of the hub are spelled.
+        hub: &'static str,
     },
     /// Two SAEs are called the same in results.
     #[error("the SAEs `{one}` and `{two}` are both called `{name}` in results; rename one of the folders")]

@@ -1,7 +1,8 @@
 //! What is wanted to what is open.
 //!
-//! - A model, an SAE or a corpus is named in one way everywhere: by its path; by `embedded:` and the name of one that is
-//!   part of the program; or, where nothing has that path, by the latter's name alone. [`folder`] and [`corpus`] find them.
+//! - A model, an SAE or a corpus is named in one way everywhere: by its path, by the name of one that is part of the program, or
+//!   by that of a repository of the Hugging Face hub. [`Sources`] find them.
+//! - [`Hub`] is where the hub and its cache are. The cache is that of Python's huggingface_hub; what it has is not asked for again.
 //! - [`Wanted`] is plain data: the names of a model, SAEs and a corpus, and how they are to be taken. Command, study and
 //!   page all say what they want with it.
 //! - [`Wanted::open`] gives an [`Opened`]: the model with its tokenizer, SAEs that fit it, the corpus. Of these it makes
@@ -19,14 +20,17 @@
 //! # Ok::<(), directrix_lab::Error>(())
 //! ```
 
+mod aliases;
 mod embedded;
 mod error;
+mod hub;
 mod opened;
 mod source;
 mod wanted;
 
 pub use embedded::{CORPUS, MODEL};
 pub use error::{Error, Result};
-pub use opened::{Opened, OtherIndex, open_index, sae};
-pub use source::{corpus, corpus_origin, folder, saes_of};
+pub use hub::{Hub, HubError};
+pub use opened::{Opened, OtherIndex, open_index};
+pub use source::{Sources, corpus, corpus_origin, folder, sae, saes_of};
 pub use wanted::Wanted;

@@ -9,7 +9,8 @@ use directrix_index::{Identity, Index, Input, Options, build, rebuild};
 use directrix_model::{Folder, Model};
 use directrix_sae::Sae;
 
-use crate::{Error, Result, Wanted};
+use crate::source::{fitting, is_of_hub};
+use crate::{Error, Result, Sources, Wanted};
 
 /// Prompts tokenised at a time.
 const CHUNK_PROMPTS: usize = 256;
@@ -44,16 +45,29 @@ pub enum OtherIndex {
 }
 
 impl Wanted {
-    /// Opens everything.
+    /// Opens everything, with [`Sources::default`].
+    ///
+    /// # Errors
+    /// As [`open_from`](Wanted::open_from).
+    pub fn open(self) -> Result<Opened> {
+        self.open_from(&Sources::default())
+    }
+
+    /// Opens everything. What is of the hub is then wanted at the commit it was found at.
     ///
     /// # Errors
     /// If something cannot be found or loaded, an SAE does not fit the model, two SAEs have the same short name, or BOS is
     /// asked for and the model's folder names none.
-    pub fn open(self) -> Result<Opened> {
-        let folder = crate::folder(&self.model)?;
+    pub fn open_from(mut self, sources: &Sources) -> Result<Opened> {
+        let folder = sources.model(&self.model)?;
+        let mut sae_folders = self.saes.iter().map(|name| sources.sae_folder(name)).collect::<Result<Vec<_>>>()?;
+        let corpus = sources.corpus(&self.corpus, self.column.as_deref())?;
+        self.model = folder.to_string();
+        self.saes = sae_folders.iter().map(ToString::to_string).collect();
+        self.corpus = corpus.name().into();
+        tell_apart(&mut sae_folders);
         let model = Model::load(&folder, self.processing)?;
         let tokenizer = folder.tokenizer()?;
-        let sae_folders = self.saes.iter().map(|name| crate::folder(name)).collect::<Result<Vec<_>>>()?;
         let saes = sae_folders.iter().map(|folder| fitting(folder, &model)).collect::<Result<Vec<_>>>()?;
         for (i, sae) in saes.iter().enumerate() {
             if let Some(other) = saes[..i].iter().find(|other| other.short_name() == sae.short_name()) {
@@ -66,7 +80,6 @@ impl Wanted {
             return Err(Error::NoBos { folder: folder.to_string() });
         }
         let bos = token.filter(|_| self.bos.unwrap_or(model.config().family.begins_with_bos));
-        let corpus = crate::corpus(&self.corpus, self.column.as_deref())?;
         Ok(Opened { wanted: self, model, tokenizer, saes, corpus, bos, folder, sae_folders })
     }
 }
@@ -157,6 +170,12 @@ impl Opened {
         Ok(self.corpus.survey(self.limit(), watch)?)
     }
 
+    /// The model's name without the commit it was found at: what other programs can load it by.
+    pub fn model_name(&self) -> &str {
+        let name = &self.wanted.model;
+        name.split_once('@').filter(|_| is_of_hub(name)).map_or(name, |(repository, _)| repository)
+    }
+
     /// The model by name, with the hash of the files that were loaded.
     pub fn model_source(&self) -> Input {
         Input { name: self.wanted.model.clone(), hash: self.folder.hash() }
@@ -221,16 +240,16 @@ impl Opened {
     }
 }
 
-/// An SAE by name, that must fit the model.
-///
-/// # Errors
-/// If it cannot be found or loaded, or does not fit.
-pub fn sae(name: &str, model: &Model) -> Result<Sae> {
-    fitting(&crate::folder(name)?, model)
-}
-
-fn fitting(folder: &Folder, model: &Model) -> Result<Sae> {
-    Ok(Sae::load(folder)?.fit(model.config())?)
+/// Gives those SAEs of the hub whose folders are called alike a longer name: nobody can rename a folder there.
+fn tell_apart(folders: &mut [Folder]) {
+    let names: Vec<String> = folders.iter().map(ToString::to_string).collect();
+    let last = |name: &str| name.rsplit(['/', ':']).next().map(String::from);
+    for (i, name) in names.iter().enumerate() {
+        let is_alike = names.iter().enumerate().any(|(j, other)| i != j && last(other) == last(name));
+        if let Some((repository, inside)) = name.split_once(':').filter(|_| is_alike && is_of_hub(name)) {
+            folders[i] = folders[i].clone().named(format!("{repository}:{}", inside.replace('/', "-")));
+        }
+    }
 }
 
 /// Opens an index.

@@ -2,50 +2,142 @@
 
 use std::path::Path;
 
-use directrix_corpus::Corpus;
-use directrix_model::Folder;
+use directrix_corpus::{Corpus, Watch};
+use directrix_model::{Folder, Model};
+use directrix_sae::Sae;
 
+use crate::aliases;
 use crate::embedded::{CORPUS, CORPUS_ORIGIN, FILES, MODEL, SAES};
+use crate::hub::{Fetched, Hub, HubName, Kind};
 use crate::{Error, Result};
 
 /// What a name of something embedded may begin with; a path that begins so is written `./embedded:…`.
 const EMBEDDED: &str = "embedded:";
 
-/// Finds a model's or SAE's folder by its path; by `embedded:` and its name; or, where nothing has that path, by the name
-/// of an embedded one: `tinystories-2l`, `tinystories-2l/sae-l0`, `tinystories-2l/sae-l1`.
+/// Finds models, SAEs and corpora by name. A name is, in this order,
 ///
-/// # Errors
-/// [`Error::Unknown`] if there is none of these, [`Error::Model`] if the path is not a folder's.
-pub fn folder(name: &str) -> Result<Folder> {
-    if is_on_disk(name) {
-        return Ok(Folder::open(name)?);
-    }
-    let wanted = embedded_name(name).trim_end_matches('/');
-    let files: Vec<_> = FILES.iter().filter(|file| file.folder == wanted).collect();
-    if files.is_empty() {
-        let mut folders: Vec<_> = FILES.iter().map(|file| format!("`{}`", file.folder)).collect();
-        folders.dedup();
-        return Err(Error::Unknown { what: "folder", name: name.into(), embedded: folders.join(", ") });
-    }
-    Ok(Folder::in_memory(name.trim_end_matches('/'), files.into_iter().map(|file| (file.name.into(), file.bytes))))
+/// 1. a path on disk;
+/// 2. that of something embedded, with or without `embedded:` before it: `tinystories-2l`, `tinystories-2l/sae-l1`;
+/// 3. of models, one of TransformerLens's: `gpt2-small`;
+/// 4. that of a repository of the hub, `owner/name`; `@` and a branch, tag or commit may follow, then `:` and a folder or file in
+///    it. A corpus is always named so, by its split, folder or file: `roneneldan/TinyStories:validation`.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// The hub and its cache.
+    pub hub: Hub,
+    /// Who is told how far a download is, and may stop it.
+    pub watch: Watch,
 }
 
-/// Finds a corpus by its path; by `embedded:` and its name; or, where nothing has that path, by the name of an embedded
-/// one: `tinystories-2l/stories.txt`. `column` names the column of the documents.
+impl Default for Sources {
+    /// The hub of the environment; nobody watches.
+    fn default() -> Sources {
+        Sources::watched(&Watch::nobody())
+    }
+}
+
+impl Sources {
+    /// The hub of the environment; downloads are watched.
+    pub fn watched(watch: &Watch) -> Sources {
+        Sources { hub: Hub::from_env(), watch: watch.clone() }
+    }
+
+    /// A model's folder: its configuration, weights and tokenizer.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] if nothing can have this name, [`Error::Model`] if the path is not a folder's, [`Error::Hub`] if it is
+    /// not in the hub's cache and cannot be downloaded.
+    pub fn model(&self, name: &str) -> Result<Folder> {
+        self.folder(name, Kind::Model)
+    }
+
+    /// An SAE's folder.
+    ///
+    /// # Errors
+    /// As [`model`](Sources::model).
+    pub fn sae_folder(&self, name: &str) -> Result<Folder> {
+        self.folder(name, Kind::Sae)
+    }
+
+    /// An SAE, that must fit the model.
+    ///
+    /// # Errors
+    /// As [`model`](Sources::model); [`Error::Sae`] if it cannot be loaded, or does not fit.
+    pub fn sae(&self, name: &str, model: &Model) -> Result<Sae> {
+        fitting(&self.sae_folder(name)?, model)
+    }
+
+    /// A corpus. `column` names the column of the documents.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] if nothing can have this name, [`Error::Corpus`] if it is in no format that is read, [`Error::Hub`] if
+    /// it is not in the hub's cache and cannot be downloaded.
+    pub fn corpus(&self, name: &str, column: Option<&str>) -> Result<Corpus> {
+        if is_on_disk(name) {
+            return Ok(Corpus::open(name, column)?);
+        }
+        let wanted = embedded_name(name);
+        let is_wanted =
+            |file: &&crate::embedded::File| wanted.strip_prefix(file.folder) == Some(&format!("/{}", file.name));
+        if let Some(file) = FILES.iter().find(is_wanted) {
+            return Ok(Corpus::in_memory(name, file.bytes, column)?);
+        }
+        let on_hub = HubName::parse(name, |_| None).filter(|on_hub| on_hub.inside.is_some());
+        let on_hub = on_hub.ok_or_else(|| Error::Unknown {
+            what: "corpus",
+            name: name.into(),
+            embedded: format!("`{CORPUS}`"),
+            hub: "owner/name:SPLIT, or owner/name:FILE",
+        })?;
+        let Fetched { name, root, files } = self.hub.fetch(Kind::Corpus, &on_hub, &self.watch)?;
+        let paths = files.iter().map(|file| root.join(file)).collect();
+        Ok(Corpus::of_files(&name.to_string(), paths, column)?)
+    }
+
+    fn folder(&self, name: &str, kind: Kind) -> Result<Folder> {
+        if is_on_disk(name) {
+            return Ok(Folder::open(name)?);
+        }
+        let wanted = embedded_name(name).trim_end_matches('/');
+        let files: Vec<_> = FILES.iter().filter(|file| file.folder == wanted).collect();
+        if !files.is_empty() {
+            let files = files.into_iter().map(|file| (file.name.into(), file.bytes));
+            return Ok(Folder::in_memory(name.trim_end_matches('/'), files));
+        }
+        let Some(on_hub) = on_hub(name, kind) else {
+            let mut folders: Vec<_> = FILES.iter().map(|file| format!("`{}`", file.folder)).collect();
+            folders.dedup();
+            let (embedded, hub) = (folders.join(", "), "owner/name, or owner/name:FOLDER");
+            return Err(Error::Unknown { what: "folder", name: name.into(), embedded, hub });
+        };
+        let Fetched { name, root, .. } = self.hub.fetch(kind, &on_hub, &self.watch)?;
+        let inside = name.inside.as_deref().map_or_else(|| root.clone(), |inside| root.join(inside));
+        Ok(Folder::open(inside)?.named(name.to_string()))
+    }
+}
+
+/// A model's folder, with [`Sources::default`].
 ///
 /// # Errors
-/// [`Error::Unknown`] if there is none of these, [`Error::Corpus`] if it is in no format that is read.
+/// As [`Sources::model`].
+pub fn folder(name: &str) -> Result<Folder> {
+    Sources::default().model(name)
+}
+
+/// A corpus, with [`Sources::default`].
+///
+/// # Errors
+/// As [`Sources::corpus`].
 pub fn corpus(name: &str, column: Option<&str>) -> Result<Corpus> {
-    if is_on_disk(name) {
-        return Ok(Corpus::open(name, column)?);
-    }
-    let wanted = embedded_name(name);
-    let is_wanted =
-        |file: &&crate::embedded::File| wanted.strip_prefix(file.folder) == Some(&format!("/{}", file.name));
-    match FILES.iter().find(is_wanted) {
-        Some(file) => Ok(Corpus::in_memory(name, file.bytes, column)?),
-        None => Err(Error::Unknown { what: "corpus", name: name.into(), embedded: format!("`{CORPUS}`") }),
-    }
+    Sources::default().corpus(name, column)
+}
+
+/// An SAE that fits a model, with [`Sources::default`].
+///
+/// # Errors
+/// As [`Sources::sae`].
+pub fn sae(name: &str, model: &Model) -> Result<Sae> {
+    Sources::default().sae(name, model)
 }
 
 /// What has to be known of a corpus by who reads a number measured on it: where an embedded one comes from; `None` of others.
@@ -60,6 +152,19 @@ pub fn saes_of(model: &str) -> Vec<String> {
     }
     let prefix = if model.starts_with(EMBEDDED) { EMBEDDED } else { "" };
     SAES.iter().map(|sae| format!("{prefix}{sae}")).collect()
+}
+
+pub(crate) fn fitting(folder: &Folder, model: &Model) -> Result<Sae> {
+    Ok(Sae::load(folder)?.fit(model.config())?)
+}
+
+fn on_hub(name: &str, kind: Kind) -> Option<HubName> {
+    HubName::parse(name, |name| if kind == Kind::Model { aliases::repository(name) } else { None })
+}
+
+/// Whether what a source was found as is of the hub.
+pub(crate) fn is_of_hub(found: &str) -> bool {
+    !is_on_disk(found) && HubName::parse(found, |_| None).is_some_and(|name| name.is_at_commit())
 }
 
 fn is_on_disk(name: &str) -> bool {

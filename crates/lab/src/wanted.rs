@@ -7,7 +7,7 @@ use crate::embedded::{CORPUS, MODEL};
 
 /// A model, SAEs and a corpus by name, and how they are to be taken: what an [`Opened`](crate::Opened) is made of.
 ///
-/// Names are as [`folder`](crate::folder) and [`corpus`](crate::corpus) find them. By default the embedded model and its
+/// Names are as [`Sources`](crate::Sources) find them. By default the embedded model and its
 /// stories, and no SAE.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -82,6 +82,12 @@ impl Folder {
         Folder::new(name.into(), Files::Memory(Arc::new(files.into_iter().map(kept).collect())))
     }
 
+    /// The same, called `name` in messages and results.
+    #[must_use]
+    pub fn named(self, name: impl Into<String>) -> Folder {
+        Folder { name: name.into(), ..self }
+    }
+
     fn new(name: String, files: Files) -> Folder {
         Folder { name, files, read: Arc::default() }
     }

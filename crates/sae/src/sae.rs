@@ -183,9 +183,13 @@ impl Sae {
         &self.name
     }
 
-    /// The last part of its name: what tables call it.
+    /// The last part of its name: what tables call it. Of a repository of the hub at a commit, `owner/name@commit`, it is the name.
     pub fn short_name(&self) -> &str {
-        self.name.rsplit(['/', '\\']).find(|part| !part.is_empty()).unwrap_or(&self.name)
+        let last = self.name.rsplit(['/', '\\', ':']).find(|part| !part.is_empty()).unwrap_or(&self.name);
+        match last.split_once('@') {
+            Some((name, commit)) if commit.len() == 40 => name,
+            _ => last,
+        }
     }
 
     /// What it reads and writes.

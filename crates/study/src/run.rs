@@ -7,7 +7,7 @@ use std::time::Instant;
 use directrix_corpus::durable::{self, Lock};
 use directrix_corpus::{Event, Watch, hexadecimal};
 use directrix_index::Options;
-use directrix_lab::{Opened, OtherIndex, Wanted};
+use directrix_lab::{Opened, OtherIndex, Sources, Wanted};
 use directrix_sae::Counted;
 use serde::Serialize;
 use serde_json::Value;
@@ -70,7 +70,7 @@ impl Study {
         let lock = Lock::take(out)?;
         lock.clean(out)?;
         let mut clock = Clock::start();
-        let opened = self.wanted().open()?;
+        let opened = self.wanted().open_from(&Sources::watched(watch))?;
         let sections = self.sections_of(name, &opened)?;
         clock.lap("load");
         let counted = Counted { exclude: opened.excluded(&self.exclude)?, ..Counted::default() };

@@ -15,13 +15,13 @@ use crate::{Error, Result};
 pub struct Study {
     /// Title of the report.
     pub title: String,
-    /// Model: a Hugging Face folder or a shipped name.
+    /// Model, by a name that [`Sources`](directrix_lab::Sources) find; so are SAEs and corpus.
     pub model: String,
     /// SAEs, in the order of the model's layers.
     pub saes: Vec<String>,
     /// The one of them that is taken apart, counted from 0; the last if not said.
     pub sae: Option<usize>,
-    /// Corpus: `.txt`, `.jsonl`, `.parquet`, or a shipped name.
+    /// Corpus.
     pub corpus: String,
     /// Text column of a JSON lines or Parquet corpus.
     pub column: Option<String>,

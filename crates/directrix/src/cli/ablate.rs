@@ -35,8 +35,8 @@ Examples:
 pub(crate) struct Ablate {
     #[command(flatten)]
     subject: SubjectArgs,
-    /// SAE: a SAELens folder (cfg.json, sae_weights.safetensors) [default: the model's last, tinystories-2l/sae-l1]
-    #[arg(long, value_name = "FOLDER")]
+    /// SAE: a folder, or owner/name:folder on the hub [default: the model's last, tinystories-2l/sae-l1]
+    #[arg(long, value_name = "SAE")]
     sae: Option<String>,
     /// Directions to ablate, all together: numbers and ranges
     #[arg(long, visible_alias = "direction", value_name = "N,N-N,...", required = true)]

@@ -24,8 +24,8 @@ Examples:
 pub(crate) struct Attribute {
     #[command(flatten)]
     subject: SubjectArgs,
-    /// SAE of the direction: a SAELens folder [default: the model's last, tinystories-2l/sae-l1]
-    #[arg(long, value_name = "FOLDER", requires = "direction")]
+    /// SAE of the direction: a folder, or owner/name:folder on the hub [default: the model's last, tinystories-2l/sae-l1]
+    #[arg(long, value_name = "SAE", requires = "direction")]
     sae: Option<String>,
     /// Direction of the SAE to attribute to, instead of the last token's logit
     #[arg(long, value_name = "N", value_parser = whole::<usize>(0..))]

@@ -55,8 +55,8 @@ Examples:
 pub(crate) struct Capture {
     #[command(flatten)]
     subject: SubjectArgs,
-    /// SAE whose activations to write: a SAELens folder; give it once for each SAE [default: none]
-    #[arg(long, value_name = "FOLDER")]
+    /// SAE whose activations to write: a folder, or owner/name:folder on the hub; give it once for each SAE [default: none]
+    #[arg(long, value_name = "SAE")]
     sae: Vec<String>,
     #[command(flatten)]
     prompts: PromptArgs,

@@ -54,7 +54,7 @@ struct Cosine {
     #[command(flatten)]
     subject: SubjectArgs,
     /// The two SAEs, the earlier one first [default: the model's two, tinystories-2l/sae-l0 and tinystories-2l/sae-l1]
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "SAE")]
     sae: Vec<String>,
     /// Pairs to show
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = whole::<usize>(1..=MANY))]
@@ -82,7 +82,7 @@ struct Cooccurrence {
     #[command(flatten)]
     subject: SubjectArgs,
     /// The two SAEs, the earlier one first [default: the model's two, tinystories-2l/sae-l0 and tinystories-2l/sae-l1]
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "SAE")]
     sae: Vec<String>,
     /// First position of each prompt to look at, from 0
     #[arg(long, value_name = "N", default_value_t = CooccurrenceOptions::default().first_position, value_parser = whole::<usize>(0..=MANY))]

@@ -35,9 +35,9 @@ Examples:
 pub(crate) struct Evaluate {
     #[command(flatten)]
     subject: SubjectArgs,
-    /// SAE: a SAELens folder (cfg.json, sae_weights.safetensors); give it once for each SAE [default: all of the model,
+    /// SAE: a folder, or owner/name:folder on the hub; give it once for each SAE [default: all of the model,
     /// tinystories-2l/sae-l0 and tinystories-2l/sae-l1]
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "SAE")]
     sae: Vec<String>,
     #[command(flatten)]
     corpus: CorpusArgs,

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::inputs::{BosArgs, ModelArgs, ThreadArgs, note_model};
 use super::numbers::{MANY, real, whole};
 use super::terminal::{self, stdout};
+use super::watch::sources;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -61,7 +62,7 @@ impl Generate {
         self.threads.apply()?;
         // Processing leaves the predictions as they are.
         let (model, processing) = (self.model.model.clone(), Processing::none());
-        let opened = Wanted { model, processing, bos: self.bos.meant(), ..Wanted::default() }.open()?;
+        let opened = Wanted { model, processing, bos: self.bos.meant(), ..Wanted::default() }.open_from(&sources())?;
         note_model(&opened);
         let tokenizer = opened.tokenizer()?;
         let mut prompt: Vec<u32> = opened.bos.into_iter().collect();

@@ -11,6 +11,7 @@ use directrix::sae::Counted;
 
 use super::numbers::{MANY, THREADS, whole};
 use super::terminal::{note, thousands};
+use super::watch::sources;
 
 /// What stands for standard input.
 const STDIN: &str = "-";
@@ -28,8 +29,8 @@ pub(crate) struct SubjectArgs {
 
 #[derive(Args)]
 pub(crate) struct ModelArgs {
-    /// Model: a Hugging Face folder (config.json, *.safetensors, tokenizer.json), or the shipped one
-    #[arg(long, value_name = "FOLDER", default_value = lab::MODEL)]
+    /// Model: a Hugging Face folder, owner/name on the hub, a name of TransformerLens, or the shipped one (docs/sources.md)
+    #[arg(long, value_name = "MODEL", default_value = lab::MODEL)]
     pub(crate) model: String,
 }
 
@@ -56,8 +57,8 @@ pub(crate) struct ProcessingArgs {
 
 #[derive(Args)]
 pub(crate) struct CorpusArgs {
-    /// Corpus: a .txt, .jsonl or .parquet file, or the shipped one
-    #[arg(long, value_name = "FILE", default_value = lab::CORPUS)]
+    /// Corpus: a .txt, .jsonl or .parquet file, a folder of them, owner/name:split on the hub, or the shipped one
+    #[arg(long, value_name = "CORPUS", default_value = lab::CORPUS)]
     corpus: String,
     #[command(flatten)]
     documents: DocumentArgs,
@@ -143,7 +144,7 @@ impl SubjectArgs {
     pub(crate) fn open(&self, saes: Saes<'_>, documents: Wanted) -> anyhow::Result<Opened> {
         self.threads.apply()?;
         let (model, processing) = (self.model.model.clone(), self.processing.meant());
-        let opened = Wanted { model, processing, saes: self.saes(saes)?, ..documents }.open()?;
+        let opened = Wanted { model, processing, saes: self.saes(saes)?, ..documents }.open_from(&sources())?;
         note_model(&opened);
         Ok(opened)
     }

@@ -20,7 +20,7 @@ use super::inputs::{BosArgs, ProcessingArgs, ThreadArgs, note_model};
 use super::layout::Table as Shown;
 use super::numbers::{count, real, whole};
 use super::terminal::{self, note, remark, stdout, thousands};
-use super::watch::watch;
+use super::watch::{sources, watch};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -69,11 +69,11 @@ pub(crate) struct Train {
 #[derive(Args, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 struct Given {
-    /// Model: a Hugging Face folder, or the shipped one [default: tinystories-2l]
-    #[arg(long, value_name = "FOLDER")]
+    /// Model: a Hugging Face folder, owner/name on the hub, a name of TransformerLens, or the shipped one [default: tinystories-2l]
+    #[arg(long, value_name = "MODEL")]
     model: Option<String>,
-    /// Corpus: a .txt, .jsonl or .parquet file [default: the shipped stories]
-    #[arg(long, value_name = "FILE")]
+    /// Corpus: a .txt, .jsonl or .parquet file, a folder of them, or owner/name:split on the hub [default: the shipped stories]
+    #[arg(long, value_name = "CORPUS")]
     corpus: Option<String>,
     /// Column that holds the text or the token ids [default: text, or else tokens]
     #[arg(long, value_name = "NAME")]
@@ -83,7 +83,7 @@ struct Given {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     exclude: Vec<String>,
     /// Corpus to evaluate on [default: the beginning of the corpus]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "CORPUS")]
     evaluation_corpus: Option<String>,
     /// Keep activations in this folder, and use those that are there: the model then runs over the corpus once
     #[arg(long, value_name = "FOLDER")]
@@ -162,7 +162,7 @@ struct RecipeArgs {
     #[arg(long, value_name = "N", value_parser = whole::<u64>(..))]
     seed: Option<u64>,
     /// SAE to go on from instead of random weights
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "SAE")]
     from: Option<String>,
 }
 
@@ -218,7 +218,7 @@ impl Train {
         let mut options = self.options()?;
         options.feed.check()?;
         let given = &options.given;
-        let opened = self.wanted(given).open()?;
+        let opened = self.wanted(given).open_from(&sources())?;
         note_model(&opened);
         let model = &opened.model;
         if !options.context_given {
@@ -248,9 +248,9 @@ impl Train {
             note(&format!("`{}` holds trained SAEs already; nothing was done", out.display()));
             return Ok(());
         }
-        let mut latest = Latest::new();
+        let (mut latest, sources) = (Latest::new(), sources());
         let named = options.recipes.iter().filter_map(|(_, recipe)| recipe.from.clone());
-        let from = named.map(|name| Ok((name.clone(), lab::sae(&name, model)?))).collect::<lab::Result<_>>()?;
+        let from = named.map(|name| Ok((name.clone(), sources.sae(&name, model)?))).collect::<lab::Result<_>>()?;
         let training = Training {
             model,
             documents: &documents,
@@ -261,7 +261,7 @@ impl Train {
             from: &from,
             cache: given.cache.as_deref(),
             out: &out,
-            model_name: &source.name,
+            model_name: opened.model_name(),
             identity: &identity,
         };
         train::train(&training, &watch, |notice| show(notice, &mut latest)).map_err(|error| match error {
@@ -406,7 +406,9 @@ fn check_folder(out: &Path) -> anyhow::Result<()> {
 }
 
 fn evaluation_prompts(given: &Given, feed: &Feed, opened: &Opened) -> anyhow::Result<Prompts> {
-    let other = given.evaluation_corpus.as_ref().map(|name| lab::corpus(name, given.column.as_deref())).transpose()?;
+    let sources = sources();
+    let other =
+        given.evaluation_corpus.as_ref().map(|name| sources.corpus(name, given.column.as_deref())).transpose()?;
     let corpus = other.as_ref().unwrap_or(&opened.corpus);
     let documents = corpus.documents()?.take(feed.evaluation_prompts);
     if feed.evaluation_prompts == 0 || feed.evaluate_every == 0 {

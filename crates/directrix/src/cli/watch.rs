@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use directrix::corpus::{Event, Watch};
+use directrix::lab::Sources;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::terminal::{duration, remark, thousands};
@@ -21,6 +22,11 @@ pub(crate) fn is_stopped() -> bool {
     STOP.load(Ordering::Relaxed)
 }
 
+/// Where models, SAEs and corpora are found; downloads are shown.
+pub(crate) fn sources() -> Sources {
+    Sources::watched(&shown())
+}
+
 /// A watch that the first ctrl-C stops, for work that can end cleanly; the second one ends the process. To be made once.
 pub(crate) fn watch() -> Watch {
     let set = ctrlc::set_handler(|| {
@@ -31,6 +37,11 @@ pub(crate) fn watch() -> Watch {
     });
     // A system that offers no handler keeps its own: ctrl-C ends the process.
     drop(set);
+    shown()
+}
+
+/// A watch that shows what it is told.
+fn shown() -> Watch {
     let shown: Mutex<Option<Progress>> = Mutex::new(None);
     Watch::new(STOP.clone(), move |event| {
         let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);

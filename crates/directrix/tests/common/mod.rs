@@ -9,8 +9,11 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+/// The command, for which there is no hub.
 pub(crate) fn directrix() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_directrix"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_directrix"));
+    command.env("HF_HUB_OFFLINE", "1").env("HF_HUB_CACHE", "no/such/cache");
+    command
 }
 
 pub(crate) fn fixture(name: &str) -> String {

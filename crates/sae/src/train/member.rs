@@ -207,7 +207,8 @@ impl Member {
         let due = feed.evaluate_every > 0 && step.is_multiple_of(feed.evaluate_every);
         if (due || step == steps) && !training.evaluation.is_empty() && feed.evaluate_every > 0 {
             let sae = self.trainer.to_sae(&self.name, Site::at(self.end.clone()))?;
-            let counted = Counted { exclude: feed.exclude.clone(), ..Counted::default() };
+            // Of what it is trained on.
+            let counted = Counted { exclude: feed.exclude.clone(), ..Counted::all() };
             let options = EvaluationOptions { counted, ..EvaluationOptions::default() };
             // A step is taken whole: what is stopped in the middle of one could not go on with the same bits.
             let nobody = Watch::nobody();
