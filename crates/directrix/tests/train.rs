@@ -63,7 +63,17 @@ fn a_run_leaves_an_sae_that_other_commands_read() {
         let flags = ["--objective", objective, "--k=8", "--coefficient=0.01"];
         let shown = done(&train(&model, &corpus, &out, &[&flags]));
         assert!(shown.contains("explained") && shown.contains(&out), "{shown}");
-        let evaluated = json(&["evaluate", "--model", &model, "--sae", &out, "--corpus", &corpus]);
+        let evaluated = json(&[
+            "evaluate",
+            "--model",
+            &model,
+            "--sae",
+            &out,
+            "--corpus",
+            &corpus,
+            "--skip-first=0",
+            "--include-last",
+        ]);
         let l0 = evaluated["saes"][0]["l0"].as_f64().unwrap();
         assert!(l0 > 1.0, "{objective}: {l0}");
         assert!(objective != "topk" || l0 <= 8.0, "{l0}");
@@ -177,7 +187,17 @@ fn training_goes_on_from_an_sae_and_reaches_a_target() {
     let l1 = ["--objective=l1", "--penalty-over=mean", "--coefficient=0.1", "--target-l0=20", "--tokens=128k"];
     done(&train(&model, &corpus, &first, &[&l1, &["--expansion=2", "--checkpoint-every=0"]]));
     let l0 = |out: &str| {
-        let found = json(&["evaluate", "--model", &model, "--sae", out, "--corpus", &corpus]);
+        let found = json(&[
+            "evaluate",
+            "--model",
+            &model,
+            "--sae",
+            out,
+            "--corpus",
+            &corpus,
+            "--skip-first=0",
+            "--include-last",
+        ]);
         found["saes"][0]["l0"].as_f64().unwrap()
     };
     assert!((15.0..26.0).contains(&l0(&first)), "{}", l0(&first));
