@@ -148,6 +148,24 @@ impl Config {
     }
 }
 
+/// A field that transformers knows by two names; where both are there, they must say the same.
+pub(crate) fn either<'a>(settings: &'a Settings, name: &str, other: &str) -> Result<Option<Field<'a>>> {
+    match (settings.find(name), settings.find(other)) {
+        (Some(field), Some(other)) if !field.is_same(&other) => {
+            Err(other.wrong(&format!("what `{name}` is, which it is another name of")).into())
+        }
+        (field, other) => Ok(field.or(other)),
+    }
+}
+
+/// A count that transformers knows by two names.
+pub(crate) fn either_count(settings: &Settings, name: &str, other: &str, most: usize) -> Result<usize> {
+    either(settings, name, other)?
+        .map_or_else(|| settings.get(name), Ok)
+        .and_then(|field| field.count(most))
+        .map_err(Into::into)
+}
+
 /// The epsilon of a LayerNorm, which every family's configuration has by default as 1e-5.
 pub(crate) fn layer_norm(settings: &Settings, name: &str) -> Result<Norm> {
     let eps = settings.or(name, 1e-5, |field| field.number(f64::from(f32::MIN_POSITIVE)..=1.0))?;

@@ -246,6 +246,28 @@ fn files_that_are_missing_are_named_as_what_they_are() {
 }
 
 #[test]
+fn a_field_may_have_the_other_name_that_transformers_knows() {
+    for (name, names) in [
+        (
+            "gpt2-tiny",
+            &[("n_embd", "hidden_size"), ("n_head", "num_attention_heads"), ("n_layer", "num_hidden_layers")][..],
+        ),
+        ("neo-tiny", &[("num_heads", "num_attention_heads"), ("num_layers", "num_hidden_layers")]),
+    ] {
+        let mut checkpoint = Checkpoint::of(name);
+        let expected = checkpoint.load().unwrap();
+        for (own, other) in names {
+            let value = checkpoint.config.as_object_mut().unwrap().remove(*own).unwrap();
+            checkpoint.config[*other] = value;
+        }
+        let found = checkpoint.load().unwrap();
+        assert!(
+            found.weights() == expected.weights() && found.config() == expected.config() && found.notes().is_empty()
+        );
+    }
+}
+
+#[test]
 fn the_root_of_a_hub_cache_is_its_snapshot() {
     let checkpoint = Checkpoint::of("gpt2-tiny");
     let cache = tempfile::tempdir().unwrap();
@@ -434,6 +456,9 @@ fn fields_that_contradict_each_other_are_errors() {
         ("neox-tiny", json!({ "attention_bias": false }), "tensor `gpt_neox.layers.0.attention.dense.bias`"),
         ("gpt2-tiny", json!({ "architectures": ["MambaForCausalLM"] }), "`GPT2LMHeadModel`"),
         ("gpt2-tiny", json!({ "architectures": null, "model_type": null }), "neither `architectures` nor `model_type`"),
+        ("gpt2-tiny", json!({ "num_attention_heads": 8 }), "`num_attention_heads` is 8, expected what `n_head` is"),
+        ("gpt2-tiny", json!({ "max_position_embeddings": 8 }), "expected what `n_positions` is"),
+        ("neo-tiny", json!({ "num_hidden_layers": 3 }), "expected what `num_layers` is"),
         ("gpt2-tiny", json!({ "add_cross_attention": true }), "a model that reads another one"),
     ] {
         let error = with(name, changes.clone());

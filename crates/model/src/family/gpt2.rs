@@ -6,7 +6,7 @@ use directrix_kernels::Activation;
 use super::{Checkpoint, Family};
 use crate::config::{
     Attention, AttentionLayer, Config, MOST_HEADS, MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, Mlp, PositionEncoding,
-    activation, head_width, layer_norm, neurons,
+    activation, either, either_count, head_width, layer_norm, neurons,
 };
 use crate::{Block, Result, Weights};
 
@@ -37,9 +37,9 @@ pub(super) static FAMILY: Family = Family {
 };
 
 fn config(settings: &Settings) -> Result<Config> {
-    let d_model = settings.get("n_embd")?.count(MOST_WIDTH)?;
-    let heads = settings.get("n_head")?.count(MOST_HEADS)?;
-    let n_layers = settings.get("n_layer")?.count(MOST_LAYERS)?;
+    let d_model = either_count(settings, "n_embd", "hidden_size", MOST_WIDTH)?;
+    let heads = either_count(settings, "n_head", "num_attention_heads", MOST_HEADS)?;
+    let n_layers = either_count(settings, "n_layer", "num_hidden_layers", MOST_LAYERS)?;
     let d_head = head_width(settings, d_model, heads)?;
     let is_scaled = settings.or("scale_attn_weights", true, |field| field.flag())?;
     let scale = if is_scaled { 1.0 / (d_head as f32).sqrt() } else { 1.0 };
@@ -50,7 +50,7 @@ fn config(settings: &Settings) -> Result<Config> {
             .into());
     }
     // Older files have both, and transformers reads the first.
-    let n_ctx = settings.find("n_positions").or_else(|| settings.find("n_ctx"));
+    let n_ctx = either(settings, "n_positions", "max_position_embeddings")?.or_else(|| settings.find("n_ctx"));
     let layer = |layer: usize| AttentionLayer {
         window: None,
         scale: if by_layer { scale / (layer + 1) as f32 } else { scale },

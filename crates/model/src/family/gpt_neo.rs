@@ -6,7 +6,7 @@ use directrix_kernels::Activation;
 use super::{Checkpoint, Family};
 use crate::config::{
     Attention, AttentionLayer, Config, MOST_HEADS, MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, Mlp, PositionEncoding,
-    activation, head_width, layer_norm, neurons,
+    activation, either_count, head_width, layer_norm, neurons,
 };
 use crate::{Block, Result, Weights};
 
@@ -36,8 +36,8 @@ pub(super) static FAMILY: Family = Family {
 
 fn config(settings: &Settings) -> Result<Config> {
     let d_model = settings.get("hidden_size")?.count(MOST_WIDTH)?;
-    let heads = settings.get("num_heads")?.count(MOST_HEADS)?;
-    let n_layers = settings.get("num_layers")?.count(MOST_LAYERS)?;
+    let heads = either_count(settings, "num_heads", "num_attention_heads", MOST_HEADS)?;
+    let n_layers = either_count(settings, "num_layers", "num_hidden_layers", MOST_LAYERS)?;
     let window = settings.or("window_size", 256, |field| field.count(MOST_TOKENS))?;
     let layer = |kind| AttentionLayer { window: (kind == Kind::Local).then_some(window), scale: 1.0, rotary: None };
     Ok(Config {
