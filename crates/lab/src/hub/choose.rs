@@ -87,9 +87,10 @@ fn sae(files: &[&str], inside: Option<&str>) -> Result<Vec<String>, String> {
     let prefix = inside.map_or_else(String::new, |inside| format!("{inside}/"));
     let further: Vec<_> = folders(files, is_weights).into_iter().filter(|folder| folder.starts_with(&prefix)).collect();
     let place = inside.map_or_else(String::new, |inside| format!(" in `{inside}`"));
-    Err(match further.is_empty() {
-        true => format!("holds no SAE{place}"),
-        false => format!("holds no SAE directly{place}; name one of its folders behind a colon: {}", listed(&further)),
+    Err(if further.is_empty() {
+        format!("holds no SAE{place}")
+    } else {
+        format!("holds no SAE directly{place}; name one of its folders behind a colon: {}", listed(&further))
     })
 }
 
@@ -116,14 +117,13 @@ fn corpus(files: &[&str], inside: Option<&str>) -> Result<Vec<String>, String> {
         }
     }
     let there: Vec<&str> = readable().copied().collect();
-    Err(match there.is_empty() {
-        false => {
-            format!("has no split, folder or file `{inside}` of {}; it has {}", FORMATS.join(", "), listed(&there))
-        }
-        true => format!(
-            "has no file ending in {}; the hub may have it as Parquet: try @refs/convert/parquet:default/{inside}",
-            FORMATS.join(", ")
-        ),
+    Err(if there.is_empty() {
+        let read = FORMATS.join(", ");
+        format!(
+            "has no file ending in {read}; the hub may have it as Parquet: try @refs/convert/parquet:default/{inside}"
+        )
+    } else {
+        format!("has no split, folder or file `{inside}` of {}; it has {}", FORMATS.join(", "), listed(&there))
     })
 }
 

@@ -196,7 +196,7 @@ fn said(text: &str) -> String {
     let line = one_line(text.trim().trim_end_matches('.'));
     match line.char_indices().nth(MOST) {
         Some((end, _)) => format!("{}…", &line[..end]),
-        None => line.into(),
+        None => line,
     }
 }
 
@@ -214,10 +214,8 @@ fn origin(uri: &Uri) -> Option<(&str, &str, u16)> {
 /// Where `from` sends on to; nowhere that is less safe.
 fn redirected(from: &Uri, to: &str) -> Option<Uri> {
     let (scheme, ..) = origin(from)?;
-    let uri: Uri = match to.starts_with('/') && !to.starts_with("//") {
-        true => format!("{scheme}://{}{to}", from.authority()?).parse().ok()?,
-        false => to.parse().ok()?,
-    };
+    let is_path = to.starts_with('/') && !to.starts_with("//");
+    let uri: Uri = if is_path { format!("{scheme}://{}{to}", from.authority()?).parse() } else { to.parse() }.ok()?;
     let (new_scheme, ..) = origin(&uri)?;
     (scheme == "http" || new_scheme == "https").then_some(uri)
 }
