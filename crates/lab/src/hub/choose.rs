@@ -73,7 +73,8 @@ fn model(files: &[&str], inside: Option<&str>) -> Result<Vec<String>, String> {
 
 fn sae(files: &[&str], inside: Option<&str>) -> Result<Vec<String>, String> {
     if let Some(file) = inside.filter(|inside| files.contains(inside)) {
-        let is_beside = |other: &&&str| below(other).0 == below(file).0 && other.ends_with(".json") && **other != file;
+        let is_beside =
+            |other: &&&str| below(other).0 == below(file).0 && has_format(other, ".json") && **other != file;
         return Ok([file].into_iter().chain(files.iter().filter(is_beside).copied()).map(Into::into).collect());
     }
     let is_of_sae = |name: &str| OF_SAES.iter().any(|end| name.ends_with(end));
