@@ -264,7 +264,7 @@ fn files_of(folder: &str) -> Result<Vec<PathBuf>> {
 fn joined(mut hashes: Vec<String>) -> String {
     match hashes.len() {
         1 => hashes.remove(0),
-        _ => hexadecimal(&Sha256::digest(hashes.iter().map(|hash| format!("{hash}\n")).collect::<String>())),
+        _ => hexadecimal(&Sha256::digest(hashes.join("\n") + "\n")),
     }
 }
 

@@ -247,13 +247,11 @@ impl Asked<'_> {
     }
 
     fn client(&self) -> Result<&Client, HubError> {
-        match self.client.get() {
-            Some(client) => Ok(client),
-            None => {
-                let client = Client::new(self.hub)?;
-                Ok(self.client.get_or_init(|| client))
-            }
+        if let Some(client) = self.client.get() {
+            return Ok(client);
         }
+        let client = Client::new(self.hub)?;
+        Ok(self.client.get_or_init(|| client))
     }
 
     /// The error that files are missing in the cache; where none are named, all of it.

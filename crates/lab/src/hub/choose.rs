@@ -73,7 +73,8 @@ fn model(files: &[&str], inside: Option<&str>) -> Result<Vec<String>, String> {
 
 fn sae(files: &[&str], inside: Option<&str>) -> Result<Vec<String>, String> {
     if let Some(file) = inside.filter(|inside| files.contains(inside)) {
-        let is_beside = |other: &&&str| below(other).0 == below(file).0 && other.ends_with(".json") && **other != file;
+        let is_beside =
+            |other: &&&str| below(other).0 == below(file).0 && has_format(other, ".json") && **other != file;
         return Ok([file].into_iter().chain(files.iter().filter(is_beside).copied()).map(Into::into).collect());
     }
     let is_of_sae = |name: &str| OF_SAES.iter().any(|end| name.ends_with(end));
@@ -87,9 +88,10 @@ fn sae(files: &[&str], inside: Option<&str>) -> Result<Vec<String>, String> {
     let prefix = inside.map_or_else(String::new, |inside| format!("{inside}/"));
     let further: Vec<_> = folders(files, is_weights).into_iter().filter(|folder| folder.starts_with(&prefix)).collect();
     let place = inside.map_or_else(String::new, |inside| format!(" in `{inside}`"));
-    Err(match further.is_empty() {
-        true => format!("holds no SAE{place}"),
-        false => format!("holds no SAE directly{place}; name one of its folders behind a colon: {}", listed(&further)),
+    Err(if further.is_empty() {
+        format!("holds no SAE{place}")
+    } else {
+        format!("holds no SAE directly{place}; name one of its folders behind a colon: {}", listed(&further))
     })
 }
 
@@ -116,14 +118,13 @@ fn corpus(files: &[&str], inside: Option<&str>) -> Result<Vec<String>, String> {
         }
     }
     let there: Vec<&str> = readable().copied().collect();
-    Err(match there.is_empty() {
-        false => {
-            format!("has no split, folder or file `{inside}` of {}; it has {}", FORMATS.join(", "), listed(&there))
-        }
-        true => format!(
-            "has no file ending in {}; the hub may have it as Parquet: try @refs/convert/parquet:default/{inside}",
-            FORMATS.join(", ")
-        ),
+    Err(if there.is_empty() {
+        let read = FORMATS.join(", ");
+        format!(
+            "has no file ending in {read}; the hub may have it as Parquet: try @refs/convert/parquet:default/{inside}"
+        )
+    } else {
+        format!("has no split, folder or file `{inside}` of {}; it has {}", FORMATS.join(", "), listed(&there))
     })
 }
 

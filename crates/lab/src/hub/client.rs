@@ -100,8 +100,11 @@ impl Client {
             if let Some(token) = self.token.as_deref().filter(|_| origin(&uri) == origin(&first)) {
                 request = request.header("Authorization", format!("Bearer {token}"));
             }
-            let response = request.call().map_err(|error| {
-                self.unreachable(&uri.to_string(), about, error.to_string().trim_start_matches("io: "))
+            let response = request.call().map_err(|error| match error {
+                ureq::Error::Protocol(_) | ureq::Error::Http(_) | ureq::Error::LargeResponseHeader(..) => {
+                    failed(&error.to_string())
+                }
+                error => self.unreachable(&uri.to_string(), about, error.to_string().trim_start_matches("io: ")),
             })?;
             let (parts, body) = response.into_parts();
             let status = parts.status.as_u16();
@@ -143,17 +146,17 @@ impl Client {
         match (status, code) {
             (_, "GatedRepo") => HubError::Gated { name, endpoint, said },
             (_, "RevisionNotFound") => HubError::NoRevision { name, revision: about.wanted.revision.clone(), said },
-            (404, "EntryNotFound") if about.file.is_some() => {
+            (404, _) if by_hub && about.file.is_some() => {
                 HubError::NoFile { name, file: about.file.unwrap_or_default().into(), endpoint, said }
             }
             // To those without a token the hub says of a private repository, and of none, that they may not see it.
             (401, _) if self.token.is_none() && by_hub => self.no_repository(about, said),
-            (404, "RepoNotFound" | "") => self.no_repository(about, said),
-            (401, _) => {
+            (404, "RepoNotFound" | "") if by_hub => self.no_repository(about, said),
+            (401, _) if by_hub => {
                 let todo = "its token is not accepted: set HF_TOKEN to one that is valid";
                 HubError::Refused { name, status, said, todo }
             }
-            (403, _) => {
+            (403, _) if by_hub => {
                 let todo = "set HF_TOKEN to a token that may read it, or ask its owner";
                 HubError::Refused { name, status, said, todo }
             }
@@ -193,7 +196,7 @@ fn said(text: &str) -> String {
     let line = one_line(text.trim().trim_end_matches('.'));
     match line.char_indices().nth(MOST) {
         Some((end, _)) => format!("{}…", &line[..end]),
-        None => line.into(),
+        None => line,
     }
 }
 
@@ -211,10 +214,8 @@ fn origin(uri: &Uri) -> Option<(&str, &str, u16)> {
 /// Where `from` sends on to; nowhere that is less safe.
 fn redirected(from: &Uri, to: &str) -> Option<Uri> {
     let (scheme, ..) = origin(from)?;
-    let uri: Uri = match to.starts_with('/') && !to.starts_with("//") {
-        true => format!("{scheme}://{}{to}", from.authority()?).parse().ok()?,
-        false => to.parse().ok()?,
-    };
+    let is_path = to.starts_with('/') && !to.starts_with("//");
+    let uri: Uri = if is_path { format!("{scheme}://{}{to}", from.authority()?).parse() } else { to.parse() }.ok()?;
     let (new_scheme, ..) = origin(&uri)?;
     (scheme == "http" || new_scheme == "https").then_some(uri)
 }

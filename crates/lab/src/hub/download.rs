@@ -40,13 +40,12 @@ impl Download<'_> {
         if let Some(etag) = known.filter(|etag| self.shelf.blob(etag).is_file()) {
             return self.shelf.link(self.commit, self.file, etag);
         }
-        let (answer, etag) = match known {
-            Some(etag) => (None, etag.to_owned()),
-            None => {
-                let answer = self.ask(0)?;
-                let etag = self.etag(&answer.hub)?;
-                (Some(answer), etag)
-            }
+        let (answer, etag) = if let Some(etag) = known {
+            (None, etag.to_owned())
+        } else {
+            let answer = self.ask(0)?;
+            let etag = self.etag(&answer.hub)?;
+            (Some(answer), etag)
         };
         let lock = self.lock(&etag)?;
         // Another process may have brought it while we waited.
@@ -191,11 +190,10 @@ impl Download<'_> {
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(failed)?;
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(file),
                 Err(TryLockError::WouldBlock) if self.watch.is_stopped() => return Err(HubError::Stopped),
                 Err(TryLockError::WouldBlock) => thread::sleep(AGAIN),
-                // A disk without locks: two downloads at once cost time, and the checksum finds what they spoil.
-                Err(TryLockError::Error(_)) => return Ok(file),
+                // Held; or a disk without locks, where two downloads at once cost time, and the checksum finds what they spoil.
+                Ok(()) | Err(TryLockError::Error(_)) => return Ok(file),
             }
         }
     }

@@ -52,6 +52,8 @@ pub(crate) enum How {
     Body(Vec<u8>),
     /// The header says this instead, or besides.
     Header(&'static str, String),
+    /// A range that is asked for is overlooked.
+    Whole,
     /// Every few kilobytes are waited for so long.
     Slow(Duration),
 }
@@ -198,7 +200,9 @@ fn serve_connection(stream: TcpStream, shared: &Mutex<Shared>, is_hub: bool) {
                     faults.push(fault.how.clone());
                 }
             }
-            (shared.reply(&request), faults)
+            let is_whole = faults.iter().any(|how| matches!(how, How::Whole));
+            let range = request.range.filter(|_| !is_whole);
+            (shared.reply(&Request { range, ..request }), faults)
         };
         if !send(&mut stream, reply, faults) {
             return;
@@ -237,6 +241,7 @@ fn send(stream: &mut TcpStream, mut reply: Reply, faults: Vec<How>) -> bool {
             How::Body(body) => reply.body = body,
             How::Header(name, value) => further.push((name, value)),
             How::Slow(each) => wait = each,
+            How::Whole => {}
         }
     }
     for (name, value) in further {
