@@ -25,6 +25,14 @@ fn fixture(name: &str) -> Fixture {
     if saes.is_empty() {
         saes.extend((0..model.config().n_layers).map(|layer| on_neurons(&model, layer)));
     }
+    // One that normalises what it reads, and one that passes some of it on.
+    let first = &saes[0];
+    let (d, same) = (first.d_in(), |parameters| Sae::new("changed".into(), first.site().clone(), parameters).unwrap());
+    let skip = (0..d * d).map(|i| ((i * 7 % 13) as f32 - 6.0) * 0.01).collect();
+    let normalised = Parameters { normalisation: Normalisation::LayerNorm, ..first.parameters().clone() };
+    let skipping = Parameters { w_skip: Some(Matrix::new(skip, d, d)), ..first.parameters().clone() };
+    let changed = [same(normalised), same(skipping)];
+    saes.extend(changed);
     Fixture { model, saes }
 }
 
@@ -59,12 +67,27 @@ fn changed(sae: &Sae, values: &[f32], change: &Change) -> Vec<f32> {
         }
         sum
     };
+    let (n, p) = (values.len() as f64, sae.parameters());
+    let (mean, size) = match p.normalisation {
+        Normalisation::None => (0.0, 1.0),
+        _ => {
+            let mean = values.iter().map(|x| *x as f64).sum::<f64>() / n;
+            (mean, (values.iter().map(|x| (*x as f64 - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt())
+        }
+    };
+    let skipped = |i: usize| {
+        let row = p.w_skip.as_ref().map(|w| w.row(i));
+        row.map_or(0.0, |row| row.iter().zip(values).map(|(w, x)| *w as f64 * *x as f64).sum::<f64>())
+    };
     let mut row = values.to_vec();
     for (i, x) in row[columns.clone()].iter_mut().enumerate() {
         *x = match change {
             Change::None => *x,
-            Change::Ablate(set) => (*x as f64 - written(&|d| !set.contains(&d))[i]) as f32,
-            Change::Reconstruct { without } => (written(&|d| without.contains(&d))[i] + sae.b_dec()[i] as f64) as f32,
+            Change::Ablate(set) => (*x as f64 - size * written(&|d| !set.contains(&d))[i]) as f32,
+            Change::Reconstruct { without } => {
+                let sum = written(&|d| without.contains(&d))[i] + sae.b_dec()[i] as f64;
+                (size * sum + mean + skipped(i)) as f32
+            }
             Change::AblateRandom { .. } => unreachable!("no trial here is a control"),
             Change::Zero => 0.0,
             Change::Replace(by) => by[i],

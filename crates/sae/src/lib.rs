@@ -4,7 +4,8 @@
 //! active there ([`Sae::encode`]); from these it builds the activations again ([`Sae::decode`]). A *direction* is one of
 //! its units: an encoder column, a decoder row and a bias; its [`Architecture`] says what makes it fire. SAEs are folders of
 //! SAELens's form (`cfg.json` and `sae_weights.safetensors`), or others with a file of their own in `format`:
-//! [`Sae::load`] reads one, [`Sae::fit`] checks it against a model, [`Sae::save`] writes one.
+//! [`Sae::load`] reads one, [`Sae::load_at`] one that does not say where it is, [`Sae::fit`] checks it against a model;
+//! [`Sae::save`] and [`Sae::save_dictionary_learning`] write one, and [`agree()`] tells whether two do the same.
 //!
 //! A site has two ends, what is read and what is written: one place for an SAE, two for a transcoder. Encoding is of the
 //! first, decoding, evaluation and interventions are of the second.

@@ -200,12 +200,25 @@ fn a_folder_of_no_known_form_says_what_was_looked_for() {
 #[test]
 fn evaluation_replaces_what_a_transcoder_writes() {
     let model = model();
-    let sae = transcoder(Architecture::Relu).fit(model.config()).unwrap();
+    let plain = transcoder(Architecture::Relu).fit(model.config()).unwrap();
+    let changed = |change: &dyn Fn(&mut Parameters)| {
+        let mut parameters = plain.parameters().clone();
+        change(&mut parameters);
+        Sae::new("transcoder".into(), plain.site().clone(), parameters).unwrap()
+    };
+    let skipping = changed(&|p| p.w_skip = Some(Matrix::new(numbers(8, 32 * 32), 32, 32)));
+    let normalising = changed(&|p| p.normalisation = Normalisation::LayerNorm);
+    for sae in [plain.clone(), skipping, normalising] {
+        evaluated(&model, &sae);
+    }
+}
+
+fn evaluated(model: &Model, sae: &Sae) {
     let (reads, writes) = (sae.site().reads.hook, sae.site().writes.hook);
     let tokens: Vec<u32> = (0..24).map(|i| (i * 7 + 3) % 90).collect();
     let prompts = Prompts::from_rows([&tokens]);
     let options = EvaluationOptions { counted: Counted::all(), ..EvaluationOptions::default() };
-    let found = &evaluate(&model, std::slice::from_ref(&sae), &prompts, &options, &Watch::nobody()).unwrap()[0];
+    let found = &evaluate(model, std::slice::from_ref(sae), &prompts, &options, &Watch::nobody()).unwrap()[0];
 
     let clean = model.run(&prompts, &Ask::capture([reads, writes]), &[]).unwrap();
     let read = clean.captured(reads);

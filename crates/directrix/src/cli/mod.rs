@@ -7,6 +7,7 @@ mod ablate;
 mod attribute;
 mod capture;
 mod circuits;
+mod convert;
 mod direction;
 mod directions;
 mod evaluate;
@@ -58,6 +59,7 @@ enum Command {
     Attribute(attribute::Attribute),
     Circuits(circuits::Circuits),
     Generate(generate::Generate),
+    Convert(convert::Convert),
     Completions(shell::Completions),
     Man(shell::Man),
 }
@@ -97,6 +99,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Attribute(attribute) => attribute.run(),
         Command::Circuits(circuits) => circuits.run(),
         Command::Generate(generate) => generate.run(),
+        Command::Convert(convert) => convert.run(),
         Command::Completions(completions) => completions.run(definition()),
         Command::Man(man) => man.run(definition()),
     })
