@@ -48,6 +48,19 @@ pub enum Error {
         /// The other.
         two: String,
     },
+    /// Two SAEs were trained on weights that were processed in different ways.
+    #[error(
+        "`{with}` was trained on weights with `{step}`, `{without}` on weights without it, so that no weights suit both; use them apart, or say `{step}` = true or false (`--no-{}`)",
+        step.replace('_', "-")
+    )]
+    OtherWeights {
+        /// The SAE of weights that the step was taken with.
+        with: String,
+        /// The other.
+        without: String,
+        /// The step.
+        step: &'static str,
+    },
     /// BOS is asked for and there is none.
     #[error(
         "`{folder}` names no BOS token, which texts are to begin with; do not ask for BOS, or set bos_token in tokenizer_config.json"

@@ -25,6 +25,7 @@ mod embedded;
 mod error;
 mod hub;
 mod opened;
+mod processing;
 mod source;
 mod wanted;
 
@@ -32,5 +33,6 @@ pub use embedded::{CORPUS, MODEL};
 pub use error::{Error, Result};
 pub use hub::{Hub, HubError};
 pub use opened::{Opened, OtherIndex, open_index};
+pub use processing::Steps;
 pub use source::{Sources, corpus, corpus_origin, folder, sae, saes_of};
 pub use wanted::Wanted;

@@ -9,6 +9,7 @@ use directrix_index::{Identity, Index, Input, Options, build, rebuild};
 use directrix_model::{Folder, Model};
 use directrix_sae::Sae;
 
+use crate::processing;
 use crate::source::{fitting, is_of_hub};
 use crate::{Error, Result, Sources, Wanted};
 
@@ -22,6 +23,9 @@ pub struct Opened {
     pub wanted: Wanted,
     /// The model.
     pub model: Model,
+    /// What is to be told of what was opened: contradictions in the model's files, and processing that follows the SAEs or is
+    /// not theirs.
+    pub notes: Vec<String>,
     /// Its tokenizer, if its folder has one.
     pub tokenizer: Option<Tokenizer>,
     /// The SAEs, no two of the same short name.
@@ -66,9 +70,11 @@ impl Wanted {
         self.saes = sae_folders.iter().map(ToString::to_string).collect();
         self.corpus = corpus.name().into();
         tell_apart(&mut sae_folders);
-        let model = Model::load(&folder, self.processing)?;
         let tokenizer = folder.tokenizer()?;
-        let saes = sae_folders.iter().map(|folder| fitting(folder, &model)).collect::<Result<Vec<_>>>()?;
+        let saes = sae_folders.iter().map(Sae::load).collect::<directrix_sae::Result<Vec<_>>>()?;
+        let model = Model::load(&folder, processing::processing(&self.processing, &saes)?)?;
+        let saes = saes.into_iter().map(|sae| sae.fit(model.config())).collect::<directrix_sae::Result<Vec<_>>>()?;
+        let notes = [model.notes(), &processing::notes(&self.processing, &model, &saes)].concat();
         for (i, sae) in saes.iter().enumerate() {
             if let Some(other) = saes[..i].iter().find(|other| other.short_name() == sae.short_name()) {
                 let (name, one, two) = (sae.short_name().into(), other.name().into(), sae.name().into());
@@ -80,7 +86,7 @@ impl Wanted {
             return Err(Error::NoBos { folder: folder.to_string() });
         }
         let bos = token.filter(|_| self.bos.unwrap_or(model.config().family.begins_with_bos));
-        Ok(Opened { wanted: self, model, tokenizer, saes, corpus, bos, folder, sae_folders })
+        Ok(Opened { wanted: self, model, notes, tokenizer, saes, corpus, bos, folder, sae_folders })
     }
 }
 

@@ -1,8 +1,8 @@
 //! What is wanted.
 
-use directrix_model::Processing;
 use serde::{Deserialize, Serialize};
 
+use crate::Steps;
 use crate::embedded::{CORPUS, MODEL};
 
 /// A model, SAEs and a corpus by name, and how they are to be taken: what an [`Opened`](crate::Opened) is made of.
@@ -15,7 +15,7 @@ pub struct Wanted {
     /// The model.
     pub model: String,
     /// How its weights are processed.
-    pub processing: Processing,
+    pub processing: Steps,
     /// The SAEs, in the order that results have.
     pub saes: Vec<String>,
     /// The corpus.
@@ -32,7 +32,7 @@ impl Default for Wanted {
     fn default() -> Wanted {
         Wanted {
             model: MODEL.into(),
-            processing: Processing::default(),
+            processing: Steps::default(),
             saes: Vec::new(),
             corpus: CORPUS.into(),
             column: None,

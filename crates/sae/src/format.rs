@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use directrix_model::{Folder, HookPoint};
+use directrix_model::{Folder, HookPoint, Processing};
 
 use crate::{End, Error, Parameters, Result, Sae, Site};
 
@@ -45,6 +45,8 @@ struct Stored {
     /// Where it is, or why the files do not say it.
     place: Result<Place, String>,
     parameters: Parameters,
+    /// How the weights of the model were processed that it was trained on, as far as its files say.
+    trained_on: Option<Processing>,
 }
 
 /// A form that a folder with an SAE can have.
@@ -106,9 +108,9 @@ impl Sae {
     /// a tensor has another shape, is not finite or is not one of the SAE's, or the files do not say where the SAE is: then
     /// [`load_at`](Sae::load_at) does.
     pub fn load(folder: &Folder) -> Result<Sae> {
-        let Stored { place, parameters } = stored(folder)?;
+        let Stored { place, parameters, trained_on } = stored(folder)?;
         let place = place.map_err(|why| Error::Place { folder: folder.to_string(), why })?;
-        at(folder, place, parameters)
+        at(folder, place, parameters, trained_on)
     }
 
     /// As [`load`](Sae::load), where the caller says where the SAE is: for folders whose files do not.
@@ -116,13 +118,13 @@ impl Sae {
     /// # Errors
     /// As [`load`](Sae::load), or if the files say that it is elsewhere.
     pub fn load_at(folder: &Folder, place: Place) -> Result<Sae> {
-        let Stored { place: stated, parameters } = stored(folder)?;
+        let Stored { place: stated, parameters, trained_on } = stored(folder)?;
         match stated {
             Ok(stated) if stated != place => {
                 let problem = format!("by its files the SAE {stated}, and not as told: {place}");
                 Err(Error::Parameters { sae: folder.to_string(), problem })
             }
-            _ => at(folder, place, parameters),
+            _ => at(folder, place, parameters, trained_on),
         }
     }
 }
@@ -136,11 +138,11 @@ fn stored(folder: &Folder) -> Result<Stored> {
     (format.read)(folder)
 }
 
-fn at(folder: &Folder, place: Place, parameters: Parameters) -> Result<Sae> {
+fn at(folder: &Folder, place: Place, parameters: Parameters, trained_on: Option<Processing>) -> Result<Sae> {
     let end = |Hook { hook, head }, width| End { hook, head, width };
     let reads = end(place.reads, parameters.encoder.columns());
     let writes = end(place.writes, parameters.w_dec.columns());
-    Sae::new(folder.to_string(), Site { reads, writes }, parameters)
+    Ok(Sae::new(folder.to_string(), Site { reads, writes }, parameters)?.of_weights(trained_on))
 }
 
 /// The error of tensors that are no part of an SAE of this kind.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use directrix_kernels::{Encoder, Keep, Matrix, Screen, SparseActivations, View, dot};
-use directrix_model::{BlockHook, Config, HookPoint, Model};
+use directrix_model::{BlockHook, Config, HookPoint, Model, Processing};
 use rayon::prelude::*;
 
 use crate::{End, Error, Result, Site};
@@ -131,6 +131,7 @@ pub struct Sae {
     parameters: Parameters,
     /// `b_enc - b_dec W_enc`: the input bias folded into the encoder's.
     bias: Vec<f32>,
+    trained_on: Option<Processing>,
     /// Made of the encoder when it is first used.
     screen: Arc<OnceLock<Option<Screen>>>,
 }
@@ -151,7 +152,18 @@ impl Sae {
         } else {
             b_enc.clone()
         };
-        Ok(Sae { name, site, bias, parameters, screen: Arc::default() })
+        Ok(Sae { name, site, bias, parameters, trained_on: None, screen: Arc::default() })
+    }
+
+    /// The same SAE, of a model whose weights were processed like this.
+    pub(crate) fn of_weights(mut self, trained_on: Option<Processing>) -> Sae {
+        self.trained_on = trained_on;
+        self
+    }
+
+    /// How the weights of the model were processed that it was trained on, where its files say so.
+    pub fn trained_on(&self) -> Option<Processing> {
+        self.trained_on
     }
 
     /// The SAE, if it fits a model: one whose hook points have the widths of its ends. Whoever opens both checks it once;

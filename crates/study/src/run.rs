@@ -99,7 +99,7 @@ impl Study {
         durable::write(&path, report.to_html()?.as_bytes())?;
         clock.lap("report");
         durable::write(&out.join(MANIFEST), &json(&manifest(&found, &report, &clock)))?;
-        Ok(Finished { report: path, notes: opened.model.notes().to_vec(), timings: clock.laps })
+        Ok(Finished { report: path, notes: opened.notes.clone(), timings: clock.laps })
     }
 
     fn wanted(&self) -> Wanted {

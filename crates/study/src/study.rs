@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use directrix_circuits::Behaviour;
-use directrix_model::Processing;
+use directrix_lab::Steps;
 use serde::{Deserialize, Serialize};
 
 use crate::sections::Analysis;
@@ -32,9 +32,9 @@ pub struct Study {
     /// Tokens, each by its id or its text, at whose positions nothing counts in the index.
     #[serde(default)]
     pub exclude: Vec<String>,
-    /// Weight processing.
+    /// Steps of weight processing to take or not; as the SAEs were trained, or all, where nothing is said.
     #[serde(default)]
-    pub processing: Processing,
+    pub processing: Steps,
     /// The behaviour.
     pub behaviour: Behaviour,
     /// Directions of that SAE to ablate together and look at closely; those with the largest single effects if not said.

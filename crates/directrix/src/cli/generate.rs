@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use anyhow::bail;
 use clap::Args;
 use directrix::corpus::{Settings, Tokenizer, visible};
-use directrix::lab::{Opened, Wanted};
-use directrix::model::{Processing, Sampling};
+use directrix::lab::{Opened, Steps, Wanted};
+use directrix::model::Sampling;
 use serde_json::{Value, json};
 
 use super::inputs::{BosArgs, ModelArgs, ThreadArgs, note_model};
@@ -61,7 +61,7 @@ impl Generate {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         self.threads.apply()?;
         // Processing leaves the predictions as they are.
-        let (model, processing) = (self.model.model.clone(), Processing::none());
+        let (model, processing) = (self.model.model.clone(), Steps::none());
         let opened = Wanted { model, processing, bos: self.bos.meant(), ..Wanted::default() }.open_from(&sources())?;
         note_model(&opened);
         let tokenizer = opened.tokenizer()?;

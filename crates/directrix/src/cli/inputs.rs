@@ -5,8 +5,8 @@ use std::io::{self, Read};
 use anyhow::{Context, bail};
 use clap::Args;
 use directrix::corpus::{self, Chunk, Corpus, Prompts};
-use directrix::lab::{self, Opened, Wanted};
-use directrix::model::{Config, Processing};
+use directrix::lab::{self, Opened, Steps, Wanted};
+use directrix::model::Config;
 use directrix::sae::Counted;
 
 use super::numbers::{MANY, THREADS, whole};
@@ -35,7 +35,7 @@ pub(crate) struct ModelArgs {
 }
 
 #[derive(Args)]
-#[command(next_help_heading = "Weights")]
+#[command(next_help_heading = "Weights [default: as the SAEs were trained, where they say so, else all steps]")]
 #[allow(clippy::struct_excessive_bools)]
 pub(crate) struct ProcessingArgs {
     /// Use the weights as they are in the checkpoint: none of the four steps below
@@ -179,15 +179,13 @@ fn two_or_any(wanted: Saes, saes: Vec<String>) -> anyhow::Result<Vec<String>> {
 }
 
 impl ProcessingArgs {
-    pub(crate) fn meant(&self) -> Processing {
-        if self.no_processing {
-            return Processing::none();
-        }
-        Processing {
-            fold_ln: !self.no_fold_ln,
-            center_writing_weights: !self.no_center_writing_weights,
-            center_unembed: !self.no_center_unembed,
-            fold_value_biases: !self.no_fold_value_biases,
+    pub(crate) fn meant(&self) -> Steps {
+        let left_out = |flag: bool| (flag || self.no_processing).then_some(false);
+        Steps {
+            fold_ln: left_out(self.no_fold_ln),
+            center_writing_weights: left_out(self.no_center_writing_weights),
+            center_unembed: left_out(self.no_center_unembed),
+            fold_value_biases: left_out(self.no_fold_value_biases),
         }
     }
 }
@@ -255,9 +253,9 @@ impl ThreadArgs {
     }
 }
 
-/// Says what is to be told of the model's files.
+/// Says what is to be told of what was opened.
 pub(crate) fn note_model(opened: &Opened) {
-    opened.model.notes().iter().for_each(|said| note(said));
+    opened.notes.iter().for_each(|said| note(said));
 }
 
 /// The prompts of standard input: JSON lines if the first that stands there is an object, else text.

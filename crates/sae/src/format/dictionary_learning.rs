@@ -4,7 +4,7 @@ use std::path::Path;
 
 use directrix_corpus::{Settings, durable};
 use directrix_kernels::{Matrix, dot};
-use directrix_model::{BlockHook, Folder, HookPoint, Leaf, Numbers, Tensors, torch_file};
+use directrix_model::{BlockHook, Folder, HookPoint, Leaf, Numbers, Processing, Tensors, torch_file};
 use serde_json::json;
 
 use super::saelens::scale_by_decoder;
@@ -55,7 +55,7 @@ pub(super) fn read(folder: &Folder) -> Result<Stored> {
     if let Some(name) = tensors.unread().iter().find(|name| name.starts_with(state.prefix)) {
         return Err(unknown_tensor(folder, name, &format!("a dictionary of class `{class}`")));
     }
-    Ok(Stored { place: place(&settings, &trainer)?, parameters })
+    Ok(Stored { place: place(&settings, &trainer)?, parameters, trained_on: Some(Processing::none()) })
 }
 
 /// The tensors of a dictionary.

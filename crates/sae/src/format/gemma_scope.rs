@@ -1,7 +1,7 @@
 //! Gemma Scope's folders: `params.npz`, and those of Gemma Scope 2: `params.safetensors`.
 
 use directrix_corpus::Settings;
-use directrix_model::{BlockHook, Folder, HookPoint, Tensors};
+use directrix_model::{BlockHook, Folder, HookPoint, Processing, Tensors};
 
 use super::{Hook, Place, Stored, unknown_tensor};
 use crate::{Architecture, Error, Normalisation, Parameters, Result};
@@ -23,7 +23,7 @@ pub(super) fn first(folder: &Folder) -> Result<Stored> {
         let root = (parameters.encoder.columns() as f32).sqrt();
         parameters.encoder.data_mut().iter_mut().for_each(|w| *w /= root);
         parameters.w_dec.data_mut().iter_mut().for_each(|w| *w *= root);
-        return Ok(Stored { place: Ok(Place::at(HookPoint::Embed)), parameters });
+        return Ok(Stored { place: Ok(Place::at(HookPoint::Embed)), parameters, trained_on: Some(Processing::none()) });
     }
     let repository = parts.iter().find(|part| part.contains("gemma-scope"));
     let kind =
@@ -44,7 +44,7 @@ pub(super) fn first(folder: &Folder) -> Result<Stored> {
          att or transcoders) and layer"
             .to_owned()
     };
-    Ok(Stored { place: place.ok_or_else(why), parameters })
+    Ok(Stored { place: place.ok_or_else(why), parameters, trained_on: Some(Processing::none()) })
 }
 
 /// The SAE or transcoder of Gemma Scope 2 in a folder, whose path or `config.json` says where it is.
@@ -98,7 +98,7 @@ pub(super) fn second(folder: &Folder) -> Result<Stored> {
          applied, which is none: `ln2.hook_normalized` is the same only where the model's norm has no weights of its own)"
             .to_owned()
     };
-    Ok(Stored { place: place.map(Place::at).ok_or_else(why), parameters })
+    Ok(Stored { place: place.map(Place::at).ok_or_else(why), parameters, trained_on: Some(Processing::none()) })
 }
 
 /// What both have: JumpReLU without `b_dec` on the input. Names are written in capitals or not.

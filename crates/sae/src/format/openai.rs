@@ -1,6 +1,6 @@
 //! OpenAI's sparse autoencoders: one `.pt` file, in a folder named after the place.
 
-use directrix_model::{BlockHook, Folder, HookPoint, Leaf, Tensors};
+use directrix_model::{BlockHook, Folder, HookPoint, Leaf, Processing, Tensors};
 
 use super::{Place, Stored, unknown_tensor};
 use crate::{Architecture, Error, Normalisation, Parameters, Result};
@@ -75,5 +75,5 @@ pub(super) fn read(folder: &Folder) -> Result<Stored> {
     let place = hook.zip(name.parse().ok()).map(|(hook, layer)| Place::at(HookPoint::Block(layer, hook)));
     let why =
         || "OpenAI names the place by a folder such as `resid_post_mlp`, and the layer by the file, `8.pt`".to_owned();
-    Ok(Stored { place: place.ok_or_else(why), parameters })
+    Ok(Stored { place: place.ok_or_else(why), parameters, trained_on: Some(Processing::none()) })
 }

@@ -1,7 +1,7 @@
 //! The files of the superposition project: `NAME.pt` and `NAME.json`.
 
 use directrix_corpus::Settings;
-use directrix_model::{Folder, Tensors};
+use directrix_model::{Folder, Processing, Tensors};
 
 use super::{Hook, Place, Stored, unknown_tensor};
 use crate::{Architecture, Error, Normalisation, Parameters, Result};
@@ -46,5 +46,5 @@ pub(super) fn read(folder: &Folder) -> Result<Stored> {
     let hook = hook.map_err(|error: directrix_model::Error| settings.problem(format!("`act`: {error}")))?;
     let head = settings.find_some("head_idx").map(|field| field.index(1 << 14)).transpose()?;
     let hook = Hook { hook, head };
-    Ok(Stored { place: Ok(Place { reads: hook, writes: hook }), parameters })
+    Ok(Stored { place: Ok(Place { reads: hook, writes: hook }), parameters, trained_on: Some(Processing::default()) })
 }

@@ -72,9 +72,9 @@ pub(super) fn read(folder: &Folder) -> Result<Stored> {
         );
         return Err(Error::Parameters { sae: folder.to_string(), problem });
     }
-    let Config { subtract_b_dec, normalisation, place, .. } = config;
+    let Config { subtract_b_dec, normalisation, place, trained_on, .. } = config;
     let parameters = Parameters { architecture, encoder, w_dec, b_enc, b_dec, subtract_b_dec, normalisation, w_skip };
-    Ok(Stored { place: Ok(place), parameters })
+    Ok(Stored { place: Ok(place), parameters, trained_on })
 }
 
 /// The factor by which training scaled what it read; a checkpoint of it holds the factor beside the weights.

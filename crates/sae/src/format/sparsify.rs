@@ -1,7 +1,7 @@
 //! sparsify's folders: `cfg.json` and `sae.safetensors`, in a folder named after the module.
 
 use directrix_corpus::Settings;
-use directrix_model::{Folder, Tensors};
+use directrix_model::{Folder, Processing, Tensors};
 
 use super::{Hook, Place, Stored, module, unknown_tensor};
 use crate::{Architecture, Normalisation, Parameters, Result};
@@ -41,7 +41,7 @@ pub(super) fn read(folder: &Folder) -> Result<Stored> {
     if let Some(name) = tensors.unread().first() {
         return Err(unknown_tensor(folder, name, "a sparse coder of sparsify with this `cfg.json`"));
     }
-    Ok(Stored { place: place(folder, transcodes), parameters })
+    Ok(Stored { place: place(folder, transcodes), parameters, trained_on: Some(Processing::none()) })
 }
 
 /// The module that the folder is named after: its output, or for a transcoder from its input to its output.

@@ -1,7 +1,7 @@
 //! `cfg.json` in the spellings of SAELens 0 to 6.
 
 use directrix_corpus::{Field, Settings};
-use directrix_model::HookPoint;
+use directrix_model::{HookPoint, Processing};
 
 use crate::format::{Hook, Place};
 use crate::{Normalisation, Result};
@@ -38,6 +38,8 @@ pub(super) struct Config {
     pub(super) scaled: bool,
     /// Whether pre-activations are multiplied by their decoder row's length and activations divided by it.
     pub(super) rescaled: bool,
+    /// How the weights it was trained on were processed, if that is said.
+    pub(super) trained_on: Option<Processing>,
     /// Whether there is a skip connection.
     pub(super) skip: bool,
     /// Whether each direction's decoder row has a factor of its own, of fine-tuning; `None` if the version knows none.
@@ -107,6 +109,7 @@ impl Config {
         };
         let finetuned =
             is_old.then(|| settings.or("finetuning_scaling_factor", false, |field| field.flag())).transpose()?;
+        let trained_on = spelled.trained_on()?;
         let (place, skip) = (Place { reads, writes }, name.contains("skip"));
         Ok(Config {
             name: name.into(),
@@ -119,6 +122,7 @@ impl Config {
             normalisation,
             scaled,
             rescaled,
+            trained_on,
             skip,
             finetuned,
         })
@@ -232,6 +236,24 @@ impl<'a> Spelled<'a> {
             ["a", "b", "dev"].iter().any(|mark| rest.trim_start_matches(['.', '-', '_']).starts_with(mark))
         });
         Ok(major < 6 || major == 6 && is_early)
+    }
+
+    /// The processing that the model was loaded with: what TransformerLens was told, else does by default; none where the
+    /// model was not one of TransformerLens.
+    fn trained_on(&self) -> Result<Option<Processing>> {
+        let class = self.one_of(&["model_class_name"])?.map(|class| class.text()).transpose()?;
+        if class.is_some_and(|class| class != "HookedTransformer") {
+            return Ok(Some(Processing::none()));
+        }
+        let Some(told) = self.one_of(&["model_from_pretrained_kwargs"])? else { return Ok(None) };
+        let told = told.object()?;
+        let step = |name: &str| told.find_some(name).map_or(Ok(true), |step| step.flag());
+        Ok(Some(Processing {
+            fold_ln: step("fold_ln")?,
+            center_writing_weights: step("center_writing_weights")?,
+            center_unembed: step("center_unembed")?,
+            fold_value_biases: step("fold_value_biases")?,
+        }))
     }
 
     /// The hook point named by one of `hooks`, or its head that is numbered by one of `heads`.
