@@ -68,12 +68,11 @@ fn changed(sae: &Sae, values: &[f32], change: &Change) -> Vec<f32> {
         sum
     };
     let (n, p) = (values.len() as f64, sae.parameters());
-    let (mean, size) = match p.normalisation {
-        Normalisation::None => (0.0, 1.0),
-        _ => {
-            let mean = values.iter().map(|x| *x as f64).sum::<f64>() / n;
-            (mean, (values.iter().map(|x| (*x as f64 - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt())
-        }
+    let (mean, size) = if p.normalisation == Normalisation::None {
+        (0.0, 1.0)
+    } else {
+        let mean = values.iter().map(|x| *x as f64).sum::<f64>() / n;
+        (mean, (values.iter().map(|x| (*x as f64 - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt())
     };
     let skipped = |i: usize| {
         let row = p.w_skip.as_ref().map(|w| w.row(i));

@@ -148,7 +148,7 @@ fn a_corpus_that_cannot_be_used_is_named() {
     assert!(with(&folder.write("text.jsonl", "{\"text\": \"Hi\"}\n")).contains("there is no tokenizer"));
     assert!(with(&folder.write("wrong.jsonl", "{\"tokens\": [1]}\n{\n")).contains("line 2"));
     assert!(with(&folder.write("cut.parquet", "PAR1 and no more")).contains("cannot be read as Parquet"));
-    assert!(with(&folder.write("a.csv", "a,b\n")).contains("expected a file ending in .txt"));
+    assert!(with(&folder.write("a.csv", "a,b\n")).contains("expected files ending in .txt"));
     assert!(with(&folder.at("missing.txt")).contains("no corpus"));
 }
 

@@ -10,7 +10,7 @@ use directrix_model::{Folder, Model};
 use directrix_sae::Sae;
 
 use crate::processing;
-use crate::source::{fitting, is_of_hub};
+use crate::source::is_of_hub;
 use crate::{Error, Result, Sources, Wanted};
 
 /// Prompts tokenised at a time.
@@ -72,9 +72,9 @@ impl Wanted {
         tell_apart(&mut sae_folders);
         let tokenizer = folder.tokenizer()?;
         let saes = sae_folders.iter().map(Sae::load).collect::<directrix_sae::Result<Vec<_>>>()?;
-        let model = Model::load(&folder, processing::processing(&self.processing, &saes)?)?;
+        let model = Model::load(&folder, processing::processing(self.processing, &saes)?)?;
         let saes = saes.into_iter().map(|sae| sae.fit(model.config())).collect::<directrix_sae::Result<Vec<_>>>()?;
-        let notes = [model.notes(), &processing::notes(&self.processing, &model, &saes)].concat();
+        let notes = [model.notes(), &processing::notes(self.processing, &model, &saes)].concat();
         for (i, sae) in saes.iter().enumerate() {
             if let Some(other) = saes[..i].iter().find(|other| other.short_name() == sae.short_name()) {
                 let (name, one, two) = (sae.short_name().into(), other.name().into(), sae.name().into());

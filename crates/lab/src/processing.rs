@@ -36,7 +36,7 @@ impl Steps {
 /// A step that changes activations, not only the weights that read them.
 struct Step {
     name: &'static str,
-    asked: fn(&Steps) -> Option<bool>,
+    asked: fn(Steps) -> Option<bool>,
     of: fn(&Processing) -> bool,
     /// Whether it changes what is at a hook point.
     matters: fn(HookPoint) -> bool,
@@ -87,7 +87,7 @@ impl Step {
 ///
 /// # Errors
 /// [`Error::OtherWeights`] if two SAEs disagree on a step of which nothing is asked.
-pub(crate) fn processing(asked: &Steps, saes: &[Sae]) -> Result<Processing> {
+pub(crate) fn processing(asked: Steps, saes: &[Sae]) -> Result<Processing> {
     let mut meant = Processing {
         fold_ln: asked.fold_ln.unwrap_or(true),
         center_writing_weights: asked.center_writing_weights.unwrap_or(true),
@@ -112,7 +112,7 @@ pub(crate) fn processing(asked: &Steps, saes: &[Sae]) -> Result<Processing> {
 }
 
 /// What is to be told of the processing: that it follows SAEs, or is not that which one was trained on.
-pub(crate) fn notes(asked: &Steps, model: &Model, saes: &[Sae]) -> Vec<String> {
+pub(crate) fn notes(asked: Steps, model: &Model, saes: &[Sae]) -> Vec<String> {
     let used = model.processing();
     let mut notes = Vec::new();
     for step in &STEPS {
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn processing_follows_the_saes_where_it_matters_to_them() {
         let plain = json!({ "center_writing_weights": false });
-        let centred = |asked: Steps, saes: &[Sae]| processing(&asked, saes).unwrap().center_writing_weights;
+        let centred = |asked: Steps, saes: &[Sae]| processing(asked, saes).unwrap().center_writing_weights;
         let asked = Steps { center_writing_weights: Some(true), ..Steps::default() };
         assert!(centred(Steps::default(), &[]));
         assert!(!centred(Steps::default(), &[sae(RESID, plain.clone(), "a")]));
@@ -188,27 +188,27 @@ mod tests {
         );
         assert!(centred(asked, &[sae(RESID, plain, "a")]));
         let value =
-            processing(&Steps::default(), &[sae("blocks.0.attn.hook_z", json!({ "fold_value_biases": false }), "a")]);
+            processing(Steps::default(), &[sae("blocks.0.attn.hook_z", json!({ "fold_value_biases": false }), "a")]);
         assert!(!value.unwrap().fold_value_biases);
     }
 
     #[test]
     fn saes_that_disagree_are_not_used_together_unless_one_is_chosen() {
         let saes = [sae(RESID, json!({ "center_writing_weights": false }), "raw"), sae(RESID, json!({}), "centred")];
-        let error = processing(&Steps::default(), &saes).unwrap_err().to_string();
+        let error = processing(Steps::default(), &saes).unwrap_err().to_string();
         assert!(
             error.contains("`centred`") && error.contains("`raw`") && error.contains("center_writing_weights"),
             "{error}"
         );
-        assert!(processing(&Steps::none(), &saes).is_ok());
+        assert!(processing(Steps::none(), &saes).is_ok());
     }
 
     #[test]
     fn what_contradicts_an_sae_is_told() {
         let folder = Folder::open(format!("{}/../model/tests/fixtures/gpt2-tiny", env!("CARGO_MANIFEST_DIR"))).unwrap();
         let told = |asked: Steps, saes: &[Sae]| {
-            let model = Model::load(&folder, processing(&asked, saes).unwrap()).unwrap();
-            notes(&asked, &model, saes)
+            let model = Model::load(&folder, processing(asked, saes).unwrap()).unwrap();
+            notes(asked, &model, saes)
         };
         let raw = || [sae(RESID, json!({ "center_writing_weights": false }), "raw")];
         assert_eq!(
@@ -228,7 +228,7 @@ mod tests {
             let [fold_ln, center_writing_weights, center_unembed, fold_value_biases] = asked;
             let steps = Steps { fold_ln, center_writing_weights, center_unembed, fold_value_biases };
             let saes = [sae(RESID, json!({ "center_writing_weights": false }), "a")];
-            let found = processing(&steps, &saes).unwrap();
+            let found = processing(steps, &saes).unwrap();
             prop_assert_eq!(found.fold_ln, fold_ln.unwrap_or(true));
             prop_assert_eq!(found.center_writing_weights, center_writing_weights.unwrap_or(false));
             prop_assert_eq!(found.center_unembed, center_unembed.unwrap_or(true));

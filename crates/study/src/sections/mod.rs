@@ -263,9 +263,11 @@ fn interval(estimate: &Estimate) -> (f64, f64) {
 
 /// What the controls of a claim do, in a sentence: along random rows, of random directions.
 fn of_controls(claim: &Claim) -> [String; 2] {
-    let said = |c: Estimate| match c.is_nothing() {
-        true => "nothing (inactive there)".into(),
-        false => format!("{:+.3}{}", c.mean, within(c.half_width, 3)),
+    let said = |c: Estimate| {
+        if c.is_nothing() {
+            return "nothing (inactive there)".into();
+        }
+        format!("{:+.3}{}", c.mean, within(c.half_width, 3))
     };
     [claim.controls.rows, claim.controls.directions].map(|control| control.map_or_else(|| "not measured".into(), said))
 }
