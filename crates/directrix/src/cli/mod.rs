@@ -10,6 +10,7 @@ mod circuits;
 mod direction;
 mod directions;
 mod evaluate;
+mod export;
 mod failure;
 mod generate;
 mod index;
@@ -57,6 +58,7 @@ enum Command {
     Ablate(ablate::Ablate),
     Attribute(attribute::Attribute),
     Circuits(circuits::Circuits),
+    Export(export::Export),
     Generate(generate::Generate),
     Completions(shell::Completions),
     Man(shell::Man),
@@ -96,6 +98,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Ablate(ablate) => ablate.run(),
         Command::Attribute(attribute) => attribute.run(),
         Command::Circuits(circuits) => circuits.run(),
+        Command::Export(export) => export.run(),
         Command::Generate(generate) => generate.run(),
         Command::Completions(completions) => completions.run(definition()),
         Command::Man(man) => man.run(definition()),
