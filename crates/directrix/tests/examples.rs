@@ -34,6 +34,7 @@ fn users_folder() -> Folder {
     for (sae, names) in [("sae-l0", ["saes/layer-3", "SAE0"]), ("sae-l1", ["saes/layer-4", "SAE1"])] {
         names.iter().for_each(|name| copy(&assets.join(sae), name));
     }
+    copy(&root().join("crates/sae/tests/fixtures/formats/dictionary_learning/standard"), "saes/ae-layer-3");
     let stories = fs::read_to_string(assets.join("stories.txt")).unwrap();
     let some: Vec<&str> = stories.split("<|endoftext|>").take(100).collect();
     for name in ["stories.txt", "held-out.txt", "heldout.txt"] {

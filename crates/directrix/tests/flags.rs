@@ -55,6 +55,7 @@ fn needed(command: &[String], folder: &Folder) -> Vec<String> {
         ["circuits", "cooccurrence"] => [&of_prompts[..], &two].concat(),
         ["circuits", "cosine"] => [&["--model", model.as_str()][..], &two].concat(),
         ["direction"] => vec!["3"],
+        ["export"] => vec!["--to=parquet"],
         ["study"] => vec!["none.toml"],
         ["train"] => {
             [&of_corpus[..], &["--tokens=64", "--batch=64", "--buffer=128", "--context=8", "--out", &out]].concat()
@@ -71,8 +72,10 @@ fn every_number_of_every_command_is_refused_in_one_sentence_where_it_cannot_be()
         for (flag, value) in flags(&command) {
             // These may be anything; what is not there is another test's.
             if [
-                "FOLDER",
+                "CORPUS",
                 "FILE",
+                "FOLDER",
+                "MODEL",
                 "NAME",
                 "TEXT",
                 "SAE",

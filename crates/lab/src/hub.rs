@@ -257,7 +257,7 @@ impl Asked<'_> {
     /// The error that files are missing in the cache; where none are named, all of it.
     fn offline(&self, missing: &[&String]) -> HubError {
         let missing = match missing {
-            [] => "nothing".into(),
+            [] => "the list of files".into(),
             [file] => format!("`{file}`"),
             [file, others @ ..] => format!("`{file}` and {} more", others.len()),
         };

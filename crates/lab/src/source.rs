@@ -158,7 +158,11 @@ pub(crate) fn fitting(folder: &Folder, model: &Model) -> Result<Sae> {
     Ok(Sae::load(folder)?.fit(model.config())?)
 }
 
+/// What a name is of the hub, if it can be; what begins as the embedded model does is of what is embedded.
 fn on_hub(name: &str, kind: Kind) -> Option<HubName> {
+    if embedded_name(name).strip_prefix(MODEL).is_some_and(|rest| rest.starts_with('/')) {
+        return None;
+    }
     HubName::parse(name, |name| if kind == Kind::Model { aliases::repository(name) } else { None })
 }
 

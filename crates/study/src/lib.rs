@@ -17,6 +17,7 @@
 mod browser;
 mod chart;
 mod error;
+pub mod export;
 mod figure;
 mod findings;
 mod interactive;

@@ -71,12 +71,12 @@ struct Subject<'a> {
 impl Direction {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let index = lab::open_index(&self.index)?;
-        let sae = self.choose_sae(&index)?;
+        let sae = choose_sae(&index, self.sae.as_deref())?;
         if let Some(outside) = self.directions.each().find(|direction| *direction >= sae.directions()) {
             let (name, last) = (sae.name(), sae.directions() - 1);
             bail!("{name} has directions 0 to {last}, so there is no direction {outside}");
         }
-        let tokenizer = self.tokenizer(&index)?;
+        let tokenizer = tokenizer_of(self.model.as_deref(), &index)?;
         for (number, direction) in self.directions.each().enumerate() {
             let subject = Subject { index: &index, sae, direction, tokenizer: tokenizer.as_ref() };
             match (self.json, self.directions.one()) {
@@ -86,37 +86,6 @@ impl Direction {
             }
         }
         Ok(())
-    }
-
-    fn choose_sae<'a>(&self, index: &'a Index) -> anyhow::Result<&'a SaeIndex> {
-        let Some(wanted) = &self.sae else { return Ok(index.sae(index.saes().len() - 1)) };
-        let number = wanted.parse::<usize>().ok().filter(|number| *number < index.saes().len());
-        let named = |sae: &&SaeIndex| wanted.trim_end_matches('/').rsplit('/').next() == Some(sae.name());
-        if let Some(sae) = number.map(|number| index.sae(number)).or_else(|| index.saes().iter().find(named)) {
-            return Ok(sae);
-        }
-        let names: Vec<String> =
-            index.saes().iter().enumerate().map(|(i, sae)| format!("{i} ({})", sae.name())).collect();
-        bail!("the index has no SAE `{wanted}`; it has {}", names.join(", "))
-    }
-
-    /// The tokenizer of the model asked for, or of the index's model if it is still there.
-    fn tokenizer(&self, index: &Index) -> anyhow::Result<Option<Tokenizer>> {
-        let of = |name: &str| -> lab::Result<Tokenizer> {
-            let folder = lab::folder(name)?;
-            let tokenizer = folder.tokenizer()?;
-            tokenizer.map_or_else(|| Err(folder.missing("tokenizer.json").into()), Ok)
-        };
-        if let Some(folder) = &self.model {
-            return Ok(Some(of(folder)?));
-        }
-        match of(&index.meta().identity.model.name) {
-            Ok(tokenizer) => Ok(Some(tokenizer)),
-            Err(error) => {
-                note(&format!("tokens are shown as [id]: {error}; name a folder with a tokenizer by --model"));
-                Ok(None)
-            }
-        }
     }
 
     fn print(&self, subject: &Subject, number: usize) -> anyhow::Result<()> {
@@ -198,6 +167,37 @@ impl Direction {
             "tokens": tokens.collect::<Vec<_>>(),
             "examples": { "top": top?, "upper": upper?, "middle": middle?, "lower": lower? },
         }))
+    }
+}
+
+/// The SAE of the index by its name or number; the last where none is wanted.
+pub(crate) fn choose_sae<'a>(index: &'a Index, wanted: Option<&str>) -> anyhow::Result<&'a SaeIndex> {
+    let Some(wanted) = wanted else { return Ok(index.sae(index.saes().len() - 1)) };
+    let number = wanted.parse::<usize>().ok().filter(|number| *number < index.saes().len());
+    let named = |sae: &&SaeIndex| wanted.trim_end_matches('/').rsplit('/').next() == Some(sae.name());
+    if let Some(sae) = number.map(|number| index.sae(number)).or_else(|| index.saes().iter().find(named)) {
+        return Ok(sae);
+    }
+    let names: Vec<String> = index.saes().iter().enumerate().map(|(i, sae)| format!("{i} ({})", sae.name())).collect();
+    bail!("the index has no SAE `{wanted}`; it has {}", names.join(", "))
+}
+
+/// The tokenizer of the model asked for, or of the index's model if it is still there.
+pub(crate) fn tokenizer_of(model: Option<&str>, index: &Index) -> anyhow::Result<Option<Tokenizer>> {
+    let of = |name: &str| -> lab::Result<Tokenizer> {
+        let folder = lab::folder(name)?;
+        let tokenizer = folder.tokenizer()?;
+        tokenizer.map_or_else(|| Err(folder.missing("tokenizer.json").into()), Ok)
+    };
+    if let Some(folder) = model {
+        return Ok(Some(of(folder)?));
+    }
+    match of(&index.meta().identity.model.name) {
+        Ok(tokenizer) => Ok(Some(tokenizer)),
+        Err(error) => {
+            note(&format!("tokens are shown as [id]: {error}; name a folder with a tokenizer by --model"));
+            Ok(None)
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod convert;
 mod direction;
 mod directions;
 mod evaluate;
+mod export;
 mod failure;
 mod generate;
 mod index;
@@ -58,6 +59,7 @@ enum Command {
     Ablate(ablate::Ablate),
     Attribute(attribute::Attribute),
     Circuits(circuits::Circuits),
+    Export(export::Export),
     Generate(generate::Generate),
     Convert(convert::Convert),
     Completions(shell::Completions),
@@ -98,6 +100,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Ablate(ablate) => ablate.run(),
         Command::Attribute(attribute) => attribute.run(),
         Command::Circuits(circuits) => circuits.run(),
+        Command::Export(export) => export.run(),
         Command::Generate(generate) => generate.run(),
         Command::Convert(convert) => convert.run(),
         Command::Completions(completions) => completions.run(definition()),

@@ -101,7 +101,7 @@ pub enum HubError {
     },
     /// There is no way to the hub.
     #[error(
-        "cannot reach {host} for `{name}`: {reason}; check the name and the network (HTTPS_PROXY, HF_ENDPOINT), or set HF_HUB_OFFLINE=1 to use only what is on disk"
+        "cannot reach {host} for `{name}`, which nothing on disk is called: {reason}; check the name and the network (HTTPS_PROXY, HF_ENDPOINT), or set HF_HUB_OFFLINE=1 to use only what is on disk"
     )]
     Network {
         /// The host.
