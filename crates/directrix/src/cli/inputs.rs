@@ -35,23 +35,23 @@ pub(crate) struct ModelArgs {
 }
 
 #[derive(Args)]
-#[command(next_help_heading = "Weights [default: as the SAEs were trained, where they say so, else all steps]")]
 #[allow(clippy::struct_excessive_bools)]
 pub(crate) struct ProcessingArgs {
-    /// Use the weights as they are in the checkpoint: none of the four steps below
-    #[arg(long)]
+    /// Use the weights as they are in the checkpoint: none of the four steps below [default: as the SAEs were trained, where they
+    /// say so, else all four]
+    #[arg(long, help_heading = "Weights")]
     no_processing: bool,
     /// Do not fold LayerNorm into the weights that read it
-    #[arg(long)]
+    #[arg(long, help_heading = "Weights")]
     no_fold_ln: bool,
     /// Do not centre the weights that write to the residual stream
-    #[arg(long)]
+    #[arg(long, help_heading = "Weights")]
     no_center_writing_weights: bool,
     /// Do not centre the unembedding
-    #[arg(long)]
+    #[arg(long, help_heading = "Weights")]
     no_center_unembed: bool,
     /// Do not fold value biases into the output bias of attention
-    #[arg(long)]
+    #[arg(long, help_heading = "Weights")]
     no_fold_value_biases: bool,
 }
 
