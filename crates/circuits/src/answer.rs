@@ -22,8 +22,7 @@ pub struct SingleAblation {
 }
 
 /// The effect of each direction, over the trials that `of` makes of it, beside that of their controls if `matched` is there to
-/// draw them.
-/// Rows in the order of `directions`.
+/// draw them. Rows in the order of `directions`.
 ///
 /// # Errors
 /// As [`effects`], and those of `of`.

@@ -143,8 +143,8 @@ pub fn loss_claims(
     Ok(Claim::list(estimates).into_iter().zip(made).map(of).collect())
 }
 
-/// Trials that make one change, as they are, along random rows, and of the random directions that `matched` draws; the controls of a change are there
-/// for all trials or for none.
+/// Trials that make one change, as they are, along random rows, and of the random directions that `matched` draws; the controls of
+/// a change are there for all trials or for none.
 pub(crate) fn with_controls<'a>(trials: &[Trial<'a>], matched: Option<&Matched>) -> [Vec<Trial<'a>>; 3] {
     let (mut rows, mut directions) = (Vec::new(), Vec::new());
     for [row, direction] in trials.iter().map(|trial| trial.controls(matched)) {

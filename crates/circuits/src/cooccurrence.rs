@@ -166,21 +166,21 @@ pub fn control_pairs(
     matched: &Matched,
     watch: &Watch,
 ) -> Result<()> {
-    let trials_of = |pair: &CooccurrencePair| -> Vec<Trial> {
-        let own = rows.iter().filter(|row| (row.first, row.second) == (pair.first, pair.second));
-        own.map(|row| Trial {
+    let mut trials: BTreeMap<(usize, usize), Vec<Trial>> = BTreeMap::new();
+    for row in rows {
+        trials.entry((row.first, row.second)).or_default().push(Trial {
             prompt: row.prompt,
             sae: first,
             positions: row.position..row.position + 1,
             change: Change::Ablate(vec![row.first as u32]),
             look: Look::Activation { sae: second, direction: row.second as u32, position: row.position },
-        })
-        .collect()
-    };
+        });
+    }
     let controls: Vec<[Vec<Trial>; 2]> = pairs
         .iter()
         .map(|pair| {
-            let [_, rows, directions] = with_controls(&trials_of(pair), Some(matched));
+            let own = trials.get(&(pair.first, pair.second)).map_or(&[][..], Vec::as_slice);
+            let [_, rows, directions] = with_controls(own, Some(matched));
             [rows, directions]
         })
         .collect();
@@ -192,9 +192,10 @@ pub fn control_pairs(
                 Ok((trial.prompt, (effect.after.activation()? - effect.before.activation()?) as f64))
             };
             let changes = trials.iter().zip(effects.by_ref()).map(change).collect::<Result<Vec<_>>>()?;
-            Ok::<_, Error>(Estimate::clustered(&changes))
+            // None can be drawn for a direction that nowhere counts.
+            Ok::<_, Error>((!changes.is_empty()).then(|| Estimate::clustered(&changes)))
         });
-        pair.change.controls = Controls { rows: Some(rows?), directions: Some(directions?) };
+        pair.change.controls = Controls { rows: rows?, directions: directions? };
     }
     Ok(())
 }

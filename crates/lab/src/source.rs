@@ -64,7 +64,7 @@ impl Sources {
     /// # Errors
     /// As [`model`](Sources::model); [`Error::Sae`] if it cannot be loaded, or does not fit.
     pub fn sae(&self, name: &str, model: &Model) -> Result<Sae> {
-        fitting(&self.sae_folder(name)?, model)
+        Ok(Sae::load(&self.sae_folder(name)?)?.fit(model.config())?)
     }
 
     /// A corpus. `column` names the column of the documents.
@@ -152,10 +152,6 @@ pub fn saes_of(model: &str) -> Vec<String> {
     }
     let prefix = if model.starts_with(EMBEDDED) { EMBEDDED } else { "" };
     SAES.iter().map(|sae| format!("{prefix}{sae}")).collect()
-}
-
-pub(crate) fn fitting(folder: &Folder, model: &Model) -> Result<Sae> {
-    Ok(Sae::load(folder)?.fit(model.config())?)
 }
 
 /// What a name is of the hub, if it can be; what begins as the embedded model does is of what is embedded.

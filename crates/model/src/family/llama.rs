@@ -184,6 +184,14 @@ pub(super) fn flag(settings: &Settings, name: &str, default: bool) -> Result<boo
     Ok(settings.or(name, default, |field| field.flag())?)
 }
 
+/// The window of Mistral and Qwen, 4,096 positions where none is named; null is none.
+pub(super) fn window(settings: &Settings) -> Result<Option<usize>> {
+    match settings.find("sliding_window") {
+        None => Ok(Some(4096)),
+        Some(_) => some(settings, "sliding_window", |field| field.count(MOST_TOKENS)),
+    }
+}
+
 /// Which blocks see a window only: those that `layer_types` names so, or else those that `default` does.
 pub(super) fn windowed(settings: &Settings, n_layers: usize, default: impl Fn(usize) -> bool) -> Result<Vec<bool>> {
     let Some(types) = settings.find_some("layer_types") else { return Ok((0..n_layers).map(default).collect()) };

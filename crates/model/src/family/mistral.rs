@@ -4,8 +4,7 @@ use directrix_corpus::Settings;
 use directrix_kernels::Activation;
 
 use super::Family;
-use super::llama::{Base, Defaults, some, weights};
-use crate::config::MOST_TOKENS;
+use super::llama::{Base, Defaults, weights, window};
 use crate::{Config, Result};
 
 pub(super) static FAMILY: Family = Family {
@@ -37,10 +36,7 @@ const DEFAULTS: Defaults = Defaults {
 
 fn config(settings: &Settings) -> Result<Config> {
     let base = Base::read(settings, &DEFAULTS)?;
-    let window = match settings.find("sliding_window") {
-        None => Some(4096),
-        Some(_) => some(settings, "sliding_window", |field| field.count(MOST_TOKENS))?,
-    };
+    let window = window(settings)?;
     let rotary = base.rotary(settings)?;
     Ok(base.config(&FAMILY, |_| (window, rotary)))
 }

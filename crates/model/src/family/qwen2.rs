@@ -4,8 +4,8 @@ use directrix_corpus::Settings;
 use directrix_kernels::Activation;
 
 use super::Family;
-use super::llama::{Base, Defaults, flag, some, weights, windowed};
-use crate::config::{MOST_LAYERS, MOST_TOKENS};
+use super::llama::{Base, Defaults, flag, weights, window, windowed};
+use crate::config::MOST_LAYERS;
 use crate::{Config, Result};
 
 pub(super) static FAMILY: Family = Family {
@@ -46,11 +46,7 @@ fn config(settings: &Settings) -> Result<Config> {
 /// The window of each block, as Qwen2 and Qwen3 have it.
 pub(super) fn windows(settings: &Settings, n_layers: usize) -> Result<Vec<Option<usize>>> {
     let is_used = flag(settings, "use_sliding_window", false)?;
-    let window = match settings.find("sliding_window") {
-        None => Some(4096),
-        Some(_) => some(settings, "sliding_window", |field| field.count(MOST_TOKENS))?,
-    };
-    let window = window.filter(|_| is_used);
+    let window = window(settings)?.filter(|_| is_used);
     let first = settings.or("max_window_layers", 28, |field| field.index(MOST_LAYERS))?;
     let windowed = windowed(settings, n_layers, |layer| window.is_some() && layer >= first)?;
     if windowed.contains(&true) && window.is_none() {

@@ -63,7 +63,8 @@ impl SectionKind for Cooccurrence {
         }
         // Pairs with an interval come first.
         let (mut tested, once): (Vec<_>, Vec<_>) = pairs.iter().partition(|pair| pair.change.estimate.clusters > 1);
-        self.control_ends(found, &prompts, &raw, &mut tested)?;
+        let matched = Matched::of(found.index.sae(0));
+        control_pairs(model, [first, second], &prompts, &raw, &mut tested, &matched, found.watch)?;
         pairs = tested.iter().chain(&once).copied().collect();
         let prose = vec![
             format!(
@@ -102,7 +103,7 @@ impl SectionKind for Cooccurrence {
             ),
             table(
                 "cooccurrence-pairs",
-                "Each pair over its n positions: the second direction's activation, and its difference with the first ablated there, with half widths of 95 % intervals clustered by prompt, p and q, its false-discovery rate over all pairs. Pairs found in several prompts come first, the most negative first; random rows and random directions: controls of the pairs at both ends of these, at the same positions.",
+                "Each pair over its n positions: the second direction's activation, and its difference with the first ablated there, with half widths of 95 % intervals clustered by prompt, p and q, its false-discovery rate over all pairs. Pairs found in several prompts come first, the most negative first; random rows and random directions: controls of these, at the same positions.",
                 &pairs,
             ),
             table(
@@ -131,29 +132,6 @@ impl SectionKind for Cooccurrence {
     }
 }
 
-impl Cooccurrence {
-    /// Gives the pairs at both ends of a list their controls.
-    fn control_ends(
-        &self,
-        found: &Findings,
-        prompts: &Prompts,
-        tests: &[directrix_circuits::Cooccurrence],
-        pairs: &mut [CooccurrencePair],
-    ) -> Result<()> {
-        let saes = &found.opened.saes;
-        let last = pairs.len().saturating_sub(self.top);
-        let ends: Vec<usize> = (0..pairs.len()).filter(|i| *i < self.top || *i >= last).collect();
-        let mut controlled: Vec<CooccurrencePair> = ends.iter().map(|i| pairs[*i]).collect();
-        let (first, second) = (&saes[0], &saes[saes.len() - 1]);
-        let matched = Matched::of(found.index.sae(0));
-        control_pairs(&found.opened.model, [first, second], prompts, tests, &mut controlled, &matched, found.watch)?;
-        for (i, pair) in ends.into_iter().zip(controlled) {
-            pairs[i] = pair;
-        }
-        Ok(())
-    }
-}
-
 #[derive(Serialize)]
 struct Row {
     prompt: usize,
@@ -168,12 +146,13 @@ struct Row {
 
 /// How many pairs depend on each other, in both directions.
 fn needs(pairs: &[CooccurrencePair]) -> String {
-    let surviving = |sign: f64| pairs.iter().filter(|p| p.change.q < 0.05 && p.change.mean() * sign > 0.0).count();
+    let surviving: Vec<&Claim> = pairs.iter().map(|pair| &pair.change).filter(|change| change.q < 0.05).collect();
+    let falling = surviving.iter().filter(|change| change.mean() < 0.0).count();
     let untested = pairs.iter().filter(|pair| pair.change.q.is_nan()).count();
     format!(
-        "In {} of them the second activation falls and in {} it rises, at a false-discovery rate of 5 % over all pairs; {untested} were found in one prompt only and have no interval.",
-        surviving(-1.0),
-        surviving(1.0)
+        "In {falling} of them the second activation falls and in {} it rises, at a false-discovery rate of 5 % over all pairs; of these, the intervals of {} meet none of their controls'. {untested} were found in one prompt only and have no interval.",
+        surviving.len() - falling,
+        surviving.iter().filter(|change| change.is_beyond_controls()).count(),
     )
 }
 
@@ -205,7 +184,7 @@ mod tests {
         let said = needs(&pairs);
         assert!(
             said.contains("In 1 of them the second activation falls and in 1 it rises")
-                && said.contains("1 were found"),
+                && said.contains("of 2 meet none of their controls'. 1 were found"),
             "{said}"
         );
     }
