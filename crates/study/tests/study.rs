@@ -69,6 +69,11 @@ fn the_shipped_study_writes_everything_and_the_same_again() {
     let tests = column(&study, "cooccurrence", "difference").len();
     let pairs = column(&study, "cooccurrence-pairs", "n");
     assert_eq!(pairs.iter().sum::<f64>() as usize, tests);
+    let claimed = column(&study, "cooccurrence-pairs", "q");
+    for control in ["random rows", "random directions"] {
+        let controls = column(&study, "cooccurrence-pairs", control);
+        assert!(claimed.iter().zip(&controls).all(|(q, mean)| q.is_nan() || mean.is_finite()), "{control}");
+    }
     for (table, measure) in [
         ("single-ablations", "loss increase"),
         ("joint-ablation-summary", "mean"),
