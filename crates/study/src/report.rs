@@ -331,11 +331,12 @@ impl<'a> BlockView<'a> {
 /// The columns to show, with the half widths of those that have any: the page says `mean ± half width` in one column. A column
 /// `x half width` belongs to `x`, one called `half width` to the first column of reals before it that is not a standard error.
 fn with_intervals(columns: &[Column]) -> Vec<(&Column, Option<&[f64]>)> {
+    let is_error = |column: &Column| column.name == "se" || column.name.ends_with(" se");
     let mut shown: Vec<(&Column, Option<&[f64]>)> = Vec::new();
     for column in columns {
         let owner = match (column.name.strip_suffix("half width").map(str::trim_end), &column.cells) {
             (Some(""), Cells::Real(_)) => {
-                shown.iter().rposition(|(c, _)| matches!(c.cells, Cells::Real(_)) && !c.name.ends_with("se"))
+                shown.iter().rposition(|(c, _)| matches!(c.cells, Cells::Real(_)) && !is_error(c))
             }
             (Some(name), Cells::Real(_)) => shown.iter().rposition(|(c, _)| c.name == name),
             _ => None,
@@ -347,7 +348,7 @@ fn with_intervals(columns: &[Column]) -> Vec<(&Column, Option<&[f64]>)> {
     }
     // What is said by the interval needs no column beside it.
     let has_interval = shown.iter().any(|(_, widths)| widths.is_some());
-    shown.retain(|(column, _)| !(has_interval && (column.name == "se" || column.name.ends_with(" se"))));
+    shown.retain(|(column, _)| !(has_interval && is_error(column)));
     shown
 }
 
@@ -593,7 +594,8 @@ mod tests {
         let column = |name: &str, value: f64| Column { name: name.into(), cells: Cells::Real(vec![value]) };
         let columns = [
             Column { name: "n".into(), cells: Cells::Integer(vec![3]) },
-            column("loss", 1.5),
+            column("prompts", f64::NAN),
+            column("loss increase", 1.5),
             column("se", 0.1),
             column("half width", 0.234),
             column("p", 0.01),
@@ -607,7 +609,13 @@ mod tests {
                 (column.name.as_str(), cell.text)
             })
             .collect();
-        let expected = [("n", "3"), ("loss", "1.500 ± 0.23"), ("p", "0.01000"), ("random rows", "0.5000")];
+        let expected = [
+            ("n", "3"),
+            ("prompts", "–"),
+            ("loss increase", "1.500 ± 0.23"),
+            ("p", "0.01000"),
+            ("random rows", "0.5000"),
+        ];
         assert_eq!(shown, expected.map(|(name, text)| (name, text.to_string())));
     }
 
