@@ -4,8 +4,9 @@ mod common;
 
 use std::fs;
 
-use common::{Folder, done, failed, json};
+use common::{Folder, directrix, done, failed, json, text};
 use directrix::lab;
+use directrix::model::Processing;
 use directrix::sae::{Sae, agree};
 
 /// A committed SAE of the library's tests.
@@ -49,10 +50,35 @@ fn a_place_that_no_file_says_is_told() {
     let (sae, out) = (stored("dictionary_learning/nameless"), folder.at("named"));
     let args = ["convert", "--sae", &sae, "--to", "saelens", "--out", &out, "--reads", "blocks.2.hook_resid_mid"];
     assert_eq!(json(&args)["reads"], "blocks.2.hook_resid_mid");
+    // dictionary_learning trains on the weights of the checkpoint, and what is written of its SAE says so.
+    assert_eq!(Sae::load(&lab::folder(&out).unwrap()).unwrap().trained_on(), Some(Processing::none()));
     let other =
         ["convert", "--sae", &out, "--to", "saelens", "--out", &folder.at("x"), "--reads", "blocks.2.hook_mlp_out"];
     let error = failed(1, &other);
     assert!(error.contains("by its files the SAE reads blocks.2.hook_resid_mid"), "{error}");
+}
+
+#[test]
+fn weights_that_a_form_cannot_name_are_told() {
+    let folder = Folder::new();
+    let centred = stored("superposition/mlp");
+    let told = |sae: &str| {
+        let args = ["convert", "--sae", sae, "--to", "dictionary-learning", "--out", &folder.at("out")];
+        text(&directrix().args(args).output().unwrap().stderr)
+    };
+    assert!(told(&stored("openai/mlp_post_act")).is_empty());
+    assert!(told("tinystories-2l/sae-l1").is_empty(), "neurons are the same either way");
+    let (raw, resid) = (stored("dictionary_learning/new"), folder.at("resid"));
+    done(&["convert", "--sae", &raw, "--to", "saelens", "--out", &resid]);
+    assert!(told(&resid).is_empty());
+    let config = fs::read_to_string(format!("{resid}/cfg.json")).unwrap();
+    fs::write(
+        format!("{resid}/cfg.json"),
+        config.replace("\"center_writing_weights\": false", "\"center_writing_weights\": true"),
+    )
+    .unwrap();
+    assert!(told(&resid).contains("processed by `center_writing_weights`"));
+    assert!(!told(&centred).contains("processed by"), "it is on neurons");
 }
 
 #[test]

@@ -33,6 +33,6 @@ pub use embedded::{CORPUS, MODEL};
 pub use error::{Error, Result};
 pub use hub::{Hub, HubError};
 pub use opened::{Opened, OtherIndex, open_index};
-pub use processing::Steps;
+pub use processing::{Steps, other_weights};
 pub use source::{Sources, corpus, corpus_origin, folder, sae, saes_of};
 pub use wanted::Wanted;

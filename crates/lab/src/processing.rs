@@ -83,6 +83,13 @@ impl Step {
     }
 }
 
+/// The steps by which the weights that an SAE was trained on differ from weights processed like this, as far as it is known and
+/// matters to what it reads and writes.
+pub fn other_weights(sae: &Sae, processing: Processing) -> Vec<&'static str> {
+    let differs = |step: &&Step| step.of_sae(sae).is_some_and(|trained| trained != (step.of)(&processing));
+    STEPS.iter().filter(differs).map(|step| step.name).collect()
+}
+
 /// The processing that is asked for, or else that the SAEs were trained on.
 ///
 /// # Errors

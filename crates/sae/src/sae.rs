@@ -155,8 +155,9 @@ impl Sae {
         Ok(Sae { name, site, bias, parameters, trained_on: None, screen: Arc::default() })
     }
 
-    /// The same SAE, of a model whose weights were processed like this.
-    pub(crate) fn of_weights(mut self, trained_on: Option<Processing>) -> Sae {
+    /// The same SAE, trained on a model whose weights were processed like this.
+    #[must_use]
+    pub fn of_weights(mut self, trained_on: Option<Processing>) -> Sae {
         self.trained_on = trained_on;
         self
     }

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use directrix::corpus::durable::Lock;
 use directrix::lab;
-use directrix::model::{Folder, HookPoint, Tensors};
+use directrix::model::{Folder, HookPoint, Processing, Tensors};
 use directrix::sae::{Hook, Place, Sae, agree};
 use serde_json::{Value, json};
 
 use super::layout::paragraph;
-use super::terminal::{self, stdout};
+use super::terminal::{self, note, stdout};
+use super::watch::sources;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -28,8 +29,8 @@ const DENSITY: &str = "sparsity.safetensors";
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Convert {
-    /// SAE: a folder in any form that is read
-    #[arg(long, value_name = "FOLDER")]
+    /// SAE: a folder in any form that is read, or owner/name:folder on the hub
+    #[arg(long, value_name = "SAE")]
     sae: String,
     /// Form to write
     #[arg(long, value_name = "FORM", value_enum)]
@@ -58,8 +59,9 @@ enum Form {
 
 impl Convert {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let _lock = Lock::take(&self.out)?;
-        let folder = lab::folder(&self.sae)?;
+        let lock = Lock::take(&self.out)?;
+        lock.clean(&self.out)?;
+        let folder = sources().sae_folder(&self.sae)?;
         let sae = match self.reads {
             Some(hook) => {
                 let end = |hook| Hook { hook, head: None };
@@ -69,7 +71,16 @@ impl Convert {
         };
         match self.to {
             Form::Saelens => sae.save(&self.out, &metadata(&folder)?, density(&folder, &sae)?.as_deref())?,
-            Form::DictionaryLearning => sae.save_dictionary_learning(&self.out, "")?,
+            Form::DictionaryLearning => {
+                // Its SAEs are of the weights of the checkpoint, and its files have no room to say anything else.
+                for step in lab::other_weights(&sae, Processing::none()) {
+                    note(&format!(
+                        "{} was trained on weights processed by `{step}`, which dictionary_learning does not do: on its activations it is not the same",
+                        sae.name()
+                    ));
+                }
+                sae.save_dictionary_learning(&self.out, "")?;
+            }
         }
         agree(&sae, &Sae::load(&Folder::open(&self.out)?)?)?;
         let (out, site) = (self.out.display().to_string(), sae.site());

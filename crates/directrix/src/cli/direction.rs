@@ -262,7 +262,7 @@ impl Subject<'_> {
             "position": example.position,
             "activation": example.activation,
             "tokens": tokens,
-            "texts": tokens.iter().map(|&token| self.text(token)).collect::<Vec<_>>(),
+            "texts": self.tokenizer.map(|tokenizer| tokenizer.pieces(tokens, |_| true)),
             "activations": self.sae.on_prompt(example.prompt, self.direction)?,
         }))
     }

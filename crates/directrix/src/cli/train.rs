@@ -420,7 +420,8 @@ fn evaluation_prompts(given: &Given, feed: &Feed, opened: &Opened) -> anyhow::Re
 
 /// The hash of the corpus that is evaluated on, if it is one of its own.
 fn evaluation_hash(given: &Given) -> anyhow::Result<Option<String>> {
-    let corpus = given.evaluation_corpus.as_ref().map(|name| lab::corpus(name, given.column.as_deref())).transpose()?;
+    let corpus =
+        given.evaluation_corpus.as_ref().map(|name| sources().corpus(name, given.column.as_deref())).transpose()?;
     Ok(corpus.map(|corpus| corpus.hash()).transpose()?)
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use directrix_corpus::{Settings, durable};
 use directrix_kernels::Matrix;
-use directrix_model::{Folder, Tensors};
+use directrix_model::{Folder, Processing, Tensors};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
@@ -202,6 +202,16 @@ impl Sae {
             if let Some(head) = writes.head {
                 config["metadata"]["hook_head_index_out"] = json!(head);
             }
+        }
+        if let Some(Processing { fold_ln, center_writing_weights, center_unembed, fold_value_biases }) =
+            self.trained_on()
+        {
+            config["metadata"]["model_from_pretrained_kwargs"] = json!({
+                "fold_ln": fold_ln,
+                "center_writing_weights": center_writing_weights,
+                "center_unembed": center_unembed,
+                "fold_value_biases": fold_value_biases,
+            });
         }
         for (key, value) in metadata.as_object().into_iter().flatten() {
             config["metadata"][key] = value.clone();

@@ -238,22 +238,16 @@ impl Member {
     /// Writes the SAE's folder.
     pub(super) fn save(&self, training: &Training) -> Result<()> {
         let config = training.model.config();
-        let processing = training.model.processing();
         let folder: PathBuf = training.out.join(&self.name);
         let metadata = json!({
             "model_name": training.model_name,
             "context_size": training.feed.context.min(config.n_ctx),
             "prepend_bos": training.bos.is_some(),
-            "model_from_pretrained_kwargs": {
-                "fold_ln": processing.fold_ln,
-                "center_writing_weights": processing.center_writing_weights,
-                "center_unembed": processing.center_unembed,
-                "fold_value_biases": processing.fold_value_biases,
-            },
             "training_tokens": training.feed.steps() * training.feed.batch as u64,
             "objective": self.recipe.objective,
         });
         let sae = self.trainer.to_sae(&self.name, Site::at(self.end.clone()))?;
+        let sae = sae.of_weights(Some(training.model.processing()));
         durable::write(&folder.join(OPTIONS), options(training.feed, &self.recipe, training.identity)?.as_bytes())?;
         sae.save(&folder, &metadata, Some(&self.trainer.densities()))
     }
