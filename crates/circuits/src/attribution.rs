@@ -39,7 +39,7 @@ fn unembedding(model: &Model, token: u32) -> Result<Vec<f32>> {
     if token as usize >= vocabulary {
         return Err(Error::Token { token, vocabulary });
     }
-    Ok(w_u.iter_rows().map(|row| row[token as usize]).collect())
+    Ok(w_u.view().columns_at(&[token as usize]).into_data())
 }
 
 /// Per-prompt values of several components, gathered batch by batch.

@@ -84,8 +84,7 @@ pub fn logit_boost_ends(
     if let Some(&token) = tokens.iter().find(|token| **token >= w_u.columns()) {
         return Err(Error::Token { token: token as u32, vocabulary: w_u.columns() });
     }
-    let columns: Vec<Vec<f32>> = w_u.iter_rows().map(|row| tokens.iter().map(|token| row[*token]).collect()).collect();
-    let w_u = Matrix::new(columns.concat(), columns.len(), tokens.len());
+    let w_u = w_u.view().columns_at(tokens);
     let mut ends = Vec::new();
     for start in (0..writes.rows()).step_by(BLOCK) {
         if watch.is_stopped() {

@@ -98,7 +98,7 @@ fn normalising(criterion: &mut Criterion) {
 fn predicting(criterion: &mut Criterion) {
     let (rows, tokens) = (64, 16_384);
     let (x, w, bias) = (noise(rows, WIDTH, 1), noise(WIDTH, tokens, 2), vec![0.0; tokens]);
-    let unembedding = Unembedding { w: w.view(), bias: &bias, soft_cap: None };
+    let unembedding = Unembedding { w: w.view().into(), bias: &bias, soft_cap: None };
     let targets: Vec<(usize, u32)> = (0..rows).map(|row| (row, (row * 251 % tokens) as u32)).collect();
     let mut group = criterion.benchmark_group("predict");
     group.throughput(Throughput::Elements((rows * WIDTH * tokens) as u64));

@@ -1,7 +1,7 @@
 //! The dozen numeric operations everything in Directrix is made of.
 //!
-//! Numbers live in row-major `f32` buffers: a [`Matrix`] owns one, a [`View`] borrows one, whole or in part. The
-//! operations are plain functions on them, which choose AVX-512, AVX2 or plain code when they run. What an SAE gives for a batch of positions is a [`SparseActivations`].
+//! Numbers live in row-major `f32` buffers: a [`Matrix`] owns one, a [`View`] borrows one, whole or in part; a [`Weight`] may
+//! be stored in halves. The operations are plain functions on them, which choose AVX-512, AVX2 or plain code when they run. What an SAE gives for a batch of positions is a [`SparseActivations`].
 //!
 //! Every operation works on rows, and a row's result depends on nothing but that row: not on how many rows there are,
 //! where it stands among them, or how many threads share the work. So a prompt gives the same bits alone or in a batch.
@@ -29,6 +29,7 @@ mod product;
 mod screen;
 mod sparse;
 mod transpose;
+mod weight;
 
 pub use activation::{Activation, activate, soft_cap};
 pub use attention::{AttentionRows, AttentionShape, AttentionStage, EditScores, attention};
@@ -41,3 +42,4 @@ pub use predict::{Predicted, Unembedding, predict};
 pub use product::{affine, product};
 pub use screen::{Instructions, Screen};
 pub use sparse::{ByDirection, SparseActivations};
+pub use weight::{Factor, Half, StoredHalves, Weight};

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::activation::soft_cap_row;
 use crate::norm::exp_sum;
 use crate::product::{affine, affine_here, ranges};
-use crate::{Matrix, View};
+use crate::{Factor, Matrix, View};
 
 /// How a token is predicted at a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,7 +37,7 @@ type Part = (f32, f64);
 #[derive(Debug, Clone, Copy)]
 pub struct Unembedding<'a> {
     /// `[d_model, vocabulary]`.
-    pub w: View<'a>,
+    pub w: Factor<'a>,
     /// `[vocabulary]`.
     pub bias: &'a [f32],
     /// Logits are bent to within this, `cap tanh(logit / cap)`.
@@ -85,10 +85,8 @@ fn logits_of(x: View, unembedding: Unembedding, targets: &[(usize, u32)]) -> Vec
     let mut tokens: Vec<usize> = targets.iter().map(|(_, token)| *token as usize).collect();
     tokens.sort_unstable();
     tokens.dedup();
-    let gathered = (0..w.rows()).flat_map(|i| tokens.iter().map(move |token| w.at(i, *token))).collect();
-    let gathered = Matrix::new(gathered, w.rows(), tokens.len());
     let biases: Vec<f32> = tokens.iter().map(|token| bias[*token]).collect();
-    let mut logits = affine(x, gathered.view(), &biases);
+    let mut logits = affine(x, w.columns_at(&tokens).view(), &biases);
     unembedding.cap(logits.data_mut());
     let of = |(row, token): &(usize, u32)| logits.row(*row)[tokens.partition_point(|t| *t < *token as usize)];
     targets.iter().map(of).collect()

@@ -13,8 +13,7 @@ use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
 use self::kernel::{Kernel, TALLEST};
-use crate::transpose::transpose;
-use crate::{Matrix, View};
+use crate::{Factor, Matrix, View};
 
 /// Work (multiply-adds) below which a product stays on one thread.
 const PARALLEL: usize = 1 << 18;
@@ -68,7 +67,8 @@ impl Tile {
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn product(a: View, b: View, out: &mut Matrix, accumulate: bool) {
+pub fn product<'a>(a: View, b: impl Into<Factor<'a>>, out: &mut Matrix, accumulate: bool) {
+    let b = b.into();
     assert_eq!((a.rows(), b.columns()), (out.rows(), out.columns()), "the output has another shape");
     let out = Tile::first_of(out);
     // SAFETY: the output has this shape.
@@ -79,7 +79,8 @@ pub fn product(a: View, b: View, out: &mut Matrix, accumulate: bool) {
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn affine(a: View, b: View, bias: &[f32]) -> Matrix {
+pub fn affine<'a>(a: View, b: impl Into<Factor<'a>>, bias: &[f32]) -> Matrix {
+    let b = b.into();
     let (rows, columns) = (a.rows(), b.columns());
     assert_eq!(columns, bias.len(), "the bias has another length");
     let mut data = Vec::with_capacity(rows * columns);
@@ -92,7 +93,8 @@ pub fn affine(a: View, b: View, bias: &[f32]) -> Matrix {
 }
 
 /// The first columns of `out = bias + a b`, on this thread, of whose work it may be a part.
-pub(crate) fn affine_here(a: View, b: View, bias: &[f32], out: &mut Matrix) {
+pub(crate) fn affine_here<'a>(a: View, b: impl Into<Factor<'a>>, bias: &[f32], out: &mut Matrix) {
+    let b = b.into();
     assert!(a.rows() == out.rows() && b.columns() <= out.columns(), "the output has another shape");
     assert_eq!(b.columns(), bias.len(), "the bias has another length");
     // SAFETY: the output has as many rows and columns.
@@ -103,7 +105,7 @@ pub(crate) fn affine_here(a: View, b: View, bias: &[f32], out: &mut Matrix) {
 ///
 /// # Safety
 /// Behind `out`, and behind `start`, are as many rows and columns as the product has.
-unsafe fn multiply_shared(a: View, b: View, start: Option<Tile>, out: Tile) {
+unsafe fn multiply_shared(a: View, b: Factor, start: Option<Tile>, out: Tile) {
     if a.strides().1 != 1 {
         // SAFETY: as the caller says.
         return unsafe { multiply_shared(a.to_matrix().view(), b, start, out) };
@@ -142,12 +144,12 @@ struct Line([f32; 16]);
 ///
 /// # Safety
 /// Behind `out`, and behind `start`, are as many rows and columns as the product has.
-unsafe fn multiply(kernel: Kernel, a: View, b: View, start: Option<Tile>, out: Tile) {
+unsafe fn multiply(kernel: Kernel, a: View, b: Factor, start: Option<Tile>, out: Tile) {
     assert!(a.columns() == b.rows(), "inner dimensions differ");
     if a.columns() == 0 {
         let (a, b) = (Matrix::zeros(a.rows(), 1), Matrix::zeros(1, b.columns()));
         // SAFETY: as the caller says.
-        return unsafe { multiply(kernel, a.view(), b.view(), start, out) };
+        return unsafe { multiply(kernel, a.view(), b.view().into(), start, out) };
     }
     let (most_columns, most_depth) = if a.rows() <= FEW_ROWS { (FEW_COLUMNS, FEW_DEPTH) } else { (COLUMNS, DEPTH) };
     BUFFER.with_borrow_mut(|buffer| {
@@ -195,24 +197,19 @@ struct Panels<'a> {
 
 impl<'a> Panels<'a> {
     /// `b`, laid out in `buffer` unless it is read only once and can be read where it is.
-    fn new(b: View<'a>, kernel: Kernel, rows: usize, buffer: &'a mut [f32]) -> Panels<'a> {
+    fn new(b: Factor<'a>, kernel: Kernel, rows: usize, buffer: &'a mut [f32]) -> Panels<'a> {
         let (depth, columns, width) = (b.rows(), b.columns(), kernel.width());
-        let (stride, apart) = b.strides();
-        if rows <= TALLEST && apart == 1 && columns.is_multiple_of(width) {
-            return Panels { kernel, numbers: b.numbers(), apart: width, stride, depth, columns };
+        if let Some((numbers, stride)) = b.in_place()
+            && rows <= TALLEST
+            && columns.is_multiple_of(width)
+        {
+            return Panels { kernel, numbers, apart: width, stride, depth, columns };
         }
         for (panel, columns) in buffer.chunks_exact_mut(depth * width).zip(ranges(columns, width)) {
             if columns.len() < width {
                 panel.fill(0.0);
             }
-            let b = b.columns_of(columns);
-            if apart == 1 {
-                for (i, row) in panel.chunks_exact_mut(width).enumerate() {
-                    row[..b.columns()].copy_from_slice(b.row(i));
-                }
-            } else {
-                transpose(b.transposed(), panel, width);
-            }
+            b.columns_of(columns).lay_out(panel, width);
         }
         Panels { kernel, numbers: buffer, apart: depth * width, stride: width, depth, columns }
     }
@@ -269,7 +266,7 @@ mod tests {
         Matrix::new((0..rows * columns).map(number).collect(), rows, columns)
     }
 
-    fn multiplied(kernel: Kernel, a: View, b: View, start: Option<&Matrix>) -> Matrix {
+    fn multiplied(kernel: Kernel, a: View, b: Factor, start: Option<&Matrix>) -> Matrix {
         let mut start = start.cloned();
         let mut out = Matrix::zeros(a.rows(), b.columns());
         // SAFETY: both have the shape of the product.
@@ -291,7 +288,7 @@ mod tests {
                     ranges(k, DEPTH).map(sum).fold(start, |all, sum| Some(all.map_or(sum, |all| all + sum)))
                 };
                 for kernel in Kernel::available() {
-                    for b in [b.view(), turned.view().transposed()] {
+                    for b in [b.view(), turned.view().transposed()].map(Factor::from) {
                         let out = multiplied(kernel, a.view(), b, accumulate.then_some(&before));
                         let same = |i: usize| (0..n).all(|j| expected(i, j) == Some(out.row(i)[j]));
                         assert!((0..m).all(same), "{kernel:?}, {m} × {k} × {n}, accumulate {accumulate}");

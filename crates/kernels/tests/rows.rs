@@ -65,7 +65,7 @@ proptest! {
         let (x, w) = (noise(rows, 17, seed), noise(17, tokens, seed ^ 1));
         let bias = noise(1, tokens, seed ^ 2).into_data();
         let targets: Vec<(usize, u32)> = (0..2 * rows).map(|i| (i / 2, (seed as usize / 7 + 31 * i) as u32 % tokens as u32)).collect();
-        let unembedding = Unembedding { w: w.view(), bias: &bias, soft_cap };
+        let unembedding = Unembedding { w: w.view().into(), bias: &bias, soft_cap };
         let found = directrix_kernels::predict(x.view(), unembedding, &targets);
         let mut logits = directrix_kernels::affine(x.view(), w.view(), &bias);
         if let Some(cap) = soft_cap {

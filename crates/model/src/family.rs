@@ -14,7 +14,7 @@ use std::cell::RefCell;
 use std::fmt;
 
 use directrix_corpus::Settings;
-use directrix_kernels::Matrix;
+use directrix_kernels::Weight;
 
 use crate::config::Norm;
 use crate::{Block, Config, Error, NormWeights, Result, Tensors, Weights};
@@ -138,8 +138,8 @@ impl<'a> Checkpoint<'a> {
         self.tensors.get(&self.name(name), &[len])
     }
 
-    fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
-        self.tensors.matrix(&self.name(name), rows, columns)
+    fn weight(&self, name: &str, rows: usize, columns: usize) -> Result<Weight> {
+        self.tensors.weight(&self.name(name), rows, columns)
     }
 
     fn name(&self, name: &str) -> String {
@@ -147,8 +147,8 @@ impl<'a> Checkpoint<'a> {
     }
 
     /// A `Linear` weight `[outputs, inputs]` as `[inputs, outputs]`.
-    fn linear(&self, name: &str, inputs: usize, outputs: usize) -> Result<Matrix> {
-        Ok(self.matrix(name, outputs, inputs)?.transposed())
+    fn linear(&self, name: &str, inputs: usize, outputs: usize) -> Result<Weight> {
+        Ok(self.weight(name, outputs, inputs)?.transposed())
     }
 
     /// The bias of a `Linear`, or zeros where the configuration says that there is none.
@@ -172,7 +172,7 @@ impl<'a> Checkpoint<'a> {
 
     /// The unembedding: the embedding again where the configuration ties it, unless the checkpoint holds another, which
     /// transformers 5 takes.
-    fn unembedding(&self, w_e: &Matrix) -> Result<Matrix> {
+    fn unembedding(&self, w_e: &Weight) -> Result<Weight> {
         let Config { family, tied, d_model, d_vocab, .. } = *self.config;
         let name = family.unembedding;
         if !self.tensors.contains(name) {
@@ -182,8 +182,8 @@ impl<'a> Checkpoint<'a> {
                 Err(Error::NoUnembedding { folder: self.tensors.folder().into(), name: name.into() })
             };
         }
-        let own = self.tensors.matrix(name, d_vocab, d_model)?;
-        if tied && own.data() != w_e.data() {
+        let own = self.tensors.weight(name, d_vocab, d_model)?;
+        if tied && own != *w_e {
             self.notes.borrow_mut().push(format!(
                 "{}: tensor `{name}` differs from the embedding and is used, although config.json ties the two \
                  (`tie_word_embeddings`); transformers 5 does the same, transformers 4 would use the embedding: remove the tensor \
@@ -216,9 +216,9 @@ impl<'a> Checkpoint<'a> {
     /// What GPT-2 and GPT-Neo name alike: everything around the blocks, each of which is made from its prefix.
     fn gpt(&self, block: impl Fn(&str) -> Result<Block>) -> Result<Weights> {
         let d = self.config.d_model;
-        let w_e = self.matrix("wte.weight", self.config.d_vocab, d)?;
+        let w_e = self.weight("wte.weight", self.config.d_vocab, d)?;
         Ok(Weights {
-            w_pos: Some(self.matrix("wpe.weight", self.config.n_ctx, d)?),
+            w_pos: Some(self.weight("wpe.weight", self.config.n_ctx, d)?),
             blocks: (0..self.config.n_layers).map(|layer| block(&format!("h.{layer}."))).collect::<Result<_>>()?,
             ln_final: self.norm("ln_f")?,
             w_u: self.unembedding(&w_e)?,

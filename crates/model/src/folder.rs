@@ -262,9 +262,11 @@ impl fmt::Debug for Folder {
 }
 
 impl FileBytes {
-    /// Gives the memory of part of a mapped file back; what is read again comes from the file.
+    /// Gives the memory of part of a file back, if it is mapped and the part lies there; what is read again comes from the file.
     pub(crate) fn let_go(&self, part: &[u8]) {
-        if let Kept::Mapped(map) = &self.0 {
+        if let Kept::Mapped(map) = &self.0
+            && map.as_ptr_range().contains(&part.as_ptr())
+        {
             map.let_go(part);
         }
     }

@@ -111,12 +111,12 @@ impl Pass<'_> {
 
     fn embed(&self, passed: &mut Passed) -> Step<Matrix> {
         let weights = self.model.weights();
-        let tokens = self.plan.tokens().into_iter().map(|token| token as usize);
-        let mut resid = weights.w_e.gather(tokens);
+        let tokens: Vec<usize> = self.plan.tokens().into_iter().map(|token| token as usize).collect();
+        let mut resid = weights.w_e.view().rows_at(&tokens);
         self.visit(HookPoint::Embed, &mut resid, passed)?;
         if let Some(w_pos) = &weights.w_pos {
             let positions = self.plan.rows(HookPoint::PosEmbed).positions();
-            let mut pos = w_pos.gather(positions.into_iter());
+            let mut pos = w_pos.view().rows_at(&positions);
             self.visit(HookPoint::PosEmbed, &mut pos, passed)?;
             resid.add(&pos);
         }

@@ -2,7 +2,7 @@
 //!
 //! The steps and their order are TransformerLens's (`weight_processing.py`, `ProcessWeights.process_weights`).
 
-use directrix_kernels::Matrix;
+use directrix_kernels::Weight;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Norm;
@@ -55,13 +55,12 @@ impl Processing {
             center_writing_weights(weights);
         }
         if self.center_unembed {
-            center_rows(&mut weights.w_u);
+            weights.w_u.center_rows();
             center(&mut weights.b_u);
         }
         if self.fold_value_biases {
             for block in &mut weights.blocks {
-                let folded = row_times(&value_biases(config, &block.b_v), &block.w_o);
-                add(&mut block.b_o, &folded);
+                add_row_times(&value_biases(config, &block.b_v), &block.w_o, &mut block.b_o);
                 block.b_v.fill(0.0);
                 if self.center_writing_weights {
                     center(&mut block.b_o);
@@ -78,7 +77,7 @@ fn value_biases(config: &Config, b_v: &[f32]) -> Vec<f32> {
 }
 
 fn fold_ln(config: &Config, weights: &mut Weights) {
-    let fold_into = |ln: &NormWeights, w: &mut Matrix, b: &mut [f32]| match config.norm {
+    let fold_into = |ln: &NormWeights, w: &mut Weight, b: &mut [f32]| match config.norm {
         Norm::Layer { .. } => fold_into_centred(ln, w, b),
         Norm::Rms { .. } => fold_into(ln, w, b),
     };
@@ -103,44 +102,29 @@ fn fold_ln(config: &Config, weights: &mut Weights) {
 }
 
 /// `b += ln.b w`, then `w *= ln.w` row by row.
-fn fold_into(ln: &NormWeights, w: &mut Matrix, b: &mut [f32]) {
+fn fold_into(ln: &NormWeights, w: &mut Weight, b: &mut [f32]) {
     if let Some(bias) = &ln.b {
-        add(b, &row_times(bias, w));
+        add_row_times(bias, w, b);
     }
-    for (i, &scale) in ln.w.iter().enumerate() {
-        w.row_mut(i).iter_mut().for_each(|x| *x *= scale);
-    }
+    w.scale_rows(&ln.w);
 }
 
 /// As [`fold_into`], then mean zero over the rows: LayerNorm's output has no mean to read.
-fn fold_into_centred(ln: &NormWeights, w: &mut Matrix, b: &mut [f32]) {
+fn fold_into_centred(ln: &NormWeights, w: &mut Weight, b: &mut [f32]) {
     fold_into(ln, w, b);
-    let mut means = vec![0.0_f64; w.columns()];
-    for row in w.iter_rows() {
-        means.iter_mut().zip(row).for_each(|(m, &x)| *m += x as f64);
-    }
-    let rows = w.rows();
-    for i in 0..rows {
-        w.row_mut(i).iter_mut().zip(&means).for_each(|(x, m)| *x = (*x as f64 - m / rows as f64) as f32);
-    }
+    w.center_columns();
 }
 
 fn center_writing_weights(weights: &mut Weights) {
-    center_rows(&mut weights.w_e);
+    weights.w_e.center_rows();
     if let Some(w_pos) = &mut weights.w_pos {
-        center_rows(w_pos);
+        w_pos.center_rows();
     }
     for block in &mut weights.blocks {
-        center_rows(&mut block.w_o);
+        block.w_o.center_rows();
         center(&mut block.b_o);
-        center_rows(&mut block.w_out);
+        block.w_out.center_rows();
         center(&mut block.b_out);
-    }
-}
-
-fn center_rows(w: &mut Matrix) {
-    for i in 0..w.rows() {
-        center(w.row_mut(i));
     }
 }
 
@@ -149,15 +133,14 @@ fn center(row: &mut [f32]) {
     row.iter_mut().for_each(|x| *x = (*x as f64 - mean) as f32);
 }
 
-fn add(to: &mut [f32], what: &[f64]) {
-    to.iter_mut().zip(what).for_each(|(x, &y)| *x = (*x as f64 + y) as f32);
-}
-
-/// `row w`, accumulated in double precision.
-fn row_times(row: &[f32], w: &Matrix) -> Vec<f64> {
-    let mut out = vec![0.0_f64; w.columns()];
-    for (&a, row) in row.iter().zip(w.iter_rows()) {
-        out.iter_mut().zip(row).for_each(|(o, &x)| *o += a as f64 * x as f64);
+/// `to += row w`, accumulated in double precision.
+fn add_row_times(row: &[f32], w: &Weight, to: &mut [f32]) {
+    if row.iter().all(|x| *x == 0.0) {
+        return;
     }
-    out
+    let mut sums = vec![0.0_f64; w.columns()];
+    for (&a, row) in row.iter().zip(w.to_matrix().iter_rows()) {
+        sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += a as f64 * x as f64);
+    }
+    to.iter_mut().zip(sums).for_each(|(x, sum)| *x = (*x as f64 + sum) as f32);
 }

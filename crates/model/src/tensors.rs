@@ -7,10 +7,10 @@ mod torch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use directrix_corpus::Settings;
-use directrix_kernels::Matrix;
+use directrix_kernels::{Half, Matrix, StoredHalves, Weight};
 use safetensors::SafeTensors;
 
 use self::pickle::Dtype;
@@ -99,6 +99,9 @@ enum Place {
     Unread,
 }
 
+/// Bytes, or halves, of a tensor that are read before the memory of the file is given back.
+const PIECE: usize = 1 << 24;
+
 /// The file of a checkpoint of one file, and the one that lists the files of a checkpoint of several, as transformers names them:
 /// the first of these pairs that there is.
 const WEIGHTS: [(&str, &str); 2] =
@@ -182,11 +185,7 @@ impl Tensors {
     /// # Errors
     /// If it is missing, of another shape or element type, or holds NaN or an infinity.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let found = self.shape(name)?;
-        if found != shape {
-            let file = self.file(name).to_owned();
-            return Err(Error::Shape { file, name: name.into(), expected: shape.into(), found });
-        }
+        self.check_shape(name, shape)?;
         let (file, _, values) = self.raw(name)?;
         if let Some(element) = values.iter().position(|x| !x.is_finite()) {
             let value = values[element];
@@ -201,6 +200,48 @@ impl Tensors {
     /// As [`get`](Self::get).
     pub fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
         Ok(Matrix::new(self.get(name, &[rows, columns])?, rows, columns))
+    }
+
+    /// Tensor `name` as a weight of `rows × columns`: f16 and bf16 stay as they are, in the mapped file where they lie row by row.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub(crate) fn weight(&self, name: &str, rows: usize, columns: usize) -> Result<Weight> {
+        let kind = match self.stored(name)?.2.dtype {
+            Dtype::F16 => Half::F16,
+            Dtype::BF16 => Half::BF16,
+            _ => return Ok(self.matrix(name, rows, columns)?.into()),
+        };
+        self.check_shape(name, &[rows, columns])?;
+        self.mark(name);
+        let numbers = self.halves(name)?;
+        let infinity = match kind {
+            Half::F16 => half::f16::INFINITY.to_bits(),
+            Half::BF16 => half::bf16::INFINITY.to_bits(),
+        };
+        for (piece, halves) in (*numbers).as_ref().chunks(PIECE).enumerate() {
+            if let Some(element) = halves.iter().position(|half| half & infinity == infinity) {
+                let (file, element) = (self.file(name).to_owned(), piece * PIECE + element);
+                let value = kind.widened(halves[element % PIECE]);
+                return Err(Error::WeightNotFinite { file, name: name.into(), element, value });
+            }
+            self.stored(name)?.1.let_go(bytemuck::cast_slice(halves));
+        }
+        Ok(Weight::of_halves(numbers, kind, rows, columns))
+    }
+
+    /// The numbers of a tensor of two bytes each, row by row: those of its file, or a copy where they do not lie there so.
+    fn halves(&self, name: &str) -> Result<StoredHalves> {
+        let (_, file, tensor) = self.stored(name)?;
+        if let (Place::Bytes(range), true) = (&tensor.place, tensor.is_row_major()) {
+            let part = Part { file: file.clone(), range: range.clone() };
+            if bytemuck::try_cast_slice::<u8, u16>(&file[range.clone()]).is_ok() {
+                return Ok(Arc::new(part));
+            }
+        }
+        let mut copied = Vec::with_capacity(tensor.shape.iter().product());
+        self.each(name, |bytes| copied.extend(bytes.as_chunks().0.iter().map(|half| u16::from_le_bytes(*half))))?;
+        Ok(Arc::new(copied))
     }
 
     /// Tensor `name`, of whole numbers.
@@ -226,6 +267,14 @@ impl Tensors {
     /// If there is none.
     pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
         Ok(self.stored(name)?.2.shape.clone())
+    }
+
+    fn check_shape(&self, name: &str, expected: &[usize]) -> Result<()> {
+        let found = self.shape(name)?;
+        if found == expected {
+            return Ok(());
+        }
+        Err(Error::Shape { file: self.file(name).to_owned(), name: name.into(), expected: expected.into(), found })
     }
 
     fn file(&self, name: &str) -> &str {
@@ -281,7 +330,6 @@ impl Tensors {
 
     /// (file, shape, values) without checks of the values.
     pub(crate) fn raw(&self, name: &str) -> Result<(String, Vec<usize>, Vec<f32>)> {
-        const PIECE: usize = 1 << 24;
         self.mark(name);
         let (path, file, tensor) = self.stored(name)?;
         let unread = || Error::Dtype { file: path.into(), name: name.into(), found: format!("{:?}", tensor.dtype) };
@@ -311,6 +359,18 @@ impl Tensors {
             }
         }
         Ok((path.to_owned(), tensor.shape.clone(), values))
+    }
+}
+
+/// Halves in a file.
+struct Part {
+    file: FileBytes,
+    range: Range<usize>,
+}
+
+impl AsRef<[u16]> for Part {
+    fn as_ref(&self) -> &[u16] {
+        bytemuck::cast_slice(&self.file[self.range.clone()])
     }
 }
 

@@ -1,6 +1,6 @@
 //! A model's weights, in the layout the pass multiplies with.
 
-use directrix_kernels::Matrix;
+use directrix_kernels::Weight;
 
 use crate::Config;
 
@@ -27,7 +27,7 @@ impl NormWeights {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gate {
     /// `[d_model, d_mlp]`.
-    pub w: Matrix,
+    pub w: Weight,
     /// `[d_mlp]`.
     pub b: Vec<f32>,
 }
@@ -38,11 +38,11 @@ pub struct Block {
     /// The norm before attention; `None` once folded.
     pub ln1: Option<NormWeights>,
     /// Queries, `[d_model, query_heads × d_head]`.
-    pub w_q: Matrix,
+    pub w_q: Weight,
     /// Keys, `[d_model, key_heads × d_head]`.
-    pub w_k: Matrix,
+    pub w_k: Weight,
     /// Values, as `w_k`.
-    pub w_v: Matrix,
+    pub w_v: Weight,
     /// `[query_heads × d_head]`.
     pub b_q: Vec<f32>,
     /// `[key_heads × d_head]`.
@@ -52,7 +52,7 @@ pub struct Block {
     /// The norms of each head's queries and keys, `[d_head]` each, where there are some; never folded.
     pub qk_norms: Option<[NormWeights; 2]>,
     /// Output, `[query_heads × d_head, d_model]`.
-    pub w_o: Matrix,
+    pub w_o: Weight,
     /// `[d_model]`.
     pub b_o: Vec<f32>,
     /// The norm before the MLP; `None` once folded.
@@ -60,11 +60,11 @@ pub struct Block {
     /// The gate, where neurons are products.
     pub gate: Option<Gate>,
     /// `[d_model, d_mlp]`.
-    pub w_in: Matrix,
+    pub w_in: Weight,
     /// `[d_mlp]`.
     pub b_in: Vec<f32>,
     /// `[d_mlp, d_model]`.
-    pub w_out: Matrix,
+    pub w_out: Weight,
     /// `[d_model]`.
     pub b_out: Vec<f32>,
     /// The norms of what attention and the MLP write, where there are some; never folded.
@@ -75,15 +75,15 @@ pub struct Block {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Weights {
     /// Embedding, `[d_vocab, d_model]`, as it is added to the residual stream.
-    pub w_e: Matrix,
+    pub w_e: Weight,
     /// Positional embedding, `[n_ctx, d_model]`; `None` for rotary positions.
-    pub w_pos: Option<Matrix>,
+    pub w_pos: Option<Weight>,
     /// The blocks.
     pub blocks: Vec<Block>,
     /// The norm before the unembedding; `None` once folded.
     pub ln_final: Option<NormWeights>,
     /// Unembedding, `[d_model, d_vocab]`.
-    pub w_u: Matrix,
+    pub w_u: Weight,
     /// `[d_vocab]`.
     pub b_u: Vec<f32>,
 }
@@ -93,9 +93,10 @@ impl Weights {
     /// their biases where several query heads share each.
     pub fn named(&self, config: &Config) -> Vec<(String, Vec<usize>, Vec<f32>)> {
         let (h, d, dh, m) = (config.attention.query_heads, config.d_model, config.attention.d_head, config.mlp.d_mlp);
-        let mut all = vec![("embed.W_E".to_owned(), vec![config.d_vocab, d], self.w_e.data().to_vec())];
+        let numbers = |w: &Weight| w.to_matrix().into_owned().into_data();
+        let mut all = vec![("embed.W_E".to_owned(), vec![config.d_vocab, d], numbers(&self.w_e))];
         if let Some(w_pos) = &self.w_pos {
-            all.push(("pos_embed.W_pos".into(), vec![config.n_ctx, d], w_pos.data().to_vec()));
+            all.push(("pos_embed.W_pos".into(), vec![config.n_ctx, d], numbers(w_pos)));
         }
         let norm = |all: &mut Vec<_>, name: String, ln: Option<&NormWeights>| {
             let Some(NormWeights { w, b }) = ln else { return };
@@ -112,6 +113,7 @@ impl Weights {
                 (shared, "V", &block.w_v, &block.b_v),
             ] {
                 let heads = b.len() / dh;
+                let w = w.to_matrix();
                 let by_head = (0..heads).flat_map(|i| w.columns_of(i * dh..(i + 1) * dh).into_data()).collect();
                 all.push((name(&format!("attn.{mark}W_{part}")), vec![heads, d, dh], by_head));
                 all.push((name(&format!("attn.{mark}b_{part}")), vec![heads, dh], b.clone()));
@@ -119,23 +121,23 @@ impl Weights {
             let [q_norm, k_norm] = block.qk_norms.as_ref().map_or([None; 2], |norms| norms.each_ref().map(Some));
             norm(&mut all, name("attn.q_norm"), q_norm);
             norm(&mut all, name("attn.k_norm"), k_norm);
-            all.push((name("attn.W_O"), vec![h, dh, d], block.w_o.data().to_vec()));
+            all.push((name("attn.W_O"), vec![h, dh, d], numbers(&block.w_o)));
             all.push((name("attn.b_O"), vec![d], block.b_o.clone()));
             norm(&mut all, name("ln2"), block.ln2.as_ref());
             if let Some(Gate { w, b }) = &block.gate {
-                all.push((name("mlp.W_gate"), vec![d, m], w.data().to_vec()));
+                all.push((name("mlp.W_gate"), vec![d, m], numbers(w)));
                 all.push((name("mlp.b_gate"), vec![m], b.clone()));
             }
-            all.push((name("mlp.W_in"), vec![d, m], block.w_in.data().to_vec()));
+            all.push((name("mlp.W_in"), vec![d, m], numbers(&block.w_in)));
             all.push((name("mlp.b_in"), vec![m], block.b_in.clone()));
-            all.push((name("mlp.W_out"), vec![m, d], block.w_out.data().to_vec()));
+            all.push((name("mlp.W_out"), vec![m, d], numbers(&block.w_out)));
             all.push((name("mlp.b_out"), vec![d], block.b_out.clone()));
             let [ln1_post, ln2_post] = block.post_norms.as_ref().map_or([None; 2], |norms| norms.each_ref().map(Some));
             norm(&mut all, name("ln1_post"), ln1_post);
             norm(&mut all, name("ln2_post"), ln2_post);
         }
         norm(&mut all, "ln_final".into(), self.ln_final.as_ref());
-        all.push(("unembed.W_U".into(), vec![d, config.d_vocab], self.w_u.data().to_vec()));
+        all.push(("unembed.W_U".into(), vec![d, config.d_vocab], numbers(&self.w_u)));
         all.push(("unembed.b_U".into(), vec![config.d_vocab], self.b_u.clone()));
         all
     }

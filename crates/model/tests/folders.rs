@@ -4,14 +4,23 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use directrix_model::{Folder, Model, Processing};
+use directrix_corpus::Prompts;
+use directrix_kernels::Weight;
+use directrix_model::{Ask, Block, Folder, Model, Positions, Processing, Weights};
 use proptest::prelude::*;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors, serialize};
 use serde_json::{Value, json};
 
-const MODELS: [(&str, &str); 4] =
-    [("gpt2-tiny", "transformer."), ("neo-tiny", "transformer."), ("neox-tiny", "gpt_neox."), ("llama-tiny", "model.")];
+const MODELS: [(&str, &str); 7] = [
+    ("gpt2-tiny", "transformer."),
+    ("neo-tiny", "transformer."),
+    ("neox-tiny", "gpt_neox."),
+    ("llama-tiny", "model."),
+    ("qwen2-tiny", "model."),
+    ("qwen3-tiny", "model."),
+    ("gemma2-tiny", "model."),
+];
 
 fn fixture(name: &str) -> String {
     format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"))
@@ -77,9 +86,13 @@ impl Checkpoint {
     }
 
     fn load(&self) -> directrix_model::Result<Model> {
+        self.load_with(Processing::none())
+    }
+
+    fn load_with(&self, processing: Processing) -> directrix_model::Result<Model> {
         let folder = tempfile::tempdir().unwrap();
         self.write(folder.path(), Dtype::F32, 1);
-        Model::load(&Folder::open(folder.path()).unwrap(), Processing::none())
+        Model::load(&Folder::open(folder.path()).unwrap(), processing)
     }
 }
 
@@ -91,8 +104,10 @@ fn buffers(model: &str) -> Vec<String> {
             "neo-tiny" => {
                 vec![format!("h.{layer}.attn.attention.bias"), format!("h.{layer}.attn.attention.masked_bias")]
             }
-            "llama-tiny" => vec![format!("layers.{layer}.self_attn.rotary_emb.inv_freq")],
-            _ => ["bias", "masked_bias", "rotary_emb.inv_freq"].map(|b| format!("layers.{layer}.attention.{b}")).into(),
+            "neox-tiny" => {
+                ["bias", "masked_bias", "rotary_emb.inv_freq"].map(|b| format!("layers.{layer}.attention.{b}")).into()
+            }
+            _ => vec![format!("layers.{layer}.self_attn.rotary_emb.inv_freq")],
         })
         .collect()
 }
@@ -114,6 +129,7 @@ proptest! {
         dtype in prop::sample::select(vec![Dtype::F32, Dtype::F16, Dtype::BF16]),
         architecture in 0..3_usize,
         tied: bool,
+        processed: bool,
     ) {
         let (name, prefix) = MODELS[which];
         let mut checkpoint = Checkpoint::of(name);
@@ -124,7 +140,8 @@ proptest! {
                 _ => {}
             }
         }
-        let expected = checkpoint.load().unwrap();
+        let processing = if processed { Processing::default() } else { Processing::none() };
+        let expected = checkpoint.load_with(processing).unwrap();
         if tied && which < 2 {
             let wte = checkpoint.tensors["transformer.wte.weight"].clone();
             checkpoint.tensors.insert("lm_head.weight".into(), wte);
@@ -148,9 +165,54 @@ proptest! {
         }
         let folder = tempfile::tempdir().unwrap();
         checkpoint.write(folder.path(), dtype, shards);
-        let found = Model::load(&Folder::open(folder.path()).unwrap(), Processing::none()).unwrap();
+        let found = Model::load(&Folder::open(folder.path()).unwrap(), processing).unwrap();
         prop_assert!(found.weights() == expected.weights());
         prop_assert!(found.notes().is_empty());
+        let prompts = Prompts::from_rows([vec![1, 7, 3, 5, 2, 9], vec![4, 4]]);
+        let ask = Ask::nothing().with_logits(Positions::All).with_losses();
+        let [found, expected] = [&found, &expected].map(|model| model.run(&prompts, &ask, &[]).unwrap());
+        prop_assert!(found.logits() == expected.logits() && found.losses() == expected.losses());
+    }
+}
+
+#[test]
+fn halves_stay_as_they_are_stored_whatever_the_processing() {
+    for (name, _) in MODELS {
+        for (dtype, bytes) in [(Dtype::F16, 2), (Dtype::BF16, 2), (Dtype::F32, 4)] {
+            for processing in [Processing::none(), Processing::default()] {
+                let folder = tempfile::tempdir().unwrap();
+                Checkpoint::of(name).write(folder.path(), dtype, 2);
+                let model = Model::load(&Folder::open(folder.path()).unwrap(), processing).unwrap();
+                let Weights { w_e, w_pos, blocks, w_u, .. } = model.weights();
+                let of_block = |block: &Block| {
+                    let gate = block.gate.iter().map(|gate| gate.w.width()).collect::<Vec<_>>();
+                    let own = [&block.w_q, &block.w_k, &block.w_v, &block.w_o, &block.w_in, &block.w_out];
+                    [gate, own.map(Weight::width).into()].concat()
+                };
+                let around = [w_e, w_u].into_iter().chain(w_pos).map(Weight::width);
+                let mut widths = around.chain(blocks.iter().flat_map(of_block));
+                assert!(widths.all(|width| width == bytes), "{name} {dtype:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_half_that_is_no_number_is_refused_with_its_place() {
+    for (bits, shown) in [(0x7FC0_u16, "NaN"), (0xFF80, "-inf")] {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = Checkpoint::of("llama-tiny");
+        checkpoint.write(folder.path(), Dtype::BF16, 1);
+        let path = folder.path().join("model.safetensors");
+        let mut file = fs::read(&path).unwrap();
+        let tensors = SafeTensors::deserialize(&file).unwrap();
+        let tensor = tensors.tensor("model.layers.1.mlp.up_proj.weight").unwrap();
+        let at = tensor.data().as_ptr() as usize - file.as_ptr() as usize + 2 * 5;
+        file[at..at + 2].copy_from_slice(&bits.to_le_bytes());
+        fs::write(&path, file).unwrap();
+        let error = message(Model::load(&Folder::open(folder.path()).unwrap(), Processing::none()));
+        assert!(error.contains("model.layers.1.mlp.up_proj.weight") && error.contains(shown), "{error}");
+        assert!(error.contains('5'), "{error}");
     }
 }
 
@@ -194,6 +256,9 @@ fn a_tensor_that_is_not_of_the_model_is_refused_by_name() {
             if name == "neo-tiny" {
                 checkpoint.config["attention_layers"] = json!(vec!["global"; layers as usize]);
                 checkpoint.config["attention_types"] = Value::Null;
+            }
+            if let Some(kinds) = checkpoint.config.get_mut("layer_types") {
+                *kinds = json!(vec!["full_attention"; layers as usize]);
             }
             message(checkpoint.load())
         };

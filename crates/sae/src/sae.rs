@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use directrix_kernels::{Encoder, Keep, Matrix, Screen, SparseActivations, View, dot};
+use directrix_kernels::{Encoder, Keep, Matrix, Screen, SparseActivations, View, Weight, dot};
 use directrix_model::{BlockHook, Config, HookPoint, Model, Processing};
 use rayon::prelude::*;
 
@@ -450,7 +450,7 @@ impl Sae {
             );
             Err(Error::Parameters { sae: self.name.clone(), problem })
         };
-        let through = |w: &Matrix| {
+        let through = |w: &Weight| {
             let mut out = Matrix::zeros(rows.rows(), w.columns());
             directrix_kernels::product(rows.view(), w.view().rows_of(end.columns()), &mut out, false);
             Ok(out)

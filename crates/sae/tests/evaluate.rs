@@ -283,12 +283,9 @@ fn agrees_with_a_straightforward_computation(counted: Counted) {
                 cosine(&column(d), &wide(sae.w_dec().row(d))),
                 "encoder and decoder",
             );
+            let w_u = model.weights().w_u.to_matrix();
             let logits: Vec<f64> = (0..model.config().d_vocab)
-                .map(|token| {
-                    (0..writes.columns())
-                        .map(|i| writes.row(d)[i] as f64 * model.weights().w_u.row(i)[token] as f64)
-                        .sum()
-                })
+                .map(|token| (0..writes.columns()).map(|i| writes.row(d)[i] as f64 * w_u.row(i)[token] as f64).sum())
                 .collect();
             let moment =
                 |power: i32| mean(&logits.iter().map(|x| (x - mean(&logits)).powi(power)).collect::<Vec<f64>>());

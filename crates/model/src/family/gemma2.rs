@@ -81,7 +81,7 @@ pub(super) fn soft_cap(settings: &Settings, name: &str, default: Option<f32>) ->
 pub(super) fn weights(checkpoint: &Checkpoint) -> Result<Weights> {
     let mut weights = llama::weights(checkpoint)?;
     let scale = (checkpoint.config.d_model as f64).sqrt() as f32;
-    weights.w_e.data_mut().iter_mut().for_each(|x| *x *= scale);
+    weights.w_e.scale_rows(&vec![scale; checkpoint.config.d_vocab]);
     let of_blocks = weights.blocks.iter_mut().flat_map(|block| {
         let pairs = [&mut block.qk_norms, &mut block.post_norms].into_iter().flatten().flatten();
         [&mut block.ln1, &mut block.ln2].into_iter().flatten().chain(pairs)

@@ -91,24 +91,24 @@ fn weights(checkpoint: &Checkpoint) -> Result<Weights> {
     let (d, m) = (checkpoint.config.d_model, checkpoint.config.mlp.d_mlp);
     checkpoint.gpt(|block| {
         let at = |rest: &str| format!("{block}{rest}");
-        let fused = checkpoint.matrix(&at("attn.c_attn.weight"), d, 3 * d)?;
+        let fused = checkpoint.weight(&at("attn.c_attn.weight"), d, 3 * d)?;
         let bias = checkpoint.vector(&at("attn.c_attn.bias"), 3 * d)?;
         Ok(Block {
             ln1: checkpoint.norm(&at("ln_1"))?,
-            w_q: fused.columns_of(0..d),
-            w_k: fused.columns_of(d..2 * d),
-            w_v: fused.columns_of(2 * d..3 * d),
+            w_q: fused.select_columns(0..d),
+            w_k: fused.select_columns(d..2 * d),
+            w_v: fused.select_columns(2 * d..3 * d),
             b_q: bias[..d].to_vec(),
             b_k: bias[d..2 * d].to_vec(),
             b_v: bias[2 * d..].to_vec(),
-            w_o: checkpoint.matrix(&at("attn.c_proj.weight"), d, d)?,
+            w_o: checkpoint.weight(&at("attn.c_proj.weight"), d, d)?,
             b_o: checkpoint.vector(&at("attn.c_proj.bias"), d)?,
             qk_norms: None,
             ln2: checkpoint.norm(&at("ln_2"))?,
             gate: None,
-            w_in: checkpoint.matrix(&at("mlp.c_fc.weight"), d, m)?,
+            w_in: checkpoint.weight(&at("mlp.c_fc.weight"), d, m)?,
             b_in: checkpoint.vector(&at("mlp.c_fc.bias"), m)?,
-            w_out: checkpoint.matrix(&at("mlp.c_proj.weight"), m, d)?,
+            w_out: checkpoint.weight(&at("mlp.c_proj.weight"), m, d)?,
             b_out: checkpoint.vector(&at("mlp.c_proj.bias"), d)?,
             post_norms: None,
         })

@@ -82,16 +82,16 @@ fn rotary(settings: &Settings, d_head: usize, n_ctx: usize) -> Result<Rotary> {
 fn weights(checkpoint: &Checkpoint) -> Result<Weights> {
     let Config { d_model: d, d_vocab, n_layers, ref attention, mlp: Mlp { d_mlp: m, .. }, .. } = *checkpoint.config;
     let dh = attention.d_head;
-    let w_e = checkpoint.matrix("embed_in.weight", d_vocab, d)?;
+    let w_e = checkpoint.weight("embed_in.weight", d_vocab, d)?;
     let bias = |name: &str, len: usize| checkpoint.bias(name, len, attention.biased);
     let block = |layer: usize| {
         let at = |rest: &str| format!("layers.{layer}.{rest}");
-        let fused = checkpoint.linear(&at("attention.query_key_value.weight"), d, 3 * d)?;
+        let fused = checkpoint.weight(&at("attention.query_key_value.weight"), 3 * d, d)?;
         let fused_bias = bias(&at("attention.query_key_value.bias"), 3 * d)?;
-        // Columns run (head, q k v, d_head).
-        let columns = |part: usize| (0..d).map(move |c| (c / dh * 3 + part) * dh + c % dh);
-        let weights = |part: usize| fused.transposed().gather(columns(part)).transposed();
-        let biases = |part: usize| columns(part).map(|c| fused_bias[c]).collect();
+        // Outputs run (head, q k v, d_head).
+        let outputs = |part: usize| (0..d).map(move |i| (i / dh * 3 + part) * dh + i % dh);
+        let weights = |part: usize| fused.select_rows(outputs(part)).transposed();
+        let biases = |part: usize| outputs(part).map(|i| fused_bias[i]).collect();
         Ok(Block {
             ln1: checkpoint.norm(&at("input_layernorm"))?,
             w_q: weights(0),

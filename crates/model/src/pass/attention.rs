@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use directrix_kernels::{AttentionRows, AttentionStage, EditScores, Matrix};
+use directrix_kernels::{AttentionRows, AttentionStage, EditScores, Matrix, Weight};
 
 use super::plan::{Narrowed, PartRows};
 use super::{End, Pass, Passed, Step};
@@ -17,7 +17,7 @@ use crate::{BlockHook, Error, HookPoint, NormWeights, Rotary};
 type HeadInputs = BTreeMap<usize, Vec<f32>>;
 
 /// Weight and bias of queries, keys or values.
-type Projection<'a> = (&'a Matrix, &'a [f32]);
+type Projection<'a> = (&'a Weight, &'a [f32]);
 
 /// Consecutive rows of keys or values.
 type Numbers<'a> = Cow<'a, [f32]>;
@@ -120,6 +120,10 @@ impl Pass<'_> {
     fn project(&self, x: &Matrix, inputs: &HeadInputs, ln: Option<&NormWeights>, (w, b): Projection) -> Matrix {
         let (d_model, d_head) = (self.model.config().d_model, self.model.config().attention.d_head);
         let mut out = directrix_kernels::affine(x.view(), w.view(), b);
+        if inputs.is_empty() {
+            return out;
+        }
+        let w = w.to_matrix();
         for (&row, input) in inputs {
             let x = Matrix::new(input.clone(), input.len() / d_model, d_model);
             let (mut x, _) = self.model.normalize(&x);
