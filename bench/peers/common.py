@@ -54,9 +54,11 @@ def load_model(folder: Path, processed: bool = True):
                    eps=hf["layer_norm_epsilon"], act_fn=hf["activation_function"])
     elif family == "GPTNeoXForCausalLM":
         convert, d, heads = neox.convert_neox_weights, hf["hidden_size"], hf["num_attention_heads"]
+        # Transformers 5 keeps the share in an object of its own.
+        share = hf["rotary_pct"] if "rotary_pct" in hf else hf["rope_parameters"]["partial_rotary_factor"]
         own = dict(d_mlp=hf["intermediate_size"], n_layers=hf["num_hidden_layers"], n_ctx=hf["max_position_embeddings"],
                    eps=hf["layer_norm_eps"], act_fn=hf["hidden_act"], positional_embedding_type="rotary",
-                   rotary_dim=int(hf["rotary_pct"] * d / heads), rotary_adjacent_pairs=False,
+                   rotary_dim=int(share * d / heads), rotary_adjacent_pairs=False,
                    parallel_attn_mlp=hf["use_parallel_residual"])
     else:
         from model_families import as_hooked
