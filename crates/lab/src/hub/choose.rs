@@ -85,8 +85,17 @@ fn sae(files: &[&str], inside: Option<&str>) -> Result<Vec<String>, String> {
     if found.iter().any(|file| is_weights(file)) {
         return Ok(found);
     }
+    let llama_scope = LLAMA_SCOPE.map(|name| join(inside, name));
+    if llama_scope.iter().all(|name| files.contains(&&**name)) {
+        return Ok(llama_scope.into());
+    }
     let prefix = inside.map_or_else(String::new, |inside| format!("{inside}/"));
-    let further: Vec<_> = folders(files, is_weights).into_iter().filter(|folder| folder.starts_with(&prefix)).collect();
+    let outer = |folder: &str| {
+        let parent = folder.strip_suffix("/checkpoints")?;
+        files.contains(&&*join(Some(parent), LLAMA_SCOPE[0])).then_some(parent.len())
+    };
+    let whole = folders(files, is_weights).into_iter().map(|folder| &folder[..outer(folder).unwrap_or(folder.len())]);
+    let further: Vec<_> = whole.filter(|folder| folder.starts_with(&prefix)).collect();
     let place = inside.map_or_else(String::new, |inside| format!(" in `{inside}`"));
     Err(if further.is_empty() {
         format!("holds no SAE{place}")
@@ -95,6 +104,8 @@ fn sae(files: &[&str], inside: Option<&str>) -> Result<Vec<String>, String> {
     })
 }
 
+/// The files of an SAE of Llama Scope, whose weights lie one folder further in.
+const LLAMA_SCOPE: [&str; 2] = ["hyperparams.json", "checkpoints/final.safetensors"];
 /// Ends of the names of an SAE's files that hold no weights.
 const OF_TEXT: [&str; 4] = [".json", ".yaml", ".yml", ".toml"];
 
@@ -219,6 +230,10 @@ mod tests {
         let problem = Kind::Sae.choose(&files, Some("l1")).unwrap_err();
         assert!(problem.ends_with("`l1/deep`"), "{problem}");
         assert!(Kind::Sae.choose(&files, Some("l3")).unwrap_err().contains("no SAE in `l3`"));
+        let scope = ["L5R/checkpoints/final.safetensors", "L5R/hyperparams.json", "L6R/checkpoints/a.pt"];
+        assert_eq!(chosen(Kind::Sae, &scope, Some("L5R")), [scope[1], scope[0]]);
+        let problem = Kind::Sae.choose(&scope, None).unwrap_err();
+        assert!(problem.ends_with("`L5R`, `L6R/checkpoints`"), "{problem}");
     }
 
     #[test]
