@@ -18,6 +18,8 @@ const SHOWN: usize = 12;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Model,
+    /// Of a model, its tokenizer alone.
+    Tokenizer,
     Sae,
     Corpus,
 }
@@ -26,7 +28,7 @@ impl Kind {
     /// Where the hub keeps it.
     pub(super) fn repositories(self) -> Repositories {
         match self {
-            Kind::Model | Kind::Sae => Repositories::Models,
+            Kind::Model | Kind::Tokenizer | Kind::Sae => Repositories::Models,
             Kind::Corpus => Repositories::Datasets,
         }
     }
@@ -35,6 +37,7 @@ impl Kind {
     pub(super) fn choose(self, files: &[&str], inside: Option<&str>) -> Result<Vec<String>, String> {
         match self {
             Kind::Model => model(files, inside),
+            Kind::Tokenizer => tokenizer(files, inside),
             Kind::Sae => sae(files, inside),
             Kind::Corpus => corpus(files, inside),
         }
@@ -69,6 +72,18 @@ fn model(files: &[&str], inside: Option<&str>) -> Result<Vec<String>, String> {
     };
     let names = ["config.json", *weights].into_iter().chain(TOKENIZER.into_iter().filter(|name| has(name)));
     Ok(names.map(|name| join(inside, name)).collect())
+}
+
+fn tokenizer(files: &[&str], inside: Option<&str>) -> Result<Vec<String>, String> {
+    let folder = inside.map(|inside| if files.contains(&inside) { below(inside).0 } else { inside });
+    let folder = folder.filter(|folder| !folder.is_empty());
+    let names = ["config.json"].into_iter().chain(TOKENIZER).map(|name| join(folder, name));
+    let found: Vec<String> = names.filter(|name| files.contains(&&**name)).collect();
+    if found.iter().any(|file| below(file).1 == TOKENIZER[0]) {
+        return Ok(found);
+    }
+    let place = folder.map_or_else(String::new, |folder| format!(" in `{folder}`"));
+    Err(format!("holds no {}{place}", TOKENIZER[0]))
 }
 
 fn sae(files: &[&str], inside: Option<&str>) -> Result<Vec<String>, String> {
@@ -206,6 +221,15 @@ mod tests {
         assert!(Kind::Model.choose(&["config.json", "tf_model.h5"], None).unwrap_err().contains("no weights"));
         let karpathy = ["stories15M.bin", "stories42M.bin", "tokenizer.bin"];
         assert_eq!(chosen(Kind::Model, &karpathy, Some("stories15M.bin")), ["stories15M.bin", "tokenizer.bin"]);
+    }
+
+    #[test]
+    fn a_tokenizer_is_fetched_without_weights() {
+        let files = ["a/config.json", "a/tokenizer.json", "config.json", "model.safetensors", "tokenizer.json"];
+        assert_eq!(chosen(Kind::Tokenizer, &files, None), ["config.json", "tokenizer.json"]);
+        assert_eq!(chosen(Kind::Tokenizer, &files, Some("a")), ["a/config.json", "a/tokenizer.json"]);
+        assert_eq!(chosen(Kind::Tokenizer, &files, Some("model.safetensors")), ["config.json", "tokenizer.json"]);
+        assert!(Kind::Tokenizer.choose(&files[2..4], None).unwrap_err().contains("no tokenizer.json"));
     }
 
     #[test]
