@@ -1,27 +1,31 @@
 """SAEs as every library stores them, and what it makes of random rows, for crates/sae/tests/stored.rs.
 
     pip install torch numpy safetensors sae-lens dictionary-learning eai-sparsify
+    pip install --no-deps llamascopium==2.0.0b34
     python bench/peers/sae_formats.py           # writes the committed ones
     python bench/peers/sae_formats.py --check   # several seeds and sizes, read, encoded, decoded and written again by the
                                                 # example `sae_formats` of directrix-sae; what it writes is read by the libraries
 
 A case is a folder and beside it FOLDER.safetensors: rows `x`, activations `acts`, reconstructions `recon`, as the library
-itself gives them: sae_lens 6.54, dictionary_learning 0.1, sparsify 1.3. superposition, OpenAI and Gemma Scope are by their
-formulas. `cases.json` says where each case must be found to be.
+itself gives them: sae_lens 6.54, which reads Llama Scope and Goodfire as well, dictionary_learning 0.1, sparsify 1.3,
+llamascopium 2.0. superposition, OpenAI, Gemma Scope and the transcoders of Llama Scope are by their formulas. `cases.json` says where each case must be found to be.
 """
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from unittest.mock import MagicMock
+from types import ModuleType
+from unittest.mock import MagicMock, patch
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from sae_lens import SAE
+from sae_lens.loading import pretrained_sae_loaders as loaders
 from sae_lens.registry import get_sae_class, get_sae_training_class
 from sae_lens.saes.sae import SAEMetadata
 # What the next two import and this has no use for.
@@ -30,6 +34,13 @@ for module in ["nnsight", "wandb", "zstandard", "natsort", "simple_parsing.helpe
 os.environ["SPARSIFY_DISABLE_TRITON"] = "1"
 from sparsify.config import SparseCoderConfig
 from sparsify.sparse_coder import SparseCoder
+for module in ["cattrs", "json_repair", "openai", "pydantic_settings", "pymongo", "pymongo.database", "tomlkit"]:
+    sys.modules.setdefault(module, MagicMock(__spec__=None))
+llamascopium = ModuleType("llamascopium")
+llamascopium.__path__ = list(importlib.util.find_spec("llamascopium").submodule_search_locations)
+sys.modules["llamascopium"] = llamascopium
+from llamascopium.models.sae import SAEConfig
+from llamascopium.models.sparse_dictionary import SparseDictionary
 from dictionary_learning import dictionary as dl
 from dictionary_learning.trainers.batch_top_k import BatchTopKSAE
 from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKSAE
@@ -287,10 +298,104 @@ def openai(c: Cases):
         c.add(f"openai/{place}", encode, hook)
 
 
+def openmoss(c: Cases):
+    hook, out = "blocks.2.hook_resid_post", "blocks.2.hook_mlp_out"
+    for name, hooks, told, cfg in [
+        ("relu", (hook, hook), False, {"act_fn": "relu", "norm_activation": "dataset-wise"}),
+        ("token-wise", (hook, hook), False, {"act_fn": "relu", "norm_activation": "token-wise", "use_decoder_bias": False}),
+        ("jumprelu", (hook, hook), False, {"act_fn": "jumprelu", "norm_activation": "dataset-wise"}),
+        ("jumprelu-plain", (hook, hook), False,
+         {"act_fn": "jumprelu", "norm_activation": "inference", "sparsity_include_decoder_norm": False}),
+        ("topk", (hook, hook), False, {"act_fn": "topk", "top_k": 4, "norm_activation": "dataset-wise"}),
+        ("topk-plain", (hook, hook), False,
+         {"act_fn": "topk", "top_k": 4, "norm_activation": "inference", "sparsity_include_decoder_norm": False}),
+        ("transcoder", ("blocks.2.ln2.hook_normalized", out), False, {"act_fn": "jumprelu", "norm_activation": "dataset-wise"}),
+        ("transcoder-told", ("blocks.2.resid_mid_after_ln", out), True, {"act_fn": "topk", "top_k": 3, "norm_activation": "dataset-wise"}),
+    ]:
+        reads, writes = hooks
+        sae = SparseDictionary.from_config(SAEConfig(
+            sae_type="sae", d_model=c.d_in, expansion_factor=c.d_sae / c.d_in, hook_point_in=reads, hook_point_out=writes, **cfg))
+        assert sae.cfg.d_sae == c.d_sae
+        c.randomise(sae)
+        if sae.cfg.norm_activation == "dataset-wise":
+            sae.set_dataset_average_activation_norm({reads: 4.5} | {writes: 4.5 if reads == writes else 7.25})
+        folder = c.folder(f"openmoss/{name}")
+        sae.save_checkpoint(str(folder / "sae_weights.safetensors"))
+        sae.cfg.save_hyperparameters(folder)
+        sae = SparseDictionary.from_pretrained(str(folder))
+
+        def encode(x):
+            batch = {reads: x, writes: x}
+            scaled, factors = sae.normalize_activations(batch, return_scale_factor=True)
+            acts = sae.encode(scaled[reads])
+            recon = sae.denormalize_activations({writes: sae.decode(acts)}, {writes: factors[writes]})[writes]
+            # Directrix's are of decoder rows of length 1 there.
+            counted = sae.cfg.act_fn == "topk" and sae.cfg.sparsity_include_decoder_norm
+            return acts * sae.decoder_norm() if counted else acts, recon
+
+        c.add(f"openmoss/{name}", encode, "blocks.2.ln2.hook_normalized" if told else reads, writes, told=told)
+
+
+def by_sae_lens(loader, folder: Path, name: str, factor=None):
+    """What `SAE.from_pretrained` makes of a folder that stands in for the hub."""
+    def local(repo_id, filename, subfolder=None, **_):
+        return str(folder / (f"{subfolder}/{filename}" if subfolder else filename))
+
+    with patch.object(loaders, "hf_hub_download", local):
+        cfg, state, _ = loader("m", name, device="cpu", cfg_overrides={"dtype": "float32"})
+    cfg = loaders.handle_config_defaulting(cfg)
+    sae_class, config_class = get_sae_class(cfg["architecture"])
+    sae = sae_class(config_class.from_dict(cfg))
+    sae.process_state_dict_for_loading(state)
+    sae.load_state_dict(state)
+    if factor:
+        sae.fold_activation_norm_scaling_factor(factor)
+    return sae
+
+
+def llama_scope(c: Cases):
+    for name, hooks, norms in [("Llama3_1-8B-Base-L5R-8x", ("blocks.5.hook_resid_post",) * 2, (3.5, 3.5)),
+                               ("Llama3_1-8B-Base-L7TC-8x", ("blocks.7.ln2.hook_normalized", "blocks.7.hook_mlp_out"), (3.5, 1.75))]:
+        folder = c.folder(f"llama_scope/{name}")
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        w = {"encoder.weight": c.rand(c.d_sae, c.d_in), "encoder.bias": 0.3 * c.rand(c.d_sae),
+             "decoder.weight": c.rand(c.d_in, c.d_sae), "decoder.bias": 0.3 * c.rand(c.d_in)}
+        save_file(w, folder / "checkpoints/final.safetensors")
+        params = {
+            "device": "cuda:0", "seed": 42, "dtype": "torch.bfloat16", "hook_point_in": hooks[0], "hook_point_out": hooks[1],
+            "use_decoder_bias": True, "apply_decoder_bias_to_pre_encoder": False, "expansion_factor": 8, "d_model": c.d_in,
+            "d_sae": c.d_sae, "bias_init_method": "all_zero", "act_fn": "jumprelu", "jump_relu_threshold": 0.75390625,
+            "norm_activation": "dataset-wise", "dataset_average_activation_norm": {"in": norms[0], "out": norms[1]},
+            "decoder_exactly_fixed_norm": False, "sparsity_include_decoder_norm": True, "use_glu_encoder": False,
+            "init_decoder_norm": 0.5, "init_encoder_norm": None, "init_encoder_with_decoder_transpose": True, "lp": 1,
+            "l1_coefficient": 8e-05, "l1_coefficient_warmup_steps": 78125, "top_k": 50, "k_warmup_steps": 78125,
+            "use_batch_norm_mse": True, "use_ghost_grads": False, "tp_size": 1, "ddp_size": 1,
+        }
+        (folder / "hyperparams.json").write_text(json.dumps(params, indent=1) + "\n")
+        sae = by_sae_lens(loaders.llama_scope_sae_huggingface_loader, folder.parent, name, c.d_in**0.5 / norms[0])
+        c.add(f"llama_scope/{name}", lambda x: (sae.encode(x), sae(x) * norms[1] / norms[0]), *hooks)
+
+
+def goodfire(c: Cases):
+    for repo, name, layer in [("Goodfire/Llama-3.1-8B-Instruct-SAE-l19", "Llama-3.1-8B-Instruct-SAE-l19.pth", 19),
+                              ("Goodfire/Llama-3.3-70B-Instruct-SAE-l50", "Llama-3.3-70B-Instruct-SAE-l50.pt", 50)]:
+        folder = c.folder(f"goodfire/{repo.split('/')[1]}")
+        w = {"encoder_linear.weight": c.rand(c.d_sae, c.d_in), "encoder_linear.bias": 0.3 * c.rand(c.d_sae),
+             "decoder_linear.weight": c.rand(c.d_in, c.d_sae), "decoder_linear.bias": 0.3 * c.rand(c.d_in)}
+        torch.save(w, folder / name)
+
+        def loader(_, name, device, cfg_overrides):
+            return loaders.get_goodfire_huggingface_loader(
+                repo, name, device, cfg_overrides=cfg_overrides | {"d_in": c.d_in, "d_sae": c.d_sae})
+
+        sae = by_sae_lens(loader, folder, name)
+        c.add(f"goodfire/{folder.name}", both(sae), f"blocks.{layer}.hook_resid_post")
+
+
 def write(root: Path, seed: int, d_in: int, d_sae: int) -> list[dict]:
     torch.manual_seed(seed)
     cases = Cases(root, seed, d_in, d_sae)
-    for library in [sae_lens, superposition, dictionary_learning, sparsify, gemma_scope, openai]:
+    for library in [sae_lens, superposition, dictionary_learning, sparsify, gemma_scope, openai, openmoss, llama_scope, goodfire]:
         library(cases)
     return cases.found
 

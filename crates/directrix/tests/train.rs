@@ -210,6 +210,20 @@ fn training_goes_on_from_an_sae_and_reaches_a_target() {
 }
 
 #[test]
+fn training_goes_on_only_on_weights_processed_as_before() {
+    let folder = Folder::new();
+    let (model, corpus, first, second) =
+        (fixture("neo-tiny"), folder.ids("ids.jsonl", 60, 64), folder.at("first"), folder.at("second"));
+    let site =
+        ["--site=blocks.0.hook_resid_post", "--objective=l1", "--coefficient=0.003", "--tokens=8k", "--expansion=2"];
+    done(&train(&model, &corpus, &first, &[&site]));
+    let on = [&site[..], &["--from", &first]].concat();
+    let message = failed(1, &train(&model, &corpus, &second, &[&on, &["--no-center-writing-weights"]]));
+    assert!(message.contains("cannot go on from") && message.contains("`--no-center-writing-weights`"), "{message}");
+    done(&train(&model, &corpus, &second, &[&on, &["--no-center-unembed"]]));
+}
+
+#[test]
 fn bad_options_are_refused_before_anything_is_written() {
     let folder = Folder::new();
     let (model, corpus, out) = (fixture("neo-tiny"), folder.ids("ids.jsonl", 60, 64), folder.at("out"));

@@ -162,15 +162,15 @@ impl Asked<'_> {
         }
         // Python keeps files without saying what else there is. Of a model one can see when they are all that is needed.
         let there = self.shelf.files(&commit);
-        let is_enough = !there.is_empty() && (self.hub.offline || self.is_whole_model(&commit, &there));
+        let is_enough = !there.is_empty() && (self.hub.offline || self.is_whole(&commit, &there));
         is_enough.then_some((commit, there))
     }
 
-    fn is_whole_model(&self, commit: &str, there: &Listing) -> bool {
+    fn is_whole(&self, commit: &str, there: &Listing) -> bool {
         let names: Vec<&str> = there.keys().map(String::as_str).collect();
         let inside = self.wanted.inside.as_deref();
         let is_known = |file: &String| there.contains_key(file) || self.shelf.is_noted_absent(commit, file);
-        self.kind == Kind::Model
+        matches!(self.kind, Kind::Model | Kind::Tokenizer)
             && self.kind.choose(&names, inside).is_ok_and(|files| {
                 let shards =
                     files.iter().find(|file| is_index(file)).map(|index| shards(&self.shelf.snapshot(commit), index));

@@ -51,7 +51,15 @@ impl Sources {
         self.folder(name, Kind::Model)
     }
 
-    /// An SAE's folder.
+    /// The folder of a model's tokenizer; of the hub, without the model's weights.
+    ///
+    /// # Errors
+    /// As [`model`](Sources::model).
+    pub fn tokenizer(&self, name: &str) -> Result<Folder> {
+        self.folder(name, Kind::Tokenizer)
+    }
+
+    /// An SAE's folder. Where the name is that of a file, it is a folder of this file and the `.json` files beside it.
     ///
     /// # Errors
     /// As [`model`](Sources::model).
@@ -96,7 +104,7 @@ impl Sources {
 
     fn folder(&self, name: &str, kind: Kind) -> Result<Folder> {
         if is_on_disk(name) {
-            return Ok(Folder::open(name)?);
+            return open(Path::new(name), kind);
         }
         let wanted = embedded_name(name).trim_end_matches('/');
         let files: Vec<_> = FILES.iter().filter(|file| file.folder == wanted).collect();
@@ -111,9 +119,18 @@ impl Sources {
             return Err(Error::Unknown { what: "folder", name: name.into(), embedded, hub });
         };
         let Fetched { name, root, .. } = self.hub.fetch(kind, &on_hub, &self.watch)?;
-        let inside = name.inside.as_deref().map_or_else(|| root.clone(), |inside| root.join(inside));
-        Ok(Folder::open(inside)?.named(name.to_string()))
+        let mut inside = name.inside.as_deref().map_or_else(|| root.clone(), |inside| root.join(inside));
+        // Of a file in the repository, what is beside it.
+        if kind == Kind::Tokenizer && !inside.is_dir() {
+            inside.pop();
+        }
+        Ok(open(&inside, kind)?.named(name.to_string()))
     }
+}
+
+/// A folder on disk; of an SAE, also a file in it.
+fn open(path: &Path, kind: Kind) -> Result<Folder> {
+    Ok(if kind == Kind::Sae && path.is_file() { Folder::of_file(path)? } else { Folder::open(path)? })
 }
 
 /// A model's folder, with [`Sources::default`].
@@ -159,7 +176,7 @@ fn on_hub(name: &str, kind: Kind) -> Option<HubName> {
     if embedded_name(name).strip_prefix(MODEL).is_some_and(|rest| rest.starts_with('/')) {
         return None;
     }
-    HubName::parse(name, |name| if kind == Kind::Model { aliases::repository(name) } else { None })
+    HubName::parse(name, |name| if kind == Kind::Sae { None } else { aliases::repository(name) })
 }
 
 /// Whether what a source was found as is of the hub.

@@ -11,7 +11,11 @@ use std::time::Duration;
 use directrix_corpus::{Corpus, Document, Event, Watch};
 use directrix_lab::{Error, Hub, HubError, Sources, Wanted};
 use directrix_model::Folder;
+use directrix_sae::Sae;
 use hub::{Gate, How, Request, StandIn, TOKEN, files_of, hash};
+use parquet::data_type::{ByteArrayType, Int32Type};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
 use serde_json::json;
 
 const MODEL: &str = "../model/tests/fixtures/gpt2-tiny";
@@ -411,6 +415,144 @@ fn hostile_names_are_refused_before_anything_is_written() {
     let message = place.refusal("owner/model");
     assert!(message.contains("no ETag that can be used"), "{message}");
     assert_eq!(place.found("evil"), [""; 0]);
+}
+
+#[test]
+fn an_sae_is_a_file_as_well_as_its_folder_on_disk_and_on_the_hub() {
+    const FORMATS: &str = "../sae/tests/fixtures/formats";
+    let stored: [(&str, &str, &[&str]); 7] = [
+        ("openai/resid_post_mlp", "8.pt", &[]),
+        ("goodfire/Llama-3.1-8B-Instruct-SAE-l19", "Llama-3.1-8B-Instruct-SAE-l19.pth", &[]),
+        ("dictionary_learning/topk", "ae.pt", &["config.json"]),
+        ("superposition/mlp", "291_cool-name.pt", &["291_cool-name.json"]),
+        ("gemma_scope/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71", "params.npz", &[]),
+        ("sparsify/plain/layers.10", "sae.safetensors", &["cfg.json"]),
+        ("openmoss/topk", "sae_weights.safetensors", &["config.json"]),
+    ];
+    let place = Place::new();
+    let mut files: Vec<(&'static str, Vec<u8>)> = Vec::new();
+    for (folder, weights, others) in stored {
+        for name in others.iter().chain([&weights]) {
+            let path = format!("{folder}/{name}");
+            files.push((String::leak(path.clone()), fs::read(format!("{FORMATS}/{path}")).unwrap()));
+        }
+        // Another one in the folder, which is not meant.
+        files.push((String::leak(format!("{folder}/another.pt")), b"?".to_vec()));
+    }
+    place.stand_in.add("models", "owner/gemma-scope-2b-pt-res", files);
+    for (folder, weights, _) in stored {
+        let local = place.disk.path().join("local").join(folder);
+        fs::create_dir_all(&local).unwrap();
+        for entry in fs::read_dir(format!("{FORMATS}/{folder}")).unwrap().map(|entry| entry.unwrap().path()) {
+            fs::copy(&entry, local.join(entry.file_name().unwrap())).unwrap();
+        }
+        let load = |name: &str| Sae::load(&place.sources().sae_folder(name).unwrap()).unwrap();
+        let expected = load(local.to_str().unwrap());
+        fs::write(local.join("another.pt"), "?").unwrap();
+        for name in
+            [local.join(weights).display().to_string(), format!("owner/gemma-scope-2b-pt-res:{folder}/{weights}")]
+        {
+            let sae = load(&name);
+            assert_eq!((sae.parameters(), sae.site()), (expected.parameters(), expected.site()), "{name}");
+            assert!(sae.name().ends_with(&format!("{folder}/{weights}")), "{}", sae.name());
+        }
+    }
+    assert_eq!(place.found("another"), [""; 0]);
+
+    let alone = place.disk.path().join("ae.pt");
+    fs::copy(format!("{FORMATS}/dictionary_learning/topk/ae.pt"), &alone).unwrap();
+    let message = Sae::load(&place.sources().sae_folder(alone.to_str().unwrap()).unwrap()).unwrap_err().to_string();
+    assert!(message.contains("is its `.json` missing?"), "{message}");
+}
+
+#[test]
+fn an_sae_of_llama_scope_is_a_folder_on_the_hub() {
+    const FOLDER: &str = "../sae/tests/fixtures/formats/llama_scope/Llama3_1-8B-Base-L5R-8x";
+    let place = Place::new();
+    let names = ["L5R/hyperparams.json", "L5R/checkpoints/final.safetensors"];
+    let files = names.map(|name| (name, fs::read(format!("{FOLDER}/{}", &name[4..])).unwrap()));
+    place.stand_in.add("models", "owner/scope", files);
+    let sae = Sae::load(&place.sources().sae_folder("owner/scope:L5R").unwrap()).unwrap();
+    let expected = Sae::load(&Folder::open(FOLDER).unwrap()).unwrap();
+    assert_eq!((sae.parameters(), sae.site()), (expected.parameters(), expected.site()));
+    let message = refused(place.sources().sae_folder("owner/scope"));
+    assert!(message.ends_with("name one of its folders behind a colon: `L5R`"), "{message}");
+}
+
+#[test]
+fn a_tokenizer_is_fetched_without_the_model() {
+    let place = Place::new();
+    let files = files_of("../../assets/tinystories-2l", &["config.json", "tokenizer.json", "model.safetensors"]);
+    place.stand_in.add("models", "owner/stories", files);
+    let folder = place.sources().tokenizer("owner/stories").unwrap();
+    assert!(folder.tokenizer().unwrap().is_some());
+    let requests = place.stand_in.requests();
+    assert!(paths(&requests).iter().all(|path| !path.contains("model.safetensors") && !path.starts_with("files:")));
+    assert_eq!(place.found("model.safetensors"), [""; 0]);
+    place.offline().tokenizer("owner/stories").unwrap();
+    assert_eq!(place.stand_in.requests(), []);
+    let message = refused(place.sources().tokenizer("owner/model"));
+    assert!(message.contains("holds no tokenizer.json"), "{message}");
+}
+
+/// A Parquet file with a column of numbers and one of texts.
+fn parquet_file(column: &str, texts: &[&str]) -> Vec<u8> {
+    let schema = format!("message rows {{ required int32 number; required binary {column} (UTF8); }}");
+    let schema = Arc::new(parse_message_type(&schema).unwrap());
+    let mut bytes = Vec::new();
+    let mut writer = SerializedFileWriter::new(&mut bytes, schema, Arc::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let mut numbers = group.next_column().unwrap().unwrap();
+    let count: Vec<i32> = (0..).take(texts.len()).collect();
+    numbers.typed::<Int32Type>().write_batch(&count, None, None).unwrap();
+    numbers.close().unwrap();
+    let mut output = group.next_column().unwrap().unwrap();
+    let texts: Vec<_> = texts.iter().map(|text| (*text).into()).collect();
+    output.typed::<ByteArrayType>().write_batch(&texts, None, None).unwrap();
+    output.close().unwrap();
+    group.close().unwrap();
+    writer.close().unwrap();
+    bytes
+}
+
+#[test]
+fn a_split_of_parquet_files_is_read_by_its_column_of_texts() {
+    let place = Place::new();
+    for (name, column) in [("owner/stories", "text"), ("owner/tales", "story")] {
+        let commit = place.stand_in.add(
+            "datasets",
+            name,
+            [
+                ("README.md", b"?".to_vec()),
+                ("data/train-00000-of-00002.parquet", parquet_file(column, &["One.", "Two."])),
+                ("data/train-00001-of-00002.parquet", parquet_file(column, &["Three."])),
+                ("data/validation-00000-of-00001.parquet", parquet_file(column, &["Four."])),
+                ("data/validation.jsonl", b"{\"text\": \"no\"}\n".to_vec()),
+            ],
+        );
+        let wanted = (column != "text").then_some(column);
+        let texts = |split: &str, sources: &Sources| {
+            let corpus = sources.corpus(&format!("{name}:{split}"), wanted).unwrap();
+            assert_eq!(corpus.name(), format!("{name}@{commit}:{split}"));
+            corpus.documents().unwrap().map(Result::unwrap).collect::<Vec<_>>()
+        };
+        let text = |text: &str| Document::Text(text.into());
+        for sources in [place.sources(), place.offline()] {
+            assert_eq!(texts("train", &sources), ["One.", "Two.", "Three."].map(text));
+        }
+        assert_eq!(texts("data/train-00001-of-00002.parquet", &place.sources()), [text("Three.")]);
+    }
+    assert_eq!(place.found("README"), [""; 0]);
+    let read = |name: &str, column: Option<&str>| {
+        let corpus = place.sources().corpus(name, column)?;
+        Ok::<_, Error>(corpus.documents()?.collect::<Result<Vec<_>, _>>()?)
+    };
+    let message = read("owner/tales:train", None).unwrap_err().to_string();
+    assert!(message.contains("`story`") && message.contains("train-00000-of-00002.parquet"), "{message}");
+    let message = read("owner/stories:train", Some("number")).unwrap_err().to_string();
+    assert!(message.contains("number"), "{message}");
+    // Where a split is there in two formats, the files `SPLIT.*` count before those that are numbered.
+    assert_eq!(read("owner/stories:validation", None).unwrap(), [Document::Text("no".into())]);
 }
 
 #[test]

@@ -21,6 +21,12 @@ pub enum Error {
         /// The path asked for.
         path: PathBuf,
     },
+    /// Nothing has the path of a file.
+    #[error("no file `{}`: nothing on disk has this path, or a folder; check it", path.display())]
+    NoFile {
+        /// The path asked for.
+        path: PathBuf,
+    },
     /// A folder was expected at a path that holds something else.
     #[error("`{}` is a file, expected a folder; name the folder that holds it", path.display())]
     NotAFolder {

@@ -43,6 +43,11 @@ pub struct Folder {
 #[derive(Clone)]
 enum Files {
     Disk(PathBuf),
+    /// Of a folder on disk, a file and what is text beside it.
+    One {
+        folder: PathBuf,
+        file: String,
+    },
     Memory(Arc<BTreeMap<String, FileBytes>>),
 }
 
@@ -71,6 +76,18 @@ impl Folder {
             return Ok(Folder::new(path.display().to_string(), Files::Disk(path)));
         }
         Err(if path.exists() { Error::NotAFolder { path } } else { Error::NoFolder { path } })
+    }
+
+    /// One file on disk, and the `.json` files beside it, which may say what it is: a folder of these alone.
+    ///
+    /// # Errors
+    /// [`Error::NoFile`] if the path is not that of a file.
+    pub fn of_file(path: impl Into<PathBuf>) -> Result<Folder> {
+        let path = path.into();
+        let Some(file) = path.file_name().filter(|_| path.is_file()) else { return Err(Error::NoFile { path }) };
+        let file = file.to_string_lossy().into_owned();
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Ok(Folder::new(path.display().to_string(), Files::One { folder: folder.into(), file }))
     }
 
     /// A folder of files in memory: their names and bytes. `name` is what messages call it.
@@ -131,7 +148,8 @@ impl Folder {
                 Some(bytes) => bytes.clone(),
                 None => return Ok(None),
             },
-            Files::Disk(folder) => match load(folder.join(file)) {
+            Files::One { file: one, .. } if !is_beside(one, file) => return Ok(None),
+            Files::Disk(folder) | Files::One { folder, .. } => match load(folder.join(file)) {
                 Ok(kept) => FileBytes(kept),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(Error::Read { path: self.describe(file), error }),
@@ -148,15 +166,17 @@ impl Folder {
     pub fn names(&self) -> Result<Vec<String>> {
         let path = match &self.files {
             Files::Memory(files) => return Ok(files.keys().cloned().collect()),
-            Files::Disk(path) => path,
+            Files::Disk(path) | Files::One { folder: path, .. } => path,
         };
         let failed = |error| Error::Read { path: self.name.clone(), error };
         let mut names = Vec::new();
         for entry in fs::read_dir(path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             // Not `DirEntry::file_type`: a model folder of the hub's cache holds links to its files.
-            if entry.path().is_file() {
-                names.push(entry.file_name().to_string_lossy().into_owned());
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let is_left_out = matches!(&self.files, Files::One { file, .. } if !is_beside(file, &name));
+            if !is_left_out && entry.path().is_file() {
+                names.push(name);
             }
         }
         names.sort_unstable();
@@ -202,7 +222,9 @@ impl Folder {
     pub fn path(&self) -> Vec<String> {
         let named = |path: &Path| path.iter().rev().map(|part| part.to_string_lossy().into_owned()).collect();
         match &self.files {
-            Files::Disk(path) => named(&fs::canonicalize(path).unwrap_or_else(|_| path.clone())),
+            Files::Disk(path) | Files::One { folder: path, .. } => {
+                named(&fs::canonicalize(path).unwrap_or_else(|_| path.clone()))
+            }
             Files::Memory(_) => named(Path::new(&self.name)),
         }
     }
@@ -210,7 +232,7 @@ impl Folder {
     /// The path of a file in the folder, for messages.
     pub fn describe(&self, file: &str) -> String {
         match &self.files {
-            Files::Disk(path) => path.join(file).display().to_string(),
+            Files::Disk(path) | Files::One { folder: path, .. } => path.join(file).display().to_string(),
             Files::Memory(_) => format!("{}/{file}", self.name),
         }
     }
@@ -227,6 +249,11 @@ impl Folder {
         }
         Error::MissingFile { path: self.describe(file), found: found.join(", ") }
     }
+}
+
+/// Whether a folder of one file holds `name`.
+fn is_beside(file: &str, name: &str) -> bool {
+    name == file || name.ends_with(".json")
 }
 
 /// The snapshot that the root of a repository in the hub's cache stands for.
@@ -313,6 +340,24 @@ mod tests {
         assert!(matches!(Folder::open("no/such/folder"), Err(Error::NoFolder { .. })));
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(matches!(Folder::open(file.path()), Err(Error::NotAFolder { .. })));
+    }
+
+    #[test]
+    fn a_file_is_a_folder_of_itself_and_what_is_said_of_it() {
+        let disk = tempfile::tempdir().unwrap();
+        for name in ["a.pt", "b.pt", "config.json", "notes.txt"] {
+            fs::write(disk.path().join(name), name).unwrap();
+        }
+        let folder = Folder::of_file(disk.path().join("b.pt")).unwrap();
+        assert_eq!(folder.names().unwrap(), ["b.pt", "config.json"]);
+        assert_eq!(&*folder.read("b.pt").unwrap(), b"b.pt");
+        assert!(folder.read_optional("a.pt").unwrap().is_none());
+        assert!(folder.map("notes.txt").is_err());
+        assert_eq!(folder.path(), Folder::open(disk.path()).unwrap().path());
+        assert!(folder.to_string().ends_with("b.pt"));
+        for path in [disk.path().to_owned(), disk.path().join("c.pt")] {
+            assert!(matches!(Folder::of_file(path), Err(Error::NoFile { .. })));
+        }
     }
 
     #[test]

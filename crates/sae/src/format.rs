@@ -6,12 +6,17 @@ use directrix_model::{Folder, HookPoint, Processing};
 
 use crate::{End, Error, Parameters, Result, Sae, Site};
 
+mod bare;
 mod dictionary_learning;
 mod gemma_scope;
+mod goodfire;
+mod llama_scope;
 mod module;
 mod openai;
+mod openmoss;
 mod origin;
 pub(crate) mod saelens;
+mod scaling;
 mod sparsify;
 
 /// Where an SAE is, apart from how wide it is there.
@@ -61,7 +66,7 @@ struct Format {
 }
 
 /// In the order in which they are tried.
-const FORMATS: [Format; 7] = [
+const FORMATS: [Format; 9] = [
     Format {
         name: "sparsify",
         marks: "cfg.json` and `sae.safetensors",
@@ -69,6 +74,18 @@ const FORMATS: [Format; 7] = [
         read: sparsify::read,
     },
     Format { name: "SAELens", marks: "cfg.json", is: |names| has(names, saelens::CONFIG), read: saelens::read },
+    Format {
+        name: "OpenMOSS",
+        marks: "config.json` and `sae_weights.safetensors",
+        is: |names| has(names, openmoss::CONFIG) && has(names, openmoss::WEIGHTS),
+        read: openmoss::read,
+    },
+    Format {
+        name: "Llama Scope",
+        marks: "hyperparams.json",
+        is: |names| has(names, llama_scope::CONFIG),
+        read: llama_scope::read,
+    },
     Format {
         name: "dictionary_learning",
         marks: "config.json` and `ae.pt",
@@ -93,7 +110,12 @@ const FORMATS: [Format; 7] = [
         is: |names| !origin::names(names).is_empty(),
         read: origin::read,
     },
-    Format { name: "OpenAI", marks: "NAME.pt", is: |names| !openai::names(names).is_empty(), read: openai::read },
+    Format {
+        name: "OpenAI, Goodfire",
+        marks: "NAME.pt` or `NAME.pth",
+        is: |names| !bare::names(names).is_empty(),
+        read: bare::read,
+    },
 ];
 
 fn has(names: &[String], name: &str) -> bool {

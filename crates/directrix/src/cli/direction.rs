@@ -14,6 +14,7 @@ use super::directions::Directions;
 use super::layout::{Table, elided, paragraph, width, wrap};
 use super::numbers::{MANY, whole};
 use super::terminal::{self, Shading, bar, note, stdout, thousands};
+use super::watch::sources;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -185,7 +186,7 @@ pub(crate) fn choose_sae<'a>(index: &'a Index, wanted: Option<&str>) -> anyhow::
 /// The tokenizer of the model asked for, or of the index's model if it is still there.
 pub(crate) fn tokenizer_of(model: Option<&str>, index: &Index) -> anyhow::Result<Option<Tokenizer>> {
     let of = |name: &str| -> lab::Result<Tokenizer> {
-        let folder = lab::folder(name)?;
+        let folder = sources().tokenizer(name)?;
         let tokenizer = folder.tokenizer()?;
         tokenizer.map_or_else(|| Err(folder.missing("tokenizer.json").into()), Ok)
     };

@@ -250,7 +250,17 @@ impl Train {
         }
         let (mut latest, sources) = (Latest::new(), sources());
         let named = options.recipes.iter().filter_map(|(_, recipe)| recipe.from.clone());
-        let from = named.map(|name| Ok((name.clone(), sources.sae(&name, model)?))).collect::<lab::Result<_>>()?;
+        let from = named.map(|name| Ok((name.clone(), sources.sae(&name, model)?)));
+        let from = from.collect::<lab::Result<BTreeMap<_, _>>>()?;
+        for (name, sae) in &from {
+            if let Some(step) = lab::other_weights(sae, model.processing()).first() {
+                bail!(
+                    "cannot go on from `{name}`: of `{step}`, the weights it was trained on and these differ; \
+                     give or leave out `--no-{}`",
+                    step.replace('_', "-")
+                );
+            }
+        }
         let training = Training {
             model,
             documents: &documents,

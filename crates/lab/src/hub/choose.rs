@@ -18,6 +18,8 @@ const SHOWN: usize = 12;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Model,
+    /// Of a model, its tokenizer alone.
+    Tokenizer,
     Sae,
     Corpus,
 }
@@ -26,7 +28,7 @@ impl Kind {
     /// Where the hub keeps it.
     pub(super) fn repositories(self) -> Repositories {
         match self {
-            Kind::Model | Kind::Sae => Repositories::Models,
+            Kind::Model | Kind::Tokenizer | Kind::Sae => Repositories::Models,
             Kind::Corpus => Repositories::Datasets,
         }
     }
@@ -35,6 +37,7 @@ impl Kind {
     pub(super) fn choose(self, files: &[&str], inside: Option<&str>) -> Result<Vec<String>, String> {
         match self {
             Kind::Model => model(files, inside),
+            Kind::Tokenizer => tokenizer(files, inside),
             Kind::Sae => sae(files, inside),
             Kind::Corpus => corpus(files, inside),
         }
@@ -71,6 +74,18 @@ fn model(files: &[&str], inside: Option<&str>) -> Result<Vec<String>, String> {
     Ok(names.map(|name| join(inside, name)).collect())
 }
 
+fn tokenizer(files: &[&str], inside: Option<&str>) -> Result<Vec<String>, String> {
+    let folder = inside.map(|inside| if files.contains(&inside) { below(inside).0 } else { inside });
+    let folder = folder.filter(|folder| !folder.is_empty());
+    let names = ["config.json"].into_iter().chain(TOKENIZER).map(|name| join(folder, name));
+    let found: Vec<String> = names.filter(|name| files.contains(&&**name)).collect();
+    if found.iter().any(|file| below(file).1 == TOKENIZER[0]) {
+        return Ok(found);
+    }
+    let place = folder.map_or_else(String::new, |folder| format!(" in `{folder}`"));
+    Err(format!("holds no {}{place}", TOKENIZER[0]))
+}
+
 fn sae(files: &[&str], inside: Option<&str>) -> Result<Vec<String>, String> {
     if let Some(file) = inside.filter(|inside| files.contains(inside)) {
         let is_beside =
@@ -85,8 +100,17 @@ fn sae(files: &[&str], inside: Option<&str>) -> Result<Vec<String>, String> {
     if found.iter().any(|file| is_weights(file)) {
         return Ok(found);
     }
+    let llama_scope = LLAMA_SCOPE.map(|name| join(inside, name));
+    if llama_scope.iter().all(|name| files.contains(&&**name)) {
+        return Ok(llama_scope.into());
+    }
     let prefix = inside.map_or_else(String::new, |inside| format!("{inside}/"));
-    let further: Vec<_> = folders(files, is_weights).into_iter().filter(|folder| folder.starts_with(&prefix)).collect();
+    let outer = |folder: &str| {
+        let parent = folder.strip_suffix("/checkpoints")?;
+        files.contains(&&*join(Some(parent), LLAMA_SCOPE[0])).then_some(parent.len())
+    };
+    let whole = folders(files, is_weights).into_iter().map(|folder| &folder[..outer(folder).unwrap_or(folder.len())]);
+    let further: Vec<_> = whole.filter(|folder| folder.starts_with(&prefix)).collect();
     let place = inside.map_or_else(String::new, |inside| format!(" in `{inside}`"));
     Err(if further.is_empty() {
         format!("holds no SAE{place}")
@@ -95,6 +119,8 @@ fn sae(files: &[&str], inside: Option<&str>) -> Result<Vec<String>, String> {
     })
 }
 
+/// The files of an SAE of Llama Scope, whose weights lie one folder further in.
+const LLAMA_SCOPE: [&str; 2] = ["hyperparams.json", "checkpoints/final.safetensors"];
 /// Ends of the names of an SAE's files that hold no weights.
 const OF_TEXT: [&str; 4] = [".json", ".yaml", ".yml", ".toml"];
 
@@ -198,6 +224,15 @@ mod tests {
     }
 
     #[test]
+    fn a_tokenizer_is_fetched_without_weights() {
+        let files = ["a/config.json", "a/tokenizer.json", "config.json", "model.safetensors", "tokenizer.json"];
+        assert_eq!(chosen(Kind::Tokenizer, &files, None), ["config.json", "tokenizer.json"]);
+        assert_eq!(chosen(Kind::Tokenizer, &files, Some("a")), ["a/config.json", "a/tokenizer.json"]);
+        assert_eq!(chosen(Kind::Tokenizer, &files, Some("model.safetensors")), ["config.json", "tokenizer.json"]);
+        assert!(Kind::Tokenizer.choose(&files[2..4], None).unwrap_err().contains("no tokenizer.json"));
+    }
+
+    #[test]
     fn an_sae_is_a_folder_or_a_file_with_what_is_beside_it() {
         let files = [
             "README.md",
@@ -219,6 +254,10 @@ mod tests {
         let problem = Kind::Sae.choose(&files, Some("l1")).unwrap_err();
         assert!(problem.ends_with("`l1/deep`"), "{problem}");
         assert!(Kind::Sae.choose(&files, Some("l3")).unwrap_err().contains("no SAE in `l3`"));
+        let scope = ["L5R/checkpoints/final.safetensors", "L5R/hyperparams.json", "L6R/checkpoints/a.pt"];
+        assert_eq!(chosen(Kind::Sae, &scope, Some("L5R")), [scope[1], scope[0]]);
+        let problem = Kind::Sae.choose(&scope, None).unwrap_err();
+        assert!(problem.ends_with("`L5R`, `L6R/checkpoints`"), "{problem}");
     }
 
     #[test]

@@ -7,8 +7,7 @@ use directrix_kernels::{Matrix, dot};
 use directrix_model::{BlockHook, Folder, HookPoint, Leaf, Numbers, Processing, Tensors, torch_file};
 use serde_json::json;
 
-use super::saelens::scale_by_decoder;
-use super::{Hook, Place, Stored, module, unknown_tensor};
+use super::{Hook, Place, Stored, module, scaling, unknown_tensor};
 use crate::{Architecture, Error, Normalisation, Parameters, Result, Sae, Site};
 
 pub(super) const CONFIG: &str = "config.json";
@@ -146,7 +145,7 @@ impl State<'_> {
         let mut b_enc = numbers(b_enc)?;
         // `AutoEncoder.from_pretrained` makes decoder rows of length 1, unless they nearly are.
         if class == "AutoEncoder" && !w_dec.iter_rows().all(is_unit) {
-            scale_by_decoder(&mut encoder, &mut b_enc, &mut w_dec);
+            scaling::by_decoder(&mut encoder, &mut b_enc, &mut w_dec);
         }
         Ok(Parameters {
             architecture,

@@ -14,28 +14,9 @@ const PLACES: [(&str, BlockHook); 5] = [
     ("resid_post_mlp", BlockHook::ResidPost),
 ];
 
-/// The names of `.pt` files, without their end.
-pub(super) fn names(files: &[String]) -> Vec<&str> {
-    files.iter().filter_map(|file| file.strip_suffix(".pt")).collect()
-}
-
-/// The SAE in a folder: `TopK` on rows that LayerNorm makes, or ReLU on the rows as they are.
-pub(super) fn read(folder: &Folder) -> Result<Stored> {
-    let files = folder.names()?;
+/// The SAE of the file `name.pt`: `TopK` on rows that LayerNorm makes, or ReLU on the rows as they are.
+pub(super) fn read(folder: &Folder, tensors: &Tensors, name: &str) -> Result<Stored> {
     let refused = |problem: String| Error::Parameters { sae: folder.to_string(), problem };
-    let [name] = names(&files)[..] else {
-        return Err(refused("the folder holds several `.pt` files; keep each SAE in a folder of its own".into()));
-    };
-    let file = format!("{name}.pt");
-    let tensors = Tensors::open(folder, Some(&file))?;
-    if !(tensors.contains("pre_bias") && tensors.contains("latent_bias")) {
-        let found = tensors.names().take(6).collect::<Vec<_>>().join(", ");
-        let problem = format!(
-            "`{file}` is of no form that is known without a file beside it: OpenAI's has `pre_bias` and `latent_bias`, this \
-             has {found}; is its `.json` missing?"
-        );
-        return Err(refused(problem));
-    }
     let (directions, d_in) =
         (tensors.shape("latent_bias")?.iter().product(), tensors.shape("pre_bias")?.iter().product());
     let (architecture, normalisation) = match tensors.leaf("activation") {

@@ -11,7 +11,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
 use self::config::Config;
-use super::Stored;
+use super::{Stored, scaling};
 use crate::{Architecture, Error, Parameters, Result, Sae, Site};
 
 pub(crate) const CONFIG: &str = "cfg.json";
@@ -55,14 +55,13 @@ pub(super) fn read(folder: &Folder) -> Result<Stored> {
     let w_skip = config.skip.then(|| tensors.matrix("W_skip", d_out, d_in)).transpose()?;
     if config.scaled {
         let factor = factor(folder, &settings)?;
-        encoder.data_mut().iter_mut().for_each(|w| *w *= factor);
-        w_dec.data_mut().iter_mut().chain(&mut b_dec).for_each(|w| *w /= factor);
+        scaling::by_factors(&mut encoder, &mut w_dec, &mut b_dec, factor, factor);
         if let (true, Architecture::JumpRelu { threshold }) = (config.rescaled, &mut architecture) {
             threshold.iter_mut().for_each(|threshold| *threshold /= factor);
         }
     }
     if config.rescaled {
-        scale_by_decoder(&mut encoder, &mut b_enc, &mut w_dec);
+        scaling::by_decoder(&mut encoder, &mut b_enc, &mut w_dec);
     }
     finetuning(folder, &tensors, config.finetuned, &mut w_dec)?;
     if let Some(name) = tensors.unread().first() {
@@ -120,19 +119,6 @@ fn threshold(tensors: &Tensors, directions: usize) -> Result<Vec<f32>> {
         return Ok(tensors.get("log_threshold", &[directions])?.into_iter().map(f32::exp).collect());
     }
     Ok(tensors.get("threshold", &[directions])?.into_iter().map(|threshold| threshold.max(0.0)).collect())
-}
-
-/// Multiplies pre-activations by their decoder row's length and divides the row by it: `rescale_acts_by_decoder_norm`.
-pub(super) fn scale_by_decoder(encoder: &mut Matrix, b_enc: &mut [f32], w_dec: &mut Matrix) {
-    let length = |row: &[f32]| row.iter().map(|w| (*w as f64).powi(2)).sum::<f64>().sqrt() as f32;
-    let lengths: Vec<f32> = w_dec.iter_rows().map(length).collect();
-    for (direction, length) in lengths.iter().enumerate() {
-        encoder.row_mut(direction).iter_mut().for_each(|w| *w *= length);
-    }
-    b_enc.iter_mut().zip(&lengths).for_each(|(b, length)| *b *= length);
-    for (direction, length) in lengths.iter().enumerate().filter(|(_, length)| **length > 0.0) {
-        w_dec.row_mut(direction).iter_mut().for_each(|w| *w /= length);
-    }
 }
 
 impl Sae {
