@@ -109,7 +109,7 @@ def padded(rows):
 
 
 def peer_index(model, sae, spec, folder):
-    """Maximum and density of every direction, and its five strongest positions; last positions left out, as ours."""
+    """Maximum and density of every direction, last positions left out; ours keeps every activation and token counts as well."""
     import torch
 
     rows, batch, held = read(folder, "documents"), [], []
@@ -118,8 +118,7 @@ def peer_index(model, sae, spec, folder):
             held.append(batch)
             batch = []
         batch.append(row)
-    maximum, count = torch.zeros(spec["d_sae"]), torch.zeros(spec["d_sae"])
-    best, seen = torch.zeros(5, spec["d_sae"]), 0
+    maximum, count, seen = torch.zeros(spec["d_sae"]), torch.zeros(spec["d_sae"]), 0
     for batch in [*held, batch]:
         tokens, mask = padded(batch)
         _, cache = model.run_with_cache(tokens, names_filter=spec["hook"], stop_at_layer=spec["layer"] + 1)
@@ -128,7 +127,6 @@ def peer_index(model, sae, spec, folder):
         acts = sae.encode(cache[spec["hook"]][counted])
         maximum = torch.maximum(maximum, acts.amax(0))
         count += (acts > 0).sum(0)
-        best = torch.cat([best, acts.topk(5, dim=0).values]).topk(5, dim=0).values
         seen += len(acts)
     return {"maximum": maximum.tolist(), "density": (count / seen).tolist()}
 
@@ -256,7 +254,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", choices=MODELS, help="a model; give it once for each [default: all]")
     parser.add_argument("--toy", action="store_true", help="toy sizes, for agreement")
-    parser.add_argument("--documents", type=int, default=400, help="documents of up to 256 tokens that are indexed")
+    parser.add_argument("--documents", type=int, default=120, help="documents of up to 256 tokens that are indexed")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-training", action="store_true", help="leave training out")
     parser.add_argument("--peer", choices=["make", "index", "ablate"], help=argparse.SUPPRESS)

@@ -104,7 +104,7 @@ impl Sources {
 
     fn folder(&self, name: &str, kind: Kind) -> Result<Folder> {
         if is_on_disk(name) {
-            return open(Path::new(name), kind);
+            return open(Path::new(name));
         }
         let wanted = embedded_name(name).trim_end_matches('/');
         let files: Vec<_> = FILES.iter().filter(|file| file.folder == wanted).collect();
@@ -121,16 +121,16 @@ impl Sources {
         let Fetched { name, root, .. } = self.hub.fetch(kind, &on_hub, &self.watch)?;
         let mut inside = name.inside.as_deref().map_or_else(|| root.clone(), |inside| root.join(inside));
         // Of a file in the repository, what is beside it.
-        if kind == Kind::Tokenizer && !inside.is_dir() {
+        if kind == Kind::Tokenizer && !inside.exists() {
             inside.pop();
         }
-        Ok(open(&inside, kind)?.named(name.to_string()))
+        Ok(open(&inside)?.named(name.to_string()))
     }
 }
 
-/// A folder on disk; of an SAE, also a file in it.
-fn open(path: &Path, kind: Kind) -> Result<Folder> {
-    Ok(if kind == Kind::Sae && path.is_file() { Folder::of_file(path)? } else { Folder::open(path)? })
+/// A folder on disk, or a file as one: of an SAE, or a checkpoint of llama2.c.
+fn open(path: &Path) -> Result<Folder> {
+    Ok(if path.is_file() { Folder::of_file(path)? } else { Folder::open(path)? })
 }
 
 /// A model's folder, with [`Sources::default`].

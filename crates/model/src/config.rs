@@ -5,7 +5,7 @@ use directrix_kernels::{Activation, AttentionShape};
 
 use crate::family::{self, Family};
 use crate::rotary::Rotary;
-use crate::{Folder, Result, keys};
+use crate::{Folder, Result, keys, llama2c};
 
 /// No model has more blocks, so that a wrong count asks for no memory.
 pub(crate) const MOST_LAYERS: usize = 1 << 12;
@@ -117,7 +117,8 @@ pub struct Mlp {
 }
 
 impl Config {
-    /// Reads `config.json` of a Hugging Face folder. What is absent takes the default of transformers.
+    /// Reads `config.json` of a Hugging Face folder, or the header of a checkpoint of llama2.c. What is absent takes the default of
+    /// transformers.
     ///
     /// # Errors
     /// If the file is missing, is not JSON, lacks a key, has a value of another type or out of range, or describes an architecture
@@ -128,6 +129,9 @@ impl Config {
 
     /// The configuration, and what is to be told of it.
     pub(crate) fn with_notes(folder: &Folder) -> Result<(Config, Vec<String>)> {
+        if let Some(file) = folder.one_file() {
+            return Ok((llama2c::config(folder, file)?, Vec::new()));
+        }
         let settings = Settings::parse(&folder.describe("config.json"), &folder.read("config.json")?)?;
         let family = family::of(&settings)?;
         let config = (family.config)(&settings)?;

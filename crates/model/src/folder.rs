@@ -14,7 +14,7 @@ use directrix_corpus::{Tokenizer, TokenizerFiles, hexadecimal};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::{Error, Result};
+use crate::{Error, Result, llama2c};
 
 /// Bytes of a file that are hashed by one thread.
 const PIECE: usize = 1 << 24;
@@ -78,7 +78,7 @@ impl Folder {
         Err(if path.exists() { Error::NotAFolder { path } } else { Error::NoFolder { path } })
     }
 
-    /// One file on disk, and the `.json` files beside it, which may say what it is: a folder of these alone.
+    /// One file on disk, and the `.json` files beside it, which may say what it is, and tokenizers of llama2.c: a folder of these alone.
     ///
     /// # Errors
     /// [`Error::NoFile`] if the path is not that of a file.
@@ -183,12 +183,21 @@ impl Folder {
         Ok(names)
     }
 
-    /// The tokenizer in the folder, if it holds a `tokenizer.json`.
+    /// The file that this is a folder of, if it is [of one](Folder::of_file).
+    pub(crate) fn one_file(&self) -> Option<&str> {
+        match &self.files {
+            Files::One { file, .. } => Some(file),
+            Files::Disk(_) | Files::Memory(_) => None,
+        }
+    }
+
+    /// The tokenizer in the folder, if it holds a `tokenizer.json`; of a checkpoint of llama2.c, that of its only `tokenizer.bin` or
+    /// `tokSIZE.bin`.
     ///
     /// # Errors
     /// If one of its files cannot be read or understood.
     pub fn tokenizer(&self) -> Result<Option<Tokenizer>> {
-        let Some(tokenizer) = self.read_optional("tokenizer.json")? else { return Ok(None) };
+        let Some(tokenizer) = self.read_optional("tokenizer.json")? else { return self.llama2c_tokenizer() };
         let tokenizer_config = self.read_optional("tokenizer_config.json")?;
         let config = self.read_optional("config.json")?;
         let files = TokenizerFiles {
@@ -196,6 +205,23 @@ impl Folder {
             tokenizer: &tokenizer,
             tokenizer_config: tokenizer_config.as_deref(),
             config: config.as_deref(),
+        };
+        Ok(Some(Tokenizer::from_files(files)?))
+    }
+
+    fn llama2c_tokenizer(&self) -> Result<Option<Tokenizer>> {
+        let Some(model) = self.one_file() else { return Ok(None) };
+        let mut names = self.names()?;
+        names.retain(|name| is_llama2c_tokenizer(name));
+        let [name] = &names[..] else { return Ok(None) };
+        let failed = |problem| Error::TensorFile { file: self.describe(name), problem };
+        let vocabulary = llama2c::config(self, model)?.d_vocab;
+        let tokenizer = llama2c::tokenizer_json(&self.read(name)?, vocabulary).map_err(failed)?.to_string();
+        let files = TokenizerFiles {
+            folder: &self.name,
+            tokenizer: tokenizer.as_bytes(),
+            tokenizer_config: Some(br#"{ "bos_token": "<s>" }"#),
+            config: None,
         };
         Ok(Some(Tokenizer::from_files(files)?))
     }
@@ -253,7 +279,13 @@ impl Folder {
 
 /// Whether a folder of one file holds `name`.
 fn is_beside(file: &str, name: &str) -> bool {
-    name == file || name.ends_with(".json")
+    name == file || name.ends_with(".json") || is_llama2c_tokenizer(name)
+}
+
+/// Whether a file may be the tokenizer of a checkpoint of llama2.c: `tokenizer.bin`, or with the size of its vocabulary, `tok512.bin`.
+fn is_llama2c_tokenizer(name: &str) -> bool {
+    let size = name.strip_prefix("tok").and_then(|rest| rest.strip_suffix(".bin"));
+    size.is_some_and(|size| size == "enizer" || !size.is_empty() && size.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
 /// The snapshot that the root of a repository in the hub's cache stands for.

@@ -35,6 +35,7 @@ mod generate;
 mod hook;
 mod intervention;
 mod keys;
+mod llama2c;
 mod model;
 mod pass;
 mod positions;

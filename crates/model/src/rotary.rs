@@ -7,13 +7,15 @@ use directrix_corpus::{Field, Settings};
 
 use crate::{Error, Result};
 
-/// Rotary positions (Su et al. 2021), on the first `dimensions` of each head, halves paired.
+/// Rotary positions (Su et al. 2021), on the first `dimensions` of each head.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rotary {
     /// Numbers of a head that are rotated; even.
     pub dimensions: usize,
     /// Before scaling, pair `i` turns by `base^(-2i / dimensions)` radians from one position to the next.
     pub base: f64,
+    /// Whether a number turns with the one beside it; else, with the one half of the dimensions further on.
+    pub adjacent_pairs: bool,
     /// How the turns are changed for prompts longer than those first trained on.
     pub scaling: RotaryScaling,
 }

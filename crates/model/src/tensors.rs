@@ -110,16 +110,19 @@ const WEIGHTS: [(&str, &str); 2] =
 impl Tensors {
     /// Reads `file` of `folder`, or, when `file` is `None`, those of a model, as transformers does: `model.safetensors`, else the
     /// shards that `model.safetensors.index.json` lists, else `pytorch_model.bin`, else the shards that
-    /// `pytorch_model.bin.index.json` lists. No other file is read.
+    /// `pytorch_model.bin.index.json` lists. No other file is read. A folder [of one file](Folder::of_file) is a checkpoint of
+    /// llama2.c.
     ///
     /// # Errors
     /// If there is no such file, a shard is missing or lacks a tensor, two files hold the same tensor, or one is truncated or
     /// of no form that is read.
     pub fn open(folder: &Folder, file: Option<&str>) -> Result<Tensors> {
-        let (names, listed) = match file {
-            Some(file) => (vec![file.to_owned()], None),
-            None => model_files(folder)?,
+        let (names, listed) = match (file, folder.one_file()) {
+            (Some(file), _) => (vec![file.to_owned()], None),
+            (None, Some(file)) => (vec![file.to_owned()], None),
+            (None, None) => model_files(folder)?,
         };
+        let read = if file.is_none() && folder.one_file().is_some() { llama2c } else { contents };
         let mut tensors = Tensors {
             folder: folder.to_string(),
             files: Vec::new(),
@@ -130,7 +133,7 @@ impl Tensors {
         for name in names {
             let (path, bytes) = (folder.describe(&name), folder.map(&name)?);
             let failed = |problem| Error::TensorFile { file: path.clone(), problem };
-            let Contents { tensors: found, leaves } = contents(&name, &bytes).map_err(failed)?;
+            let Contents { tensors: found, leaves } = read(&name, &bytes).map_err(failed)?;
             let number = tensors.files.len();
             for (name, tensor) in found {
                 let other = tensors.stored.insert(name.clone(), (number, tensor));
@@ -427,15 +430,29 @@ fn safetensors(file: &[u8]) -> Result<Contents, String> {
             Known::BOOL => Dtype::Bool,
             _ => Dtype::Other("another type"),
         };
-        let mut strides = vec![1; info.shape.len()];
-        for i in (1..info.shape.len()).rev() {
-            strides[i - 1] = strides[i] * info.shape[i].max(1);
-        }
         let start = header + 8;
         let place = Place::Bytes(start + info.data_offsets.0..start + info.data_offsets.1);
-        (name, Tensor { dtype, shape: info.shape.clone(), strides, place })
+        (name, Tensor { dtype, shape: info.shape.clone(), strides: row_major(&info.shape), place })
     });
     Ok(Contents { tensors: tensors.collect(), leaves: Vec::new() })
+}
+
+fn llama2c(_: &str, file: &[u8]) -> Result<Contents, String> {
+    let tensors = crate::llama2c::tensors(file)?.into_iter().map(|stored| {
+        let len = 4 * stored.shape.iter().product::<usize>();
+        let (strides, place) = (row_major(&stored.shape), Place::Bytes(stored.start..stored.start + len));
+        (stored.name, Tensor { dtype: Dtype::F32, shape: stored.shape, strides, place })
+    });
+    Ok(Contents { tensors: tensors.collect(), leaves: Vec::new() })
+}
+
+/// The strides of elements that lie one behind the other, row by row.
+fn row_major(shape: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1; shape.len()];
+    for i in (1..shape.len()).rev() {
+        strides[i - 1] = strides[i] * shape[i].max(1);
+    }
+    strides
 }
 
 /// The name of a list of shards, and which shard holds what by it.

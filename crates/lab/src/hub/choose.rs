@@ -57,7 +57,7 @@ pub(super) fn tokenizer_files(inside: Option<&str>) -> [String; 2] {
 fn model(files: &[&str], inside: Option<&str>) -> Result<Vec<String>, String> {
     if let Some(file) = inside.filter(|inside| files.contains(inside)) {
         let (folder, _) = below(file);
-        let is_beside = |other: &&&str| below(other).0 == folder && below(other).1.starts_with("tokenizer");
+        let is_beside = |other: &&&str| below(other).0 == folder && below(other).1.starts_with("tok");
         return Ok([file].into_iter().chain(files.iter().filter(is_beside).copied()).map(Into::into).collect());
     }
     let has = |name: &&str| files.contains(&&*join(inside, name));
@@ -81,6 +81,12 @@ fn tokenizer(files: &[&str], inside: Option<&str>) -> Result<Vec<String>, String
     let found: Vec<String> = names.filter(|name| files.contains(&&**name)).collect();
     if found.iter().any(|file| below(file).1 == TOKENIZER[0]) {
         return Ok(found);
+    }
+    // The tokenizer of a checkpoint of llama2.c is known by what it lies beside.
+    let is_llama2c = |file: &&str| below(file).0 == folder.unwrap_or_default() && has_format(file, ".bin");
+    if inside.is_some_and(|inside| files.contains(&inside)) && files.iter().filter(|file| is_llama2c(file)).count() > 1
+    {
+        return model(files, inside);
     }
     let place = folder.map_or_else(String::new, |folder| format!(" in `{folder}`"));
     Err(format!("holds no {}{place}", TOKENIZER[0]))

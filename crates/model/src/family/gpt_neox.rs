@@ -76,7 +76,7 @@ fn rotary(settings: &Settings, d_head: usize, n_ctx: usize) -> Result<Rotary> {
         return Err(settings.problem(problem).into());
     }
     let base = rope.base(&["rotary_emb_base", "rope_theta"], 10_000.0)?;
-    Ok(Rotary { dimensions, base, scaling: rope.scaling(n_ctx)? })
+    Ok(Rotary { dimensions, base, adjacent_pairs: false, scaling: rope.scaling(n_ctx)? })
 }
 
 fn weights(checkpoint: &Checkpoint) -> Result<Weights> {

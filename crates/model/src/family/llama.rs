@@ -134,7 +134,8 @@ impl Base {
     /// The rotation of whole heads that `rope` describes; its base is in the object or under one of `names`.
     pub(super) fn rotary_of(&self, rope: &Rope, names: &[&str], base: f64) -> Result<Rotary> {
         rope.check_whole()?;
-        Ok(Rotary { dimensions: self.d_head, base: rope.base(names, base)?, scaling: rope.scaling(self.n_ctx)? })
+        let (base, scaling) = (rope.base(names, base)?, rope.scaling(self.n_ctx)?);
+        Ok(Rotary { dimensions: self.d_head, base, adjacent_pairs: false, scaling })
     }
 
     /// The configuration of a family without biases, norms of its own and caps, in which `layer` gives the window and the

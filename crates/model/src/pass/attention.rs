@@ -234,7 +234,8 @@ impl Pass<'_> {
 
 /// Rotates the first dimensions of each head by their positions (Su et al. 2021).
 fn rotate(rotary: Rotary, d_head: usize, rows: &PartRows, x: &mut Matrix) {
-    let (half, turns, amplitude) = (rotary.dimensions / 2, rotary.turns(), rotary.amplitude());
+    let (turns, amplitude) = (rotary.turns(), rotary.amplitude());
+    let (step, apart) = if rotary.adjacent_pairs { (2, 1) } else { (1, rotary.dimensions / 2) };
     for (row, position) in rows.positions().into_iter().enumerate() {
         let sin_cos = |turn: &f64| {
             let (sin, cos) = (position as f64 * turn).sin_cos();
@@ -243,9 +244,10 @@ fn rotate(rotary: Rotary, d_head: usize, rows: &PartRows, x: &mut Matrix) {
         let turns: Vec<(f32, f32)> = turns.iter().map(sin_cos).collect();
         for head in x.row_mut(row).chunks_exact_mut(d_head) {
             for (i, &(sin, cos)) in turns.iter().enumerate() {
-                let (a, b) = (head[i], head[i + half]);
+                let i = step * i;
+                let (a, b) = (head[i], head[i + apart]);
                 head[i] = a * cos - b * sin;
-                head[i + half] = b * cos + a * sin;
+                head[i + apart] = b * cos + a * sin;
             }
         }
     }
