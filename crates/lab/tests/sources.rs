@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use directrix_corpus::{Corpus, Document, Event, Watch};
 use directrix_lab::{Error, Hub, HubError, Sources, Wanted};
-use directrix_model::Folder;
+use directrix_model::{Folder, Model, Processing};
 use directrix_sae::Sae;
 use hub::{Gate, How, Request, StandIn, TOKEN, files_of, hash};
 use parquet::data_type::{ByteArrayType, Int32Type};
@@ -463,6 +463,38 @@ fn an_sae_is_a_file_as_well_as_its_folder_on_disk_and_on_the_hub() {
     fs::copy(format!("{FORMATS}/dictionary_learning/topk/ae.pt"), &alone).unwrap();
     let message = Sae::load(&place.sources().sae_folder(alone.to_str().unwrap()).unwrap()).unwrap_err().to_string();
     assert!(message.contains("is its `.json` missing?"), "{message}");
+}
+
+#[test]
+fn a_checkpoint_of_llama2c_is_a_file_with_its_tokenizer_beside_it_on_disk_and_on_the_hub() {
+    let header: Vec<u8> = [4_i32, 4, 1, 1, 1, 259, 8].iter().flat_map(|size| size.to_le_bytes()).collect();
+    let checkpoint = [header, vec![0; 4 * 1192]].concat();
+    let piece = |id: i32| {
+        let text = if id < 3 { format!("{id}") } else { format!("<0x{:02X}>", id - 3) };
+        [&0.0_f32.to_le_bytes()[..], &(text.len() as i32).to_le_bytes(), text.as_bytes()].concat()
+    };
+    let tokenizer = [7_i32.to_le_bytes().to_vec(), (0..259).flat_map(piece).collect()].concat();
+    let place = Place::new();
+    for (repository, name) in [("owner/tales", "tokenizer.bin"), ("owner/tiny", "small/tok259.bin")] {
+        let folder = name.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
+        let file: &str = String::leak(format!("{folder}stories.bin"));
+        place.stand_in.add("models", repository, [(file, checkpoint.clone()), (name, tokenizer.clone())]);
+        let local = place.disk.path().join(repository).join(&folder);
+        fs::create_dir_all(&local).unwrap();
+        fs::write(local.join("stories.bin"), &checkpoint).unwrap();
+        fs::write(place.disk.path().join(repository).join(name), &tokenizer).unwrap();
+        for source in [local.join("stories.bin").display().to_string(), format!("{repository}:{file}")] {
+            let found = place.sources().model(&source).unwrap();
+            assert_eq!(Model::load(&found, Processing::default()).unwrap().config().d_vocab, 259);
+            let tokenizer = place.sources().tokenizer(&source).unwrap().tokenizer().unwrap().unwrap();
+            assert_eq!(tokenizer.encode("a").unwrap(), [0xE2 + 3, 0x96 + 3, 0x81 + 3, 97 + 3], "{source}");
+        }
+    }
+    let other = place.disk.path().join("other.bin");
+    fs::write(&other, "what is no checkpoint at all, and long enough").unwrap();
+    let folder = place.sources().model(other.to_str().unwrap()).unwrap();
+    let message = Model::load(&folder, Processing::default()).unwrap_err().to_string();
+    assert!(message.contains("other.bin") && message.contains("name the folder"), "{message}");
 }
 
 #[test]

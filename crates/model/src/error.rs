@@ -22,7 +22,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// Nothing has the path of a file.
-    #[error("no file `{}`: nothing on disk has this path, or a folder; check it", path.display())]
+    #[error("no file `{}`: nothing on disk has this path, or a folder has it; check it", path.display())]
     NoFile {
         /// The path asked for.
         path: PathBuf,

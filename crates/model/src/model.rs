@@ -19,7 +19,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a model from a Hugging Face folder: `config.json` and its [weights](crate::Tensors::open) (f64, f32, f16 or bf16).
+    /// Loads a model from a Hugging Face folder: `config.json` and its [weights](crate::Tensors::open) (f64, f32, f16 or bf16); or from a
+    /// [folder of one file](Folder::of_file), a checkpoint of llama2.c.
     ///
     /// # Errors
     /// If a file is missing or damaged, a tensor is missing, of another shape, not finite or not one of the model's, or the

@@ -29,7 +29,7 @@ pub(crate) struct SubjectArgs {
 
 #[derive(Args)]
 pub(crate) struct ModelArgs {
-    /// Model: a Hugging Face folder, owner/name on the hub, a name of TransformerLens, or the shipped one (docs/sources.md)
+    /// Model: a Hugging Face folder, a .bin of llama2.c, owner/name on the hub, a name of TransformerLens, or the shipped one (docs/sources.md)
     #[arg(long, value_name = "MODEL", default_value = lab::MODEL)]
     pub(crate) model: String,
 }

@@ -69,7 +69,7 @@ pub(crate) struct Train {
 #[derive(Args, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 struct Given {
-    /// Model: a Hugging Face folder, owner/name on the hub, a name of TransformerLens, or the shipped one [default: tinystories-2l]
+    /// Model: a Hugging Face folder, a .bin of llama2.c, owner/name on the hub, a name of TransformerLens, or the shipped one [default: tinystories-2l]
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
     /// Corpus: a .txt, .jsonl or .parquet file, a folder of them, or owner/name:split on the hub [default: the shipped stories]
