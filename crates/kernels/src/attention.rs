@@ -156,7 +156,7 @@ impl HeadRows {
 
 /// `out += Σ weights[i] rows[i]`, rows beginning `stride` apart; each number is summed in their order.
 #[inline(always)]
-fn combine(out: &mut [f32], weights: &[f32], rows: &[f32], stride: usize) {
+pub(crate) fn combine(out: &mut [f32], weights: &[f32], rows: &[f32], stride: usize) {
     let (wide, rest) = out.as_chunks_mut::<64>();
     let mut column = 0;
     for out in wide {
@@ -185,7 +185,7 @@ fn combine_chunk<const N: usize>(out: &mut [f32; N], weights: &[f32], rows: &[f3
 }
 
 #[inline(always)]
-fn softmax(scores: &mut [f32]) {
+pub(crate) fn softmax(scores: &mut [f32]) {
     let top = maximum(scores);
     for s in scores.iter_mut() {
         *s = exp(*s - top);

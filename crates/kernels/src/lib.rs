@@ -18,6 +18,7 @@
 
 mod activation;
 mod attention;
+mod backward;
 mod decode;
 mod encode;
 mod gradient;
@@ -33,6 +34,7 @@ mod weight;
 
 pub use activation::{Activation, activate, soft_cap};
 pub use attention::{AttentionRows, AttentionShape, AttentionStage, EditScores, attention};
+pub use backward::{SeeScores, activation_gradient, attention_gradient, norm_gradient};
 pub use decode::decode;
 pub use encode::{Encoder, Keep, NotFinite, encode};
 pub use gradient::{Adam, Outer, descend, normalise_rows, sampled_product, sparse_product, weighted_sum};

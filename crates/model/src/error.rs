@@ -238,6 +238,14 @@ pub enum Error {
         /// Number of prompts or cases.
         prompts: usize,
     },
+    /// A scalar cannot be differentiated.
+    #[error("scalar {scalar}: {problem}")]
+    Scalar {
+        /// The scalar.
+        scalar: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A session does not keep what a case needs.
     #[error("the session cannot go on from there: {problem}")]
     NotKept {

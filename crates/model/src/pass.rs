@@ -20,6 +20,7 @@ use directrix_kernels::Matrix;
 
 use crate::{BlockHook, Error, HookPoint, Model, Result};
 
+pub(crate) use attention::rotate;
 pub(crate) use plan::{Edits, Part, Plan, Returns};
 pub(crate) use stage::{Kept, Stage, StageName};
 

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use directrix_kernels::{AttentionRows, AttentionStage, EditScores, Matrix, Weight};
 
-use super::plan::{Narrowed, PartRows};
+use super::plan::Narrowed;
 use super::{End, Pass, Passed, Step};
 use crate::config::Attention;
 use crate::intervention::RowEdit;
@@ -51,7 +51,7 @@ impl Pass<'_> {
             k = self.normalize_heads(k, norm, [BlockHook::KNormScale, BlockHook::KNormNormalized].map(at), passed)?;
         }
         if let Some(rotary) = rotary {
-            rotate(rotary, d_head, self.plan.rows(at(BlockHook::K)), &mut k);
+            rotate(rotary, d_head, &self.plan.rows(at(BlockHook::K)).positions(), false, &mut k);
             self.visit(at(BlockHook::RotK), &mut k, passed)?;
         }
         let mut v = self.project(&x, &v_inputs, ln, (&block.w_v, &block.b_v));
@@ -67,7 +67,7 @@ impl Pass<'_> {
             q = self.normalize_heads(q, norm, [BlockHook::QNormScale, BlockHook::QNormNormalized].map(at), passed)?;
         }
         if let Some(rotary) = rotary {
-            rotate(rotary, d_head, self.plan.rows(at(BlockHook::Q)), &mut q);
+            rotate(rotary, d_head, &self.plan.rows(at(BlockHook::Q)).positions(), false, &mut q);
             self.visit(at(BlockHook::RotQ), &mut q, passed)?;
         }
 
@@ -232,14 +232,15 @@ impl Pass<'_> {
     }
 }
 
-/// Rotates the first dimensions of each head by their positions (Su et al. 2021).
-fn rotate(rotary: Rotary, d_head: usize, rows: &PartRows, x: &mut Matrix) {
+/// Rotates the first dimensions of each head by their positions (Su et al. 2021), or by the transposed rotation, as gradients go back.
+pub(crate) fn rotate(rotary: Rotary, d_head: usize, positions: &[usize], is_transposed: bool, x: &mut Matrix) {
     let (turns, amplitude) = (rotary.turns(), rotary.amplitude());
     let (step, apart) = if rotary.adjacent_pairs { (2, 1) } else { (1, rotary.dimensions / 2) };
-    for (row, position) in rows.positions().into_iter().enumerate() {
+    let sign = if is_transposed { -1.0 } else { 1.0 };
+    for (row, position) in positions.iter().enumerate() {
         let sin_cos = |turn: &f64| {
-            let (sin, cos) = (position as f64 * turn).sin_cos();
-            ((sin * amplitude) as f32, (cos * amplitude) as f32)
+            let (sin, cos) = (*position as f64 * turn).sin_cos();
+            ((sign * sin * amplitude) as f32, (cos * amplitude) as f32)
         };
         let turns: Vec<(f32, f32)> = turns.iter().map(sin_cos).collect();
         for head in x.row_mut(row).chunks_exact_mut(d_head) {

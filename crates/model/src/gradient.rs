@@ -1,0 +1,291 @@
+//! Derivatives of scalars by hook points.
+//!
+//! The prompts run once; what the derivatives of each block need is captured by the hook points there are. Then one pass goes
+//! back over the rows of all scalars together, from the deepest of them to the first hook point that is asked for.
+
+mod block;
+mod scalar;
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use directrix_corpus::{Prompts, Watch};
+use directrix_kernels::{Matrix, View};
+
+pub use scalar::{Quantity, Scalar, Term};
+
+use crate::config::Norm;
+use crate::positions::Lengths;
+use crate::{Ask, BlockHook, Error, HookPoint, Model, Result, Run, Spot};
+
+/// What counts as constant in a derivative.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Frozen {
+    /// The divisors of norms.
+    pub norms: bool,
+    /// Attention patterns.
+    pub patterns: bool,
+}
+
+/// Scalars and their derivatives.
+pub struct Gradients {
+    values: Vec<f64>,
+    /// By scalar, the first row; and the number of rows.
+    offsets: Vec<usize>,
+    found: BTreeMap<HookPoint, Matrix>,
+}
+
+impl Gradients {
+    /// The scalars.
+    pub fn values(&self) -> &[f64] {
+        &self.values
+    }
+
+    /// The derivative of scalar `scalar` by the row at `hook` of each position of its prompt up to the scalar's last, `[positions, width]`:
+    /// shaped as [what is captured](Run::captured) there.
+    ///
+    /// # Panics
+    /// If there is no such scalar, or the hook point was not asked for.
+    pub fn of(&self, scalar: usize, hook: HookPoint) -> View<'_> {
+        self.found[&hook].view().rows_of(self.offsets[scalar]..self.offsets[scalar + 1])
+    }
+}
+
+impl Model {
+    /// The derivatives of `scalars` by the rows at `hooks`, all scalars in one pass back.
+    ///
+    /// ```
+    /// # use directrix_corpus::Prompts;
+    /// # use directrix_model::{Folder, Frozen, HookPoint, Model, Processing, Scalar};
+    /// # let model = Model::load(&Folder::open("../../assets/tinystories-2l")?, Processing::default())?;
+    /// let hook: HookPoint = "blocks.1.hook_resid_pre".parse()?;
+    /// let prompts = Prompts::from_rows([[1, 2, 3], [4, 5, 6]]);
+    /// let answers = [Scalar::logit_difference(0, 2, [7, 8]), Scalar::logit_difference(1, 2, [7, 8])];
+    /// let gradients = model.gradients(&prompts, &[hook], &answers, Frozen::default(), &Default::default())?;
+    /// assert_eq!(gradients.of(1, hook).rows(), 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`run`](Model::run); [`Error::Scalar`] if a scalar has no term, or one along a hook point that is not a row of numbers that
+    /// are added up, or of another width.
+    pub fn gradients(
+        &self,
+        prompts: &Prompts,
+        hooks: &[HookPoint],
+        scalars: &[Scalar],
+        frozen: Frozen,
+        watch: &Watch,
+    ) -> Result<Gradients> {
+        hooks.iter().try_for_each(|hook| hook.check(self.config()))?;
+        if hooks.contains(&HookPoint::UnembedOut) {
+            let why = "derivatives are taken at what the unembedding reads: ask for unembed.hook_in".into();
+            return Err(Error::NoSuchHook { hook: HookPoint::UnembedOut.to_string(), why });
+        }
+        let lengths = Lengths::of(prompts);
+        scalars.iter().enumerate().try_for_each(|(number, scalar)| scalar.check(number, self, &lengths))?;
+        let ends: Vec<usize> = scalars.iter().map(Scalar::end).collect();
+        // Nothing depends on what follows the last position of any of its scalars.
+        let mut needed = vec![1; prompts.len()];
+        scalars.iter().zip(&ends).for_each(|(scalar, end)| needed[scalar.prompt] = needed[scalar.prompt].max(*end));
+        let cut = Prompts::from_rows(
+            prompts.iter().zip(&needed).map(|(tokens, needed)| &tokens[..*needed.min(&tokens.len())]),
+        );
+
+        let (Some(first), Some(last)) = (hooks.iter().min(), scalars.iter().flat_map(Scalar::hooks).max()) else {
+            let of = |hook: &HookPoint| (*hook, Matrix::zeros(0, 0));
+            return Ok(Gradients { values: Vec::new(), offsets: vec![0], found: hooks.iter().map(of).collect() });
+        };
+        let seeds = scalars.iter().flat_map(Scalar::along).map(|(hook, ..)| hook);
+        let ask = self
+            .needed(*first, last)
+            .into_iter()
+            .chain(seeds)
+            .fold(Ask::nothing().watched(watch), |ask, hook| ask.with_capture(hook, crate::Positions::All));
+        let run = self.run(&cut, &ask, &[])?;
+
+        let mut offsets = vec![0];
+        offsets.extend(ends.iter().scan(0, |all, end| {
+            *all += end;
+            Some(*all)
+        }));
+        let positions = ends.iter().flat_map(|end| 0..*end).collect();
+        let rows = scalars.iter().zip(&ends).flat_map(|(scalar, end)| {
+            let start = cut.offsets()[scalar.prompt];
+            start..start + end
+        });
+        let mut back = Back {
+            model: self,
+            frozen,
+            run: &run,
+            rows: rows.collect(),
+            positions,
+            offsets,
+            longest: Lengths::of(&cut).longest(),
+            wanted: hooks.to_vec(),
+            first: *first,
+            seeds: BTreeMap::new(),
+            found: BTreeMap::new(),
+            watch,
+        };
+        let values = back.plant(scalars);
+        if *first <= last {
+            let _: ControlFlow<()> = back.go(scalars, last)?;
+        }
+        for hook in hooks {
+            // What no scalar depends on.
+            let width = hook.shape(self.config(), back.longest).iter().product();
+            back.found.entry(*hook).or_insert_with(|| Matrix::zeros(back.rows.len(), width));
+        }
+        back.check_finite(scalars)?;
+        Ok(Gradients { values, offsets: back.offsets, found: back.found })
+    }
+
+    /// What the pass back from `last` to `first` needs of the run.
+    fn needed(&self, first: HookPoint, last: HookPoint) -> Vec<HookPoint> {
+        use BlockHook as B;
+        let config = self.config();
+        let layers = first.layer().unwrap_or(if first > HookPoint::PosEmbed { config.n_layers } else { 0 })
+            ..last.layer().map_or(config.n_layers, |layer| layer + 1);
+        let of_block = [
+            B::Ln1Scale,
+            B::Ln1Normalized,
+            B::K,
+            B::KNormScale,
+            B::KNormNormalized,
+            B::RotK,
+            B::V,
+            B::Q,
+            B::QNormScale,
+            B::QNormNormalized,
+            B::RotQ,
+            B::Ln1PostScale,
+            B::Ln1PostNormalized,
+            B::Ln2Scale,
+            B::Ln2Normalized,
+            B::MlpPre,
+            B::MlpPreLinear,
+            B::Ln2PostScale,
+            B::Ln2PostNormalized,
+        ];
+        let of_blocks = layers.flat_map(|layer| of_block.map(|hook| HookPoint::Block(layer, hook)));
+        of_blocks
+            .chain([HookPoint::LnFinalScale, HookPoint::LnFinalNormalized, HookPoint::UnembedIn])
+            .filter(|hook| hook.check(config).is_ok() && (hook.layer().is_some() || last.layer().is_none()))
+            .collect()
+    }
+}
+
+/// The pass back. A row is a position of a scalar's prompt, up to the last that the scalar depends on; scalar after scalar.
+struct Back<'a> {
+    model: &'a Model,
+    frozen: Frozen,
+    run: &'a Run,
+    /// Of each row, that of the run.
+    rows: Vec<usize>,
+    /// Of each row, its position.
+    positions: Vec<usize>,
+    /// The first row of each scalar, and the number of rows.
+    offsets: Vec<usize>,
+    longest: usize,
+    wanted: Vec<HookPoint>,
+    /// The first of these.
+    first: HookPoint,
+    /// What terms along hook points add to the gradient there, by row.
+    seeds: BTreeMap<HookPoint, Vec<(usize, Vec<f32>)>>,
+    found: BTreeMap<HookPoint, Matrix>,
+    watch: &'a Watch,
+}
+
+impl Back<'_> {
+    fn go(&mut self, scalars: &[Scalar], last: HookPoint) -> Result<ControlFlow<()>> {
+        let config = self.model.config();
+        let mut g = Matrix::zeros(self.rows.len(), config.d_model);
+        let layers = match last.layer() {
+            Some(layer) => layer + 1,
+            None => {
+                g = self.at_unembedding(scalars);
+                if self.through_final_norm(&mut g).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+                config.n_layers
+            }
+        };
+        for layer in (0..layers).rev() {
+            if self.watch.is_stopped() {
+                return Err(Error::Stopped);
+            }
+            match self.through_block(layer, g) {
+                ControlFlow::Break(()) => return Ok(ControlFlow::Break(())),
+                ControlFlow::Continue(before) => g = before,
+            }
+        }
+        let hooks = [HookPoint::PosEmbed, HookPoint::Embed];
+        Ok(hooks.into_iter().try_for_each(|hook| self.visit(hook, &mut g)))
+    }
+
+    fn through_final_norm(&mut self, g: &mut Matrix) -> ControlFlow<()> {
+        self.visit(HookPoint::UnembedIn, g)?;
+        let weights = self.model.weights().ln_final.as_ref().map(|norm| &norm.w[..]);
+        self.through_norm(weights, [HookPoint::LnFinalScale, HookPoint::LnFinalNormalized], g)
+    }
+
+    /// The gradient at what a norm read, in place of that at what its readers read.
+    fn through_norm(&mut self, weights: Option<&[f32]>, hooks: [HookPoint; 2], g: &mut Matrix) -> ControlFlow<()> {
+        let [scale, normalized] = hooks;
+        times_columns(weights, g);
+        self.visit(normalized, g)?;
+        let at = self.saved(normalized);
+        let scales = self.saved(scale);
+        if self.wanted.contains(&scale) {
+            self.visit(scale, &mut by_scale(&at, scales.data(), g))?;
+        }
+        self.divide(&at, scales.data(), g);
+        ControlFlow::Continue(())
+    }
+
+    fn divide(&self, normalized: &Matrix, scales: &[f32], g: &mut Matrix) {
+        let is_centred = matches!(self.model.config().norm, Norm::Layer { .. });
+        directrix_kernels::norm_gradient(normalized, scales, is_centred, self.frozen.norms, g);
+    }
+
+    /// What the run had at `hook`, by row.
+    fn saved(&self, hook: HookPoint) -> Matrix {
+        self.run.captured(hook).gather(self.rows.iter().copied())
+    }
+
+    /// Adds what scalars have along `hook`, and keeps the gradient there if it is wanted. Behind the first hook point that is
+    /// wanted the pass is done.
+    fn visit(&mut self, hook: HookPoint, g: &mut Matrix) -> ControlFlow<()> {
+        for (row, direction) in self.seeds.remove(&hook).unwrap_or_default() {
+            g.row_mut(row).iter_mut().zip(direction).for_each(|(g, x)| *g += x);
+        }
+        if self.wanted.contains(&hook) {
+            self.found.insert(hook, g.clone());
+        }
+        if hook == self.first { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn check_finite(&self, scalars: &[Scalar]) -> Result<()> {
+        for (hook, g) in &self.found {
+            if let Some((row, _)) = g.first_not_finite() {
+                let scalar = self.offsets.partition_point(|offset| *offset <= row) - 1;
+                let spot = Spot { prompt: scalars[scalar].prompt, position: self.positions[row] };
+                return Err(Error::not_finite(*hook, spot));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn times_columns(weights: Option<&[f32]>, g: &mut Matrix) {
+    if let Some(weights) = weights {
+        (0..g.rows()).for_each(|row| g.row_mut(row).iter_mut().zip(weights).for_each(|(g, w)| *g *= w));
+    }
+}
+
+/// The gradient at the divisors of a norm, `[rows, 1]`.
+fn by_scale(normalized: &Matrix, scales: &[f32], g: &Matrix) -> Matrix {
+    let of_row = |(row, scale): (usize, &f32)| -directrix_kernels::dot(g.row(row), normalized.row(row)) as f32 / scale;
+    Matrix::new(scales.iter().enumerate().map(of_row).collect(), g.rows(), 1)
+}

@@ -1,0 +1,269 @@
+//! Derivatives of scalars: against what happens when the numbers at a hook point are moved a little.
+
+#[expect(dead_code, reason = "of what tests share, some is of others")]
+mod common;
+
+use std::sync::Arc;
+
+use common::{MODELS, by_key, model};
+use directrix_corpus::{Prompts, Watch};
+use directrix_model::{
+    Ask, BlockHook, Frozen, HookPoint, Hooked, Model, Positions, Processing, Quantity, RowAt, Run, Scalar, Target, Term,
+};
+use proptest::prelude::*;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+fn is_scale(hook: HookPoint) -> bool {
+    hook.to_string().ends_with("hook_scale")
+}
+
+/// Whether a head reads this by itself: its norm is then of what it reads.
+fn is_of_head(hook: HookPoint) -> bool {
+    use BlockHook as B;
+    matches!(hook, HookPoint::Block(_, B::AttnIn | B::QInput | B::KInput | B::VInput))
+}
+
+/// What the run must give so that the scalars can be read.
+fn ask(scalars: &[Scalar]) -> Ask {
+    let mut ask = Ask::nothing();
+    for scalar in scalars {
+        for Term { position, quantity, .. } in &scalar.terms {
+            ask = match quantity {
+                Quantity::Logit(token) | Quantity::LogProb(token) => {
+                    ask.with_predictions([Target { prompt: scalar.prompt, position: *position, token: *token }])
+                }
+                Quantity::Along { hook, .. } => ask.with_capture(*hook, Positions::All),
+            };
+        }
+    }
+    ask
+}
+
+fn values(run: &Run, prompts: &Prompts, scalars: &[Scalar]) -> Vec<f64> {
+    let mut predictions = run.predictions().iter();
+    let mut value = |prompt: usize, term: &Term| {
+        f64::from(term.weight)
+            * match &term.quantity {
+                Quantity::Logit(_) => f64::from(predictions.next().unwrap().logit),
+                Quantity::LogProb(_) => predictions.next().unwrap().log_prob,
+                Quantity::Along { hook, direction } => {
+                    let row = run.captured(*hook).row(prompts.offsets()[prompt] + term.position);
+                    directrix_kernels::dot(row, direction)
+                }
+            }
+    };
+    scalars.iter().map(|scalar| scalar.terms.iter().map(|term| value(scalar.prompt, term)).sum()).collect()
+}
+
+/// Keeps divisors and patterns as they were.
+fn held(model: &Model, prompts: &Prompts, frozen: Frozen) -> Vec<Hooked> {
+    let is_held = |hook: &HookPoint| {
+        frozen.norms && is_scale(*hook) || frozen.patterns && matches!(hook, HookPoint::Block(_, BlockHook::Pattern))
+    };
+    let hooks: Vec<HookPoint> = HookPoint::all(model.config()).into_iter().filter(is_held).collect();
+    let run = Arc::new(model.run(prompts, &Ask::capture(hooks.iter().copied()), &[]).unwrap());
+    let offsets = prompts.offsets().to_vec();
+    let longest = prompts.iter().map(<[u32]>::len).max().unwrap();
+    let hold = |hook: HookPoint| {
+        let (run, offsets) = (run.clone(), offsets.clone());
+        let function = move |at: RowAt, numbers: &mut [f32]| {
+            let was = run.captured(hook).row(offsets[at.spot.prompt] + at.spot.position);
+            let start = at.head.map_or(0, |head| head * longest);
+            numbers.copy_from_slice(&was[start..start + numbers.len()]);
+        };
+        Hooked { hook, positions: Positions::All, function: Arc::new(function) }
+    };
+    hooks.into_iter().map(hold).collect()
+}
+
+fn random_direction(random: &mut ChaCha8Rng, width: usize) -> Vec<f32> {
+    (0..width).map(|_| random.random_range(-1.0..1.0)).collect()
+}
+
+fn scalars(model: &Model, prompts: &Prompts, random: &mut ChaCha8Rng) -> Vec<Scalar> {
+    let vocabulary = model.config().d_vocab as u32;
+    let along = |hook: HookPoint, random: &mut ChaCha8Rng| {
+        let width = hook.shape(model.config(), 0).iter().product();
+        Quantity::Along { hook, direction: random_direction(random, width).into() }
+    };
+    let mut token = || random.random_range(0..vocabulary);
+    let (a, b, c) = (token(), token(), token());
+    let mut all = vec![
+        Scalar::logit_difference(0, 4, [a, b]),
+        Scalar::of(1, 2, Quantity::LogProb(c)),
+        Scalar::loss(0, prompts.get(0)),
+        Scalar {
+            prompt: 1,
+            terms: vec![
+                Term { position: 1, weight: 0.7, quantity: Quantity::Logit(a) },
+                Term { position: 3, weight: -1.3, quantity: Quantity::LogProb(b) },
+            ],
+        },
+    ];
+    let last = model.config().n_layers - 1;
+    let mut ends = vec![
+        BlockHook::MlpPost,
+        BlockHook::Z,
+        BlockHook::Result,
+        BlockHook::Ln2Normalized,
+        BlockHook::MlpOut,
+        BlockHook::Q,
+    ];
+    ends.push(if model.config().parallel { BlockHook::AttnOut } else { BlockHook::ResidMid });
+    for end in ends {
+        all.push(Scalar::of(0, 3, along(HookPoint::Block(last, end), random)));
+    }
+    all.push(Scalar {
+        prompt: 0,
+        terms: vec![
+            Term { position: 2, weight: 0.5, quantity: along(HookPoint::Block(0, BlockHook::ResidPost), random) },
+            Term { position: 4, weight: 1.0, quantity: Quantity::Logit(c) },
+        ],
+    });
+    all
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(36))]
+
+    #[test]
+    fn a_derivative_is_what_a_small_change_does(
+        which in 0..MODELS.len(),
+        processed: bool,
+        norms: bool,
+        patterns: bool,
+        seed: u64,
+    ) {
+        let model = model(MODELS[which], if processed { Processing::default() } else { Processing::none() });
+        let frozen = Frozen { norms, patterns };
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let vocabulary = model.config().d_vocab as u32;
+        let prompts = Prompts::from_rows([6, 5].map(|len| (0..len).map(|_| random.random_range(0..vocabulary)).collect::<Vec<_>>()));
+        let scalars = scalars(&model, &prompts, &mut random);
+        let hooks: Vec<HookPoint> = HookPoint::all(model.config())
+            .into_iter()
+            .filter(|hook| {
+                let is_held = norms && (is_scale(*hook) || is_of_head(*hook)) || patterns && by_key(*hook);
+                *hook != HookPoint::UnembedOut && !is_held
+            })
+            .collect();
+        let gradients = model.gradients(&prompts, &hooks, &scalars, frozen, &Watch::nobody()).unwrap();
+        let held = held(&model, &prompts, frozen);
+        let plain = model.run_hooked(&prompts, &ask(&scalars), &held).unwrap();
+        for (found, expected) in gradients.values().iter().zip(values(&plain, &prompts, &scalars)) {
+            prop_assert!((found - expected).abs() < 1e-4 * expected.abs().max(1.0), "{found} {expected}");
+        }
+
+        // One random row of each prompt at each of some hook points.
+        for _ in 0..14 {
+            let hook = hooks[random.random_range(0..hooks.len())];
+            let prompt = random.random_range(0..2_usize);
+            let position = random.random_range(0..prompts.get(prompt).len());
+            let width: usize = hook.shape(model.config(), 6).iter().product();
+            let mut direction = random_direction(&mut random, width);
+            if by_key(hook) {
+                // Of keys that are not seen yet there is no score.
+                direction.iter_mut().enumerate().filter(|(at, _)| at % 6 > position).for_each(|(_, x)| *x = 0.0);
+            }
+            let moved = |step: f32| {
+                let direction = direction.clone();
+                let function = move |at: RowAt, numbers: &mut [f32]| {
+                    let start = at.head.map_or(0, |head| head * 6);
+                    let own = &direction[start..start + numbers.len()];
+                    numbers.iter_mut().zip(own).for_each(|(x, by)| *x += step * by);
+                };
+                let mut at = vec![Vec::new(); 2];
+                at[prompt] = vec![position];
+                let mut all = held.clone();
+                all.push(Hooked { hook, positions: Positions::Each(at), function: Arc::new(function) });
+                values(&model.run_hooked(&prompts, &ask(&scalars), &all).unwrap(), &prompts, &scalars)
+            };
+            let step = 4e-3;
+            let (more, less) = (moved(step), moved(-step));
+            for (number, scalar) in scalars.iter().enumerate() {
+                let of = gradients.of(number, hook);
+                let expected = (more[number] - less[number]) / (2.0 * f64::from(step));
+                let found = if scalar.prompt != prompt || position >= of.rows() {
+                    0.0
+                } else if by_key(hook) {
+                    // The gradient is as wide as the longest prompt that was needed.
+                    let (longest, heads) = (of.columns() / model.config().attention.query_heads, model.config().attention.query_heads);
+                    let row = of.row(position);
+                    (0..heads).map(|head| directrix_kernels::dot(&row[head * longest..][..longest], &direction[head * 6..][..longest])).sum()
+                } else {
+                    directrix_kernels::dot(of.row(position), &direction)
+                };
+                let tolerance = 4e-3 * expected.abs().max(1.0) * if by_key(hook) || is_scale(hook) { 4.0 } else { 1.0 };
+                prop_assert!(
+                    (found - expected).abs() < tolerance,
+                    "{} {hook}, prompt {prompt}, position {position}, scalar {number}: {found}, by differences {expected}", MODELS[which]
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gradient_of_many_scalars_has_the_bits_of_each_alone() {
+    for name in MODELS {
+        let model = model(name, Processing::default());
+        let mut random = ChaCha8Rng::seed_from_u64(3);
+        let prompts = Prompts::from_rows([vec![1, 2, 3, 4, 5, 6], vec![9, 8, 7, 6, 5]]);
+        let scalars = scalars(&model, &prompts, &mut random);
+        let hooks = [HookPoint::Embed, HookPoint::Block(0, BlockHook::MlpPost), HookPoint::Block(1, BlockHook::Z)];
+        let together = model.gradients(&prompts, &hooks, &scalars, Frozen::default(), &Watch::nobody()).unwrap();
+        for (number, scalar) in scalars.iter().enumerate() {
+            let alone =
+                model.gradients(&prompts, &hooks, std::slice::from_ref(scalar), Frozen::default(), &Watch::nobody());
+            let alone = alone.unwrap();
+            for hook in hooks {
+                let [a, b] = [together.of(number, hook), alone.of(0, hook)];
+                assert!(
+                    (0..a.rows()).all(|row| a.row(row) == b.row(row)) && a.rows() == b.rows(),
+                    "{name} {hook} {number}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_differentiated_is_an_error_that_says_why() {
+    let model = model("gpt2-tiny", Processing::default());
+    let prompts = Prompts::from_rows([[1, 2, 3]]);
+    let hook = HookPoint::Block(0, BlockHook::MlpPost);
+    let failed = |hooks: &[HookPoint], scalar: Scalar| {
+        model.gradients(&prompts, hooks, &[scalar], Frozen::default(), &Watch::nobody()).err().unwrap().to_string()
+    };
+    let along =
+        |hook: HookPoint, width: usize| Scalar::of(0, 1, Quantity::Along { hook, direction: vec![1.0; width].into() });
+    assert!(failed(&[hook], Scalar { prompt: 0, terms: Vec::new() }).contains("it has no term"));
+    assert!(
+        failed(&[hook], along(hook, 3)).contains("a direction has 3 numbers, and a row at blocks.0.mlp.hook_post has")
+    );
+    assert!(
+        failed(&[hook], along(HookPoint::Block(0, BlockHook::Pattern), 3)).contains("no rows that a term can be along")
+    );
+    assert!(
+        failed(&[HookPoint::UnembedOut], Scalar::logit_difference(0, 1, [1, 2])).contains("ask for unembed.hook_in")
+    );
+    assert!(failed(&[hook], Scalar::logit_difference(0, 3, [1, 2])).contains("position 3"));
+    assert!(failed(&[hook], Scalar::logit_difference(1, 0, [1, 2])).contains("prompt"));
+    assert!(failed(&[hook], Scalar::logit_difference(0, 0, [1, 1 << 20])).contains("token"));
+    let endless =
+        Scalar { prompt: 0, terms: vec![Term { position: 0, weight: f32::NAN, quantity: Quantity::Logit(0) }] };
+    assert!(failed(&[hook], endless).contains("a weight is NaN"));
+
+    // What lies behind a scalar does not change it.
+    let behind = HookPoint::Block(1, BlockHook::MlpPost);
+    let none = model.gradients(
+        &prompts,
+        &[behind],
+        &[along(hook, model.config().mlp.d_mlp)],
+        Frozen::default(),
+        &Watch::nobody(),
+    );
+    let none = none.unwrap();
+    assert!((0..2).all(|row| none.of(0, behind).row(row).iter().all(|x| *x == 0.0)));
+}
