@@ -9,12 +9,15 @@ use directrix::corpus::Watch;
 use directrix::corpus::durable::Lock;
 use directrix::index::{Identity, Index, SaeIndex};
 use directrix::lab::{self, Opened, Steps, Wanted};
-use directrix::study::export::{self, Subject, write_activations, write_neuronpedia, write_saedashboard};
+use directrix::study::export::{
+    self, Subject, write_activations, write_datasets, write_delphi, write_neuronpedia, write_saedashboard,
+};
 use serde_json::json;
 
 use super::direction::{choose_sae, tokenizer_of};
 use super::directions::Directions;
 use super::inputs::note_model;
+use super::numbers::{MANY, whole};
 use super::terminal::{self, stdout, thousands};
 use super::watch::{sources, watch};
 
@@ -22,7 +25,8 @@ const EXAMPLES: &str = "\
 Examples:
   directrix export --to parquet
   directrix export --to saedashboard --sae sae-l0 --directions 0-99
-  directrix export --to neuronpedia --index out/index --out out/upload";
+  directrix export --to neuronpedia --index out/index --out out/upload
+  directrix export --to datasets --context 128";
 
 /// Write what an index holds in a form of other tools.
 ///
@@ -50,6 +54,9 @@ pub(crate) struct Export {
     /// Folder to write to [default: out/export/FORM]
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
+    /// Positions of a row of `datasets` [default: as long as the prompts, where all are equally long]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(1..=MANY))]
+    context: Option<usize>,
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
@@ -63,6 +70,10 @@ enum Form {
     Saedashboard,
     /// Dashboards, as Neuronpedia's files for bulk import
     Neuronpedia,
+    /// Every activation, as the cache that delphi explains directions from
+    Delphi,
+    /// What the SAE reads, as the folder of cached activations that SAELens trains on: runs the model
+    Datasets,
 }
 
 /// How much was written, in words and for `--json`.
@@ -74,6 +85,14 @@ struct Written {
 
 impl Export {
     pub(crate) fn run(self) -> anyhow::Result<()> {
+        match self.to {
+            Form::Datasets if self.directions.is_some() => {
+                bail!("--to datasets writes what the SAE reads, which is of no direction; leave out --directions")
+            }
+            Form::Datasets => {}
+            _ if self.context.is_some() => bail!("--context is of --to datasets alone"),
+            _ => {}
+        }
         let watch = watch();
         let index = lab::open_index(&self.index)?;
         let sae = choose_sae(&index, self.sae.as_deref())?;
@@ -141,6 +160,37 @@ impl Export {
                 let number = write(folder, &subject, wanted, watch)? as u64;
                 Ok(Written { file: PathBuf::new(), number, what: "batches" })
             }
+            Form::Delphi => {
+                let tokenizer = tokenizer_of(self.model.as_deref(), index)?;
+                let file = PathBuf::from("latents");
+                let number = write_delphi(&folder.join(&file), index, sae, wanted, tokenizer.as_ref(), watch)?;
+                Ok(Written { file, number, what: "activations" })
+            }
+            Form::Datasets => {
+                let context = self.context(index)?;
+                let opened = self.open(index, sae)?;
+                let number = write_datasets(folder, index, &opened.model, &opened.saes[0], context, watch)?;
+                Ok(Written { file: PathBuf::new(), number, what: "rows" })
+            }
+        }
+    }
+
+    /// Positions of a row: as asked for, or those of every prompt.
+    fn context(&self, index: &Index) -> anyhow::Result<usize> {
+        let (mut shortest, mut longest) = (usize::MAX, 0);
+        for prompt in 0..index.prompts() {
+            let length = index.prompt(prompt)?.len();
+            (shortest, longest) = (shortest.min(length), longest.max(length));
+        }
+        match self.context {
+            Some(context) if context > longest => {
+                bail!("--context {context}: no prompt of the index is as long; the longest has {longest} tokens")
+            }
+            Some(context) => Ok(context),
+            None if shortest == longest => Ok(longest),
+            None => bail!(
+                "rows must be equally long, and the prompts of the index have {shortest} to {longest} tokens; say by --context how long rows are to be"
+            ),
         }
     }
 

@@ -11,6 +11,7 @@ use directrix_sae::{Architecture, Sae};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::without_commit;
 use crate::{Error, Result};
 
 /// Bars of both histograms.
@@ -112,9 +113,8 @@ impl Subject<'_> {
 
     /// The last part of the model's name, without the commit it was found at.
     pub(super) fn model_id(&self) -> &str {
-        let name = &self.index.meta().identity.model.name;
-        let last = name.rsplit(['/', '\\', ':']).find(|part| !part.is_empty()).unwrap_or(name);
-        last.split_once('@').map_or(last, |(last, _)| last)
+        let name = without_commit(&self.index.meta().identity.model.name);
+        name.rsplit(['/', '\\', ':']).find(|part| !part.is_empty()).unwrap_or(name)
     }
 
     /// The block whose activations the SAE reads.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use directrix_corpus::durable::{self, finish_replacing, replace_folder};
 use serde_json::Value;
 
+use super::written;
 use crate::{Error, Result};
 
 /// What the folder holds; it tells an export from anything else, and one form from another.
@@ -77,10 +78,6 @@ fn check(folder: &Path, form: Option<&Value>) -> Result<()> {
         (None, _) if entries > 0 => occupied("it holds files that are no export".into()),
         _ => Ok(()),
     }
-}
-
-fn written(path: &Path, error: io::Error) -> Error {
-    directrix_corpus::Error::Write { path: path.into(), error }.into()
 }
 
 #[cfg(test)]
