@@ -10,6 +10,7 @@ use common::{Folder, done, failed, fixture, json, run};
 use flate2::read::GzDecoder;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::RowAccessor;
+use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 /// The rows of a Parquet file: prompt, position, direction, and the activation's bits.
@@ -150,6 +151,77 @@ fn dashboards_show_what_the_index_holds() {
     export("neuronpedia", &upload);
     assert!(bytes == fs::read(&features).unwrap(), "the same again");
     assert!(!folder.names().iter().any(|name| name.ends_with(".partial") || name.ends_with(".lock")));
+}
+
+#[test]
+fn a_latent_cache_holds_every_activation_and_none_on_padding() {
+    let folder = Folder::new();
+    let (index, out, parquet) = (index(&folder), folder.at("out"), folder.at("parquet"));
+    let export = |form: &str, out: &str| json(&["export", "--to", form, "--index", &index, "--out", out]);
+    export("parquet", &parquet);
+    let made = export("delphi", &out);
+    let mut found = Vec::new();
+    let module = format!("{out}/latents/blocks.0.mlp.hook_post");
+    for entry in fs::read_dir(&module).unwrap() {
+        let path = entry.unwrap().path();
+        let Some((start, _)) = path.file_stem().unwrap().to_str().unwrap().split_once('_') else { continue };
+        let start: i32 = start.parse().unwrap();
+        let bytes = fs::read(&path).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let [locations, activations, tokens] =
+            ["locations", "activations", "tokens"].map(|name| tensors.tensor(name).unwrap());
+        assert_eq!((locations.dtype(), activations.dtype(), tokens.dtype()), (Dtype::U16, Dtype::F16, Dtype::I64));
+        assert_eq!((tokens.shape()[0], locations.shape()), (40, &[activations.shape()[0], 3][..]));
+        let numbers: Vec<i32> =
+            locations.data().chunks(2).map(|b| i32::from(u16::from_le_bytes([b[0], b[1]]))).collect();
+        for (location, bits) in numbers.chunks(3).zip(activations.data().chunks(2)) {
+            let bits = u16::from_le_bytes([bits[0], bits[1]]);
+            found.push((i64::from(location[0]), location[1], start + location[2], bits));
+        }
+    }
+    found.sort_unstable();
+    assert_eq!(made["activations"].as_u64().unwrap() as usize, found.len());
+    let all = rows(&format!("{parquet}/activations.parquet")).into_iter();
+    let all: Vec<_> = all.filter(|row| f32::from_bits(row.3) > 1e-5).collect();
+    assert_eq!(all.len(), found.len());
+    for (one, half) in all.iter().zip(&found) {
+        assert_eq!((one.0, one.1, one.2), (half.0, half.1, half.2), "where there is a token, and a direction fires");
+        let (exponent, mantissa) = (i32::from(half.3 >> 10), f32::from(half.3 & 1023));
+        let value = if exponent == 0 {
+            mantissa / 1024.0 * 2_f32.powi(-14)
+        } else {
+            (1.0 + mantissa / 1024.0) * 2_f32.powi(exponent - 15)
+        };
+        let exact = f32::from_bits(one.3);
+        assert!((value - exact).abs() <= exact / 2048.0 + 1e-7, "{value} {exact}");
+    }
+}
+
+#[test]
+fn rows_of_datasets_are_whole_runs_of_a_prompt() {
+    let folder = Folder::new();
+    let (index, out) = (index(&folder), folder.at("out"));
+    let args = ["export", "--to=datasets", "--index", &index, "--out", &out];
+    let message = failed(1, &args);
+    assert!(message.contains("have 5 to ") && message.contains("say by --context how long"), "{message}");
+    assert!(failed(1, &[&args[..], &["--context=1000"]].concat()).contains("no prompt of the index is as long"));
+    assert!(failed(1, &[&args[..], &["--context=5", "--directions=1"]].concat()).contains("leave out --directions"));
+    assert!(
+        failed(1, &["export", "--to=parquet", "--index", &index, "--context=5"]).contains("of --to datasets alone")
+    );
+
+    let corpus = fs::read_to_string(folder.at("ids.jsonl")).unwrap();
+    let lengths = corpus.lines().map(|line| line.split(',').count());
+    let expected: usize = lengths.map(|length| length / 7).sum();
+    let made = json(&[&args[..], &["--context=7"]].concat());
+    assert_eq!(made["rows"].as_u64().unwrap() as usize, expected);
+    let info: Value = serde_json::from_slice(&fs::read(format!("{out}/dataset_info.json")).unwrap()).unwrap();
+    assert_eq!(info["features"]["blocks.0.mlp.hook_post"]["shape"][0], 7);
+    assert_eq!(info["features"]["token_ids"]["length"], 7);
+    let bytes = || fs::read(format!("{out}/data-00000-of-00001.arrow")).unwrap();
+    let before = bytes();
+    json(&[&args[..], &["--context=7"]].concat());
+    assert!(before == bytes(), "the same again");
 }
 
 #[test]
