@@ -188,14 +188,16 @@ def check_neuronpedia(folder, batch):
 def check_delphi(found, folder, tokens, acts):
     """As delphi's `TensorBuffer.load`: `acts` are `[prompts, positions, directions]`."""
     module = folder / "latents" / HOOK
-    assert json.loads((module / "config.json").read_text())["cache_ctx_len"] == tokens.shape[1]
+    width = -(-tokens.shape[1] // 32) * 32
+    assert json.loads((module / "config.json").read_text())["cache_ctx_len"] == width
+    padded = np.pad(tokens.numpy(), ((0, 0), (0, width - tokens.shape[1])))  # BOS is token 0
     read, ends = np.zeros_like(acts), []
     for path in module.glob("*.safetensors"):
         start, end = map(int, path.stem.split("_"))
         ends.append((start, end + 1))
         split = load_file(path)
         assert split["locations"].dtype == np.uint16 and split["activations"].dtype == np.float16
-        assert (split["tokens"] == tokens.numpy()).all()
+        assert (split["tokens"] == padded).all()
         prompt, position, direction = split["locations"].astype(np.int64).T
         read[prompt, position, direction + start] = split["activations"]
     ends.sort()

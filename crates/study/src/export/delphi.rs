@@ -15,13 +15,16 @@ use crate::{Error, Result};
 
 /// Files that the directions are divided into: delphi's `n_splits`.
 const SPLITS: usize = 5;
+/// Positions of the windows that delphi cuts prompts into: its `example_ctx_len`, of which all prompts must be a multiple.
+const WINDOW: usize = 32;
 /// What is not larger is left out, as delphi does.
 const LEAST: f32 = 1e-5;
 
 /// Writes the activations of those directions for which `wanted` is true (`[directions]`) to `folder/HOOK/START_END.safetensors`,
 /// END included, each with `locations` (`[n, 3]`: prompt, position, direction less START), `activations` (f16, `[n]`) and `tokens`
-/// (i64, `[prompts, longest]`), and to `folder/HOOK/config.json`. All positions are there, whether they count or not. Prompts
-/// are padded on the right with BOS, or 0 where the tokenizer has none; no location is there. Gives the number of activations.
+/// (i64, `[prompts, width]`), and to `folder/HOOK/config.json`. All positions are there, whether they count or not. Prompts
+/// are padded on the right with BOS, or 0 where the tokenizer has none, to the longest and on to a multiple of 32; no location is
+/// there. Gives the number of activations.
 ///
 /// # Errors
 /// If the index is damaged, a file cannot be written, or `watch` stopped it.
@@ -38,13 +41,13 @@ pub fn write_delphi(
 ) -> Result<u64> {
     let pad = tokenizer.and_then(Tokenizer::bos).unwrap_or(0);
     let mut starts = vec![0];
-    let mut longest = 0;
+    let mut width = WINDOW;
     for prompt in 0..index.prompts() {
         let length = index.prompt(prompt)?.len();
-        longest = longest.max(length);
+        width = width.max(length.next_multiple_of(WINDOW));
         starts.push(starts[prompt] + length as u64);
     }
-    let cache = Cache { index, sae, wanted, watch, starts, longest, pad };
+    let cache = Cache { index, sae, wanted, watch, starts, width, pad };
     let folder = folder.join(sae.hook().to_string());
     let boundaries: Vec<usize> = (0..=SPLITS).map(|i| i * sae.directions() / SPLITS).collect();
     let mut number = 0;
@@ -58,8 +61,8 @@ pub fn write_delphi(
         "dataset_name": "",
         "dataset_column": identity.column.as_deref().unwrap_or("text"),
         "batch_size": 1,
-        "cache_ctx_len": longest,
-        "n_tokens": index.prompts() * longest,
+        "cache_ctx_len": width,
+        "n_tokens": index.prompts() * width,
         "n_splits": SPLITS,
         "model_name": without_commit(&identity.model.name),
     });
@@ -74,7 +77,8 @@ struct Cache<'a> {
     watch: &'a Watch,
     /// Where each prompt begins, counted over the corpus, and where the last ends.
     starts: Vec<u64>,
-    longest: usize,
+    /// Tokens of every prompt, padding included.
+    width: usize,
     pad: u32,
 }
 
@@ -86,7 +90,7 @@ impl Cache<'_> {
             number += 1;
             Ok(())
         })?;
-        let numbered = [self.index.prompts(), self.longest, directions.len()];
+        let numbered = [self.index.prompts(), self.width, directions.len()];
         let short = numbered.iter().all(|count| *count <= 1 << 16);
         let mut beside = Beside::create(path)?;
         let mut file = BufWriter::new(beside.file());
@@ -94,7 +98,7 @@ impl Cache<'_> {
         file.write_all(&self.header(number, short)).map_err(failed)?;
         for prompt in 0..self.index.prompts() {
             let tokens = self.index.prompt(prompt)?;
-            for place in 0..self.longest {
+            for place in 0..self.width {
                 let token = i64::from(tokens.get(place).copied().unwrap_or(self.pad));
                 file.write_all(&token.to_le_bytes()).map_err(failed)?;
             }
@@ -148,10 +152,10 @@ impl Cache<'_> {
 
     /// What stands before the tensors: its length and, as JSON, each one's type, shape and place.
     fn header(&self, number: u64, short: bool) -> Vec<u8> {
-        let tokens = (self.index.prompts() * self.longest * 8) as u64;
+        let tokens = (self.index.prompts() * self.width * 8) as u64;
         let locations = tokens + 3 * number * if short { 2 } else { 4 };
         let tensors = json!({
-            "tokens": { "dtype": "I64", "shape": [self.index.prompts(), self.longest], "data_offsets": [0, tokens] },
+            "tokens": { "dtype": "I64", "shape": [self.index.prompts(), self.width], "data_offsets": [0, tokens] },
             "locations": { "dtype": if short { "U16" } else { "U32" }, "shape": [number, 3], "data_offsets": [tokens, locations] },
             "activations": { "dtype": "F16", "shape": [number], "data_offsets": [locations, locations + 2 * number] },
         });
