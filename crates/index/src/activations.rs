@@ -64,11 +64,15 @@ impl InPrompt<'_> {
             .filter(move |(place, _)| options.counts(what, *place, length, tokens.get(*place).copied()))
     }
 
-    /// The highest activation that counts and where it is, counted from the prompt's first position; the first of several.
-    pub(crate) fn highest(&self, options: &Options, tokens: &[u32]) -> Option<Example> {
+    /// The positions that count for the maximum.
+    pub(crate) fn fires(&self, options: &Options, tokens: &[u32]) -> impl Iterator<Item = Example> {
         let counted = self.counted(options, For::Maximum, tokens);
-        let (position, activation) = counted.reduce(|best, next| if next.1 > best.1 { next } else { best })?;
-        Some(Example { prompt: self.prompt, position, activation })
+        counted.map(|(position, activation)| Example { prompt: self.prompt, position, activation })
+    }
+
+    /// The highest activation that counts and where it is; the first of several.
+    pub(crate) fn highest(&self, options: &Options, tokens: &[u32]) -> Option<Example> {
+        self.fires(options, tokens).reduce(|best, next| if next.activation > best.activation { next } else { best })
     }
 }
 
@@ -77,12 +81,12 @@ pub(crate) fn rise_below(numbers: &[u32], end: u64) -> bool {
     numbers.is_sorted_by(|a, b| a < b) && numbers.last().is_none_or(|last| u64::from(*last) < end)
 }
 
-/// A prompt in which a direction fires.
+/// A position at which a direction fires: where it does so most strongly in a prompt, unless said otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Example {
     /// The prompt.
     pub prompt: usize,
-    /// Position in the prompt at which the activation is highest.
+    /// Position in the prompt.
     pub position: usize,
     /// The activation there.
     pub activation: f32,

@@ -7,7 +7,7 @@ use directrix_corpus::durable::Mapped;
 use directrix_model::HookPoint;
 use serde::Serialize;
 
-use crate::activations::{BINS, rise_below};
+use crate::activations::{BINS, InPrompt, rise_below};
 use crate::index::{Place, Prompts};
 use crate::layout::{Contents, Files, SaeMeta, of_part, of_sae};
 use crate::{Activations, Error, Example, Options, Result, TokenCount};
@@ -265,12 +265,30 @@ impl SaeIndex {
         let mut examples = Vec::new();
         for (number, shard) in self.activations(direction)?.into_iter().enumerate() {
             for prompt in shard.by_prompt() {
-                let is_asked = !self.options.counted.exclude.is_empty();
-                let tokens = if is_asked { self.prompts.tokens(number, prompt.start..prompt.end)? } else { &[] };
-                examples.extend(prompt.highest(&self.options, tokens));
+                examples.extend(prompt.highest(&self.options, self.tokens_asked(number, &prompt)?));
             }
         }
         Ok(examples)
+    }
+
+    /// Every position at which `direction` fires that counts for its maximum, in the order of the corpus.
+    ///
+    /// # Errors
+    /// As [`activations`](SaeIndex::activations).
+    pub fn fires(&self, direction: usize) -> Result<Vec<Example>> {
+        let mut fires = Vec::new();
+        for (number, shard) in self.activations(direction)?.into_iter().enumerate() {
+            for prompt in shard.by_prompt() {
+                fires.extend(prompt.fires(&self.options, self.tokens_asked(number, &prompt)?));
+            }
+        }
+        Ok(fires)
+    }
+
+    /// The tokens of a prompt, or none where none is excluded.
+    fn tokens_asked(&self, shard: usize, prompt: &InPrompt) -> Result<&[u32]> {
+        let is_asked = !self.options.counted.exclude.is_empty();
+        if is_asked { self.prompts.tokens(shard, prompt.start..prompt.end) } else { Ok(&[]) }
     }
 
     /// The `k` prompts in which `direction` fires most strongly, strongest first.

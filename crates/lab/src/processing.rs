@@ -33,6 +33,19 @@ impl Steps {
     }
 }
 
+impl From<Processing> for Steps {
+    /// Exactly these steps.
+    fn from(processing: Processing) -> Steps {
+        let Processing { fold_ln, center_writing_weights, center_unembed, fold_value_biases } = processing;
+        Steps {
+            fold_ln: Some(fold_ln),
+            center_writing_weights: Some(center_writing_weights),
+            center_unembed: Some(center_unembed),
+            fold_value_biases: Some(fold_value_biases),
+        }
+    }
+}
+
 /// A step that changes activations, not only the weights that read them.
 struct Step {
     name: &'static str,

@@ -70,6 +70,22 @@ pub enum Error {
         /// Why.
         source: parquet::errors::ParquetError,
     },
+    /// Rows could not be written in Arrow's form.
+    #[error("cannot write {}: {source}", path.display())]
+    Arrow {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: arrow_schema::ArrowError,
+    },
+    /// Something else stands where an export is to be written.
+    #[error("`{}`: {problem}; choose another --out", path.display())]
+    Occupied {
+        /// The folder.
+        path: PathBuf,
+        /// What is there.
+        problem: String,
+    },
     /// What the report carries could not be compressed.
     #[error("cannot compress what the report carries: {source}")]
     Pack {
