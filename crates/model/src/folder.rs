@@ -253,7 +253,7 @@ impl Folder {
 
 /// Whether a folder of one file holds `name`.
 fn is_beside(file: &str, name: &str) -> bool {
-    name == file || name.ends_with(".json")
+    name == file || Path::new(name).extension().is_some_and(|end| end == "json")
 }
 
 /// The snapshot that the root of a repository in the hub's cache stands for.
