@@ -281,6 +281,19 @@ def captured(binary, folder, prompts, arguments):
         return load_file(file), run.stderr
 
 
+def embedding_by_another_name(folder):
+    """Leaves `lm_head.weight` alone of what is tied in a checkpoint; the model that transformers makes of that."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForCausalLM
+    weights = load_file(folder / "model.safetensors")
+    (embedding,) = [name for name in weights if name.endswith(("embed_tokens.weight", "embed_in.weight"))]
+    head = "embed_out.weight" if embedding.endswith("embed_in.weight") else "lm_head.weight"
+    save_file({head if name == embedding else name: weight for name, weight in weights.items()},
+              folder / "model.safetensors", {"format": "pt"})
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+
 def check_case(case, size, seed, binary, folder, older):
     import torch
     model = random_model(case, size, seed)
@@ -316,6 +329,12 @@ def check_case(case, size, seed, binary, folder, older):
             ours = {name for name in found if name.startswith(("hook_", "blocks.", "ln_final"))}
             extra = {name for name in ours - set(expected) if not name.endswith("hook_attn_in")}
             assert not extra, f"{case}: TransformerLens has no {sorted(extra)}"
+    if model.config.tie_word_embeddings:
+        loaded = embedding_by_another_name(folder)
+        found, _ = captured(binary, folder, prompts, ["--no-processing"])
+        for tokens, first, last in zip(prompts, found["offsets"], found["offsets"][1:]):
+            compare("head_alone.logits", loaded(torch.tensor([tokens])).logits[0], found["logits"][first:last])
+        save(model, folder)
     if older:
         before, _ = captured(binary, folder, prompts, ["--no-processing"])
         shutil.copy(older / f"{case}-{size}" / "config.json", folder / "config.json")

@@ -170,6 +170,15 @@ impl<'a> Checkpoint<'a> {
         self.norm_of(name, self.config.d_model).map(Some)
     }
 
+    /// The embedding; where the configuration ties it to the unembedding and the checkpoint holds that alone, it is that, as in
+    /// transformers 5.
+    fn embedding(&self, name: &str) -> Result<Weight> {
+        let Config { family, tied, d_model, d_vocab, .. } = *self.config;
+        let is_alone = tied && !self.tensors.contains(&self.name(name)) && self.tensors.contains(family.unembedding);
+        let name = if is_alone { family.unembedding.to_owned() } else { self.name(name) };
+        self.tensors.weight(&name, d_vocab, d_model)
+    }
+
     /// The unembedding: the embedding again where the configuration ties it, unless the checkpoint holds another, which
     /// transformers 5 takes.
     fn unembedding(&self, w_e: &Weight) -> Result<Weight> {
@@ -216,7 +225,7 @@ impl<'a> Checkpoint<'a> {
     /// What GPT-2 and GPT-Neo name alike: everything around the blocks, each of which is made from its prefix.
     fn gpt(&self, block: impl Fn(&str) -> Result<Block>) -> Result<Weights> {
         let d = self.config.d_model;
-        let w_e = self.weight("wte.weight", self.config.d_vocab, d)?;
+        let w_e = self.embedding("wte.weight")?;
         Ok(Weights {
             w_pos: Some(self.weight("wpe.weight", self.config.n_ctx, d)?),
             blocks: (0..self.config.n_layers).map(|layer| block(&format!("h.{layer}."))).collect::<Result<_>>()?,

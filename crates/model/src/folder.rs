@@ -279,7 +279,7 @@ impl Folder {
 
 /// Whether a folder of one file holds `name`.
 fn is_beside(file: &str, name: &str) -> bool {
-    name == file || name.ends_with(".json") || is_llama2c_tokenizer(name)
+    name == file || Path::new(name).extension().is_some_and(|end| end == "json") || is_llama2c_tokenizer(name)
 }
 
 /// Whether a file may be the tokenizer of a checkpoint of llama2.c: `tokenizer.bin`, or with the size of its vocabulary, `tok512.bin`.

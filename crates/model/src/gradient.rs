@@ -201,16 +201,15 @@ impl Back<'_> {
     fn go(&mut self, scalars: &[Scalar], last: HookPoint) -> Result<ControlFlow<()>> {
         let config = self.model.config();
         let mut g = Matrix::zeros(self.rows.len(), config.d_model);
-        let layers = match last.layer() {
-            Some(layer) => layer + 1,
-            None => {
-                g = self.at_unembedding(scalars);
-                if self.through_final_norm(&mut g).is_break() {
-                    return Ok(ControlFlow::Break(()));
-                }
-                config.n_layers
+        let mut layers = config.n_layers;
+        if let Some(layer) = last.layer() {
+            layers = layer + 1;
+        } else {
+            g = self.at_unembedding(scalars);
+            if self.through_final_norm(&mut g).is_break() {
+                return Ok(ControlFlow::Break(()));
             }
-        };
+        }
         for layer in (0..layers).rev() {
             if self.watch.is_stopped() {
                 return Err(Error::Stopped);

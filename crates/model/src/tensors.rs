@@ -117,12 +117,12 @@ impl Tensors {
     /// If there is no such file, a shard is missing or lacks a tensor, two files hold the same tensor, or one is truncated or
     /// of no form that is read.
     pub fn open(folder: &Folder, file: Option<&str>) -> Result<Tensors> {
-        let (names, listed) = match (file, folder.one_file()) {
-            (Some(file), _) => (vec![file.to_owned()], None),
-            (None, Some(file)) => (vec![file.to_owned()], None),
-            (None, None) => model_files(folder)?,
+        let checkpoint = folder.one_file().filter(|_| file.is_none());
+        let read = if checkpoint.is_some() { llama2c } else { contents };
+        let (names, listed) = match file.or(checkpoint) {
+            Some(file) => (vec![file.to_owned()], None),
+            None => model_files(folder)?,
         };
-        let read = if file.is_none() && folder.one_file().is_some() { llama2c } else { contents };
         let mut tensors = Tensors {
             folder: folder.to_string(),
             files: Vec::new(),

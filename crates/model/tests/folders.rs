@@ -238,6 +238,20 @@ fn an_unembedding_that_differs_from_a_tied_embedding_is_used_and_that_is_said() 
 }
 
 #[test]
+fn the_unembedding_alone_is_a_tied_embedding_too() {
+    for name in ["gpt2-tiny", "neo-tiny"] {
+        let plain = Checkpoint::of(name);
+        let mut other = plain.clone();
+        let embedding = other.tensors.remove("transformer.wte.weight").unwrap();
+        other.tensors.insert("lm_head.weight".into(), embedding);
+        let model = other.load().unwrap();
+        assert!(model.weights() == plain.load().unwrap().weights() && model.notes().is_empty());
+        other.config["tie_word_embeddings"] = json!(false);
+        assert!(message(other.load()).contains("wte.weight"));
+    }
+}
+
+#[test]
 fn a_tensor_that_is_not_of_the_model_is_refused_by_name() {
     for (name, prefix) in MODELS {
         for (own, why) in [("score.weight", "not one of a"), ("h.0.attn.q_norm.weight", "not one of a")] {

@@ -82,7 +82,7 @@ fn rotary(settings: &Settings, d_head: usize, n_ctx: usize) -> Result<Rotary> {
 fn weights(checkpoint: &Checkpoint) -> Result<Weights> {
     let Config { d_model: d, d_vocab, n_layers, ref attention, mlp: Mlp { d_mlp: m, .. }, .. } = *checkpoint.config;
     let dh = attention.d_head;
-    let w_e = checkpoint.weight("embed_in.weight", d_vocab, d)?;
+    let w_e = checkpoint.embedding("embed_in.weight")?;
     let bias = |name: &str, len: usize| checkpoint.bias(name, len, attention.biased);
     let block = |layer: usize| {
         let at = |rest: &str| format!("layers.{layer}.{rest}");

@@ -208,7 +208,7 @@ pub(super) fn weights(checkpoint: &Checkpoint) -> Result<Weights> {
     let Config { d_model: d, d_vocab, n_layers, ref attention, ref mlp, post_norms, .. } = *checkpoint.config;
     let (m, dh) = (mlp.d_mlp, attention.d_head);
     let (queries, keys) = (attention.query_heads * dh, attention.key_heads * dh);
-    let w_e = checkpoint.weight("embed_tokens.weight", d_vocab, d)?;
+    let w_e = checkpoint.embedding("embed_tokens.weight")?;
     let block = |layer: usize| {
         let at = |part: &str, rest: &str| format!("layers.{layer}.{part}{rest}");
         let weight = |part: &str, inputs, outputs| checkpoint.linear(&at(part, ".weight"), inputs, outputs);

@@ -100,7 +100,7 @@ impl Scalar {
             }
             match quantity {
                 Quantity::Logit(token) | Quantity::LogProb(token) => {
-                    model.check_token(self.prompt, *position, *token)?
+                    model.check_token(self.prompt, *position, *token)?;
                 }
                 Quantity::Along { hook, direction } => {
                     hook.check(model.config())?;

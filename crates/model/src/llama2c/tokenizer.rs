@@ -75,11 +75,12 @@ fn pieces(bytes: &[u8], vocabulary: usize) -> Result<Vec<Piece>, String> {
         if score.is_nan() {
             return Err(format!("token {id} has no score"));
         }
-        let text = match id {
-            _ if id < SPECIAL.len() => SPECIAL[id].to_owned(),
-            _ if id < BEFORE_TEXT => format!("<0x{:02X}>", id - SPECIAL.len()),
-            _ if text.is_empty() => return Err(format!("token {id} is empty")),
-            _ => text.replace(' ', SPACE.encode_utf8(&mut [0; 4])),
+        let special = SPECIAL.get(id).map(|text| (*text).to_owned());
+        let text = match special {
+            Some(text) => text,
+            None if id < BEFORE_TEXT => format!("<0x{:02X}>", id - SPECIAL.len()),
+            None if text.is_empty() => return Err(format!("token {id} is empty")),
+            None => text.replace(' ', SPACE.encode_utf8(&mut [0; 4])),
         };
         pieces.push(Piece { text, score });
     }
