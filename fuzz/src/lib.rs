@@ -58,6 +58,20 @@ pub fn model(bytes: &[u8]) {
     }
 }
 
+/// A checkpoint of llama2.c and its tokenizer, one behind the other: the length of the first in three bytes.
+pub fn llama2c(bytes: &[u8]) {
+    let Some(([a, b, c], rest)) = bytes.split_first_chunk::<3>() else { return };
+    let (checkpoint, tokenizer) = rest.split_at(rest.len().min(u32::from_le_bytes([*a, *b, *c, 0]) as usize));
+    let folder = std::env::temp_dir().join(format!("directrix-fuzz-{}", std::process::id()));
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.join(name), bytes).expect("the folder takes files");
+    std::fs::create_dir_all(&folder).expect("a folder for files");
+    write("a.bin", checkpoint);
+    write("tokenizer.bin", tokenizer);
+    let opened = Folder::of_file(folder.join("a.bin")).expect("the file was written");
+    let _ = opened.tokenizer();
+    let _ = Model::load(&opened, Processing::default());
+}
+
 /// An SAE's folder; a row is encoded and decoded.
 pub fn sae(bytes: &[u8]) {
     let folder = unpacked(bytes);
