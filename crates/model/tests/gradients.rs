@@ -13,6 +13,7 @@ use directrix_model::{
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde_json::Value;
 
 fn is_scale(hook: HookPoint) -> bool {
     hook.to_string().ends_with("hook_scale")
@@ -202,6 +203,74 @@ proptest! {
             }
         }
     }
+}
+
+/// `cos(1.7 i)`.
+fn cosines(n: usize) -> Vec<f32> {
+    (0..n).map(|i| (1.7 * i as f64).cos() as f32).collect()
+}
+
+/// `bench/peers/gradients.py` writes what autograd says of TransformerLens's models.
+#[test]
+fn derivatives_agree_with_transformer_lens() {
+    for name in ["gpt2-tiny", "neo-tiny", "neox-tiny", "llama-tiny", "qwen3-tiny", "gemma2-tiny"] {
+        let path = format!("{}/tests/fixtures/{name}/gradients.json", env!("CARGO_MANIFEST_DIR"));
+        let expected: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let model = model(name, Processing::default());
+        let numbers = |value: &Value| value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect::<Vec<_>>();
+        let tokens = |key: &str| numbers(&expected[key]).into_iter().map(|token| token as u32).collect::<Vec<_>>();
+        let (prompt, of) = (tokens("prompt"), tokens("tokens"));
+        let (prompts, last) = (Prompts::from_rows([&prompt]), prompt.len() - 1);
+        let neurons = HookPoint::Block(model.config().n_layers - 1, BlockHook::MlpPost);
+        let direction = cosines(model.config().mlp.d_mlp).into();
+        let scalars = [
+            ("logit_difference", Scalar::logit_difference(0, last, [of[0], of[1]])),
+            ("log_prob", Scalar::of(0, last - 1, Quantity::LogProb(of[1]))),
+            ("loss", Scalar::loss(0, &prompt)),
+            ("along", Scalar::of(0, last - 1, Quantity::Along { hook: neurons, direction })),
+        ];
+        let mut compared = 0;
+        for case in expected["cases"].as_array().unwrap() {
+            let frozen = Frozen { norms: case["norms"] == true, patterns: case["patterns"] == true };
+            for (kind, scalar) in &scalars {
+                let expected = &case["scalars"][kind];
+                let by = expected["by"].as_object().unwrap();
+                // Divisors that are frozen have no gradient there, and one here.
+                let hooks = by.keys().map(|name| name.parse().unwrap()).collect::<Vec<HookPoint>>();
+                let scalar = std::slice::from_ref(scalar);
+                let found = model.gradients(&prompts, &hooks, scalar, frozen, &Watch::nobody()).unwrap();
+                assert!((found.values()[0] - expected["value"].as_f64().unwrap()).abs() < 2e-5, "{name} {kind}");
+                for (hook, name_of) in hooks.iter().zip(by.keys()) {
+                    let rows = found.of(0, *hook);
+                    for (position, expected) in numbers(&by[name_of]).into_iter().enumerate() {
+                        let found = if position < rows.rows() {
+                            by_cosines(rows.row(position), *hook, prompt.len(), model.config().attention.query_heads)
+                        } else {
+                            0.0
+                        };
+                        let close = 1e-4 * expected.abs().max(1.0);
+                        assert!(
+                            (found - expected).abs() < close,
+                            "{name} {kind} {hook} {position}: {found} {expected}"
+                        );
+                        compared += 1;
+                    }
+                }
+            }
+        }
+        assert!(compared > 2000, "{compared}");
+    }
+}
+
+/// The inner product with a direction of cosines over all heads and keys of the prompt, of which the row may have fewer.
+fn by_cosines(row: &[f32], hook: HookPoint, positions: usize, heads: usize) -> f64 {
+    if !by_key(hook) {
+        return directrix_kernels::dot(row, &cosines(row.len()));
+    }
+    let (longest, all) = (row.len() / heads, cosines(heads * positions));
+    let of_head =
+        |head: usize| directrix_kernels::dot(&row[head * longest..][..longest], &all[head * positions..][..longest]);
+    (0..heads).map(of_head).sum()
 }
 
 #[test]
