@@ -189,6 +189,25 @@ def loss_recovered(x):
     return {"losses": losses}, {}
 
 
+def gradient(x, at_once=16):
+    """The derivative of the answer's log-probability by the first block's neurons, summed over positions."""
+    hook, sums = "blocks.0.mlp.hook_post", torch.empty(len(x.prompts), x.model.cfg.d_mlp)
+    for batch, tokens in prompt_batches(x.prompts, at_once):
+        kept = []
+
+        def keep(value, hook):
+            kept.append(value.requires_grad_())
+            return value
+        with torch.enable_grad():
+            normalized = []
+            x.model.run_with_hooks(tokens[:, :-1], return_type=None, stop_at_layer=x.model.cfg.n_layers, fwd_hooks=[
+                (hook, keep), (f"blocks.{x.model.cfg.n_layers - 1}.hook_resid_post", lambda v, hook: normalized.append(v[:, -1:]))])
+            logits = x.model.unembed(x.model.ln_final(normalized[0]))[:, 0]
+            answers = logits.log_softmax(-1).gather(1, tokens[:, -1:]).sum()
+            sums[batch] = torch.autograd.grad(answers, kept)[0].sum(1)
+    return {"gradients": sums}, {}
+
+
 def cooccurrence(x, first_position=10):
     """Cases run from layer 0's end to layer 1's site, with the change of layer 0 added to the residual there."""
     model, (s0, s1) = x.model, x.saes
@@ -289,6 +308,7 @@ TASKS = {
     "logit-attribution": logit_attribution,
     "feature-attribution": feature_attribution,
     "loss-recovered": loss_recovered,
+    "gradient": gradient,
     "cosine": cosine,
     "product": product,
 }

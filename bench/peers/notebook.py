@@ -115,6 +115,21 @@ def loss_recovered(x):
     return {"losses": torch.tensor(losses).T}, {}
 
 
+def gradient(x):
+    """The derivative of the answer's log-probability by the first block's neurons, summed over positions."""
+    hook, sums = "blocks.0.mlp.hook_post", []
+    with torch.enable_grad():
+        for p in x.prompts:
+            kept = []
+
+            def keep(value, hook):
+                kept.append(value.requires_grad_())
+                return value
+            logits = x.model.run_with_hooks(p[None], fwd_hooks=[(hook, keep)])
+            sums.append(torch.autograd.grad(logits[0, -2].log_softmax(-1)[p[-1]], kept)[0][0].sum(0))
+    return {"gradients": torch.stack(sums)}, {}
+
+
 def cooccurrence(x):
     """Its units are pairs: it stops after as many."""
     model, (s0, s1) = x.model, x.saes
@@ -179,6 +194,7 @@ TASKS = {
     "logit-attribution": logit_attribution,
     "feature-attribution": feature_attribution,
     "loss-recovered": loss_recovered,
+    "gradient": gradient,
     "cosine": cosine,
 }
 

@@ -10,6 +10,7 @@ use directrix::circuits::{self, AnswerLosses, Change, CooccurrenceOptions, Inact
 use directrix::corpus::{Chunk, Prompts, Watch};
 use directrix::index::{self, Identity, Input, Options};
 use directrix::kernels::{self, Matrix};
+use directrix::model::{BlockHook, Frozen, HookPoint, Quantity, Scalar};
 use directrix::sae::Counted;
 
 use crate::inputs::{Inputs, Loaded, Sizes};
@@ -39,6 +40,8 @@ pub(super) enum Task {
     FeatureAttribution,
     /// Five losses of the answer: unchanged, mean, zero, directions ablated, reconstruction
     LossRecovered,
+    /// The derivative of the answer's log-probability by the first block's neurons, at every position
+    Gradient,
     /// The pairs of directions with the highest cosine
     Cosine,
 }
@@ -64,7 +67,7 @@ const COSINE_PAIRS: usize = 10;
 const PRODUCT_ROWS: [usize; 6] = [1, 4, 16, 64, 256, 2048];
 
 impl Task {
-    pub(super) const ALL: [Task; 12] = [
+    pub(super) const ALL: [Task; 13] = [
         Task::Product,
         Task::Index,
         Task::Tables,
@@ -76,6 +79,7 @@ impl Task {
         Task::LogitAttribution,
         Task::FeatureAttribution,
         Task::LossRecovered,
+        Task::Gradient,
         Task::Cosine,
     ];
 
@@ -90,7 +94,9 @@ impl Task {
             Task::Index | Task::Tables => "token",
             Task::AblateLast | Task::AblateFirst | Task::AblateEverywhere => "prompt × direction",
             Task::Cooccurrence => "position × direction",
-            Task::Joint | Task::LogitAttribution | Task::FeatureAttribution | Task::LossRecovered => "prompt",
+            Task::Joint | Task::LogitAttribution | Task::FeatureAttribution | Task::LossRecovered | Task::Gradient => {
+                "prompt"
+            }
             Task::Cosine => "scan",
         }
     }
@@ -109,6 +115,7 @@ impl Task {
             Task::LogitAttribution | Task::FeatureAttribution => [8, prompts, prompts],
             Task::Cooccurrence => [16, 1, 8],
             Task::LossRecovered => [4, 32, prompts],
+            Task::Gradient => [4, 32, 64],
         };
         let most = if matches!(self, Task::Index | Task::Tables) { stories } else { prompts.max(16) };
         let of = |(tool, n): (&str, usize)| (tool.to_owned(), n.min(most));
@@ -138,6 +145,7 @@ impl Task {
             Task::LogitAttribution => timed(&|loaded| logit_attribution(loaded, &prompts)),
             Task::FeatureAttribution => timed(&|loaded| feature_attribution(inputs, loaded, &prompts)),
             Task::LossRecovered => timed(&|loaded| loss_recovered(inputs, loaded, &prompts)),
+            Task::Gradient => timed(&|loaded| gradient(loaded, &prompts)),
             Task::Cosine => timed(&cosine),
         }
     }
@@ -167,6 +175,12 @@ impl Task {
             }
             Task::LogitAttribution | Task::FeatureAttribution => units * (work.answer() + work.layers * work.heads),
             Task::LossRecovered => units * (work.answer() + work.encode + 5.0 * work.unembed),
+            // The way back takes the products of the way there, but for those before the first block's neurons.
+            Task::Gradient => {
+                let there = work.answer() + work.unembed;
+                let before = work.layer - work.mlp_out;
+                units * (2.0 * there - work.before * before)
+            }
             Task::Cosine => units * work.cosine,
         }
     }
@@ -383,6 +397,31 @@ fn loss_recovered(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow
     let losses = (0..prompts.len()).flat_map(|prompt| kinds.map(|losses| losses[prompt] as f32)).collect();
     let shape = vec![prompts.len(), kinds.len()];
     Ok((prompts.len(), vec![("losses".into(), shape, losses)]))
+}
+
+/// Prompts whose derivatives are held together.
+const TOGETHER: usize = 16;
+
+fn gradient(loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Found> {
+    let hook = HookPoint::Block(0, BlockHook::MlpPost);
+    let rows: Vec<&[u32]> = prompts.iter().collect();
+    let mut sums = Vec::new();
+    for part in rows.chunks(TOGETHER) {
+        let answer = |(prompt, tokens): (usize, &&[u32])| {
+            Scalar::of(prompt, tokens.len() - 2, Quantity::LogProb(tokens[tokens.len() - 1]))
+        };
+        let scalars: Vec<Scalar> = part.iter().enumerate().map(answer).collect();
+        let (part, watch) = (Prompts::from_rows(part), Watch::nobody());
+        let gradients = loaded.model.gradients(&part, &[hook], &scalars, Frozen::default(), &watch)?;
+        for scalar in 0..scalars.len() {
+            let rows = gradients.of(scalar, hook);
+            let mut sum = vec![0.0_f32; rows.columns()];
+            (0..rows.rows()).for_each(|row| sum.iter_mut().zip(rows.row(row)).for_each(|(sum, x)| *sum += x));
+            sums.extend(sum);
+        }
+    }
+    let width = sums.len() / prompts.len();
+    Ok((prompts.len(), vec![("gradients".into(), vec![prompts.len(), width], sums)]))
 }
 
 fn cosine(loaded: &Loaded) -> anyhow::Result<Found> {

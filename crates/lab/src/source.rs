@@ -42,10 +42,11 @@ impl Sources {
         Sources { hub: Hub::from_env(), watch: watch.clone() }
     }
 
-    /// A model's folder: its configuration, weights and tokenizer.
+    /// A model's folder: its configuration, weights and tokenizer. Where the name is that of a file, it is a checkpoint of llama2.c and what is
+    /// beside it.
     ///
     /// # Errors
-    /// [`Error::Unknown`] if nothing can have this name, [`Error::Model`] if the path is not a folder's, [`Error::Hub`] if it is
+    /// [`Error::Unknown`] if nothing can have this name, [`Error::Model`] if the path is a folder of the cache that does not say which snapshot, [`Error::Hub`] if it is
     /// not in the hub's cache and cannot be downloaded.
     pub fn model(&self, name: &str) -> Result<Folder> {
         self.folder(name, Kind::Model)
@@ -194,6 +195,8 @@ fn embedded_name(name: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use directrix_model::{Model, Processing};
+
     use super::{corpus, folder};
     use crate::Error;
 
@@ -237,6 +240,8 @@ mod tests {
         assert!(matches!(&error, Error::Unknown { what: "corpus", .. }), "{error}");
         assert!(corpus("tinystories-2l", None).is_err());
         let file = tempfile::NamedTempFile::new().unwrap();
-        assert!(matches!(folder(file.path().to_str().unwrap()), Err(Error::Model(_))));
+        let one = folder(file.path().to_str().unwrap()).unwrap();
+        let message = Model::load(&one, Processing::default()).unwrap_err().to_string();
+        assert!(message.contains("a model is such a .bin file, or a folder"), "{message}");
     }
 }

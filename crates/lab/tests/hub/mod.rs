@@ -3,6 +3,8 @@
 
 #![allow(dead_code)]
 
+pub(crate) mod place;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;

@@ -58,7 +58,7 @@ impl Back<'_> {
                 directrix_kernels::activation_gradient(config.mlp.activation, &pre, &mut neurons);
                 self.visit(at(BlockHook::MlpPre), &mut neurons)?;
                 let mut g = times(&linear, block.w_in.view().transposed());
-                directrix_kernels::product(neurons.view(), gate.w.view().transposed(), &mut g, true);
+                add_times(&neurons, gate.w.view().transposed(), &mut g);
                 g
             }
         };
@@ -85,7 +85,7 @@ impl Back<'_> {
 
         let mut g = times(&q, block.w_q.view().transposed());
         for (gradient, w) in [(&k, &block.w_k), (&v, &block.w_v)] {
-            directrix_kernels::product(gradient.view(), w.view().transposed(), &mut g, true);
+            add_times(gradient, w.view().transposed(), &mut g);
         }
         let weights = block.ln1.as_ref().map(|norm| &norm.w[..]);
         self.through_norm(weights, [BlockHook::Ln1Scale, BlockHook::Ln1Normalized].map(at), &mut g)?;
@@ -219,10 +219,22 @@ impl Back<'_> {
     }
 }
 
+/// `g w`. Rows of zeros, which are many where a scalar depends on few positions, are left out of the product.
 fn times(g: &Matrix, w: Factor) -> Matrix {
     let mut out = Matrix::zeros(g.rows(), w.columns());
-    directrix_kernels::product(g.view(), w, &mut out, false);
+    add_times(g, w, &mut out);
     out
+}
+
+/// `out += g w`.
+fn add_times(g: &Matrix, w: Factor, out: &mut Matrix) {
+    let rows: Vec<usize> = (0..g.rows()).filter(|row| g.row(*row).iter().any(|x| *x != 0.0)).collect();
+    if rows.len() == g.rows() {
+        return directrix_kernels::product(g.view(), w, out, true);
+    }
+    let mut own = out.gather(rows.iter().copied());
+    directrix_kernels::product(g.gather(rows.iter().copied()).view(), w, &mut own, true);
+    rows.iter().zip(own.iter_rows()).for_each(|(row, from)| out.row_mut(*row).copy_from_slice(from));
 }
 
 fn times_heads(w: &[f32], x: &mut Matrix) {
