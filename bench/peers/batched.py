@@ -314,5 +314,6 @@ TASKS = {
 }
 
 if __name__ == "__main__":
-    with torch.inference_mode():
-        common.run(TASKS, "batched", common.parser(__doc__, TASKS).parse_args())
+    args = common.parser(__doc__, TASKS).parse_args()
+    with torch.inference_mode(args.task != "gradient"):
+        common.run(TASKS, "batched", args)

@@ -6,6 +6,7 @@
 mod block;
 mod scalar;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -128,9 +129,9 @@ impl Model {
             found: BTreeMap::new(),
             watch,
         };
-        let values = back.plant(scalars);
+        let mut values = back.plant(scalars);
         if *first <= last {
-            let _: ControlFlow<()> = back.go(scalars, last)?;
+            let _: ControlFlow<()> = back.go(scalars, last, &mut values)?;
         }
         for hook in hooks {
             // What no scalar depends on.
@@ -197,15 +198,15 @@ struct Back<'a> {
     watch: &'a Watch,
 }
 
-impl Back<'_> {
-    fn go(&mut self, scalars: &[Scalar], last: HookPoint) -> Result<ControlFlow<()>> {
+impl<'a> Back<'a> {
+    fn go(&mut self, scalars: &[Scalar], last: HookPoint, values: &mut [f64]) -> Result<ControlFlow<()>> {
         let config = self.model.config();
         let mut g = Matrix::zeros(self.rows.len(), config.d_model);
         let mut layers = config.n_layers;
         if let Some(layer) = last.layer() {
             layers = layer + 1;
         } else {
-            g = self.at_unembedding(scalars);
+            g = self.at_unembedding(scalars, values);
             if self.through_final_norm(&mut g).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
@@ -249,8 +250,12 @@ impl Back<'_> {
     }
 
     /// What the run had at `hook`, by row.
-    fn saved(&self, hook: HookPoint) -> Matrix {
-        self.run.captured(hook).gather(self.rows.iter().copied())
+    fn saved(&self, hook: HookPoint) -> Cow<'a, Matrix> {
+        let all = self.run.captured(hook);
+        if self.rows.iter().copied().eq(0..all.rows()) {
+            return Cow::Borrowed(all);
+        }
+        Cow::Owned(all.gather(self.rows.iter().copied()))
     }
 
     /// Adds what scalars have along `hook`, and keeps the gradient there if it is wanted. Behind the first hook point that is

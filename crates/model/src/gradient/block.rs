@@ -1,5 +1,6 @@
 //! The pass back through a block.
 
+use std::borrow::Cow;
 use std::ops::{ControlFlow, Range};
 use std::sync::{Mutex, PoisonError};
 
@@ -50,7 +51,7 @@ impl Back<'_> {
                 times(&neurons, block.w_in.view().transposed())
             }
             Some(gate) => {
-                let mut linear = pre.clone();
+                let mut linear = pre.clone().into_owned();
                 directrix_kernels::activate(config.mlp.activation, &mut linear);
                 linear.multiply(&neurons);
                 self.visit(at(BlockHook::MlpPreLinear), &mut linear)?;
@@ -120,9 +121,9 @@ impl Back<'_> {
             (true, _) => self.saved(at(rotated_hook)),
             (false, None) => self.saved(at(plain)),
             (false, Some(norm)) => {
-                let mut x = self.saved(at(normalized));
+                let mut x = self.saved(at(normalized)).into_owned();
                 times_heads(&norm.w, &mut x);
-                x
+                Cow::Owned(x)
             }
         };
         let norms = self.model.weights().blocks[layer].qk_norms.as_ref();
@@ -169,7 +170,8 @@ impl Back<'_> {
             self.visit(at(normalized), &mut g)?;
             let (rows, columns) = (g.rows(), g.columns());
             let by_head = |x: Matrix| Matrix::new(x.into_data(), rows * columns / attention.d_head, attention.d_head);
-            let (x, scales, mut by_heads) = (by_head(self.saved(at(normalized))), self.saved(at(scale)), by_head(g));
+            let (x, scales, mut by_heads) =
+                (by_head(self.saved(at(normalized)).into_owned()), self.saved(at(scale)), by_head(g));
             if self.wanted.contains(&at(scale)) {
                 let of_heads = by_scale(&x, scales.data(), &by_heads).into_data();
                 self.visit(at(scale), &mut Matrix::new(of_heads, rows, columns / attention.d_head))?;

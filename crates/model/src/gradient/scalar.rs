@@ -149,7 +149,7 @@ fn is_row(hook: HookPoint) -> bool {
 }
 
 impl Back<'_> {
-    /// The scalars' terms along hook points, to be met on the way, and the values of all scalars.
+    /// The scalars' terms along hook points, to be met on the way, and what they sum to.
     pub(super) fn plant(&mut self, scalars: &[Scalar]) -> Vec<f64> {
         let mut values = vec![0.0; scalars.len()];
         for (number, scalar) in scalars.iter().enumerate() {
@@ -161,33 +161,12 @@ impl Back<'_> {
                 self.seeds.entry(hook).or_default().push((row, scaled));
             }
         }
-        for (number, value) in self.each_logit(scalars, |_, _| {}) {
-            values[number] += value;
-        }
         values
     }
 
-    /// The gradient at what the unembedding reads.
-    pub(super) fn at_unembedding(&self, scalars: &[Scalar]) -> Matrix {
+    /// The gradient at what the unembedding reads; what the scalars' terms of logits sum to is added to their values.
+    pub(super) fn at_unembedding(&self, scalars: &[Scalar], values: &mut [f64]) -> Matrix {
         let mut g = Matrix::zeros(self.rows.len(), self.model.config().d_model);
-        self.each_logit(scalars, |rows, by_logit| {
-            let mut by_row = Matrix::zeros(rows.len(), g.columns());
-            directrix_kernels::product(
-                by_logit.view(),
-                self.model.weights().w_u.view().transposed(),
-                &mut by_row,
-                false,
-            );
-            for (row, from) in rows.iter().zip(by_row.iter_rows()) {
-                g.row_mut(*row).copy_from_slice(from);
-            }
-        });
-        g
-    }
-
-    /// Gives `take` the rows that logits are read at, some at a time, with the scalars' derivatives by every logit before any soft cap;
-    /// and returns what each scalar's terms sum to.
-    fn each_logit(&self, scalars: &[Scalar], mut take: impl FnMut(&[usize], &Matrix)) -> Vec<(usize, f64)> {
         let mut by_row: Vec<(usize, usize, &Term)> = Vec::new();
         for (number, scalar) in scalars.iter().enumerate() {
             let of_logits = scalar.terms.iter().filter(|term| !matches!(term.quantity, Quantity::Along { .. }));
@@ -195,7 +174,6 @@ impl Back<'_> {
         }
         by_row.sort_by_key(|(row, ..)| *row);
         let rows: Vec<usize> = by_row.chunk_by(|a, b| a.0 == b.0).map(|same| same[0].0).collect();
-        let mut values = Vec::new();
         for rows in rows.chunks(SPOTS) {
             let x = self.run.captured(HookPoint::UnembedIn).gather(rows.iter().map(|row| self.rows[*row]));
             let mut logits = self.model.unembed(&x);
@@ -211,7 +189,7 @@ impl Back<'_> {
                         Quantity::Logit(token) => of_token(*token),
                         Quantity::Along { .. } => 0.0,
                     };
-                    values.push((*number, f64::from(*weight) * value));
+                    values[*number] += f64::from(*weight) * value;
                 }
                 let share: f32 = own
                     .iter()
@@ -235,8 +213,13 @@ impl Back<'_> {
                 }
                 tokens.into_iter().for_each(|(token, weight)| row[token] += weight);
             }
-            take(rows, &logits);
+            // Now the scalars' derivatives by every logit before any soft cap.
+            let mut by_row = Matrix::zeros(rows.len(), g.columns());
+            directrix_kernels::product(logits.view(), self.model.weights().w_u.view().transposed(), &mut by_row, false);
+            for (row, from) in rows.iter().zip(by_row.iter_rows()) {
+                g.row_mut(*row).copy_from_slice(from);
+            }
         }
-        values
+        g
     }
 }
