@@ -217,8 +217,8 @@ def each(case, number):
         return row(direction, of_prompt)
 
     # The last one is seldom active: most of its prompts do not change.
-    active = torch.cat(case.acts[number]).gt(0).sum(0)
-    directions = case.directions[number][:3] + [int(active.masked_fill(active == 0, 10**6).argmin())]
+    active = torch.cat(case.acts[number]).gt(FAINT).sum(0).tolist()
+    directions = case.directions[number][:3] + [min((n, d) for d, n in enumerate(active) if n)[1]]
     return {"directions": directions, "before_answer": [at(-2, d, subtracted) for d in directions],
             "position": [at(3, d, subtracted) for d in directions],
             "reconstructed": [at(-2, d, reconstructed) for d in directions],
