@@ -23,7 +23,7 @@ from common import Sae, load_model
 
 CRATES = Path(__file__).parents[2] / "crates"
 MODELS = CRATES / "model/tests/fixtures"
-TOLERANCE = 1e-5  # of max(1, |x|), between two runs of this script
+TOLERANCE = 1e-4  # of max(1, |x|), between two runs of this script: machines differ, and ratios of small differences with them
 BINS = 20
 EVERY = 4  # direction is written of an index
 # The tiny SAEs have pre-activations that are zero but for rounding. Counts are of activations above this; beside them stands

@@ -20,7 +20,7 @@ import torch
 from common import load_model
 
 MODELS = Path(__file__).parents[2] / "crates/model/tests/fixtures"
-TOLERANCE = 1e-5  # of max(1, |x|), between two runs of this script
+TOLERANCE = 1e-4  # of max(1, |x|), between two runs of this script, perhaps on other machines
 NAMES = ["gpt2-tiny", "neo-tiny", "neox-tiny", "llama-tiny", "qwen3-tiny", "gemma2-tiny"]
 PROMPT = [5, 11, 2, 7, 40, 23, 9]
 TOKENS = [3, 17]
