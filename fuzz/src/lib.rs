@@ -70,6 +70,7 @@ pub fn llama2c(bytes: &[u8]) {
     let opened = Folder::of_file(folder.join("a.bin")).expect("the file was written");
     let _ = opened.tokenizer();
     let _ = Model::load(&opened, Processing::default());
+    let _ = std::fs::remove_dir_all(folder);
 }
 
 /// An SAE's folder; a row is encoded and decoded.
