@@ -3,7 +3,7 @@
 the residual stream; what indexing a corpus, ablating directions one by one and training take with TransformerLens and SAELens,
 and with Directrix.
 
-    bench/models.py                      # about ten minutes on two cores
+    bench/models.py                      # minutes on two cores
     bench/models.py --toy                # agreement at toy sizes: a minute; times mean nothing there
     bench/models.py --model pythia-70m --documents 100
 

@@ -129,8 +129,7 @@ impl Export {
         }
         Ok(wanted)
     }
-}
-impl Export {
+
     fn write(
         &self,
         export: &export::Export,
