@@ -106,6 +106,52 @@ pub enum Error {
         /// Its layer.
         second_layer: usize,
     },
+    /// A path that a model with attention and MLP side by side does not have.
+    #[error(
+        "in this model attention and MLP of a block read the same residual stream, so that {first} does not reach {second}, both in block {layer}; take a second SAE of a later block"
+    )]
+    Parallel {
+        /// The SAE given first.
+        first: String,
+        /// The SAE given second.
+        second: String,
+        /// Their block.
+        layer: usize,
+    },
+    /// A head that the model does not have.
+    #[error("there is no head {layer}.{head}: the model has {layers} blocks of {heads} heads, both counted from 0")]
+    NoHead {
+        /// The block.
+        layer: usize,
+        /// The head.
+        head: usize,
+        /// Blocks there are.
+        layers: usize,
+        /// Heads of each.
+        heads: usize,
+    },
+    /// A head that does not lie between two SAEs.
+    #[error(
+        "head {layer}.{head} does not lie between {first}, which the first SAE writes, and {second}, which the second reads"
+    )]
+    HeadNotBetween {
+        /// The block.
+        layer: usize,
+        /// The head.
+        head: usize,
+        /// What the first SAE writes.
+        first: directrix_model::HookPoint,
+        /// What the second SAE reads.
+        second: directrix_model::HookPoint,
+    },
+    /// An SAE whose gradient is not that of its encoder.
+    #[error(
+        "{sae} normalises what it reads, so that attribution by its encoder alone would be wrong; take an SAE that does not, or rank by causal effect"
+    )]
+    Normalises {
+        /// The SAE.
+        sae: String,
+    },
 }
 
 impl From<directrix_model::Error> for Error {

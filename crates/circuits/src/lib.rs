@@ -12,6 +12,7 @@
 //! | which token a direction fires on | [`top_tokens`] |
 //! | which directions of two SAEs point the same way | [`cosine_pairs`], [`pair_effects`] |
 //! | which first directions a second one needs | [`cooccurrence`] |
+//! | which directions influence which, over whole dictionaries | [`edges`] |
 //! | where a behaviour occurs | [`behaviour_prompts`] |
 //! | which directions are active there | [`answer_activations`], [`activity`], [`active_directions`], [`coactivation`] |
 //! | what ablating them does | [`effects`], [`ablate_each`], [`single_ablations`], [`PromptEffect`] |
@@ -45,6 +46,7 @@ mod change;
 mod claim;
 mod cooccurrence;
 mod cosine;
+pub mod edges;
 mod error;
 mod matched;
 mod plan;

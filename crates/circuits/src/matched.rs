@@ -40,11 +40,16 @@ impl Matched {
     /// For each of `directions` that fires anywhere, one of those nearest to it in density: none of `directions`, none twice.
     /// The same seed draws the same.
     pub fn draw(&self, directions: &[u32], seed: u64) -> Vec<u32> {
+        self.draw_among(directions, seed, |_| true)
+    }
+
+    /// As [`draw`](Matched::draw), of those that `may` stand in.
+    pub fn draw_among(&self, directions: &[u32], seed: u64, may: impl Fn(u32) -> bool) -> Vec<u32> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut taken: BTreeSet<u32> = directions.iter().copied().collect();
         let mut drawn = Vec::new();
         for place in directions.iter().filter_map(|d| self.place.get(*d as usize).copied().flatten()) {
-            let free = |direction: &&u32| !taken.contains(direction);
+            let free = |direction: &&u32| !taken.contains(direction) && may(**direction);
             let below = self.order[..place].iter().rev().filter(free).take(NEIGHBOURS);
             let above = self.order[place..].iter().filter(free).take(NEIGHBOURS);
             let near: Vec<u32> = below.chain(above).copied().collect();

@@ -2,15 +2,16 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
+use std::ops::Range;
 use std::sync::Arc;
 
 use directrix_corpus::{Event, Prompts, Watch};
-use directrix_kernels::SparseActivations;
+use directrix_kernels::{Matrix, SparseActivations};
 use directrix_model::{
     Ask, Case, Edit, HookPoint, Intervention, Model, Positions, Rows, Run, Session, Target, batches,
 };
 use directrix_sae::Sae;
+use rayon::prelude::*;
 
 use crate::batch::BATCH;
 use crate::change::{Difference, SiteRow, Writer};
@@ -18,6 +19,8 @@ use crate::{Effect, Look, Result, Seen, Trial};
 
 /// Changed positions in one resumed pass, about.
 const CHANGED: usize = 1024;
+/// Positions that one resumed pass computes, about.
+const COMPUTED: usize = 16_384;
 
 /// The effect of every trial, in order. Prompts are run once, up to the last position that a trial needs; the changes go on
 /// from there, many at a time.
@@ -134,6 +137,9 @@ impl Needs {
                 Look::Activation { sae, position, .. } => {
                     captures.entry(sae.site().reads.hook).or_insert_with(none)[prompt].push(position);
                 }
+                Look::Activations { sae } => {
+                    captures.entry(sae.site().reads.hook).or_insert_with(none)[prompt].extend(trial.positions.clone());
+                }
                 Look::LogProbs { position } => log_probs[prompt].push(position),
             }
         }
@@ -186,7 +192,7 @@ pub(crate) struct Base<'a> {
     log_sums: Vec<f64>,
     targets: Vec<Target>,
     /// Activations of an SAE at all captured positions of its site, where one was asked for.
-    acts: RefCell<Vec<(*const Sae, Rc<SparseActivations>)>>,
+    acts: RefCell<Vec<(*const Sae, Arc<SparseActivations>)>>,
 }
 
 /// Trials that are resumed together: changes of one site, added at one hook point, looked at in one way.
@@ -203,6 +209,7 @@ enum Looks {
     Prediction,
     MeanLoss,
     Activation(HookPoint),
+    Activations(HookPoint),
     LogProbs,
 }
 
@@ -234,17 +241,19 @@ impl<'a> Base<'a> {
 
     /// The directions of `sae` active at a captured position of its site, and how strongly.
     pub(crate) fn active(&self, sae: &Sae, prompt: usize, position: usize) -> Result<Vec<(u32, f32)>> {
-        let hook = sae.site().reads.hook;
-        let known = self.acts.borrow().iter().find(|(of, _)| std::ptr::eq(*of, sae)).map(|(_, acts)| acts.clone());
-        let acts = if let Some(acts) = known {
-            acts
-        } else {
-            let acts = Rc::new(sae.encode(self.session.run().captured(hook))?);
-            self.acts.borrow_mut().push((sae, acts.clone()));
-            acts
-        };
-        let (directions, values) = acts.at(self.captures[&hook].row(prompt, position));
+        let acts = self.acts(sae)?;
+        let (directions, values) = acts.at(self.captures[&sae.site().reads.hook].row(prompt, position));
         Ok(directions.iter().copied().zip(values.iter().copied()).collect())
+    }
+
+    /// The activations of `sae` at all captured positions of its site.
+    fn acts(&self, sae: &Sae) -> Result<Arc<SparseActivations>> {
+        if let Some((_, acts)) = self.acts.borrow().iter().find(|(of, _)| std::ptr::eq(*of, sae)) {
+            return Ok(acts.clone());
+        }
+        let acts = Arc::new(sae.encode(self.session.run().captured(sae.site().reads.hook))?);
+        self.acts.borrow_mut().push((sae, acts.clone()));
+        Ok(acts)
     }
 
     /// A captured row of the unchanged pass: `[width of the hook point]`.
@@ -252,8 +261,8 @@ impl<'a> Base<'a> {
         self.session.run().captured(hook).row(self.captures[&hook].row(prompt, position))
     }
 
-    /// What a trial sees without its change.
-    fn before(&self, placed: Placed) -> Result<Seen> {
+    /// What a trial sees without its change, which is first made at position `from`.
+    fn before(&self, placed: Placed, from: usize) -> Result<Seen> {
         let (prompt, run) = (placed.prompt, self.session.run());
         Ok(match placed.trial.look {
             Look::Prediction { position, token } => {
@@ -266,6 +275,11 @@ impl<'a> Base<'a> {
             }
             Look::Activation { sae, direction, position } => {
                 Seen::Activation(sae.activation(self.captured(sae.site().reads.hook, prompt, position), direction)?)
+            }
+            Look::Activations { sae } => {
+                let (acts, spots) = (self.acts(sae)?, &self.captures[&sae.site().reads.hook]);
+                let rows = (from..placed.trial.positions.end).map(|position| spots.row(prompt, position));
+                Seen::Activations(sums(rows.flat_map(|row| pairs(acts.at(row)))))
             }
             Look::LogProbs { position } => {
                 let row = self.log_probs.row(prompt, position);
@@ -304,10 +318,11 @@ impl<'a> Base<'a> {
         let mut writer = Writer::new(self.session.model(), group.sae, group.added_at, width);
         let (mut rest, mut unchanged) = (group.trials.iter().copied(), Vec::new());
         loop {
-            let (mut resumed, mut cases) = (Vec::<Resumed>::new(), Vec::new());
+            let (mut resumed, mut cases, mut computed) = (Vec::<Resumed>::new(), Vec::new(), 0);
             // Of each case, the changed positions; of all of them together, the differences there.
             let (mut changed, mut differences) = (Vec::<Vec<usize>>::new(), Vec::new());
             while differences.len() < CHANGED
+                && computed < COMPUTED
                 && let Some(number) = rest.next()
             {
                 let placed = trials[number];
@@ -324,6 +339,7 @@ impl<'a> Base<'a> {
                     continue;
                 };
                 let until = placed.trial.until(len);
+                computed += until + 1 - first;
                 resumed.push((number, first));
                 cases.push(Case { prompt: placed.prompt, until, interventions: Vec::new() });
                 changed.push(at);
@@ -340,12 +356,12 @@ impl<'a> Base<'a> {
             }
             let run = self.session.resume(&cases, &self.ask(group.kind, &resumed, trials))?;
             let after = self.after(group.kind, &resumed, trials, &run)?;
-            for ((number, _), after) in resumed.into_iter().zip(after) {
-                seen(number, Effect { before: self.before(trials[number])?, after })?;
+            for ((number, first), after) in resumed.into_iter().zip(after) {
+                seen(number, Effect { before: self.before(trials[number], first)?, after })?;
             }
         }
         for number in unchanged {
-            let before = self.before(trials[number])?;
+            let before = self.before(trials[number], trials[number].trial.positions.start)?;
             seen(number, Effect { after: before.clone(), before })?;
         }
         Ok(())
@@ -373,8 +389,32 @@ impl<'a> Base<'a> {
                 next.map(move |(next, &token)| Target { prompt: case, position: next - 1, token })
             })),
             Looks::Activation(hook) => ask.with_capture(hook, Positions::FromEnd(1)),
+            Looks::Activations(hook) => ask.with_capture(hook, Positions::All),
             Looks::LogProbs => ask.with_logits(Positions::FromEnd(1)),
         }
+    }
+
+    /// The sums of activations that resumed trials see. Case after case, `rows` are what the SAE reads from the first changed position on.
+    fn sums_after(&self, resumed: &[Resumed], trials: &[Placed], rows: &Matrix) -> Result<Vec<Seen>> {
+        let (mut cases, mut first_row) = (Vec::new(), 0);
+        for &(number, first) in resumed {
+            let Placed { prompt, trial } = trials[number];
+            let Look::Activations { sae } = trial.look else { unreachable!("the group looks at all activations") };
+            let positions = first..trial.positions.end;
+            cases.push((sae, self.acts(sae)?, prompt, positions.clone(), first_row));
+            first_row += positions.len();
+        }
+        let captures = &self.captures;
+        let of_case =
+            |(sae, acts, prompt, positions, first_row): &(&Sae, Arc<SparseActivations>, usize, Range<usize>, usize)| {
+                let (spots, mut values) = (&captures[&sae.site().reads.hook], Vec::new());
+                for (row, position) in (*first_row..).zip(positions.clone()) {
+                    let (active, _) = acts.at(spots.row(*prompt, position));
+                    values.extend(pairs((active, &sae.activations(rows.row(row), active)?)));
+                }
+                Ok(Seen::Activations(sums(values.into_iter())))
+            };
+        cases.par_iter().map(of_case).collect()
     }
 
     /// What the resumed trials see.
@@ -401,12 +441,25 @@ impl<'a> Base<'a> {
                 };
                 Ok(resumed.iter().map(mean).collect())
             }
+            Looks::Activations(hook) => self.sums_after(resumed, trials, run.captured(hook)),
             Looks::LogProbs => {
                 let (logits, sums) = (run.logits(), directrix_kernels::log_sum_exp(run.logits()));
                 Ok(logits.iter_rows().zip(sums).map(|(row, sum)| Seen::LogProbs(log_probs(row, sum))).collect())
             }
         }
     }
+}
+
+/// What fires at a position.
+fn pairs<'a>((directions, values): (&'a [u32], &'a [f32])) -> impl Iterator<Item = (u32, f64)> + 'a {
+    directions.iter().zip(values).map(|(direction, value)| (*direction, f64::from(*value)))
+}
+
+/// The sum of each direction's values, by direction.
+fn sums(values: impl Iterator<Item = (u32, f64)>) -> Vec<(u32, f64)> {
+    let mut values: Vec<(u32, f64)> = values.collect();
+    values.sort_by_key(|(direction, _)| *direction);
+    values.chunk_by(|a, b| a.0 == b.0).map(|same| (same[0].0, same.iter().map(|(_, value)| value).sum())).collect()
 }
 
 /// Those of `trials` that can be resumed together, in the order in which the pass reaches where they are added.
@@ -418,6 +471,7 @@ fn groups<'a>(model: &Model, trials: &[Placed<'_, 'a>]) -> Vec<Group<'a>> {
             Look::Prediction { .. } => Looks::Prediction,
             Look::MeanLoss => Looks::MeanLoss,
             Look::Activation { sae, .. } => Looks::Activation(sae.site().reads.hook),
+            Look::Activations { sae } => Looks::Activations(sae.site().reads.hook),
             Look::LogProbs { .. } => Looks::LogProbs,
         };
         let same = |g: &&mut Group| std::ptr::eq(g.sae, sae) && g.added_at == added_at && g.kind == kind;

@@ -45,6 +45,12 @@ pub enum Look<'a> {
         /// Where.
         position: usize,
     },
+    /// How strongly every direction of an SAE fires, summed over those of the trial's positions at which it fires without the change,
+    /// from the first that is changed on.
+    Activations {
+        /// The SAE.
+        sae: &'a Sae,
+    },
     /// The log-probability of every token.
     LogProbs {
         /// Position that predicts.
@@ -61,6 +67,8 @@ pub enum Seen {
     MeanLoss(f64),
     /// The activation.
     Activation(f32),
+    /// The directions that fire without the change, ascending, and the sums of their activations.
+    Activations(Vec<(u32, f64)>),
     /// The log-probabilities, in nats, `[d_vocab]`.
     LogProbs(Vec<f64>),
 }
@@ -125,6 +133,7 @@ impl<'a> Trial<'a> {
             Look::Prediction { position, .. } | Look::Activation { position, .. } | Look::LogProbs { position } => {
                 position
             }
+            Look::Activations { .. } => self.positions.end.saturating_sub(1),
         }
     }
 
@@ -144,7 +153,7 @@ impl<'a> Trial<'a> {
     /// The hook point that the change is added at.
     pub(crate) fn added_at(&self, model: &Model) -> HookPoint {
         let seen_from = match self.look {
-            Look::Activation { sae, .. } => sae.site().reads.hook,
+            Look::Activation { sae, .. } | Look::Activations { sae } => sae.site().reads.hook,
             _ => HookPoint::UnembedIn,
         };
         Writer::hook(model, self.sae, seen_from)
@@ -210,6 +219,17 @@ impl Seen {
         match self {
             Seen::Activation(activation) => Ok(*activation),
             _ => Err(Error::Look { wanted: "an activation" }),
+        }
+    }
+
+    /// The sums of activations.
+    ///
+    /// # Errors
+    /// [`Error::Look`] if something else was looked at.
+    pub fn activations(&self) -> Result<&[(u32, f64)]> {
+        match self {
+            Seen::Activations(sums) => Ok(sums),
+            _ => Err(Error::Look { wanted: "the activations of all directions" }),
         }
     }
 

@@ -1,5 +1,6 @@
 //! An index, opened.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -104,6 +105,18 @@ impl Index {
         self.prompts.tokens(shard, start..end)
     }
 
+    /// The positions of a prompt from the first that [counts](Options) to the last; tokens that do not count may lie between.
+    ///
+    /// # Errors
+    /// If there is no such prompt.
+    pub fn counted(&self, prompt: usize) -> Result<Range<usize>> {
+        let Place { start, end, .. } = self.prompts.place(prompt)?;
+        let length = (end - start) as usize;
+        let counts = |place: &usize| self.meta.identity.options.counts(For::Rest, *place, length, None);
+        let first = (0..length).find(counts).unwrap_or(length);
+        Ok(first..(first..length).rfind(counts).map_or(first, |last| last + 1))
+    }
+
     /// How often each token occurs in the corpus, BOS included: `[vocabulary]`.
     ///
     /// # Errors
@@ -192,7 +205,7 @@ impl Prompts {
     }
 
     /// The tokens at some positions of a shard.
-    pub(crate) fn tokens(&self, shard: usize, range: std::ops::Range<u32>) -> Result<&[u32]> {
+    pub(crate) fn tokens(&self, shard: usize, range: Range<u32>) -> Result<&[u32]> {
         let file = &self.shards[shard].tokens;
         let tokens = file.get(u64::from(range.start)..u64::from(range.end))?;
         if tokens.iter().all(|token| (*token as usize) < self.vocabulary) {

@@ -1,5 +1,6 @@
 //! A sparse autoencoder.
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 use directrix_kernels::{Encoder, Keep, Matrix, Screen, SparseActivations, View, Weight, dot};
@@ -336,26 +337,41 @@ impl Sae {
         !matches!(self.parameters.architecture, Architecture::TopK { .. })
     }
 
-    /// One direction's activation on one row (as of [`encode`](Sae::encode)), without the others where they do not matter.
+    /// One direction's activation on one row, as [`activations`](Sae::activations).
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn activation(&self, row: &[f32], direction: u32) -> Result<f32> {
+        Ok(self.activations(row, &[direction])?[0])
+    }
+
+    /// The activations of some directions on one row (as of [`encode`](Sae::encode)), without the others where they do not matter.
     ///
     /// # Errors
     /// As [`encode`](Sae::encode); the row is number 0.
     ///
     /// # Panics
     /// If it has no such direction.
-    pub fn activation(&self, row: &[f32], direction: u32) -> Result<f32> {
-        let d = direction as usize;
-        let Parameters { architecture, encoder, b_enc, .. } = &self.parameters;
+    pub fn activations(&self, row: &[f32], directions: &[u32]) -> Result<Vec<f32>> {
         if !self.activates_by_itself() {
             let acts = self.encode_view(View::new(row, 1, row.len(), row.len()))?;
-            return Ok(acts.get(0, direction));
+            return Ok(directions.iter().map(|direction| acts.get(0, *direction)).collect());
         }
         let columns = self.site.reads.columns_in(row.len()).ok_or_else(|| self.row_width(row.len()))?;
-        let product = match self.parameters.normalisation {
-            Normalisation::None => dot(&row[columns], encoder.row(d)),
-            normalisation => dot(&normalisation.apply(&row[columns]).collect::<Vec<f32>>(), encoder.row(d)),
+        let x = match self.parameters.normalisation {
+            Normalisation::None => Cow::Borrowed(&row[columns]),
+            normalisation => Cow::Owned(normalisation.apply(&row[columns]).collect()),
         };
-        let pre = (product + self.bias[d] as f64) as f32;
+        directions.iter().map(|direction| self.activation_of(&x, *direction as usize)).collect()
+    }
+
+    /// The activation of a direction that activates by itself on what is encoded.
+    fn activation_of(&self, x: &[f32], d: usize) -> Result<f32> {
+        let Parameters { architecture, encoder, b_enc, .. } = &self.parameters;
+        let pre = (dot(x, encoder.row(d)) + self.bias[d] as f64) as f32;
         let magnitude = match architecture {
             Architecture::Gated { r_mag, b_mag } => (pre - b_enc[d]) * r_mag[d].exp() + b_mag[d],
             _ => pre,
@@ -477,15 +493,15 @@ impl Sae {
         }
     }
 
-    /// What each direction reads of the MLP's input per unit, `[directions, d_model]`, LayerNorm left aside: the transpose
-    /// of `W_in W_enc` for an SAE that reads neurons, the encoder of one that reads the input itself.
+    /// What each direction reads of the residual stream per unit, `[directions, d_model]`, LayerNorm left aside: the transpose
+    /// of `W_in W_enc` for an SAE that reads neurons, the encoder of one that reads the residual stream or the MLP's input itself.
     ///
     /// # Errors
-    /// If the SAE reads neither `mlp.hook_post` nor `ln2.hook_normalized` nor `hook_mlp_in`, normalises it, or reads neurons that
-    /// are gated.
+    /// If the SAE reads neither the residual stream nor `mlp.hook_post`, `ln2.hook_normalized` or `hook_mlp_in`, normalises it, or
+    /// reads neurons that are gated.
     pub fn reads(&self, model: &Model) -> Result<Matrix> {
         self.check_readable(model)?;
-        if let HookPoint::Block(_, BlockHook::Ln2Normalized | BlockHook::MlpIn) = self.site.reads.hook {
+        if self.reads_itself() {
             return Ok(self.encoder().clone());
         }
         let w_in = &model.weights().blocks[self.site.reads.layer()].w_in;
@@ -500,10 +516,14 @@ impl Sae {
     /// As there.
     pub fn check_readable(&self, model: &Model) -> Result<()> {
         self.check_linear(self.parameters.normalisation == Normalisation::None)?;
-        match self.site.reads.hook {
-            HookPoint::Block(_, BlockHook::Ln2Normalized | BlockHook::MlpIn) => Ok(()),
-            _ => self.check_linear_neurons(model),
-        }
+        if self.reads_itself() { Ok(()) } else { self.check_linear_neurons(model) }
+    }
+
+    /// Whether it reads rows of the residual stream, be it behind a norm.
+    fn reads_itself(&self) -> bool {
+        use BlockHook as B;
+        let is_row = |hook| matches!(hook, B::ResidPre | B::ResidMid | B::ResidPost | B::Ln2Normalized | B::MlpIn);
+        matches!(self.site.reads.hook, HookPoint::Block(_, hook) if is_row(hook))
     }
 
     /// That the SAE reads neurons (`mlp.hook_post`) of which each, while active, is about a linear function of the MLP's input:

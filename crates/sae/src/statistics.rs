@@ -3,7 +3,7 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
-use statrs::distribution::{ContinuousCDF, StudentsT};
+use statrs::distribution::{Binomial, ContinuousCDF, DiscreteCDF, StudentsT};
 
 /// A mean, with its uncertainty.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -121,6 +121,27 @@ pub fn false_discovery_rates(p: &[f64]) -> Vec<f64> {
         rates[test] = least;
     }
     rates
+}
+
+/// Probability of a split of the signs of independent differences at least as uneven as `more` against `less`, if either sign is as
+/// likely: the exact sign test, both tails; differences of zero are left out (Conover 1999, 3.4). 1 of none.
+pub fn sign_test(more: usize, less: usize) -> f64 {
+    let n = (more + less) as u64;
+    let Ok(coin) = Binomial::new(0.5, n) else { return 1.0 };
+    (2.0 * coin.cdf(more.min(less) as u64)).min(1.0)
+}
+
+/// The rank of each value, from 1; those that are equal share the mean of theirs.
+pub fn ranks(values: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
+    let (mut ranks, mut first) = (vec![0.0; values.len()], 0);
+    for same in order.chunk_by(|a, b| values[*a] == values[*b]) {
+        let rank = first as f64 + (same.len() + 1) as f64 / 2.0;
+        same.iter().for_each(|value| ranks[*value] = rank);
+        first += same.len();
+    }
+    ranks
 }
 
 /// How values are spread. Those that are `NaN` are left out.
@@ -325,6 +346,21 @@ mod tests {
         assert!(q.iter().zip(expected).all(|(q, e)| (q - e).abs() < 1e-8), "{q:?}");
         let q = false_discovery_rates(&[0.5, f64::NAN, 0.02]);
         assert!(q[1].is_nan() && (q[0], q[2]) == (0.5, 0.04));
+    }
+
+    #[test]
+    fn a_sign_test_is_that_of_a_fair_coin() {
+        // scipy.stats.binomtest(2, 12).pvalue, binomtest(0, 20).pvalue, binomtest(5, 10).pvalue.
+        for (more, less, p) in [(10, 2, 0.038_574_218_75), (0, 20, 1.907_348_632_812_5e-6), (5, 5, 1.0), (0, 0, 1.0)] {
+            assert!((sign_test(more, less) - p).abs() < 1e-12, "{more} against {less}: {}", sign_test(more, less));
+            assert_eq!(sign_test(more, less), sign_test(less, more));
+        }
+    }
+
+    #[test]
+    fn equal_values_share_their_rank() {
+        assert_eq!(ranks(&[0.5, -1.0, 0.5, 3.0]), [2.5, 1.0, 2.5, 4.0]);
+        assert!(ranks(&[]).is_empty());
     }
 
     #[test]

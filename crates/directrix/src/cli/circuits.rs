@@ -1,7 +1,10 @@
 //! `directrix circuits`.
 
+mod agreement;
 mod cooccurrence;
 mod cosine;
+mod edges;
+mod verify;
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
@@ -11,6 +14,7 @@ use directrix::sae::Sae;
 const EXAMPLES: &str = "\
 Examples:
   directrix circuits cosine --top 20
+  directrix circuits verify --by attribution --top 100
   directrix circuits cooccurrence --prompts stories.txt --limit 20";
 
 /// Find circuits between the directions of two SAEs.
@@ -25,6 +29,9 @@ pub(crate) struct Circuits {
 enum Search {
     Cosine(cosine::Cosine),
     Cooccurrence(cooccurrence::Cooccurrence),
+    Edges(edges::Edges),
+    Verify(verify::Verify),
+    Agreement(agreement::Agreement),
 }
 
 impl Circuits {
@@ -32,6 +39,9 @@ impl Circuits {
         match self.kind {
             Search::Cosine(cosine) => cosine.run(),
             Search::Cooccurrence(cooccurrence) => cooccurrence.run(),
+            Search::Edges(edges) => edges.run(),
+            Search::Verify(verify) => verify.run(),
+            Search::Agreement(agreement) => agreement.run(),
         }
     }
 }

@@ -50,6 +50,16 @@ impl ResultArgs {
     }
 
     pub(crate) fn show<R: Serialize>(&self, found: &Found<'_, R>, opened: &Opened) -> anyhow::Result<()> {
+        self.show_first(found, found.rows.len(), opened)
+    }
+
+    /// As [`show`](ResultArgs::show), with no more than `n` rows on the terminal.
+    pub(crate) fn show_first<R: Serialize>(
+        &self,
+        found: &Found<'_, R>,
+        n: usize,
+        opened: &Opened,
+    ) -> anyhow::Result<()> {
         let rows = Table::from_rows(found.name, found.caption, found.rows);
         if let Some(folder) = &self.out {
             write_table(folder, &rows)?;
@@ -65,7 +75,8 @@ impl ResultArgs {
             }));
         }
         let mut out = stdout();
-        let table = with_bars(&rows, found.bars, found.missing);
+        let shown = Table::from_rows(found.name, found.caption, &found.rows[..n.min(found.rows.len())]);
+        let table = with_bars(&shown, found.bars, found.missing);
         writeln!(out, "{}\n\n{}", paragraph(found.caption, 0), table.shown())?;
         if let Some(Claim { about, estimate, controls, .. }) = found.overall {
             let mean = |Estimate { n, mean, half_width, .. }| match n {

@@ -1,0 +1,177 @@
+//! Edges between the directions of two SAEs: which of the first influence which of the second.
+//!
+//! Four kinds of [`Measure`] rank all pairs: what the weights say ([`Weights`]), what fires together ([`Between::coactivation`]),
+//! what gradients say ([`Between::attribution`]) and what ablating does ([`Between::causal`]). A ranking is found on the prompts of the index
+//! that have an even number; [`verify`](Between::verify) measures its edges on those that have an odd one, beside controls, and
+//! [`agreement`](Between::agreement) says how far the rankings agree.
+//!
+//! An effect within a prompt is summed over its positions, and a mean is over prompts, as Marks et al. 2024 (*Sparse feature circuits*,
+//! 3.1) sum over positions and average over examples.
+
+mod agreement;
+mod attribution;
+mod causal;
+mod coactivation;
+mod ranking;
+mod verify;
+mod weights;
+
+use std::ops::Range;
+
+use directrix_corpus::Prompts;
+use directrix_index::{Index, SaeIndex};
+use directrix_model::{BlockHook, HookPoint, Model};
+use directrix_sae::Sae;
+use serde::Serialize;
+
+pub use agreement::{Agreement, AgreementRow, Compared};
+pub use attribution::Gradient;
+pub use ranking::{Measure, Ranked, Ranking};
+pub use verify::{VerifiedEdge, Verify};
+pub use weights::{Path, Weights};
+
+use crate::cosine::check_order;
+use crate::{Error, Result};
+
+/// Two directions: an influence of the first on the second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Edge {
+    /// Direction of the first SAE.
+    pub first: usize,
+    /// Direction of the second SAE.
+    pub second: usize,
+}
+
+/// Two SAEs of a model, the first of which can reach the second, and what an index knows of both.
+#[derive(Clone, Copy)]
+pub struct Between<'a> {
+    model: &'a Model,
+    first: &'a Sae,
+    second: &'a Sae,
+    index: &'a Index,
+    of_first: &'a SaeIndex,
+    of_second: &'a SaeIndex,
+}
+
+/// Which prompts a ranking by effects looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sample {
+    /// Prompts of each direction, at most, spread evenly over those in which it fires.
+    pub prompts: usize,
+    /// Prompts in which both directions of an edge must fire for it to be ranked.
+    pub least: usize,
+}
+
+impl Default for Sample {
+    fn default() -> Sample {
+        Sample { prompts: 16, least: 4 }
+    }
+}
+
+/// Half of the prompts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Half {
+    /// Those with an even number, which rank.
+    Ranks,
+    /// Those with an odd number, which verify.
+    Verifies,
+}
+
+impl Half {
+    fn has(self, prompt: usize) -> bool {
+        prompt.is_multiple_of(2) == (self == Half::Ranks)
+    }
+}
+
+/// Where a direction fires in a prompt.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    prompt: usize,
+    first: usize,
+    last: usize,
+}
+
+impl<'a> Between<'a> {
+    /// The two SAEs with their parts of `index`.
+    ///
+    /// # Errors
+    /// [`Error::Order`] if what the first writes cannot reach the second, [`Error::Lengths`] if a part of the index is of an SAE with
+    /// another number of directions.
+    pub fn new(
+        model: &'a Model,
+        [first, second]: [&'a Sae; 2],
+        index: &'a Index,
+        [of_first, of_second]: [&'a SaeIndex; 2],
+    ) -> Result<Between<'a>> {
+        check_path(model, first, second)?;
+        for (sae, indexed) in [(first, of_first), (second, of_second)] {
+            let (wanted, given) = (sae.directions(), indexed.directions());
+            if wanted != given {
+                return Err(Error::Lengths { what: "directions in the index", given, wanted });
+            }
+        }
+        Ok(Between { model, first, second, index, of_first, of_second })
+    }
+
+    /// In which prompts of a half a direction fires, in order.
+    fn spans(&self, indexed: &SaeIndex, direction: usize, half: Half) -> Result<Vec<Span>> {
+        let mut spans: Vec<Span> = Vec::new();
+        for fires in indexed.fires(direction)? {
+            let (prompt, position) = (fires.prompt, fires.position);
+            match spans.last_mut().filter(|span| span.prompt == prompt) {
+                Some(span) => span.last = position,
+                None if half.has(prompt) => spans.push(Span { prompt, first: position, last: position }),
+                None => {}
+            }
+        }
+        Ok(spans)
+    }
+
+    /// Up to `n` prompts of a half in which a direction fires, spread evenly over all there are.
+    fn spread(&self, indexed: &SaeIndex, direction: usize, n: usize) -> Result<Vec<Span>> {
+        let spans = self.spans(indexed, direction, Half::Ranks)?;
+        if spans.len() <= n {
+            return Ok(spans);
+        }
+        Ok((0..n).map(|i| spans[i * spans.len() / n]).collect())
+    }
+
+    /// The tokens of some prompts of the index, and of each the positions that count.
+    fn prompts(&self, numbers: &[usize]) -> Result<(Prompts, Vec<Range<usize>>)> {
+        let rows = numbers.iter().map(|prompt| self.index.prompt(*prompt)).collect::<Result<Vec<_>, _>>()?;
+        let counted = numbers.iter().map(|prompt| self.index.counted(*prompt)).collect::<Result<_, _>>()?;
+        Ok((Prompts::from_rows(rows), counted))
+    }
+}
+
+/// That what `first` writes can reach `second`.
+///
+/// # Errors
+/// [`Error::Order`] or [`Error::Parallel`] if not.
+pub fn check_path(model: &Model, first: &Sae, second: &Sae) -> Result<()> {
+    check_order(first, second)?;
+    let (writes, reads) = (first.site().writes.hook, second.site().reads.hook);
+    let of_mlp = |hook| {
+        use BlockHook as B;
+        matches!(hook, B::MlpIn | B::Ln2Scale | B::Ln2Normalized | B::MlpPre | B::MlpPreLinear | B::MlpPost | B::MlpOut)
+    };
+    if let (HookPoint::Block(layer, of_first), HookPoint::Block(other, of_second)) = (writes, reads)
+        && model.config().parallel
+        && layer == other
+        && of_mlp(of_second)
+        && !of_mlp(of_first)
+        && of_first != BlockHook::ResidPre
+    {
+        let [first, second] = [first, second].map(|sae| sae.name().into());
+        return Err(Error::Parallel { first, second, layer });
+    }
+    Ok(())
+}
+
+/// `numbers`, each once and in order.
+fn once(numbers: impl Iterator<Item = usize>) -> Vec<usize> {
+    let mut numbers: Vec<usize> = numbers.collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
+}

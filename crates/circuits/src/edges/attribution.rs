@@ -1,0 +1,185 @@
+//! What gradients say of edges.
+
+use std::sync::Arc;
+
+use directrix_corpus::{Event, Watch};
+use directrix_kernels::{Matrix, dot};
+use directrix_model::{Frozen, HookPoint, Quantity, Scalar, Term};
+use directrix_sae::{Architecture, Normalisation};
+use rayon::prelude::*;
+
+use super::causal::Sums;
+use super::{Between, Edge, Measure, Ranked, Sample, Span, once};
+use crate::change::{Difference, Writer};
+use crate::{Error, Result};
+
+/// Positions of prompts that one pass back goes over, about.
+const ROWS: usize = 8192;
+
+/// What counts as constant in an attribution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gradient {
+    /// Nothing.
+    Whole,
+    /// The divisors of norms and attention patterns.
+    Frozen,
+}
+
+impl Gradient {
+    fn frozen(self) -> Frozen {
+        let frozen = self == Gradient::Frozen;
+        Frozen { norms: frozen, patterns: frozen }
+    }
+
+    /// Its measure.
+    pub fn measure(self) -> Measure {
+        match self {
+            Gradient::Whole => Measure::Attribution,
+            Gradient::Frozen => Measure::FrozenAttribution,
+        }
+    }
+}
+
+/// A direction of the second SAE in a prompt, as a scalar.
+struct Target {
+    /// The direction, within its block.
+    second: usize,
+    /// Number of the prompt among those of the block.
+    prompt: usize,
+    /// Where the direction fires last.
+    last: usize,
+}
+
+impl Between<'_> {
+    /// How much each direction of the first SAE adds to the pre-activation of each of the second where that fires, to first order: the
+    /// gradient of the sum of these pre-activations over a prompt, at what the first SAE writes, times what the direction writes there,
+    /// summed over the positions at which it fires (attribution patching to zero; Syed et al. 2023, Marks et al. 2024). Of each pair the
+    /// mean over the sampled prompts of the second in which the first fires there or before. `see` is shown every pair that has enough.
+    ///
+    /// # Errors
+    /// As [`Model::gradients`](directrix_model::Model::gradients); if an SAE normalises what it reads, or the index is damaged.
+    pub fn attribution(
+        &self,
+        gradient: Gradient,
+        sample: Sample,
+        watch: &Watch,
+        mut see: impl FnMut(Ranked),
+    ) -> Result<()> {
+        let (firsts, seconds) = (self.first.directions(), self.second.directions());
+        let (hook, written) = self.written()?;
+        self.check_linear()?;
+        let block = Sums::block(firsts);
+        let mut done = 0;
+        for start in (0..seconds).step_by(block) {
+            let directions = start..(start + block).min(seconds);
+            let spans: Vec<Vec<Span>> = directions
+                .clone()
+                .map(|direction| self.spread(self.of_second, direction, sample.prompts))
+                .collect::<Result<_>>()?;
+            let numbers = once(spans.iter().flatten().map(|span| span.prompt));
+            let (prompts, counted) = self.prompts(&numbers)?;
+            let mut targets = Vec::new();
+            for (second, spans) in spans.iter().enumerate() {
+                targets.extend(spans.iter().map(|span| Target {
+                    second,
+                    prompt: numbers.partition_point(|number| *number < span.prompt),
+                    last: span.last,
+                }));
+            }
+            targets.sort_by_key(|target| target.prompt);
+            let mut sums = Sums::new(directions.len(), firsts);
+            for batch in by_rows(&targets) {
+                let first_prompt = batch[0].prompt;
+                let part = prompts.range(first_prompt..batch[batch.len() - 1].prompt + 1);
+                let scalars = batch
+                    .iter()
+                    .map(|target| self.scalar(target, start, numbers[target.prompt], target.prompt - first_prompt))
+                    .collect::<Result<Vec<_>>>()?;
+                let gradients = self.model.gradients(&part, &[hook], &scalars, gradient.frozen(), watch)?;
+                let of_target = |(number, target): (usize, &Target)| {
+                    let (rows, mut added) = (gradients.of(number, hook), vec![0.0; firsts]);
+                    let mut fires = Vec::new();
+                    for position in counted[target.prompt].start..=target.last {
+                        let (directions, values) = self.of_first.at(numbers[target.prompt], position)?;
+                        for (&first, &value) in directions.iter().zip(values) {
+                            let row = written.row(first as usize);
+                            added[first as usize] += f64::from(value) * dot(rows.row(position), row);
+                            fires.push(first);
+                        }
+                    }
+                    fires.sort_unstable();
+                    fires.dedup();
+                    Ok(fires.into_iter().map(|first| (first as usize, added[first as usize])).collect())
+                };
+                let found: Vec<Vec<(usize, f64)>> =
+                    batch.par_iter().enumerate().map(of_target).collect::<Result<_>>()?;
+                for (target, found) in batch.iter().zip(found) {
+                    found.into_iter().for_each(|(first, value)| sums.add(target.second, first, value));
+                }
+                done += batch.len();
+                watch.tell(Event::new("attribution", done as u64, "gradients"));
+            }
+            for (second, first, mean) in sums.means(sample.least) {
+                see(Ranked::mean(Edge { first, second: start + second }, gradient.measure(), mean));
+            }
+        }
+        Ok(())
+    }
+
+    /// The sum of the pre-activations of a target's direction where it fires in its prompt, which has this number in the index and
+    /// `place` in the batch.
+    fn scalar(&self, target: &Target, start: usize, number: usize, place: usize) -> Result<Scalar> {
+        let second = start + target.second;
+        let counted = self.index.counted(number)?;
+        let parameters = self.second.parameters();
+        let weight = match &parameters.architecture {
+            Architecture::Gated { r_mag, .. } => r_mag[second].exp(),
+            _ => 1.0,
+        };
+        let end = &self.second.site().reads;
+        let width: usize = end.hook.shape(self.model.config(), 0).iter().product();
+        let mut direction = vec![0.0; width];
+        direction[end.columns()].copy_from_slice(parameters.encoder.row(second));
+        let direction: Arc<[f32]> = direction.into();
+        let activations = self.of_second.on_prompt(number, second)?;
+        let fires = counted.filter(|position| activations[*position] > 0.0);
+        let quantity = |direction| Quantity::Along { hook: end.hook, direction };
+        let terms = fires.map(|position| Term { position, weight, quantity: quantity(direction.clone()) });
+        Ok(Scalar { prompt: place, terms: terms.collect() })
+    }
+
+    /// Where what the first SAE writes is met on the way back, and what a unit of each direction's activation adds there.
+    fn written(&self) -> Result<(HookPoint, Matrix)> {
+        let hook = Writer::hook(self.model, self.first, self.second.site().reads.hook);
+        let width = hook.shape(self.model.config(), 0).iter().product();
+        let unit: Vec<Difference> = (0..self.first.directions())
+            .map(|direction| Difference::Directions(vec![(direction as u32, 1.0)]))
+            .collect();
+        Ok((hook, Writer::new(self.model, self.first, hook, width).rows(&unit)?))
+    }
+
+    fn check_linear(&self) -> Result<()> {
+        for sae in [self.first, self.second] {
+            if sae.parameters().normalisation != Normalisation::None {
+                return Err(Error::Normalises { sae: sae.name().into() });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Targets, sorted by prompt, in parts of about [`ROWS`] rows.
+fn by_rows(targets: &[Target]) -> impl Iterator<Item = &[Target]> {
+    let mut rest = targets;
+    std::iter::from_fn(move || {
+        let mut rows = 0;
+        let fits = |target: &&Target| {
+            rows += target.last + 1;
+            rows <= ROWS
+        };
+        let n = rest.iter().take_while(fits).count().max(1).min(rest.len());
+        let (part, later) = rest.split_at(n);
+        rest = later;
+        (!part.is_empty()).then_some(part)
+    })
+}

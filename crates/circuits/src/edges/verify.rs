@@ -1,0 +1,273 @@
+//! The causal effect of each edge of a list, on prompts that did not choose it, beside controls.
+
+use std::collections::{BTreeMap, HashMap};
+
+use directrix_corpus::Watch;
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::{Between, Edge, Half, Ranked, Span, once};
+use crate::plan::each_effect;
+use crate::statistics::{Interval, false_discovery_rates, sign_test};
+use crate::{Change, Effect, Error, Look, Matched, Result, Trial, effects};
+
+/// How edges are verified.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Verify {
+    /// Prompts of each edge, at most.
+    pub prompts: usize,
+    /// False-discovery rate up to which an edge counts as verified.
+    pub rate: f64,
+}
+
+impl Default for Verify {
+    fn default() -> Verify {
+        Verify { prompts: 32, rate: 0.05 }
+    }
+}
+
+/// What ablating the first direction of an edge does, on prompts in which both fire and that did not rank it. Values are of a prompt,
+/// summed over its positions; means are over prompts, with 95 % intervals by bootstrap over prompts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct VerifiedEdge {
+    /// The edge and why it is in the list.
+    #[serde(flatten)]
+    pub ranked: Ranked,
+    /// Prompts it was verified on.
+    pub prompts: usize,
+    /// Activation of the second direction, unchanged.
+    pub activation: f64,
+    /// How much it changes when the first is ablated.
+    pub change: f64,
+    /// Lower end of the interval.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+    /// The change when as much is taken out along a random row of the same norm, where the first fires.
+    pub random_rows: f64,
+    /// Lower end of the interval.
+    pub random_rows_low: f64,
+    /// Upper end.
+    pub random_rows_high: f64,
+    /// The change when another direction that fires in the prompt, of matched density, is ablated instead.
+    pub random_directions: f64,
+    /// Lower end of the interval.
+    pub random_directions_low: f64,
+    /// Upper end.
+    pub random_directions_high: f64,
+    /// How much the mean loss of the prompt rises when the first is ablated, nats.
+    pub loss_increase: f64,
+    /// Lower end of the interval.
+    pub loss_increase_low: f64,
+    /// Upper end.
+    pub loss_increase_high: f64,
+    /// The greatest p of three sign tests: of the change against zero, and against each control in the same prompts, in the same
+    /// direction.
+    pub p: f64,
+    /// Its false-discovery rate in the list (Benjamini and Hochberg 1995).
+    pub q: f64,
+    /// Whether that is low enough.
+    pub verified: bool,
+}
+
+/// What was seen of an edge in its prompts.
+#[derive(Default, Clone)]
+struct Seen {
+    activation: Vec<f64>,
+    change: Vec<f64>,
+    rows: Vec<f64>,
+    directions: Vec<f64>,
+    loss: Vec<f64>,
+}
+
+/// An ablation of a first direction in a prompt, and the edges that are looked at there: edge, and number of the prompt among its own.
+struct Ablation {
+    first: usize,
+    span: Span,
+    edges: Vec<(usize, usize)>,
+}
+
+impl Between<'_> {
+    /// The causal effect of each edge, as [`causal`](Between::causal) measures it, on the prompts with an odd number in which both
+    /// directions fire, the first no later than the second.
+    ///
+    /// An edge counts as verified if the change differs from zero and, in the same prompts, from both controls, each by a sign test: the
+    /// greatest of the three p is that of their union (Berger 1982), and the false-discovery rate over the list is of these.
+    ///
+    /// # Errors
+    /// As [`effects`](crate::effects), or if the index is damaged.
+    pub fn verify(&self, edges: &[Ranked], how: Verify, watch: &Watch) -> Result<Vec<VerifiedEdge>> {
+        let (ablations, mut seen) = self.ablations(edges, how.prompts)?;
+        let numbers = once(ablations.iter().map(|ablation| ablation.span.prompt));
+        let (prompts, counted) = self.prompts(&numbers)?;
+        let firing = self.firing(&numbers, &counted)?;
+        let matched = Matched::of(self.of_first);
+
+        let (mut own, mut controls, mut of) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, Ablation { first, span, .. }) in ablations.iter().enumerate() {
+            let prompt = numbers.partition_point(|number| *number < span.prompt);
+            let positions = counted[prompt].clone();
+            let trial = |change| Trial {
+                prompt,
+                sae: self.first,
+                positions: positions.clone(),
+                change,
+                look: Look::Activations { sae: self.second },
+            };
+            let (direction, seed) = (*first as u32, span.prompt as u64);
+            let fires = |direction: u32| firing[prompt].binary_search(&direction).is_ok();
+            own.push(trial(Change::Ablate(vec![direction])));
+            controls.push(trial(Change::AblateRandom { directions: vec![direction], seed }));
+            of.push((number, Control::Rows));
+            let drawn = matched.draw_among(&[direction], seed ^ direction as u64, fires);
+            if !drawn.is_empty() {
+                controls.push(trial(Change::Ablate(drawn)));
+                of.push((number, Control::Directions));
+            }
+        }
+        each_effect(self.model, &prompts, &own, watch, |number, effect| {
+            for &(edge, at) in &ablations[number].edges {
+                let (before, after) = of_second(&effect, edges[edge].edge.second)?;
+                (seen[edge].activation[at], seen[edge].change[at]) = (before, after - before);
+            }
+            Ok(())
+        })?;
+        each_effect(self.model, &prompts, &controls, watch, |trial, effect| {
+            let (number, control) = of[trial];
+            for &(edge, at) in &ablations[number].edges {
+                let (before, after) = of_second(&effect, edges[edge].edge.second)?;
+                let values = match control {
+                    Control::Rows => &mut seen[edge].rows,
+                    Control::Directions => &mut seen[edge].directions,
+                };
+                values[at] = after - before;
+            }
+            Ok(())
+        })?;
+        let losses: Vec<Trial> = own.iter().map(|trial| Trial { look: Look::MeanLoss, ..trial.clone() }).collect();
+        for (ablation, effect) in ablations.iter().zip(effects(self.model, &prompts, &losses, watch)?) {
+            let increase = effect.loss_increase()?;
+            ablation.edges.iter().for_each(|&(edge, at)| seen[edge].loss[at] = increase);
+        }
+
+        let mut rows: Vec<VerifiedEdge> =
+            edges.par_iter().zip(&seen).map(|(ranked, seen)| seen.summed_up(*ranked)).collect();
+        VerifiedEdge::as_one_list(rows.iter_mut(), how.rate);
+        Ok(rows)
+    }
+
+    /// The ablations that the edges need, each once, and room for what is seen of each edge.
+    fn ablations(&self, edges: &[Ranked], most: usize) -> Result<(Vec<Ablation>, Vec<Seen>)> {
+        let mut spans: HashMap<(bool, usize), Vec<Span>> = HashMap::new();
+        let mut ablations: BTreeMap<(usize, usize), Ablation> = BTreeMap::new();
+        let mut seen = Vec::new();
+        for (number, Ranked { edge: Edge { first, second }, .. }) in edges.iter().enumerate() {
+            for (is_first, indexed, direction) in [(true, self.of_first, *first), (false, self.of_second, *second)] {
+                if let std::collections::hash_map::Entry::Vacant(new) = spans.entry((is_first, direction)) {
+                    new.insert(self.spans(indexed, direction, Half::Verifies)?);
+                }
+            }
+            let (of_first, of_second) = (&spans[&(true, *first)], &spans[&(false, *second)]);
+            let later = |span: &&Span| {
+                let at = of_second.partition_point(|other| other.prompt < span.prompt);
+                of_second.get(at).is_some_and(|other| other.prompt == span.prompt && span.first <= other.last)
+            };
+            let mut n = 0;
+            for (at, span) in of_first.iter().filter(later).take(most).enumerate() {
+                let new = || Ablation { first: *first, span: *span, edges: Vec::new() };
+                ablations.entry((span.prompt, *first)).or_insert_with(new).edges.push((number, at));
+                n += 1;
+            }
+            let room = || vec![0.0; n];
+            seen.push(Seen { activation: room(), change: room(), rows: room(), directions: room(), loss: room() });
+        }
+        Ok((ablations.into_values().collect(), seen))
+    }
+
+    /// The directions of the first SAE that fire in each prompt, ascending.
+    fn firing(&self, numbers: &[usize], counted: &[std::ops::Range<usize>]) -> Result<Vec<Vec<u32>>> {
+        let of_prompt = |(number, counted): (&usize, &std::ops::Range<usize>)| {
+            let mut firing = Vec::new();
+            for position in counted.clone() {
+                firing.extend_from_slice(self.of_first.at(*number, position)?.0);
+            }
+            firing.sort_unstable();
+            firing.dedup();
+            Ok(firing)
+        };
+        numbers.iter().zip(counted).map(of_prompt).collect()
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Control {
+    Rows,
+    Directions,
+}
+
+/// The activation of a second direction without a change and with it; 0 where it fires only before the change.
+fn of_second(effect: &Effect, second: usize) -> Result<(f64, f64), Error> {
+    let (before, after) = (effect.before.activations()?, effect.after.activations()?);
+    let at = before.binary_search_by_key(&(second as u32), |(direction, _)| *direction);
+    Ok(at.map_or((0.0, 0.0), |at| (before[at].1, after[at].1)))
+}
+
+impl VerifiedEdge {
+    /// What its columns are, for captions.
+    pub const SENTENCE: &'static str = "Each verified on other prompts in which both fire: activation of the second, its change when the first is ablated where it fires, both summed over a prompt, and the increase of the prompt's mean loss in nats; random rows: as much taken out along a random row of the same norm; random directions: another direction of matched density that fires in the prompt ablated instead. Means over prompts with 95 % intervals by bootstrap over prompts; p: the greatest of the sign tests against zero and both controls; q: its false-discovery rate in this list (Benjamini–Hochberg).";
+
+    /// Takes edges as one list of tests: what their false-discovery rates are over, and with that whether they count as verified.
+    pub fn as_one_list<'a>(edges: impl Iterator<Item = &'a mut VerifiedEdge>, rate: f64) {
+        let edges: Vec<&mut VerifiedEdge> = edges.collect();
+        let q = false_discovery_rates(&edges.iter().map(|edge| edge.p).collect::<Vec<_>>());
+        for (edge, q) in edges.into_iter().zip(q) {
+            (edge.q, edge.verified) = (q, q <= rate);
+        }
+    }
+}
+
+impl Seen {
+    fn summed_up(&self, ranked: Ranked) -> VerifiedEdge {
+        let prompts = self.change.len();
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let with_interval = |values: &[f64]| {
+            let of = |drawn: &[usize]| drawn.iter().map(|i| values[*i]).sum::<f64>() / drawn.len() as f64;
+            let Interval { low, high } = Interval::bootstrap(values.len(), of);
+            [mean(values), low, high]
+        };
+        let [change, low, high] = with_interval(&self.change);
+        let [random_rows, random_rows_low, random_rows_high] = with_interval(&self.rows);
+        let [random_directions, random_directions_low, random_directions_high] = with_interval(&self.directions);
+        let [loss_increase, loss_increase_low, loss_increase_high] = with_interval(&self.loss);
+        // The change in its own direction must exceed zero and both controls.
+        let sign = if change < 0.0 { -1.0 } else { 1.0 };
+        let exceeds = |than: &[f64]| {
+            let differences: Vec<f64> = self.change.iter().zip(than).map(|(x, y)| sign * (x - y)).collect();
+            let more = differences.iter().filter(|x| **x > 0.0).count();
+            let less = differences.iter().filter(|x| **x < 0.0).count();
+            if more > less { sign_test(more, less) } else { 1.0 }
+        };
+        let zero = vec![0.0; prompts];
+        let p = [&zero, &self.rows, &self.directions].map(|than| exceeds(than)).into_iter().fold(0.0, f64::max);
+        VerifiedEdge {
+            ranked,
+            prompts,
+            activation: mean(&self.activation),
+            change,
+            low,
+            high,
+            random_rows,
+            random_rows_low,
+            random_rows_high,
+            random_directions,
+            random_directions_low,
+            random_directions_high,
+            loss_increase,
+            loss_increase_low,
+            loss_increase_high,
+            p,
+            q: f64::NAN,
+            verified: false,
+        }
+    }
+}
