@@ -28,6 +28,15 @@ pub enum Change {
         /// What the rows are drawn from.
         seed: u64,
     },
+    /// As `Ablate`, but where it is added, what is taken out is turned: it is as long and has the same part along what is there, and the
+    /// rest points anywhere. The norms behind it change as much, and nothing else does but by chance. The same seed turns it the
+    /// same way.
+    AblateTurned {
+        /// The directions whose activations are taken.
+        directions: Vec<u32>,
+        /// What the way is drawn from.
+        seed: u64,
+    },
     /// Replace by the SAE's reconstruction, without these directions.
     Reconstruct {
         /// Directions left out of the reconstruction.
@@ -61,6 +70,7 @@ impl Change {
         match self {
             Change::Ablate(directions)
             | Change::AblateRandom { directions, .. }
+            | Change::AblateTurned { directions, .. }
             | Change::Reconstruct { without: directions } => directions,
             Change::None | Change::Zero | Change::Replace(_) => &[],
         }
@@ -117,7 +127,9 @@ impl SiteRow<'_> {
         let replaced = |by: &[f32]| Difference::Row(by.iter().zip(site).map(|(new, old)| new - old).collect());
         Ok(match change {
             Change::None => None,
-            Change::Ablate(directions) => self.ablated(directions, active)?.map(Difference::Directions),
+            Change::Ablate(directions) | Change::AblateTurned { directions, .. } => {
+                self.ablated(directions, active)?.map(Difference::Directions)
+            }
             Change::AblateRandom { directions, seed } => self.ablated(directions, active)?.map(|ablated| {
                 let mut sum = vec![0.0; site.len()];
                 for (direction, by) in ablated {
@@ -146,6 +158,30 @@ fn random_row(row: &[f32], seed: u64, direction: u32) -> Vec<f32> {
     let norm = |row: &[f32]| row.iter().map(|&x| x as f64 * x as f64).sum::<f64>().sqrt();
     let scale = (norm(row) / norm(&drawn)) as f32;
     drawn.into_iter().map(|x| scale * x).collect()
+}
+
+/// Turns the part of `row` that is at right angles to `there` into a random one as long; without mean, where norms do not see one.
+pub(crate) fn turn(row: &mut [f32], there: &[f32], seed: u64, is_centred: bool) {
+    let random = ChaCha8Rng::seed_from_u64(seed);
+    let mut drawn: Vec<f64> = StandardNormal.sample_iter(random).take(row.len()).collect();
+    let mut there: Vec<f64> = there.iter().map(|x| f64::from(*x)).collect();
+    if is_centred {
+        for x in [&mut drawn, &mut there] {
+            let mean = x.iter().sum::<f64>() / x.len() as f64;
+            x.iter_mut().for_each(|x| *x -= mean);
+        }
+    }
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let share = |of: &[f64]| if dot(&there, &there) > 0.0 { dot(of, &there) / dot(&there, &there) } else { 0.0 };
+    let own: Vec<f64> = row.iter().map(|x| f64::from(*x)).collect();
+    let (along, of_drawn) = (share(&own), share(&drawn));
+    let across =
+        |of: &[f64], share: f64| of.iter().zip(&there).map(|(x, there)| x - share * there).collect::<Vec<f64>>();
+    let (own, drawn) = (across(&own, along), across(&drawn, of_drawn));
+    let scale = (dot(&own, &own) / dot(&drawn, &drawn)).sqrt();
+    for ((x, there), drawn) in row.iter_mut().zip(&there).zip(&drawn) {
+        *x = (along * there + scale * drawn) as f32;
+    }
 }
 
 /// Turns differences at an SAE's site into rows to add at a hook point: the site's own, or where the residual stream has
@@ -220,6 +256,29 @@ impl<'a> Writer<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_turned_is_as_long_and_has_the_same_part_along_what_is_there() {
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| a as f64 * b as f64).sum::<f64>();
+        let centred = |x: Vec<f32>| {
+            let mean = x.iter().sum::<f32>() / x.len() as f32;
+            x.into_iter().map(|x| x - mean).collect::<Vec<f32>>()
+        };
+        let row = centred((0..200).map(|i| ((i * 37) % 11) as f32).collect());
+        let there = centred((0..200).map(|i| ((i * 17) % 13) as f32 + row[i]).collect());
+        for is_centred in [false, true] {
+            let mut turned = row.clone();
+            turn(&mut turned, &there, 3, is_centred);
+            assert!((dot(&turned, &turned) / dot(&row, &row) - 1.0).abs() < 1e-5);
+            assert!((dot(&turned, &there) / dot(&row, &there) - 1.0).abs() < 1e-5);
+            assert!(dot(&turned, &row) / dot(&row, &row) < 0.8);
+            assert!(!is_centred || turned.iter().sum::<f32>().abs() < 1e-2);
+            let (mut again, mut other) = (row.clone(), row.clone());
+            turn(&mut again, &there, 3, is_centred);
+            turn(&mut other, &there, 4, is_centred);
+            assert!(turned == again && turned != other);
+        }
+    }
 
     #[test]
     fn random_rows_have_the_norm_and_their_own_way() {

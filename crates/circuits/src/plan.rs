@@ -8,14 +8,14 @@ use std::sync::Arc;
 use directrix_corpus::{Event, Prompts, Watch};
 use directrix_kernels::{Matrix, SparseActivations};
 use directrix_model::{
-    Ask, Case, Edit, HookPoint, Intervention, Model, Positions, Rows, Run, Session, Target, batches,
+    Ask, Case, Edit, HookPoint, Intervention, Model, Norm, Positions, Rows, Run, Session, Target, batches,
 };
 use directrix_sae::Sae;
 use rayon::prelude::*;
 
 use crate::batch::BATCH;
-use crate::change::{Difference, SiteRow, Writer};
-use crate::{Effect, Look, Result, Seen, Trial};
+use crate::change::{Difference, SiteRow, Writer, turn};
+use crate::{Change, Effect, Look, Result, Seen, Trial};
 
 /// Changed positions in one resumed pass, about.
 const CHANGED: usize = 1024;
@@ -129,6 +129,9 @@ impl Needs {
             let len = prompts.get(prompt).len();
             for hook in both_ends(trial.sae) {
                 captures.entry(hook).or_insert_with(none)[prompt].extend(trial.changed(len));
+            }
+            if let Change::AblateTurned { .. } = trial.change {
+                captures.entry(trial.added_at(model)).or_insert_with(none)[prompt].extend(trial.changed(len));
             }
             again[prompt].extend(trial.changed(len).chain([trial.until(len)]));
             match trial.look {
@@ -347,7 +350,9 @@ impl<'a> Base<'a> {
             if resumed.is_empty() {
                 break;
             }
-            let rows = Arc::new(writer.rows(&differences)?);
+            let mut rows = writer.rows(&differences)?;
+            self.turn(group, &resumed, &changed, trials, &mut rows);
+            let rows = Arc::new(rows);
             let mut first = 0;
             for (case, at) in cases.iter_mut().zip(changed) {
                 let own = Rows::each(&rows, first..first + at.len());
@@ -365,6 +370,18 @@ impl<'a> Base<'a> {
             seen(number, Effect { after: before.clone(), before })?;
         }
         Ok(())
+    }
+
+    /// Turns the rows of changes that are to be, row by row of the changed positions.
+    fn turn(&self, group: &Group, resumed: &[Resumed], changed: &[Vec<usize>], trials: &[Placed], rows: &mut Matrix) {
+        let is_centred = matches!(self.session.model().config().norm, Norm::Layer { .. });
+        let spots = resumed.iter().zip(changed).flat_map(|((number, _), at)| at.iter().map(move |at| (*number, *at)));
+        for (row, (number, position)) in spots.enumerate() {
+            let Placed { prompt, trial } = trials[number];
+            if let Change::AblateTurned { seed, .. } = trial.change {
+                turn(rows.row_mut(row), self.captured(group.added_at, prompt, position), seed, is_centred);
+            }
+        }
     }
 
     fn difference(&self, placed: Placed, position: usize) -> Result<Option<Difference>> {
@@ -389,7 +406,10 @@ impl<'a> Base<'a> {
                 next.map(move |(next, &token)| Target { prompt: case, position: next - 1, token })
             })),
             Looks::Activation(hook) => ask.with_capture(hook, Positions::FromEnd(1)),
-            Looks::Activations(hook) => ask.with_capture(hook, Positions::All),
+            Looks::Activations(hook) => {
+                let again = |&(number, first): &Resumed| (first..trials[number].trial.positions.end).collect();
+                ask.with_capture(hook, Positions::Each(resumed.iter().map(again).collect()))
+            }
             Looks::LogProbs => ask.with_logits(Positions::FromEnd(1)),
         }
     }

@@ -87,7 +87,7 @@ fn changed(sae: &Sae, values: &[f32], change: &Change) -> Vec<f32> {
                 let sum = written(&|d| without.contains(&d))[i] + sae.b_dec()[i] as f64;
                 (size * sum + mean + skipped(i)) as f32
             }
-            Change::AblateRandom { .. } => unreachable!("no trial here is a control"),
+            Change::AblateRandom { .. } | Change::AblateTurned { .. } => unreachable!("no trial here is a control"),
             Change::Zero => 0.0,
             Change::Replace(by) => by[i],
         };
@@ -115,8 +115,26 @@ fn look(model: &Model, prompts: &Prompts, trial: &Trial, interventions: &[Interv
             let acts = sae.encode(run.captured(sae.site().reads.hook)).unwrap();
             vec![acts.get(position, direction) as f64]
         }
+        Look::Activations { sae } => {
+            // Of every direction at every position, as one row.
+            let run = run(Ask::capture([sae.site().reads.hook]));
+            let acts = sae.encode(run.captured(sae.site().reads.hook)).unwrap();
+            let dense = |position| (0..sae.directions() as u32).map(move |d| (position, d));
+            (0..tokens.len()).flat_map(dense).map(|(position, d)| acts.get(position, d) as f64).collect()
+        }
         Look::LogProbs { .. } => unreachable!("no trial here looks at all tokens"),
     }
+}
+
+/// Of the activations of every direction at every position, before and after, the sums that a trial sees.
+fn sums(sae: &Sae, first: usize, end: usize, [before, after]: [Vec<f64>; 2]) -> [Vec<f64>; 2] {
+    let n = sae.directions();
+    let fires = |direction: &usize| (first..end).any(|position| before[position * n + direction] > 0.0);
+    let sum = |of: &[f64], direction: usize| -> f64 {
+        let there = (first..end).map(|position| position * n + direction).filter(|at| before[*at] > 0.0);
+        there.map(|at| of[at]).sum()
+    };
+    [&before, &after].map(|of| (0..n).filter(fires).map(|direction| sum(of, direction)).collect())
 }
 
 /// `[before, after]`, each by a run of the whole prompt.
@@ -128,7 +146,14 @@ fn naive(f: &Fixture, prompts: &Prompts, trial: &Trial) -> [Vec<f64>; 2] {
         Intervention::new(hook, Positions::At(vec![position]), Edit::Set(row.into()))
     };
     let interventions: Vec<Intervention> = trial.positions.clone().map(exchange).collect();
-    [look(&f.model, prompts, trial, &[]), look(&f.model, prompts, trial, &interventions)]
+    let seen = [look(&f.model, prompts, trial, &[]), look(&f.model, prompts, trial, &interventions)];
+    let Look::Activations { sae } = trial.look else { return seen };
+    let is_changed = |position: &usize| {
+        let row = run.captured(hook).row(*position);
+        changed(trial.sae, row, &trial.change)[..] != row[trial.sae.site().writes.columns()]
+    };
+    let first = trial.positions.clone().find(is_changed).unwrap_or(trial.positions.start);
+    sums(sae, first, trial.positions.end, seen)
 }
 
 fn numbers(seen: &Seen) -> Vec<f64> {
@@ -136,6 +161,7 @@ fn numbers(seen: &Seen) -> Vec<f64> {
         Seen::Prediction(p) => vec![p.log_prob, p.logit as f64],
         Seen::MeanLoss(loss) => vec![*loss],
         Seen::Activation(activation) => vec![*activation as f64],
+        Seen::Activations(sums) => sums.iter().map(|(_, sum)| *sum).collect(),
         Seen::LogProbs(all) => all.clone(),
     }
 }
@@ -161,12 +187,15 @@ fn trial<'a>(f: &'a Fixture, prompts: &Prompts, (sae, prompt, at, change, look, 
         _ => Change::Ablate(set),
     };
     let last = &f.saes[f.saes.len() - 1];
-    match look % 4 {
+    match look % 5 {
         0 => Trial::everywhere(sae, prompts, prompt, change).unwrap(),
         1 if sae.site().reads.hook < last.site().reads.hook => {
             let direction = (directions[0] % last.directions()) as u32;
             let look = Look::Activation { sae: last, direction, position };
             Trial { prompt, sae, positions: position..position + 1, change, look }
+        }
+        3 if sae.site().reads.hook < last.site().reads.hook => {
+            Trial { prompt, sae, positions: position..tokens.len(), change, look: Look::Activations { sae: last } }
         }
         // A change before the position that predicts.
         2 => {
@@ -178,7 +207,7 @@ fn trial<'a>(f: &'a Fixture, prompts: &Prompts, (sae, prompt, at, change, look, 
 }
 
 fn choices() -> impl Strategy<Value = Vec<Choices>> {
-    let one = (0..9_usize, 0..9_usize, 0..99_usize, 0..9_usize, 0..4_usize, prop::collection::vec(0..999_usize, 1..4));
+    let one = (0..9_usize, 0..9_usize, 0..99_usize, 0..9_usize, 0..5_usize, prop::collection::vec(0..999_usize, 1..4));
     prop::collection::vec(one, 1..12)
 }
 

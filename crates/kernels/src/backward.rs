@@ -15,7 +15,11 @@ use crate::{Activation, Matrix};
 /// If the shapes differ.
 pub fn activation_gradient(f: Activation, x: &Matrix, g: &mut Matrix) {
     assert_eq!((x.rows(), x.columns()), (g.rows(), g.columns()));
-    g.for_rows(|row, g| times_slopes(f, x.row(row), g));
+    g.for_rows(|row, g| {
+        if g.iter().any(|g| *g != 0.0) {
+            times_slopes(f, x.row(row), g);
+        }
+    });
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
@@ -154,6 +158,11 @@ fn one_head(
         let head = key_head * sharing + own;
         let of_query = head * d..(head + 1) * d;
         for (i, row) in part.clone().enumerate() {
+            let g = &g.row(row)[of_query.clone()];
+            // Where a scalar depends on few positions, most rows are zero and so is all that follows from them.
+            if see.is_none() && g.iter().all(|g| *g == 0.0) {
+                continue;
+            }
             let end = i + 1;
             let low = shape.window.map_or(0, |window| end.saturating_sub(window));
             query.iter_mut().zip(&q.row(row)[of_query.clone()]).for_each(|(scaled, x)| *scaled = x * shape.scale);
@@ -166,7 +175,6 @@ fn one_head(
                 pattern.iter_mut().zip(&bent).for_each(|(s, bent)| *s = cap * bent);
             }
             softmax(pattern);
-            let g = &g.row(row)[of_query.clone()];
             for (&share, dv) in pattern.iter().zip(dv[low * d..].chunks_exact_mut(d)) {
                 add_scaled(dv, share, g);
             }

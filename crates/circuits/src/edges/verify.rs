@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Between, Edge, Half, Ranked, Span, once};
 use crate::plan::each_effect;
-use crate::statistics::{Interval, false_discovery_rates, sign_test};
+use crate::statistics::{Interval, false_discovery_rates, sign_test, signed_rank_test};
 use crate::{Change, Effect, Error, Look, Matched, Result, Trial, effects};
 
 /// How edges are verified.
@@ -43,7 +43,8 @@ pub struct VerifiedEdge {
     pub low: f64,
     /// Upper end.
     pub high: f64,
-    /// The change when as much is taken out along a random row of the same norm, where the first fires.
+    /// The change when as much is taken out along a random row, where the first fires: of the same norm, and with the same part along the
+    /// residual stream, so that norms change as much.
     pub random_rows: f64,
     /// Lower end of the interval.
     pub random_rows_low: f64,
@@ -61,8 +62,9 @@ pub struct VerifiedEdge {
     pub loss_increase_low: f64,
     /// Upper end.
     pub loss_increase_high: f64,
-    /// The greatest p of three sign tests: of the change against zero, and against each control in the same prompts, in the same
-    /// direction.
+    /// p of a sign test of the change: in how many prompts it rises or falls.
+    pub sign_p: f64,
+    /// The greatest p of three signed-rank tests: of the change against zero, and against each control in the same prompts.
     pub p: f64,
     /// Its false-discovery rate in the list (Benjamini and Hochberg 1995).
     pub q: f64,
@@ -91,8 +93,8 @@ impl Between<'_> {
     /// The causal effect of each edge, as [`causal`](Between::causal) measures it, on the prompts with an odd number in which both
     /// directions fire, the first no later than the second.
     ///
-    /// An edge counts as verified if the change differs from zero and, in the same prompts, from both controls, each by a sign test: the
-    /// greatest of the three p is that of their union (Berger 1982), and the false-discovery rate over the list is of these.
+    /// An edge counts as verified if the change exceeds zero and, in the same prompts, both controls, each by a signed-rank test: the
+    /// greatest of the three p is that of all of it together (Berger 1982), and the false-discovery rate over the list is of these.
     ///
     /// # Errors
     /// As [`effects`](crate::effects), or if the index is damaged.
@@ -117,7 +119,10 @@ impl Between<'_> {
             let (direction, seed) = (*first as u32, span.prompt as u64);
             let fires = |direction: u32| firing[prompt].binary_search(&direction).is_ok();
             own.push(trial(Change::Ablate(vec![direction])));
-            controls.push(trial(Change::AblateRandom { directions: vec![direction], seed }));
+            controls.push(trial(Change::AblateTurned {
+                directions: vec![direction],
+                seed: seed << 32 | u64::from(direction),
+            }));
             of.push((number, Control::Rows));
             let drawn = matched.draw_among(&[direction], seed ^ direction as u64, fires);
             if !drawn.is_empty() {
@@ -214,7 +219,7 @@ fn of_second(effect: &Effect, second: usize) -> Result<(f64, f64), Error> {
 
 impl VerifiedEdge {
     /// What its columns are, for captions.
-    pub const SENTENCE: &'static str = "Each verified on other prompts in which both fire: activation of the second, its change when the first is ablated where it fires, both summed over a prompt, and the increase of the prompt's mean loss in nats; random rows: as much taken out along a random row of the same norm; random directions: another direction of matched density that fires in the prompt ablated instead. Means over prompts with 95 % intervals by bootstrap over prompts; p: the greatest of the sign tests against zero and both controls; q: its false-discovery rate in this list (Benjamini–Hochberg).";
+    pub const SENTENCE: &'static str = "Each verified on other prompts in which both fire: activation of the second, its change when the first is ablated where it fires, both summed over a prompt, and the increase of the prompt's mean loss in nats; random rows: as much taken out along a random row of the same norm and the same part along the residual stream, so that norms change as much; random directions: another direction of matched density that fires in the prompt ablated instead. Means over prompts with 95 % intervals by bootstrap over prompts; sign p: of the change, by a sign test; p: the greatest of three signed-rank tests, of the change against zero and against both controls in the same prompts; q: its false-discovery rate in this list (Benjamini–Hochberg).";
 
     /// Takes edges as one list of tests: what their false-discovery rates are over, and with that whether they count as verified.
     pub fn as_one_list<'a>(edges: impl Iterator<Item = &'a mut VerifiedEdge>, rate: f64) {
@@ -239,16 +244,15 @@ impl Seen {
         let [random_rows, random_rows_low, random_rows_high] = with_interval(&self.rows);
         let [random_directions, random_directions_low, random_directions_high] = with_interval(&self.directions);
         let [loss_increase, loss_increase_low, loss_increase_high] = with_interval(&self.loss);
-        // The change in its own direction must exceed zero and both controls.
-        let sign = if change < 0.0 { -1.0 } else { 1.0 };
+        // The change must exceed zero and both controls in its own direction.
         let exceeds = |than: &[f64]| {
-            let differences: Vec<f64> = self.change.iter().zip(than).map(|(x, y)| sign * (x - y)).collect();
-            let more = differences.iter().filter(|x| **x > 0.0).count();
-            let less = differences.iter().filter(|x| **x < 0.0).count();
-            if more > less { sign_test(more, less) } else { 1.0 }
+            let (p, is_higher) =
+                signed_rank_test(&self.change.iter().zip(than).map(|(x, y)| x - y).collect::<Vec<_>>());
+            if is_higher == (change > 0.0) { p } else { 1.0 }
         };
         let zero = vec![0.0; prompts];
         let p = [&zero, &self.rows, &self.directions].map(|than| exceeds(than)).into_iter().fold(0.0, f64::max);
+        let signs = [1.0, -1.0].map(|sign| self.change.iter().filter(|x| sign * **x > 0.0).count());
         VerifiedEdge {
             ranked,
             prompts,
@@ -265,6 +269,7 @@ impl Seen {
             loss_increase,
             loss_increase_low,
             loss_increase_high,
+            sign_p: sign_test(signs[0], signs[1]),
             p,
             q: f64::NAN,
             verified: false,
