@@ -239,6 +239,60 @@ def cooccurrence(x, first_position=10):
     return {"rows": rows[rows[:, 0].argsort(stable=True)]}, {"pairs": len(rows)}
 
 
+def edges_causal(x, n=4):
+    """Of each ablation at every position of a prompt, the changes of all later directions where they are active, summed."""
+    model, (s0, s1) = x.model, x.saes
+    directions = x.directions[:n]
+    removed_by = s0.W_dec[directions] @ model.blocks[s0.layer].mlp.W_out
+    changes = torch.empty(len(x.prompts), n, s1.directions)
+    for row, p in enumerate(x.prompts):
+        names = [s0.hook, f"blocks.{s0.layer}.hook_resid_post", s1.hook]
+        _, cache = model.run_with_cache(p[None], names_filter=names, stop_at_layer=s1.layer + 1)
+        base = s1.encode(cache[s1.hook][0])
+        acts = s0.encode_some(cache[s0.hook][0], directions)
+        residual = cache["resid_post", s0.layer] - acts.T[..., None] * removed_by[:, None]
+        kept = []
+
+        def keep(value, hook):
+            kept.append(value)
+            return value[:, :1]
+        model.run_with_hooks(residual, start_at_layer=s0.layer + 1, stop_at_layer=s1.layer + 1, fwd_hooks=[(s1.hook, keep)])
+        # Only what is active in the prompt is encoded again.
+        on = (base > 0).any(0).nonzero().flatten()
+        after = s1.encode_some(kept[0], on)
+        changes[row] = 0
+        changes[row][:, on] = ((after - base[:, on]) * (base[:, on] > 0)).sum(1)
+    return {"changes": changes}, {}
+
+
+def edges_attribution(x, n=4):
+    """Gradients of each of a few later directions where they are active, times what every earlier active direction writes."""
+    model, (s0, s1) = x.model, x.saes
+    directions, W_out = x.directions[:n], model.blocks[s0.layer].mlp.W_out
+    attributions = torch.zeros(len(x.prompts), n, s0.directions)
+    for row, p in enumerate(x.prompts):
+        kept = {}
+
+        def keep(value, hook):
+            if hook.name.endswith("resid_post"):
+                value = value.detach().requires_grad_()
+            kept[hook.name] = value
+            return value
+        before = f"blocks.{s0.layer}.hook_resid_post"
+        with torch.enable_grad():
+            hooks = [(name, keep) for name in (s0.hook, before, s1.hook)]
+            model.run_with_hooks(p[None], stop_at_layer=s1.layer + 1, fwd_hooks=hooks)
+            pre = s1.encode_some(kept[s1.hook][0], directions)
+            position, d = (acts := s0.encode(kept[s0.hook][0].detach())).nonzero(as_tuple=True)
+            writes, inverse = d.unique(return_inverse=True)
+            writes = s0.W_dec[writes] @ W_out
+            for i, total in enumerate(pre.sum(0)):
+                gradient = torch.autograd.grad(total, kept[before], retain_graph=True)[0][0]
+                added = acts[position, d] * (gradient[position] * writes[inverse]).sum(1)
+                attributions[row, i].index_add_(0, d, added.detach())
+    return {"attributions": attributions}, {}
+
+
 # ---- attribution and weights ----
 
 def components(x, prompts, layer, mlp_input, names):
@@ -309,11 +363,13 @@ TASKS = {
     "feature-attribution": feature_attribution,
     "loss-recovered": loss_recovered,
     "gradient": gradient,
+    "edges-causal": edges_causal,
+    "edges-attribution": edges_attribution,
     "cosine": cosine,
     "product": product,
 }
 
 if __name__ == "__main__":
     args = common.parser(__doc__, TASKS).parse_args()
-    with torch.inference_mode(args.task != "gradient"):
+    with torch.inference_mode(args.task not in ("gradient", "edges-attribution")), torch.no_grad():
         common.run(TASKS, "batched", args)

@@ -148,6 +148,37 @@ def cooccurrence(x):
     return {"rows": torch.tensor(rows)}, {"units": len(rows)}
 
 
+def edges_causal(x, n=4):
+    """Of each ablation at every position of a prompt, the changes of all later directions where they are active, summed."""
+    (s0, s1), rows = x.saes, []
+    for p in x.prompts:
+        for direction in x.directions[:n]:
+            before = acts_of(x.model, s1, p[None])
+            with x.model.hooks(ablation_hook(s0, [direction])):
+                after = acts_of(x.model, s1, p[None])
+            rows.append(((after - before) * (before > 0)).sum(0))
+    return {"changes": torch.stack(rows).view(len(x.prompts), n, -1)}, {}
+
+
+def edges_attribution(x, n=4):
+    """Gradients of each of a few later directions where they are active, times what every earlier direction writes."""
+    (s0, s1), rows = x.saes, []
+    for p in x.prompts:
+        for direction in x.directions[:n]:
+            kept = {}
+
+            def keep(value, hook):
+                kept[hook.name] = value.requires_grad_() if hook.name == s0.hook else value
+                return value
+            with torch.enable_grad():
+                x.model.run_with_hooks(p[None], fwd_hooks=[(s0.hook, keep), (s1.hook, keep)])
+                total = s1.encode(kept[s1.hook][0])[:, direction].sum()
+                gradient = torch.autograd.grad(total, kept[s0.hook])[0][0]
+            with torch.no_grad():
+                rows.append((s0.encode(kept[s0.hook][0]) * (gradient @ s0.W_dec.T)).sum(0))
+    return {"attributions": torch.stack(rows).view(len(x.prompts), n, -1)}, {}
+
+
 # ---- attribution and weights ----
 
 def logit_attribution(x):
@@ -195,6 +226,8 @@ TASKS = {
     "feature-attribution": feature_attribution,
     "loss-recovered": loss_recovered,
     "gradient": gradient,
+    "edges-causal": edges_causal,
+    "edges-attribution": edges_attribution,
     "cosine": cosine,
 }
 

@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::ensure;
 use clap::ValueEnum;
-use directrix::circuits::{self, AnswerLosses, Change, CooccurrenceOptions, Inactive, PromptEffect, Trial};
+use directrix::circuits::{self, AnswerLosses, Change, CooccurrenceOptions, Inactive, Look, PromptEffect, Trial};
 use directrix::corpus::{Chunk, Prompts, Watch};
 use directrix::index::{self, Identity, Input, Options};
 use directrix::kernels::{self, Matrix};
-use directrix::model::{BlockHook, Frozen, HookPoint, Quantity, Scalar};
+use directrix::model::{Ask, BlockHook, Frozen, HookPoint, Quantity, Scalar, Term};
 use directrix::sae::Counted;
+use rayon::prelude::*;
 
 use crate::inputs::{Inputs, Loaded, Sizes};
 
@@ -42,6 +44,10 @@ pub(super) enum Task {
     LossRecovered,
     /// The derivative of the answer's log-probability by the first block's neurons, at every position
     Gradient,
+    /// What ablating each of 4 directions of the first SAE at every position does to all directions of the last
+    EdgesCausal,
+    /// What gradients say all directions of the first SAE add to each of 4 of the last
+    EdgesAttribution,
     /// The pairs of directions with the highest cosine
     Cosine,
 }
@@ -67,7 +73,7 @@ const COSINE_PAIRS: usize = 10;
 const PRODUCT_ROWS: [usize; 6] = [1, 4, 16, 64, 256, 2048];
 
 impl Task {
-    pub(super) const ALL: [Task; 13] = [
+    pub(super) const ALL: [Task; 15] = [
         Task::Product,
         Task::Index,
         Task::Tables,
@@ -80,6 +86,8 @@ impl Task {
         Task::FeatureAttribution,
         Task::LossRecovered,
         Task::Gradient,
+        Task::EdgesCausal,
+        Task::EdgesAttribution,
         Task::Cosine,
     ];
 
@@ -92,7 +100,11 @@ impl Task {
         match self {
             Task::Product => "row",
             Task::Index | Task::Tables => "token",
-            Task::AblateLast | Task::AblateFirst | Task::AblateEverywhere => "prompt × direction",
+            Task::AblateLast
+            | Task::AblateFirst
+            | Task::AblateEverywhere
+            | Task::EdgesCausal
+            | Task::EdgesAttribution => "prompt × direction",
             Task::Cooccurrence => "position × direction",
             Task::Joint | Task::LogitAttribution | Task::FeatureAttribution | Task::LossRecovered | Task::Gradient => {
                 "prompt"
@@ -110,6 +122,7 @@ impl Task {
             Task::Tables => [2, stories, stories],
             Task::AblateLast | Task::AblateFirst => [1, 20, prompts],
             Task::AblateEverywhere => [1, 2, 10],
+            Task::EdgesCausal | Task::EdgesAttribution => [1, 4, 8],
             Task::Joint => [8, 64, prompts],
             // Means over prompts, which can be compared only over the same ones.
             Task::LogitAttribution | Task::FeatureAttribution => [8, prompts, prompts],
@@ -146,6 +159,8 @@ impl Task {
             Task::FeatureAttribution => timed(&|loaded| feature_attribution(inputs, loaded, &prompts)),
             Task::LossRecovered => timed(&|loaded| loss_recovered(inputs, loaded, &prompts)),
             Task::Gradient => timed(&|loaded| gradient(loaded, &prompts)),
+            Task::EdgesCausal => timed(&|loaded| edges_causal(inputs, loaded, &prompts)),
+            Task::EdgesAttribution => timed(&|loaded| edges_attribution(inputs, loaded, &prompts)),
             Task::Cosine => timed(&cosine),
         }
     }
@@ -180,6 +195,16 @@ impl Task {
                 let there = work.answer() + work.unembed;
                 let before = work.layer - work.mlp_out;
                 units * (2.0 * there - work.before * before)
+            }
+            Task::EdgesCausal => {
+                let positions = inputs.sizes.prompt as f64;
+                positions * (prompts(EVERYWHERE) * work.index() + units * (work.later() - work.mlp_out))
+            }
+            // Of the first SAE all directions are wanted, of the last a few.
+            Task::EdgesAttribution => {
+                let positions = inputs.sizes.prompt as f64;
+                let there = work.index() - work.encode;
+                positions * (prompts(EVERYWHERE) * there + units * (work.later() - work.mlp_out))
             }
             Task::Cosine => units * work.cosine,
         }
@@ -422,6 +447,76 @@ fn gradient(loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Found> {
     }
     let width = sums.len() / prompts.len();
     Ok((prompts.len(), vec![("gradients".into(), vec![prompts.len(), width], sums)]))
+}
+
+fn edges_causal(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Found> {
+    let [first, last] = &loaded.saes;
+    let trial = |prompt: usize, direction: u32| Trial {
+        prompt,
+        sae: first,
+        positions: 0..prompts.get(prompt).len(),
+        change: Change::Ablate(vec![direction]),
+        look: Look::Activations { sae: last },
+    };
+    let directions = &inputs.directions[..EVERYWHERE];
+    let trials: Vec<Trial> = (0..prompts.len())
+        .flat_map(|prompt| directions.iter().map(move |direction| trial(prompt, *direction)))
+        .collect();
+    let effects = circuits::effects(&loaded.model, prompts, &trials, &Watch::nobody())?;
+    let mut changes = vec![0.0; trials.len() * last.directions()];
+    for (effect, row) in effects.iter().zip(changes.chunks_mut(last.directions())) {
+        for ((direction, before), (_, after)) in effect.before.activations()?.iter().zip(effect.after.activations()?) {
+            row[*direction as usize] = (after - before) as f32;
+        }
+    }
+    let shape = vec![prompts.len(), EVERYWHERE, last.directions()];
+    Ok((trials.len(), vec![("changes".into(), shape, changes)]))
+}
+
+fn edges_attribution(inputs: &Inputs, loaded: &Loaded, prompts: &Prompts) -> anyhow::Result<Found> {
+    let ([first, last], directions) = (&loaded.saes, &inputs.directions[..EVERYWHERE]);
+    let (reads, written) = (last.site().reads.hook, HookPoint::Block(0, BlockHook::ResidPost));
+    let watch = Watch::nobody();
+    let run = loaded.model.run(prompts, &Ask::capture([first.site().reads.hook, reads]), &[])?;
+    let (acts, site) = (first.encode(run.captured(first.site().reads.hook))?, run.captured(reads));
+    let mut scalars = Vec::new();
+    for (prompt, ends) in prompts.offsets().windows(2).enumerate() {
+        for &direction in directions {
+            let along: Arc<[f32]> = last.encoder().row(direction as usize).into();
+            let fires = (ends[0]..ends[1]).filter_map(|row| match last.activation(site.row(row), direction) {
+                Ok(activation) => (activation > 0.0).then_some(Ok(row - ends[0])),
+                Err(error) => Some(Err(error)),
+            });
+            let term = |position| Term {
+                position,
+                weight: 1.0,
+                quantity: Quantity::Along { hook: reads, direction: along.clone() },
+            };
+            scalars.push(Scalar { prompt, terms: fires.map(|at| at.map(term)).collect::<Result<_, _>>()? });
+        }
+    }
+    let gradients = loaded.model.gradients(prompts, &[written], &scalars, Frozen::default(), &watch)?;
+    // What the directions that fire write, each once.
+    let mut writers: Vec<u32> = (0..acts.positions()).flat_map(|row| acts.at(row).0.iter().copied()).collect();
+    writers.sort_unstable();
+    writers.dedup();
+    let rows = first.w_dec().gather(writers.iter().map(|direction| *direction as usize));
+    let writes = first.to_residual(&loaded.model, &rows)?;
+    let of_scalar = |number: usize| -> Vec<f32> {
+        let (gradient, start) = (gradients.of(number, written), prompts.offsets()[scalars[number].prompt]);
+        let mut row = vec![0.0; first.directions()];
+        for position in 0..gradient.rows() {
+            let (directions, values) = acts.at(start + position);
+            for (direction, value) in directions.iter().zip(values) {
+                let written = writes.row(writers.binary_search(direction).expect("all that fire are writers"));
+                row[*direction as usize] += (f64::from(*value) * kernels::dot(gradient.row(position), written)) as f32;
+            }
+        }
+        row
+    };
+    let attributions = (0..scalars.len()).into_par_iter().flat_map_iter(of_scalar).collect();
+    let shape = vec![prompts.len(), EVERYWHERE, first.directions()];
+    Ok((scalars.len(), vec![("attributions".into(), shape, attributions)]))
 }
 
 fn cosine(loaded: &Loaded) -> anyhow::Result<Found> {

@@ -19,7 +19,7 @@ mod weights;
 use std::ops::Range;
 
 use directrix_corpus::Prompts;
-use directrix_index::{Index, SaeIndex};
+use directrix_index::{Example, Index, SaeIndex};
 use directrix_model::{BlockHook, HookPoint, Model};
 use directrix_sae::Sae;
 use serde::Serialize;
@@ -89,6 +89,8 @@ struct Span {
     prompt: usize,
     first: usize,
     last: usize,
+    /// Where it fires most strongly.
+    most: usize,
 }
 
 impl<'a> Between<'a> {
@@ -115,12 +117,19 @@ impl<'a> Between<'a> {
 
     /// In which prompts of a half a direction fires, in order.
     fn spans(&self, indexed: &SaeIndex, direction: usize, half: Half) -> Result<Vec<Span>> {
-        let mut spans: Vec<Span> = Vec::new();
-        for fires in indexed.fires(direction)? {
-            let (prompt, position) = (fires.prompt, fires.position);
+        let (mut spans, mut highest) = (Vec::<Span>::new(), 0.0);
+        for Example { prompt, position, activation } in indexed.fires(direction)? {
             match spans.last_mut().filter(|span| span.prompt == prompt) {
-                Some(span) => span.last = position,
-                None if half.has(prompt) => spans.push(Span { prompt, first: position, last: position }),
+                Some(span) => {
+                    span.last = position;
+                    if activation > highest {
+                        (span.most, highest) = (position, activation);
+                    }
+                }
+                None if half.has(prompt) => {
+                    spans.push(Span { prompt, first: position, last: position, most: position });
+                    highest = activation;
+                }
                 None => {}
             }
         }

@@ -252,7 +252,7 @@ fn causal(between: &Between) -> Vec<Ranked> {
 }
 
 fn verified(between: &Between, edges: &[Ranked]) -> Vec<VerifiedEdge> {
-    between.verify(edges, Verify::default(), &Watch::nobody()).unwrap()
+    between.verify(edges, Verify { prompts: 32, ..Verify::default() }, &Watch::nobody()).unwrap()
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! How far the rankings agree.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use directrix_corpus::Watch;
 use rand::{RngExt, SeedableRng};
@@ -29,6 +29,15 @@ pub struct Agreement {
     pub pairs: u64,
     /// The best edges of each ranking, verified.
     pub verified: Vec<VerifiedEdge>,
+    /// The best thousand of each ranking.
+    rankings: BTreeMap<Measure, Vec<Ranked>>,
+}
+
+impl Agreement {
+    /// The best thousand edges by a measure, best first.
+    pub fn best(&self, measure: Measure) -> &[Ranked] {
+        &self.rankings[&measure]
+    }
 }
 
 /// How far a ranking agrees with that by causal effect.
@@ -73,7 +82,14 @@ pub struct Compared {
     /// The pair.
     pub edge: Edge,
     /// In the order of [`Measure::ALL`].
-    pub values: [f64; Measure::ALL.len()],
+    values: [f64; Measure::ALL.len()],
+}
+
+impl Compared {
+    /// Its value by a measure; `NaN` if it has none.
+    pub fn of(&self, measure: Measure) -> f64 {
+        self.values[column(measure)]
+    }
 }
 
 impl Between<'_> {
@@ -84,7 +100,7 @@ impl Between<'_> {
     /// As [`causal`](Between::causal), [`attribution`](Between::attribution), [`coactivation`](Between::coactivation) and [`Weights::new`].
     pub fn agreement(&self, sample: Sample, verify: Verify, watch: &Watch) -> Result<Agreement> {
         let most = BEST[BEST.len() - 1];
-        let mut rankings: HashMap<Measure, Vec<Ranked>> = HashMap::new();
+        let mut rankings: BTreeMap<Measure, Vec<Ranked>> = BTreeMap::new();
         let mut drawn = Drawn::new();
         let mut ranking = Ranking::new(most);
         self.causal(sample, watch, |ranked| {
@@ -147,7 +163,7 @@ impl Between<'_> {
                 verified_high,
             }
         });
-        Ok(Agreement { rows: rows.into(), compared: compared.pairs, pairs, verified })
+        Ok(Agreement { rows: rows.into(), compared: compared.pairs, pairs, verified, rankings })
     }
 }
 
@@ -186,7 +202,11 @@ impl Drawn {
 
     fn finish(mut self) -> Values {
         self.kept.sort_by_key(|ranked| ranked.edge);
-        let pairs = self.kept.iter().map(|ranked| Compared { edge: ranked.edge, values: [f64::NAN; 8] }).collect();
+        let pairs = self
+            .kept
+            .iter()
+            .map(|ranked| Compared { edge: ranked.edge, values: [f64::NAN; Measure::ALL.len()] })
+            .collect();
         let mut values = Values { pairs };
         self.kept.into_iter().for_each(|ranked| values.see(ranked));
         values
@@ -207,10 +227,10 @@ impl Values {
 
     /// Over the pairs that have both: their number, Spearman's correlation of the strengths, and its interval.
     fn rank_correlation(&self, measure: Measure) -> (usize, f64, Interval) {
-        let both = |pair: &&Compared| !pair.values[column(measure)].is_nan();
+        let both = |pair: &&Compared| !pair.of(measure).is_nan();
         let pairs: Vec<&Compared> = self.pairs.iter().filter(both).collect();
         let of = |measure: Measure| -> Vec<f64> {
-            ranks(&pairs.iter().map(|pair| measure.strength(pair.values[column(measure)])).collect::<Vec<_>>())
+            ranks(&pairs.iter().map(|pair| measure.strength(pair.of(measure))).collect::<Vec<_>>())
         };
         let (x, y) = (of(measure), of(Measure::Causal));
         // Of each first direction the sums that a correlation is made of.

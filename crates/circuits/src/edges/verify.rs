@@ -22,7 +22,7 @@ pub struct Verify {
 
 impl Default for Verify {
     fn default() -> Verify {
-        Verify { prompts: 32, rate: 0.05 }
+        Verify { prompts: 24, rate: 0.05 }
     }
 }
 
@@ -56,7 +56,7 @@ pub struct VerifiedEdge {
     pub random_directions_low: f64,
     /// Upper end.
     pub random_directions_high: f64,
-    /// How much the mean loss of the prompt rises when the first is ablated, nats.
+    /// How much the loss rises where the second is most active when the first is ablated, nats.
     pub loss_increase: f64,
     /// Lower end of the interval.
     pub loss_increase_low: f64,
@@ -82,11 +82,21 @@ struct Seen {
     loss: Vec<f64>,
 }
 
-/// An ablation of a first direction in a prompt, and the edges that are looked at there: edge, and number of the prompt among its own.
+/// An ablation of a first direction in a prompt, and the edges that are looked at there.
 struct Ablation {
     first: usize,
     span: Span,
-    edges: Vec<(usize, usize)>,
+    edges: Vec<LookedAt>,
+}
+
+/// An edge that is looked at in a prompt.
+struct LookedAt {
+    edge: usize,
+    /// Number of the prompt among the edge's.
+    at: usize,
+    /// Where the second direction fires last, and most.
+    last: usize,
+    most: usize,
 }
 
 impl Between<'_> {
@@ -106,9 +116,10 @@ impl Between<'_> {
         let matched = Matched::of(self.of_first);
 
         let (mut own, mut controls, mut of) = (Vec::new(), Vec::new(), Vec::new());
-        for (number, Ablation { first, span, .. }) in ablations.iter().enumerate() {
+        for (number, Ablation { first, span, edges: looked_at }) in ablations.iter().enumerate() {
             let prompt = numbers.partition_point(|number| *number < span.prompt);
-            let positions = counted[prompt].clone();
+            let last = looked_at.iter().map(|edge| edge.last).max().unwrap_or(span.last);
+            let positions = span.first..last + 1;
             let trial = |change| Trial {
                 prompt,
                 sae: self.first,
@@ -131,7 +142,7 @@ impl Between<'_> {
             }
         }
         each_effect(self.model, &prompts, &own, watch, |number, effect| {
-            for &(edge, at) in &ablations[number].edges {
+            for &LookedAt { edge, at, .. } in &ablations[number].edges {
                 let (before, after) = of_second(&effect, edges[edge].edge.second)?;
                 (seen[edge].activation[at], seen[edge].change[at]) = (before, after - before);
             }
@@ -139,7 +150,7 @@ impl Between<'_> {
         })?;
         each_effect(self.model, &prompts, &controls, watch, |trial, effect| {
             let (number, control) = of[trial];
-            for &(edge, at) in &ablations[number].edges {
+            for &LookedAt { edge, at, .. } in &ablations[number].edges {
                 let (before, after) = of_second(&effect, edges[edge].edge.second)?;
                 let values = match control {
                     Control::Rows => &mut seen[edge].rows,
@@ -149,10 +160,19 @@ impl Between<'_> {
             }
             Ok(())
         })?;
-        let losses: Vec<Trial> = own.iter().map(|trial| Trial { look: Look::MeanLoss, ..trial.clone() }).collect();
-        for (ablation, effect) in ablations.iter().zip(effects(self.model, &prompts, &losses, watch)?) {
-            let increase = effect.loss_increase()?;
-            ablation.edges.iter().for_each(|&(edge, at)| seen[edge].loss[at] = increase);
+        let (mut losses, mut of_loss) = (Vec::new(), Vec::new());
+        for (trial, ablation) in own.iter().zip(&ablations) {
+            for LookedAt { edge, at, most, .. } in &ablation.edges {
+                // Where the prompt ends nothing is predicted.
+                if let Some(&token) = prompts.get(trial.prompt).get(most + 1) {
+                    let look = Look::Prediction { position: *most, token };
+                    losses.push(Trial { positions: trial.positions.start..most + 1, look, ..trial.clone() });
+                    of_loss.push((*edge, *at));
+                }
+            }
+        }
+        for ((edge, at), effect) in of_loss.into_iter().zip(effects(self.model, &prompts, &losses, watch)?) {
+            seen[edge].loss[at] = effect.loss_increase()?;
         }
 
         let mut rows: Vec<VerifiedEdge> =
@@ -173,14 +193,17 @@ impl Between<'_> {
                 }
             }
             let (of_first, of_second) = (&spans[&(true, *first)], &spans[&(false, *second)]);
-            let later = |span: &&Span| {
+            let both = of_first.iter().filter_map(|span| {
                 let at = of_second.partition_point(|other| other.prompt < span.prompt);
-                of_second.get(at).is_some_and(|other| other.prompt == span.prompt && span.first <= other.last)
-            };
+                let other =
+                    of_second.get(at).filter(|other| other.prompt == span.prompt && span.first <= other.last)?;
+                Some((*span, *other))
+            });
             let mut n = 0;
-            for (at, span) in of_first.iter().filter(later).take(most).enumerate() {
-                let new = || Ablation { first: *first, span: *span, edges: Vec::new() };
-                ablations.entry((span.prompt, *first)).or_insert_with(new).edges.push((number, at));
+            for (at, (span, Span { last, most, .. })) in both.take(most).enumerate() {
+                let new = || Ablation { first: *first, span, edges: Vec::new() };
+                let looked_at = LookedAt { edge: number, at, last, most: most.max(span.first) };
+                ablations.entry((span.prompt, *first)).or_insert_with(new).edges.push(looked_at);
                 n += 1;
             }
             let room = || vec![0.0; n];
@@ -219,7 +242,7 @@ fn of_second(effect: &Effect, second: usize) -> Result<(f64, f64), Error> {
 
 impl VerifiedEdge {
     /// What its columns are, for captions.
-    pub const SENTENCE: &'static str = "Each verified on other prompts in which both fire: activation of the second, its change when the first is ablated where it fires, both summed over a prompt, and the increase of the prompt's mean loss in nats; random rows: as much taken out along a random row of the same norm and the same part along the residual stream, so that norms change as much; random directions: another direction of matched density that fires in the prompt ablated instead. Means over prompts with 95 % intervals by bootstrap over prompts; sign p: of the change, by a sign test; p: the greatest of three signed-rank tests, of the change against zero and against both controls in the same prompts; q: its false-discovery rate in this list (Benjamini–Hochberg).";
+    pub const SENTENCE: &'static str = "Each verified on other prompts in which both fire: activation of the second, its change when the first is ablated where it fires, both summed over a prompt, and the increase of the loss where the second is most active, in nats; random rows: as much taken out along a random row of the same norm and the same part along the residual stream, so that norms change as much; random directions: another direction of matched density that fires in the prompt ablated instead. Means over prompts with 95 % intervals by bootstrap over prompts; sign p: of the change, by a sign test; p: the greatest of three signed-rank tests, of the change against zero and against both controls in the same prompts; q: its false-discovery rate in this list (Benjamini–Hochberg).";
 
     /// Takes edges as one list of tests: what their false-discovery rates are over, and with that whether they count as verified.
     pub fn as_one_list<'a>(edges: impl Iterator<Item = &'a mut VerifiedEdge>, rate: f64) {

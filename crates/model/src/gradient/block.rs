@@ -1,6 +1,7 @@
 //! The pass back through a block.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, Range};
 use std::sync::{Mutex, PoisonError};
 
@@ -17,7 +18,7 @@ impl Back<'_> {
     pub(super) fn through_block(&mut self, layer: usize, mut g: Matrix) -> Step<Matrix> {
         let at = |hook| HookPoint::Block(layer, hook);
         self.visit(at(BlockHook::ResidPost), &mut g)?;
-        let mut of_mlp = self.through_mlp(layer, g.clone())?;
+        let mut of_mlp = self.through_mlp_where_it_matters(layer, &g)?;
         self.visit(at(BlockHook::MlpIn), &mut of_mlp)?;
         let of_attention = if self.model.config().parallel {
             let of_attention = self.through_attention(layer, g.clone())?;
@@ -31,6 +32,47 @@ impl Back<'_> {
         g.add(&of_attention);
         self.visit(at(BlockHook::ResidPre), &mut g)?;
         Step::Continue(g)
+    }
+
+    /// As [`through_mlp`](Self::through_mlp), over those rows alone at which something comes in: a position's MLP sees no other position, and
+    /// most rows are zero where a scalar depends on few positions.
+    fn through_mlp_where_it_matters(&mut self, layer: usize, g: &Matrix) -> Step<Matrix> {
+        let is_inside = |hook: &HookPoint| matches!(hook, HookPoint::Block(of, hook) if *of == layer && of_mlp(*hook));
+        let seeded: BTreeSet<usize> = self
+            .seeds
+            .iter()
+            .filter(|(hook, _)| is_inside(hook))
+            .flat_map(|(_, seeds)| seeds.iter().map(|(row, _)| *row))
+            .collect();
+        let matters = |row: &usize| seeded.contains(row) || g.row(*row).iter().any(|x| *x != 0.0);
+        let rows: Vec<usize> = (0..g.rows()).filter(matters).collect();
+        if self.wanted.iter().any(is_inside) || rows.len() == g.rows() {
+            return self.through_mlp(layer, g.clone());
+        }
+        let mut seeds = BTreeMap::new();
+        for hook in self.seeds.keys().copied().filter(is_inside).collect::<Vec<_>>() {
+            let own = self.seeds.remove(&hook).unwrap_or_default().into_iter();
+            let place = |row: usize| rows.binary_search(&row).expect("a row that is seeded matters");
+            seeds.insert(hook, own.map(|(row, direction)| (place(row), direction)).collect());
+        }
+        let mut narrow = Back {
+            model: self.model,
+            frozen: self.frozen,
+            run: self.run,
+            rows: rows.iter().map(|row| self.rows[*row]).collect(),
+            positions: rows.iter().map(|row| self.positions[*row]).collect(),
+            offsets: vec![0, rows.len()],
+            longest: self.longest,
+            wanted: Vec::new(),
+            first: self.first,
+            seeds,
+            found: BTreeMap::new(),
+            watch: self.watch,
+        };
+        let found = narrow.through_mlp(layer, g.gather(rows.iter().copied()))?;
+        let mut all = Matrix::zeros(g.rows(), g.columns());
+        rows.iter().zip(found.iter_rows()).for_each(|(row, from)| all.row_mut(*row).copy_from_slice(from));
+        Step::Continue(all)
     }
 
     /// The gradient at what the MLP's norm reads, from that at what the MLP adds to the residual stream.
@@ -219,6 +261,22 @@ impl Back<'_> {
         }
         sum.map_or(Step::Continue(()), |mut sum| self.visit(together, &mut sum))
     }
+}
+
+/// Whether a hook point lies between what the MLP's norm reads and what the MLP adds.
+fn of_mlp(hook: BlockHook) -> bool {
+    use BlockHook as B;
+    matches!(
+        hook,
+        B::Ln2Scale
+            | B::Ln2Normalized
+            | B::MlpPre
+            | B::MlpPreLinear
+            | B::MlpPost
+            | B::Ln2PostScale
+            | B::Ln2PostNormalized
+            | B::MlpOut
+    )
 }
 
 /// `g w`. Rows of zeros, which are many where a scalar depends on few positions, are left out of the product.
