@@ -207,8 +207,11 @@ fn both_orders_hold_the_same_activations() {
             total += summary.active;
             let at = |prompt: usize| {
                 let row = sae.on_prompt(prompt, direction).unwrap().into_iter().enumerate();
-                row.filter(|(_, activation)| *activation > 0.0)
-                    .map(move |(position, activation)| Example { prompt, position, activation })
+                row.filter(|(_, activation)| *activation > 0.0).map(move |(position, activation)| Example {
+                    prompt,
+                    position,
+                    activation,
+                })
             };
             let all: Vec<Example> = (0..index.prompts()).flat_map(at).collect();
             assert_eq!(sae.fires_anywhere(direction).unwrap(), all);

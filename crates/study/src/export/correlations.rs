@@ -77,29 +77,37 @@ impl<'a> Correlations<'a> {
         let mut rows = directions.iter().map(row).collect::<Result<Vec<_>>>()?;
         let mut neurons = vec![Sums::default(); sae.d_in()];
         let mut start = 0;
-        each_read(index, model, sae, |length| length, watch, |prompts, read| {
-            let end = start + prompts.positions() as u64;
-            rows.par_iter_mut().for_each(|(active, products)| {
-                while let Some((position, activation)) = active.next_if(|(position, _)| *position < end) {
-                    let neurons = read.row((position - start) as usize);
-                    let add = |(product, value): (&mut f64, &f32)| *product += f64::from(*activation) * f64::from(*value);
-                    products.iter_mut().zip(neurons).for_each(add);
-                }
-            });
-            neurons.par_chunks_mut(NEURONS).enumerate().for_each(|(chunk, sums)| {
-                let first = chunk * NEURONS;
-                let mut of_batch = vec![Sums::default(); sums.len()];
-                for row in 0..read.rows() {
-                    let values = &read.row(row)[first..first + sums.len()];
-                    of_batch.iter_mut().zip(values).for_each(|(sums, value)| *sums = sums.and(*value));
-                }
-                sums.iter_mut().zip(of_batch).for_each(|(sums, of_batch)| {
-                    *sums = Sums { sum: sums.sum + of_batch.sum, squares: sums.squares + of_batch.squares };
+        each_read(
+            index,
+            model,
+            sae,
+            |length| length,
+            watch,
+            |prompts, read| {
+                let end = start + prompts.positions() as u64;
+                rows.par_iter_mut().for_each(|(active, products)| {
+                    while let Some((position, activation)) = active.next_if(|(position, _)| *position < end) {
+                        let neurons = read.row((position - start) as usize);
+                        let add =
+                            |(product, value): (&mut f64, &f32)| *product += f64::from(*activation) * f64::from(*value);
+                        products.iter_mut().zip(neurons).for_each(add);
+                    }
                 });
-            });
-            start = end;
-            Ok(())
-        })?;
+                neurons.par_chunks_mut(NEURONS).enumerate().for_each(|(chunk, sums)| {
+                    let first = chunk * NEURONS;
+                    let mut of_batch = vec![Sums::default(); sums.len()];
+                    for row in 0..read.rows() {
+                        let values = &read.row(row)[first..first + sums.len()];
+                        of_batch.iter_mut().zip(values).for_each(|(sums, value)| *sums = sums.and(*value));
+                    }
+                    sums.iter_mut().zip(of_batch).for_each(|(sums, of_batch)| {
+                        *sums = Sums { sum: sums.sum + of_batch.sum, squares: sums.squares + of_batch.squares };
+                    });
+                });
+                start = end;
+                Ok(())
+            },
+        )?;
         let highest = |(direction, (_, products)): (&usize, (_, Vec<f64>))| {
             let all = neurons.iter().zip(products).enumerate();
             self.highest(*direction, all.map(|(neuron, (sums, product))| (neuron, *sums, product)))
@@ -158,7 +166,8 @@ mod tests {
     /// An SAE whose first direction never fires, whose second fires everywhere with the value of a neuron, whose third fires at
     /// everything equally, and whose others are random.
     fn random_sae(end: End, rng: &mut ChaCha8Rng) -> Sae {
-        let mut random = |n: usize, scale: f32| (0..n).map(|_| scale * rng.random_range(-1.0..1.0)).collect::<Vec<f32>>();
+        let mut random =
+            |n: usize, scale: f32| (0..n).map(|_| scale * rng.random_range(-1.0..1.0)).collect::<Vec<f32>>();
         let width = end.width;
         let mut encoder = Matrix::new(random(DIRECTIONS * width, 1.0), DIRECTIONS, width);
         let mut b_enc = random(DIRECTIONS, 1.0);
@@ -221,7 +230,8 @@ mod tests {
 
     #[test]
     fn correlations_are_those_of_the_dense_activations_at_all_positions() {
-        let model = Model::load(&Folder::open("../model/tests/fixtures/gpt2-tiny").unwrap(), Processing::default()).unwrap();
+        let model =
+            Model::load(&Folder::open("../model/tests/fixtures/gpt2-tiny").unwrap(), Processing::default()).unwrap();
         let mut rng = ChaCha8Rng::seed_from_u64(11);
         let sites = [
             (HookPoint::Block(1, BlockHook::MlpPost), None, 128),

@@ -51,13 +51,20 @@ pub fn write_datasets(
     let schema = Arc::new(form.schema());
     let mut file = StreamWriter::try_new(BufWriter::new(beside.file()), &schema).map_err(failed)?;
     let mut rows = 0;
-    each_read(index, model, sae, |length| length / context * context, watch, |prompts, read| {
-        let read = (0..read.rows()).flat_map(|row| read.row(row)).copied().collect();
-        let columns = form.columns(read, prompts.tokens()).map_err(failed)?;
-        let batch = RecordBatch::try_new(schema.clone(), columns).map_err(failed)?;
-        rows += batch.num_rows() as u64;
-        file.write(&batch).map_err(failed)
-    })?;
+    each_read(
+        index,
+        model,
+        sae,
+        |length| length / context * context,
+        watch,
+        |prompts, read| {
+            let read = (0..read.rows()).flat_map(|row| read.row(row)).copied().collect();
+            let columns = form.columns(read, prompts.tokens()).map_err(failed)?;
+            let batch = RecordBatch::try_new(schema.clone(), columns).map_err(failed)?;
+            rows += batch.num_rows() as u64;
+            file.write(&batch).map_err(failed)
+        },
+    )?;
     file.finish().map_err(failed)?;
     drop(file);
     beside.sync()?;
