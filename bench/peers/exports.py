@@ -101,7 +101,7 @@ def same_order(ours, theirs, values):
         assert a == b or b in [ours[i] for i in close] or len(ours) - 1 in close, (ours, theirs, values)
 
 
-def check_dashboard(found, ours, theirs, at_first, correlated):
+def check_dashboard(found, ours, theirs, at_first, fires_anywhere):
     """`at_first` are the activations at each prompt's first position, by the texts behind it."""
     for name in ["neuron_alignment", "neg", "pos"]:
         label = f"{name}_indices" if name == "neuron_alignment" else f"{name}_str"
@@ -140,21 +140,19 @@ def check_dashboard(found, ours, theirs, at_first, correlated):
                 found.near("values", a["values"], twin["values"])
             continue
         found.near("values", a["values"][own], b["values"])
-    if correlated:
-        kept = [i for i, p in enumerate(theirs["correlated_features_pearson"]) if p > 0.02]
-        for name, key in [("pearson", "correlated_features_pearson"), ("cosine", "correlated_features_l1")]:
-            found.near(name, [ours[key][i] for i in kept], [theirs[key][i] for i in kept], 2.1e-3)
+    check_correlated(found, "neurons", ours, theirs, -1 if fires_anywhere else 0)
+    check_correlated(found, "features", ours, theirs, 0.02)
 
 
-def check_correlated(found, batch, acts):
-    """The correlations over positions that count, the others taken as silent: `acts` are `[positions, directions]`."""
-    both, sums, squares, n = acts.T @ acts, acts.sum(0), (acts * acts).sum(0), len(acts)
-    pearson = (n * both - np.outer(sums, sums)) / (np.sqrt(np.outer(n * squares - sums**2, n * squares - sums**2)) + 1e-6)
-    for ours in batch["features"]:
-        row, others = pearson[ours["feature_index"]], both[ours["feature_index"]] > 0
-        others[ours["feature_index"]] = False
-        found.near("pearson, of positions that count", ours["correlated_features_pearson"], np.sort(row[others])[::-1][:3])
-        found.near("pearson, of positions that count", row[ours["correlated_features_indices"]], ours["correlated_features_pearson"])
+def check_correlated(found, of, ours, theirs, least):
+    """Rows that are correlated more than `least`: SAEDashboard also lists what never changes, and directions that never fire with this one."""
+    indices, pearson, cosine = [[panels[f"correlated_{of}_{name}"] for panels in (ours, theirs)] for name in ["indices", "pearson", "l1"]]
+    kept = sum(p > least for p in pearson[1])
+    found.near(f"pearson of {of}", pearson[0][:kept], pearson[1][:kept])
+    same_order(indices[0][:kept], indices[1][:kept], pearson[1][:kept])
+    theirs = dict(zip(indices[1], cosine[1]))
+    both = [(c, theirs[i]) for i, c in zip(indices[0], cosine[0]) if i in theirs]
+    found.near(f"cosine of {of}", [a for a, _ in both], [b for _, b in both])
 
 
 def check_neuronpedia(folder, batch):
@@ -275,8 +273,7 @@ def check(root, model, tokens, texts, scaled):
         assert set(a) == set(b)
         direction = a["feature_index"]
         at_first = dict(zip(behind, acts[:, 0, direction] * counts[:, 0] * shown[direction], strict=True))
-        check_dashboard(found, a, b, at_first, correlated=scaled)
-    check_correlated(found, batch, (acts * counts[..., None]).reshape(-1, DIRECTIONS).astype(np.float64))
+        check_dashboard(found, a, b, at_first, (acts[..., direction] > 0).any())
     rows = check_neuronpedia(folders["neuronpedia"], batch)
     check_delphi(found, folders["delphi"], tokens, acts)
     check_datasets(found, folders["datasets"], model, tokens, 30 if scaled else LENGTH)

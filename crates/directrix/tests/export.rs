@@ -112,6 +112,10 @@ fn dashboards_show_what_the_index_holds() {
         let direction = dashboard["feature_index"].as_i64().unwrap() as i32;
         let mut values = fires.remove(&direction).unwrap_or_default();
         values.sort_by(|a, b| b.total_cmp(a));
+        let neurons = numbers(&dashboard["correlated_neurons_pearson"]);
+        // No direction fires equally at every position.
+        assert_eq!(neurons.len(), if values.is_empty() { 0 } else { 3 }, "{direction}");
+        assert!(neurons.is_sorted_by(|a, b| a >= b) && neurons.iter().all(|pearson| pearson.abs() <= 1.0));
         let heights = numbers(&dashboard["freq_hist_data_bar_heights"]);
         assert_eq!(heights.iter().sum::<f64>(), values.len() as f64);
         let share = dashboard["frac_nonzero"].as_f64().unwrap();
@@ -138,13 +142,22 @@ fn dashboards_show_what_the_index_holds() {
         (lines(format!("{source}/features/batch-0.jsonl.gz")), lines(format!("{source}/activations/batch-0.jsonl.gz")));
     assert_eq!((features.len(), activations.len()), (batch["features"].as_array().unwrap().len(), examples));
     for (feature, dashboard) in features.iter().zip(batch["features"].as_array().unwrap()) {
-        for panel in ["pos_str", "pos_values", "frac_nonzero", "correlated_features_indices", "neuron_alignment_l1"] {
+        for panel in ["pos_str", "frac_nonzero", "correlated_features_l1", "neuron_alignment_l1"] {
             assert_eq!(feature[panel], dashboard[panel]);
+        }
+        for panel in ["indices", "pearson", "l1"].map(|of| format!("correlated_neurons_{of}")) {
+            assert_eq!(feature[&panel], dashboard[&panel]);
         }
         assert_eq!(feature["index"], dashboard["feature_index"]);
     }
     let ids: BTreeSet<&str> = activations.iter().map(|row| row["id"].as_str().unwrap()).collect();
     assert!(ids.len() == examples && ids.iter().all(|id| id.len() == 25));
+
+    let some = folder.at("some");
+    json(&["export", "--to=saedashboard", "--index", &index, "--out", &some, "--directions=5,9"]);
+    let few: Value = serde_json::from_slice(&fs::read(format!("{some}/batch-0.json")).unwrap()).unwrap();
+    assert_eq!(few["features"], serde_json::json!([batch["features"][5], batch["features"][9]]));
+    fs::remove_dir_all(&some).unwrap();
 
     let features = format!("{source}/features/batch-0.jsonl.gz");
     let bytes = fs::read(&features).unwrap();

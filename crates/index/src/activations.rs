@@ -54,20 +54,28 @@ impl<'a> Activations<'a> {
 }
 
 impl InPrompt<'_> {
-    /// The places in the prompt that count for something, with the activations there. `tokens` are the prompt's, or none
-    /// where none is excluded.
-    fn counted(&self, options: &Options, what: For, tokens: &[u32]) -> impl Iterator<Item = (usize, f32)> {
-        let (start, length) = (self.start, (self.end - self.start) as usize);
-        let places = self.positions.iter().map(move |position| (*position - start) as usize);
-        places
-            .zip(self.values.iter().copied())
-            .filter(move |(place, _)| options.counts(what, *place, length, tokens.get(*place).copied()))
+    /// All positions.
+    pub(crate) fn fires_anywhere(&self) -> impl Iterator<Item = Example> {
+        let InPrompt { prompt, start, positions, values, .. } = *self;
+        let example = move |(position, activation): (&u32, &f32)| {
+            let position = (*position - start) as usize;
+            Example { prompt, position, activation: *activation }
+        };
+        positions.iter().zip(values).map(example)
+    }
+
+    /// The positions that count for something. `tokens` are the prompt's, or none where none is excluded.
+    fn counted(&self, options: &Options, what: For, tokens: &[u32]) -> impl Iterator<Item = Example> {
+        let length = (self.end - self.start) as usize;
+        let counts = move |Example { position, .. }: &Example| {
+            options.counts(what, *position, length, tokens.get(*position).copied())
+        };
+        self.fires_anywhere().filter(counts)
     }
 
     /// The positions that count for the maximum.
     pub(crate) fn fires(&self, options: &Options, tokens: &[u32]) -> impl Iterator<Item = Example> {
-        let counted = self.counted(options, For::Maximum, tokens);
-        counted.map(|(position, activation)| Example { prompt: self.prompt, position, activation })
+        self.counted(options, For::Maximum, tokens)
     }
 
     /// The highest activation that counts and where it is; the first of several.
@@ -131,9 +139,9 @@ impl Summary {
                 }
                 let tokens = of_prompt(&prompt, number);
                 let before = active;
-                for (_, value) in prompt.counted(options, For::Rest, tokens) {
+                for fires in prompt.counted(options, For::Rest, tokens) {
                     active += 1;
-                    sum += f64::from(value);
+                    sum += f64::from(fires.activation);
                 }
                 prompts += u64::from(active > before);
                 let Some(example) = prompt.highest(options, tokens) else { continue };
@@ -149,12 +157,13 @@ impl Summary {
         for (number, shard) in shards.iter().enumerate() {
             for prompt in shard.by_prompt() {
                 let tokens = of_prompt(&prompt, number);
-                for (_, value) in prompt.counted(options, For::Rest, tokens) {
-                    let bin = if maximum > 0.0 { (value / maximum * BINS as f32) as usize } else { BINS };
+                for fires in prompt.counted(options, For::Rest, tokens) {
+                    let share = fires.activation / maximum;
+                    let bin = if maximum > 0.0 { (share * BINS as f32) as usize } else { BINS };
                     histogram[bin.min(BINS - 1)] += 1;
                 }
-                let above = prompt.counted(options, For::Tokens, tokens).filter(|(_, value)| *value > threshold);
-                counted.extend(above.map(|(place, _)| tokens[place]));
+                let above = prompt.counted(options, For::Tokens, tokens).filter(|fires| fires.activation > threshold);
+                counted.extend(above.map(|fires| tokens[fires.position]));
             }
         }
         counted.sort_unstable();

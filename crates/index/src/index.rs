@@ -117,6 +117,12 @@ impl Index {
         Ok(first..(first..length).rfind(counts).map_or(first, |last| last + 1))
     }
 
+    /// How many tokens each prompt has, in order.
+    pub fn lengths(&self) -> impl Iterator<Item = usize> {
+        let shards = self.prompts.shards.iter();
+        shards.flat_map(|shard| shard.offsets.windows(2).map(|ends| (ends[1] - ends[0]) as usize))
+    }
+
     /// How often each token occurs in the corpus, BOS included: `[vocabulary]`.
     ///
     /// # Errors

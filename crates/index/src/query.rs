@@ -285,6 +285,18 @@ impl SaeIndex {
         Ok(fires)
     }
 
+    /// Every position at which `direction` fires, whether it counts or not, in the order of the corpus.
+    ///
+    /// # Errors
+    /// As [`activations`](SaeIndex::activations).
+    pub fn fires_anywhere(&self, direction: usize) -> Result<Vec<Example>> {
+        let mut fires = Vec::new();
+        for prompt in self.activations(direction)?.into_iter().flat_map(Activations::by_prompt) {
+            fires.extend(prompt.fires_anywhere());
+        }
+        Ok(fires)
+    }
+
     /// The tokens of a prompt, or none where none is excluded.
     fn tokens_asked(&self, shard: usize, prompt: &InPrompt) -> Result<&[u32]> {
         let is_asked = !self.options.counted.exclude.is_empty();

@@ -205,6 +205,16 @@ fn both_orders_hold_the_same_activations() {
         for direction in 0..sae.directions() {
             let summary = sae.direction(direction);
             total += summary.active;
+            let at = |prompt: usize| {
+                let row = sae.on_prompt(prompt, direction).unwrap().into_iter().enumerate();
+                row.filter(|(_, activation)| *activation > 0.0).map(move |(position, activation)| Example {
+                    prompt,
+                    position,
+                    activation,
+                })
+            };
+            let all: Vec<Example> = (0..index.prompts()).flat_map(at).collect();
+            assert_eq!(sae.fires_anywhere(direction).unwrap(), all);
             assert_eq!(sae.histogram(direction).iter().sum::<u64>(), summary.active);
             for example in sae.top_examples(direction, 3).unwrap() {
                 let (directions, values) = sae.at(example.prompt, example.position).unwrap();
@@ -213,8 +223,10 @@ fn both_orders_hold_the_same_activations() {
                 assert_eq!(sae.on_prompt(example.prompt, direction).unwrap()[example.position], example.activation);
             }
         }
-        let by_position: usize = (0..index.prompts())
-            .flat_map(|p| (0..index.prompt(p).unwrap().len()).map(move |i| (p, i)))
+        let by_position: usize = index
+            .lengths()
+            .enumerate()
+            .flat_map(|(p, length)| (0..length).map(move |i| (p, i)))
             .map(|(p, i)| sae.at(p, i).unwrap().0.len())
             .sum();
         assert_eq!(total, by_position as u64);

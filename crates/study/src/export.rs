@@ -1,11 +1,13 @@
 //! What an index holds, in the formats of other tools. One file for each format; `docs/exports.md` says what is in them.
 
+mod correlations;
 mod dashboard;
 mod datasets;
 mod delphi;
 mod folder;
 mod neuronpedia;
 mod parquet;
+mod pass;
 mod saedashboard;
 
 use std::io;
@@ -18,6 +20,7 @@ pub use folder::Export;
 pub use neuronpedia::write_neuronpedia;
 pub use parquet::write_activations;
 pub use saedashboard::write_saedashboard;
+use serde::Serialize;
 
 use crate::Error;
 
@@ -25,6 +28,10 @@ use crate::Error;
 fn without_commit(name: &str) -> &str {
     let is_commit = |text: &str| text.len() >= 40 && text.bytes().take(40).all(|byte| byte.is_ascii_hexdigit());
     name.split_once('@').filter(|(_, after)| is_commit(after)).map_or(name, |(before, _)| before)
+}
+
+fn to_json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("keys are texts")
 }
 
 fn written(path: &Path, error: io::Error) -> Error {

@@ -31,7 +31,7 @@ Examples:
 /// Write what an index holds in a form of other tools.
 ///
 /// docs/exports.md says what is in each form. Forms that show more than activations open the model and the SAE that the index is
-/// of. An export takes the place of an earlier one in the same form, and of nothing else.
+/// of and run the model once over its prompts. An export takes the place of an earlier one in the same form, and of nothing else.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Export {
@@ -72,7 +72,7 @@ enum Form {
     Neuronpedia,
     /// Every activation, as the cache that delphi explains directions from
     Delphi,
-    /// What the SAE reads, as the folder of cached activations that SAELens trains on: runs the model
+    /// What the SAE reads, as the folder of cached activations that SAELens trains on
     Datasets,
 }
 
@@ -176,17 +176,13 @@ impl Export {
 
     /// Positions of a row: as asked for, or those of every prompt.
     fn context(&self, index: &Index) -> anyhow::Result<usize> {
-        let (mut shortest, mut longest) = (usize::MAX, 0);
-        for prompt in 0..index.prompts() {
-            let length = index.prompt(prompt)?.len();
-            (shortest, longest) = (shortest.min(length), longest.max(length));
-        }
+        let (shortest, longest) = (index.lengths().min().unwrap_or(0), index.lengths().max().unwrap_or(0));
         match self.context {
             Some(context) if context > longest => {
                 bail!("--context {context}: no prompt of the index is as long; the longest has {longest} tokens")
             }
             Some(context) => Ok(context),
-            None if shortest == longest => Ok(longest),
+            None if shortest == longest && longest > 0 => Ok(longest),
             None => bail!(
                 "rows must be equally long, and the prompts of the index have {shortest} to {longest} tokens; say by --context how long rows are to be"
             ),

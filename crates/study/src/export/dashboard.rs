@@ -3,7 +3,7 @@
 
 use std::cmp::Ordering;
 
-use directrix_corpus::{Tokenizer, Watch, token_text};
+use directrix_corpus::{Event, Tokenizer, Watch, token_text};
 use directrix_index::{Example, Index, SaeIndex};
 use directrix_kernels::{Matrix, product};
 use directrix_model::Model;
@@ -11,13 +11,14 @@ use directrix_sae::{Architecture, Sae};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::correlations::{Correlated, Correlations};
 use super::without_commit;
 use crate::{Error, Result};
 
 /// Bars of both histograms.
 const BARS: usize = 50;
 /// Rows of the tables of neurons and directions.
-const ROWS: usize = 3;
+pub(super) const ROWS: usize = 3;
 /// Tokens raised most, and lowered most.
 const LOGITS: usize = 10;
 /// Examples of the highest activations.
@@ -59,17 +60,18 @@ pub(super) struct Dashboard<'a> {
     pub(super) vector: [f64; 0],
 }
 
-/// Tables and histograms. What is of neurons' activations is empty: an index holds none.
+/// Tables and histograms.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Panels<'a> {
     neuron_alignment_indices: Vec<usize>,
     neuron_alignment_values: Vec<f64>,
     neuron_alignment_l1: Vec<f64>,
-    correlated_neurons_indices: [usize; 0],
-    correlated_neurons_l1: [f64; 0],
-    correlated_neurons_pearson: [f64; 0],
-    correlated_features_indices: Vec<usize>,
+    correlated_neurons_indices: Vec<usize>,
     /// Cosines, whatever they are called.
+    correlated_neurons_l1: Vec<f64>,
+    correlated_neurons_pearson: Vec<f64>,
+    correlated_features_indices: Vec<usize>,
+    /// Cosines, too.
     correlated_features_l1: Vec<f64>,
     correlated_features_pearson: Vec<f64>,
     neg_str: Vec<&'a str>,
@@ -100,8 +102,9 @@ pub(super) struct Shown<'a> {
 pub(super) struct Dashboards<'a> {
     subject: Subject<'a>,
     texts: &'a [String],
-    /// Of each direction, over the positions that count: sum and sum of squares.
-    sums: Vec<(f64, f64)>,
+    correlations: Correlations<'a>,
+    /// The directions that have one, each with the neurons that are correlated with it most.
+    directions: Vec<(usize, Vec<Correlated>)>,
     longest: usize,
 }
 
@@ -134,18 +137,20 @@ impl Subject<'_> {
 }
 
 impl<'a> Dashboards<'a> {
-    /// Of a subject and its [texts](Subject::texts).
-    pub(super) fn of(subject: Subject<'a>, texts: &'a [String]) -> Result<Dashboards<'a>> {
-        let sums = |direction| -> Result<(f64, f64)> {
-            let values = subject.fires.fires(direction)?.into_iter().map(|fires| f64::from(fires.activation));
-            Ok(values.fold((0.0, 0.0), |(sum, squares), value| (sum + value, squares + value * value)))
-        };
-        let sums = (0..subject.fires.directions()).into_par_iter().map(sums).collect::<Result<_>>()?;
-        let mut longest = 0;
-        for prompt in 0..subject.index.prompts() {
-            longest = longest.max(subject.index.prompt(prompt)?.len());
-        }
-        Ok(Dashboards { subject, texts, sums, longest })
+    /// Of a subject and its [texts](Subject::texts), for those directions for which `wanted` is true. The model runs once over
+    /// the index's prompts. Memory: 8 bytes for each of these directions and neuron, and a batch's run.
+    pub(super) fn of(
+        subject: Subject<'a>,
+        texts: &'a [String],
+        wanted: &[bool],
+        watch: &Watch,
+    ) -> Result<Dashboards<'a>> {
+        let directions: Vec<usize> = (0..wanted.len()).filter(|direction| wanted[*direction]).collect();
+        let correlations = Correlations::of(subject)?;
+        let neurons = correlations.with_neurons(&directions, watch)?;
+        let directions = directions.into_iter().zip(neurons).collect();
+        let longest = subject.index.lengths().max().unwrap_or(0);
+        Ok(Dashboards { subject, texts, correlations, directions, longest })
     }
 
     /// Tokens of the longest prompt.
@@ -153,14 +158,28 @@ impl<'a> Dashboards<'a> {
         self.longest
     }
 
+    /// Makes the dashboards batch by batch and hands each batch on, with its number. Gives the number of batches.
+    pub(super) fn each_batch(
+        &self,
+        watch: &Watch,
+        mut write: impl FnMut(usize, Vec<Dashboard<'a>>) -> Result<()>,
+    ) -> Result<usize> {
+        for (number, batch) in self.directions.chunks(BATCH).enumerate() {
+            write(number, self.batch(batch, watch)?)?;
+            let done = number * BATCH + batch.len();
+            watch.tell(Event::new("export", done as u64, "directions").of(self.directions.len() as u64));
+        }
+        Ok(self.directions.len().div_ceil(BATCH))
+    }
+
     /// The dashboards of a batch of directions. Memory: a batch's logits (`[directions, vocabulary]`), and per thread the
     /// positions at which one direction fires.
-    pub(super) fn batch(&self, directions: &[usize], watch: &Watch) -> Result<Vec<Dashboard<'a>>> {
-        let Subject { sae, .. } = self.subject;
-        let mut rows = sae.w_dec().gather(directions.iter().copied());
-        for (row, &direction) in directions.iter().enumerate() {
-            let scale = self.subject.scale(direction);
-            rows.row_mut(row).iter_mut().for_each(|w| *w /= scale);
+    fn batch(&self, directions: &[(usize, Vec<Correlated>)], watch: &Watch) -> Result<Vec<Dashboard<'a>>> {
+        let mut rows = Matrix::zeros(directions.len(), self.subject.sae.d_out());
+        for (row, (direction, _)) in directions.iter().enumerate() {
+            let scale = self.subject.scale(*direction);
+            let decoder = self.subject.sae.w_dec().row(*direction);
+            rows.row_mut(row).iter_mut().zip(decoder).for_each(|(scaled, w)| *scaled = w / scale);
         }
         let logits = self.logits(&rows);
         let dashboard = |row: usize| {
@@ -168,7 +187,8 @@ impl<'a> Dashboards<'a> {
                 return Err(Error::Stopped);
             }
             let logits = logits.as_ref().map_or(&[][..], |logits| logits.row(row));
-            self.dashboard(directions[row], rows.row(row), logits)
+            let (direction, neurons) = &directions[row];
+            self.dashboard(*direction, neurons, rows.row(row), logits)
         };
         (0..directions.len()).into_par_iter().map(dashboard).collect()
     }
@@ -184,16 +204,25 @@ impl<'a> Dashboards<'a> {
         Some(logits)
     }
 
-    fn dashboard(&self, direction: usize, decoder: &[f32], logits: &[f32]) -> Result<Dashboard<'a>> {
+    fn dashboard(
+        &self,
+        direction: usize,
+        neurons: &[Correlated],
+        decoder: &[f32],
+        logits: &[f32],
+    ) -> Result<Dashboard<'a>> {
         let Subject { index, fires, .. } = self.subject;
         let meta = index.meta();
         let mut active = fires.fires(direction)?;
-        let correlated = self.correlated(direction, &active)?;
         let scale = self.subject.scale(direction);
         active.iter_mut().for_each(|fires| fires.activation *= scale);
         let aligned = ends(decoder, ROWS, 1.0);
         let l1: f64 = decoder.iter().map(|w| f64::from(w.abs())).sum();
         let (raised, lowered) = (ends(logits, LOGITS, 1.0), ends(logits, LOGITS, -1.0));
+        let others = self.correlations.with_directions(direction)?;
+        let numbers = |of: &[Correlated]| of.iter().map(|of| of.number).collect();
+        let cosines = |of: &[Correlated]| of.iter().map(|of| round(of.cosine, 3)).collect();
+        let pearsons = |of: &[Correlated]| of.iter().map(|of| round(of.pearson, 3)).collect();
         let texts = |tokens: &[usize]| tokens.iter().map(|token| self.texts[*token].as_str()).collect();
         let values = |of: &[f32], places: &[usize]| places.iter().map(|place| rounded(of[*place])).collect();
         let (freq_heights, freq_values) = histogram(active.iter().map(|fires| fires.activation));
@@ -202,12 +231,12 @@ impl<'a> Dashboards<'a> {
             neuron_alignment_values: values(decoder, &aligned),
             neuron_alignment_l1: aligned.iter().map(|i| round(f64::from(decoder[*i].abs()) / l1, 3)).collect(),
             neuron_alignment_indices: aligned,
-            correlated_neurons_indices: [],
-            correlated_neurons_l1: [],
-            correlated_neurons_pearson: [],
-            correlated_features_indices: correlated.iter().map(|of| of.direction).collect(),
-            correlated_features_l1: correlated.iter().map(|of| round(of.cosine, 3)).collect(),
-            correlated_features_pearson: correlated.iter().map(|of| round(of.pearson, 3)).collect(),
+            correlated_neurons_indices: numbers(neurons),
+            correlated_neurons_l1: cosines(neurons),
+            correlated_neurons_pearson: pearsons(neurons),
+            correlated_features_indices: numbers(&others),
+            correlated_features_l1: cosines(&others),
+            correlated_features_pearson: pearsons(&others),
             neg_values: values(logits, &lowered),
             neg_str: texts(&lowered),
             pos_values: values(logits, &raised),
@@ -228,33 +257,6 @@ impl<'a> Dashboards<'a> {
             activations: self.examples(&active)?,
             vector: [],
         })
-    }
-
-    /// The directions whose activations are correlated most with those of `direction`, of all that ever fire where it does.
-    fn correlated(&self, direction: usize, active: &[Example]) -> Result<Vec<Correlated>> {
-        let mut together = vec![0.0; self.sums.len()];
-        for fires in active {
-            let (directions, values) = self.subject.fires.at(fires.prompt, fires.position)?;
-            for (other, value) in directions.iter().zip(values) {
-                together[*other as usize] += f64::from(fires.activation) * f64::from(*value);
-            }
-        }
-        let n = self.subject.index.meta().positions as f64;
-        let (sum, squares) = self.sums[direction];
-        let of = |(other, &both): (usize, &f64)| {
-            let (others, others_squares) = self.sums[other];
-            let variances = (n * squares - sum * sum) * (n * others_squares - others * others);
-            Correlated {
-                direction: other,
-                pearson: (n * both - sum * others) / (variances.max(0.0).sqrt() + 1e-6),
-                cosine: both / ((squares * others_squares).sqrt() + 1e-6),
-            }
-        };
-        let ever = together.iter().enumerate().filter(|(other, both)| *other != direction && **both > 0.0);
-        let mut all: Vec<Correlated> = ever.map(of).collect();
-        all.sort_by(|a, b| b.pearson.total_cmp(&a.pearson).then(a.direction.cmp(&b.direction)));
-        all.truncate(ROWS);
-        Ok(all)
     }
 
     /// The positions with the highest activations, then some of each part of 0 to the maximum, from above.
@@ -315,13 +317,6 @@ struct Bin {
     contains: f64,
 }
 
-/// How two directions' activations go together.
-struct Correlated {
-    direction: usize,
-    pearson: f64,
-    cosine: f64,
-}
-
 /// The order of activations from the highest; of equal ones, that of the corpus.
 fn strongest(a: &Example, b: &Example) -> Ordering {
     b.activation.total_cmp(&a.activation).then((a.prompt, a.position).cmp(&(b.prompt, b.position)))
@@ -336,13 +331,17 @@ fn edge(maximum: f32, i: usize) -> f32 {
 /// The places of the `k` values that are largest when multiplied with `sign`, largest first; ties by place.
 fn ends(values: &[f32], k: usize, sign: f32) -> Vec<usize> {
     let by = |a: &usize, b: &usize| (sign * values[*b]).total_cmp(&(sign * values[*a])).then(a.cmp(b));
-    let mut places: Vec<usize> = (0..values.len()).collect();
-    if places.len() > k {
-        places.select_nth_unstable_by(k, by);
-        places.truncate(k);
+    first((0..values.len()).collect(), k, by)
+}
+
+/// The first `k` in the order that `by` gives.
+pub(super) fn first<T>(mut all: Vec<T>, k: usize, by: impl Fn(&T, &T) -> Ordering) -> Vec<T> {
+    if all.len() > k {
+        all.select_nth_unstable_by(k, &by);
+        all.truncate(k);
     }
-    places.sort_unstable_by(by);
-    places
+    all.sort_unstable_by(by);
+    all
 }
 
 /// Heights and middles of equal bars from the lowest value to the highest, as `torch.histc` counts: where all values are one,

@@ -10,18 +10,17 @@ use arrow_buffer::OffsetBuffer;
 use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{ArrowError, DataType, Field, Schema};
 use directrix_corpus::durable::{self, Beside};
-use directrix_corpus::{Event, Prompts, Watch, hexadecimal};
+use directrix_corpus::{Watch, hexadecimal};
 use directrix_index::Index;
-use directrix_model::{Ask, Model};
+use directrix_model::Model;
 use directrix_sae::Sae;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::saedashboard::to_json;
+use super::pass::each_read;
+use super::to_json;
 use crate::{Error, Result};
 
-/// Positions of a model pass.
-const BATCH: usize = 4096;
 /// The one file of rows.
 const ROWS: &str = "data-00000-of-00001.arrow";
 
@@ -51,30 +50,21 @@ pub fn write_datasets(
     let mut beside = Beside::create(&path)?;
     let schema = Arc::new(form.schema());
     let mut file = StreamWriter::try_new(BufWriter::new(beside.file()), &schema).map_err(failed)?;
-    let (mut prompts, mut rows) = (Prompts::new(), 0);
-    for prompt in 0..index.prompts() {
-        let tokens = index.prompt(prompt)?;
-        prompts.push(&tokens[..tokens.len() / context * context]);
-        if prompts.positions() < BATCH && prompt + 1 < index.prompts() {
-            continue;
-        }
-        if watch.is_stopped() {
-            return Err(Error::Stopped);
-        }
-        let batch = Prompts::from_rows(prompts.iter().filter(|prompt| !prompt.is_empty()));
-        prompts = Prompts::new();
-        if !batch.is_empty() {
-            let run = model.run(&batch, &Ask::capture([end.hook]).watched(watch), &[])?;
-            let captured = run.captured(end.hook);
-            let columns = end.columns_in(captured.columns()).expect("the SAE fits the model");
-            let read = captured.iter_rows().flat_map(|row| &row[columns.clone()]).copied().collect();
-            let columns = form.columns(read, batch.tokens()).map_err(failed)?;
+    let mut rows = 0;
+    each_read(
+        index,
+        model,
+        sae,
+        |length| length / context * context,
+        watch,
+        |prompts, read| {
+            let read = (0..read.rows()).flat_map(|row| read.row(row)).copied().collect();
+            let columns = form.columns(read, prompts.tokens()).map_err(failed)?;
             let batch = RecordBatch::try_new(schema.clone(), columns).map_err(failed)?;
             rows += batch.num_rows() as u64;
-            file.write(&batch).map_err(failed)?;
-        }
-        watch.tell(Event::new("export", prompt as u64 + 1, "prompts").of(index.prompts() as u64));
-    }
+            file.write(&batch).map_err(failed)
+        },
+    )?;
     file.finish().map_err(failed)?;
     drop(file);
     beside.sync()?;

@@ -6,11 +6,11 @@ use std::path::Path;
 
 use directrix_corpus::durable::{self, Beside};
 use directrix_corpus::{Event, Tokenizer, Watch};
-use directrix_index::{Index, SaeIndex};
+use directrix_index::{Example, Index, SaeIndex};
 use half::f16;
 use serde_json::json;
 
-use super::{saedashboard::to_json, without_commit, written};
+use super::{to_json, without_commit, written};
 use crate::{Error, Result};
 
 /// Files that the directions are divided into: delphi's `n_splits`.
@@ -40,14 +40,8 @@ pub fn write_delphi(
     watch: &Watch,
 ) -> Result<u64> {
     let pad = tokenizer.and_then(Tokenizer::bos).unwrap_or(0);
-    let mut starts = vec![0];
-    let mut width = WINDOW;
-    for prompt in 0..index.prompts() {
-        let length = index.prompt(prompt)?.len();
-        width = width.max(length.next_multiple_of(WINDOW));
-        starts.push(starts[prompt] + length as u64);
-    }
-    let cache = Cache { index, sae, wanted, watch, starts, width, pad };
+    let width = index.lengths().fold(WINDOW, |width, length| width.max(length.next_multiple_of(WINDOW)));
+    let cache = Cache { index, sae, wanted, watch, width, pad };
     let folder = folder.join(sae.hook().to_string());
     let boundaries: Vec<usize> = (0..=SPLITS).map(|i| i * sae.directions() / SPLITS).collect();
     let mut number = 0;
@@ -75,8 +69,6 @@ struct Cache<'a> {
     sae: &'a SaeIndex,
     wanted: &'a [bool],
     watch: &'a Watch,
-    /// Where each prompt begins, counted over the corpus, and where the last ends.
-    starts: Vec<u64>,
     /// Tokens of every prompt, padding included.
     width: usize,
     pad: u32,
@@ -86,7 +78,7 @@ impl Cache<'_> {
     /// Writes a file of some directions, tensor by tensor. Memory: one direction's activations.
     fn write(&self, path: &Path, directions: Range<usize>) -> Result<u64> {
         let mut number = 0;
-        self.each(&directions, |_, _| {
+        self.each(path, &directions, |_, _| {
             number += 1;
             Ok(())
         })?;
@@ -103,7 +95,7 @@ impl Cache<'_> {
                 file.write_all(&token.to_le_bytes()).map_err(failed)?;
             }
         }
-        self.each(&directions, |location, _| {
+        self.each(path, &directions, |location, _| {
             let mut numbers = location.into_iter();
             numbers.try_for_each(|number| {
                 let number = number as u32;
@@ -114,7 +106,7 @@ impl Cache<'_> {
                 }
             })
         })?;
-        self.each(&directions, |_, activation| {
+        self.each(path, &directions, |_, activation| {
             file.write_all(&f16::from_f32(activation.min(f16::MAX.to_f32())).to_le_bytes())
         })?;
         file.flush().map_err(failed)?;
@@ -126,8 +118,10 @@ impl Cache<'_> {
     }
 
     /// Every activation of some directions: its prompt, position and direction, counted from the first of them, and its value.
+    /// What takes them writes to the file `path`.
     fn each(
         &self,
+        path: &Path,
         directions: &Range<usize>,
         mut take: impl FnMut([usize; 3], f32) -> std::io::Result<()>,
     ) -> Result<()> {
@@ -135,16 +129,10 @@ impl Cache<'_> {
             if self.watch.is_stopped() {
                 return Err(Error::Stopped);
             }
-            for shard in self.sae.activations(direction)? {
-                for (position, &value) in shard.positions.iter().zip(shard.values) {
-                    let position = shard.first_position + u64::from(*position);
-                    let prompt = self.starts.partition_point(|start| *start <= position) - 1;
-                    if value > LEAST {
-                        let place = (position - self.starts[prompt]) as usize;
-                        take([prompt, place, direction - directions.start], value)
-                            .map_err(|error| written(Path::new("a file of the export"), error))?;
-                    }
-                }
+            let fires = self.sae.fires_anywhere(direction)?.into_iter();
+            for Example { prompt, position, activation } in fires.filter(|fires| fires.activation > LEAST) {
+                take([prompt, position, direction - directions.start], activation)
+                    .map_err(|error| written(path, error))?;
             }
         }
         Ok(())

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::dashboard::{Dashboard, Dashboards, Panels, Shown, Subject};
-use super::saedashboard::{each_batch, to_json};
+use super::to_json;
 use crate::{Error, Result};
 
 /// Whom Neuronpedia's own converter names where nobody is named.
@@ -88,13 +88,13 @@ struct Source<'a> {
 /// and `activations/batch-N.jsonl.gz`. Gives the number of batches.
 ///
 /// # Errors
-/// If the index is damaged, a file cannot be written, or `watch` stopped it.
+/// If the index is damaged, the model cannot be run, a file cannot be written, or `watch` stopped it.
 ///
 /// # Panics
 /// If `wanted` is shorter than the SAE has directions.
 pub fn write_neuronpedia(folder: &Path, subject: &Subject, wanted: &[bool], watch: &Watch) -> Result<usize> {
     let texts = subject.texts();
-    let dashboards = Dashboards::of(*subject, &texts)?;
+    let dashboards = Dashboards::of(*subject, &texts, wanted, watch)?;
     let source = Source {
         model: subject.model_id(),
         id: format!("{}-{}", subject.layer(), subject.fires.name()),
@@ -106,7 +106,7 @@ pub fn write_neuronpedia(folder: &Path, subject: &Subject, wanted: &[bool], watc
     for (name, row) in descriptions(subject, &source, dashboards.longest()) {
         durable::write(&folder.join(name), &lines([row]))?;
     }
-    each_batch(&dashboards, wanted, watch, |number, dashboards| {
+    dashboards.each_batch(watch, |number, dashboards| {
         let activations = dashboards.iter().flat_map(|dashboard| source.activations(dashboard));
         for (name, lines) in [
             ("features", lines(dashboards.iter().map(|dashboard| source.feature(dashboard)))),

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
+use directrix_corpus::Watch;
 use directrix_corpus::durable;
-use directrix_corpus::{Event, Watch};
 use serde::Serialize;
 use serde_json::json;
 
-use super::dashboard::{BATCH, Dashboard, Dashboards, Subject};
+use super::dashboard::{BATCH, Dashboard, Dashboards, INTERVALS, OF_INTERVAL, Subject, TOP};
+use super::to_json;
 use crate::Result;
 
 /// A `batch-N.json`.
@@ -24,39 +25,19 @@ struct Batch<'a> {
 /// directions each, `skipped_indexes.json` with the others, and `run_settings.json`. Gives the number of batches.
 ///
 /// # Errors
-/// If the index is damaged, a file cannot be written, or `watch` stopped it.
+/// If the index is damaged, the model cannot be run, a file cannot be written, or `watch` stopped it.
 ///
 /// # Panics
 /// If `wanted` is shorter than the SAE has directions.
 pub fn write_saedashboard(folder: &Path, subject: &Subject, wanted: &[bool], watch: &Watch) -> Result<usize> {
     let texts = subject.texts();
-    let dashboards = Dashboards::of(*subject, &texts)?;
+    let dashboards = Dashboards::of(*subject, &texts, wanted, watch)?;
     write_settings(folder, subject, wanted, dashboards.longest())?;
-    each_batch(&dashboards, wanted, watch, |number, features| {
+    dashboards.each_batch(watch, |number, features| {
         let (model_id, sae_set) = (subject.model_id(), subject.fires.name());
         let batch = Batch { model_id, layer: subject.layer(), sae_set, sae_id_suffix: None, features };
         Ok(durable::write(&folder.join(format!("batch-{number}.json")), &to_json(&batch))?)
     })
-}
-
-/// Makes the dashboards of the wanted directions batch by batch and hands them on. Gives the number of batches.
-pub(super) fn each_batch<'a>(
-    dashboards: &Dashboards<'a>,
-    wanted: &[bool],
-    watch: &Watch,
-    mut write: impl FnMut(usize, Vec<Dashboard<'a>>) -> Result<()>,
-) -> Result<usize> {
-    let directions: Vec<usize> = (0..wanted.len()).filter(|direction| wanted[*direction]).collect();
-    for (number, batch) in directions.chunks(BATCH).enumerate() {
-        write(number, dashboards.batch(batch, watch)?)?;
-        let done = number * BATCH + batch.len();
-        watch.tell(Event::new("export", done as u64, "directions").of(directions.len() as u64));
-    }
-    Ok(directions.len().div_ceil(BATCH))
-}
-
-pub(super) fn to_json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("keys are texts")
 }
 
 /// Writes what SAEDashboard's runner writes beside its batches.
@@ -81,9 +62,9 @@ fn write_settings(folder: &Path, subject: &Subject, wanted: &[bool], longest: us
         "n_prompts_total": meta.prompts,
         "n_tokens_in_prompt": longest,
         "n_features_at_a_time": BATCH,
-        "n_quantiles": super::dashboard::INTERVALS,
-        "top_acts_group_size": super::dashboard::TOP,
-        "quantile_group_size": super::dashboard::OF_INTERVAL,
+        "n_quantiles": INTERVALS,
+        "top_acts_group_size": TOP,
+        "quantile_group_size": OF_INTERVAL,
         "use_dfa": false,
         "model_dtype": "float32",
         "sae_dtype": "float32",
