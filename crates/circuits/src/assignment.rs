@@ -108,8 +108,7 @@ impl Assignment {
             }
             for edge in &self.edges[self.offsets[row]..self.offsets[row + 1]] {
                 let column = edge.column as usize;
-                let distance =
-                    at - f64::from(edge.weight) - self.row_price[row] - self.column_price[column];
+                let distance = at - f64::from(edge.weight) - self.row_price[row] - self.column_price[column];
                 let is_known = self.reached_in[column] == self.search && self.distance[column] <= distance;
                 if self.passed_in[column] != self.search && !is_known {
                     (self.distance[column], self.from[column]) = (distance, row);
@@ -126,7 +125,8 @@ impl Assignment {
                     other => break other,
                 }
             };
-            let Some(Reverse(Reached { distance, column })) = next.filter(|Reverse(next)| next.distance < length) else {
+            let Some(Reverse(Reached { distance, column })) = next.filter(|Reverse(next)| next.distance < length)
+            else {
                 break;
             };
             let Some(owner) = self.row_of[column] else {
@@ -172,7 +172,11 @@ mod tests {
     use super::*;
 
     fn edges(rows: u32, columns: u32, most: usize) -> impl Strategy<Value = Vec<Edge>> {
-        let one = (0..rows, 0..columns, 1..50_u8).prop_map(|(row, column, weight)| Edge { row, column, weight: f32::from(weight) / 7.0 });
+        let one = (0..rows, 0..columns, 1..50_u8).prop_map(|(row, column, weight)| Edge {
+            row,
+            column,
+            weight: f32::from(weight) / 7.0,
+        });
         prop::collection::vec(one, 0..most).prop_map(|mut edges| {
             edges.sort_by_key(|edge| (edge.row, edge.column));
             edges.dedup_by_key(|edge| (edge.row, edge.column));

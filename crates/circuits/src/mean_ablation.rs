@@ -169,7 +169,8 @@ impl Found {
         for (number, part) in parts.iter().enumerate() {
             let mean = part.of_row(config, means.at(part.hook()));
             for (prompt, length) in lengths.iter().enumerate() {
-                let own = (0..*length).map(|at| part.of_row(config, run.captured(part.hook()).row(offsets[prompt] + at)));
+                let own =
+                    (0..*length).map(|at| part.of_row(config, run.captured(part.hook()).row(offsets[prompt] + at)));
                 let own = Matrix::from_rows(&own.collect::<Vec<_>>());
                 let exchange = Exchange::set(prompt, *part, 0, Matrix::repeat(&mean, *length));
                 let control = exchange.random(&own, ((first + prompt) * parts.len() + number) as u64);
@@ -181,9 +182,7 @@ impl Found {
             let (part, prompt, which) = are_of[number];
             self.losses[part][which][first + prompt] = -seen.predictions[0].log_prob - losses[prompt];
             if let Some(row) = seen.captured(reads).filter(|_| parts[part].hook() < reads) {
-                for ((direction, changes), before) in
-                    directions.iter().zip(&mut self.changes[part]).zip(&self.before)
-                {
+                for ((direction, changes), before) in directions.iter().zip(&mut self.changes[part]).zip(&self.before) {
                     changes[which][first + prompt] = sae.activation(row, *direction)? as f64 - before[first + prompt];
                 }
             }
@@ -201,7 +200,8 @@ impl Found {
         let about = |chosen, measure, unit| About { chosen, change, measure, unit, over: "prompts" };
         let of_losses = about(Chosen::Given, "loss_increase", "nats");
         let losses = Claim::list(self.losses.iter().map(|values| claim(of_losses, values)));
-        let row = |(part, loss_increase): (&ModelPart, Claim)| MeanAblation { component: part.to_string(), loss_increase };
+        let row =
+            |(part, loss_increase): (&ModelPart, Claim)| MeanAblation { component: part.to_string(), loss_increase };
         let losses = parts.iter().zip(losses).map(row).collect();
 
         let before_it = |part: &ModelPart| part.hook() < sae.site().reads.hook;

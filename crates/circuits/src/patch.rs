@@ -259,8 +259,7 @@ impl Found {
             });
             let run = session.resume(&cases, &Ask::nothing().watched(watch).with_predictions(wanted))?;
             for ((part, prompt, _), predictions) in some.iter().zip(run.predictions().chunks(2)) {
-                self.effects[*part][2][before + prompt] =
-                    logit_difference(predictions) - self.clean[before + prompt];
+                self.effects[*part][2][before + prompt] = logit_difference(predictions) - self.clean[before + prompt];
             }
         }
         Ok(())

@@ -145,7 +145,9 @@ impl Study {
                 .map_err(|e| problem(e.to_string()))?;
             pair.check().map_err(|e| problem(e.to_string()))?;
             match pair.clean.len() {
-                n if n > context => Err(problem(format!("it has {n} tokens, and the model a context of {context}; shorten it"))),
+                n if n > context => {
+                    Err(problem(format!("it has {n} tokens, and the model a context of {context}; shorten it")))
+                }
                 _ => Ok(pair),
             }
         };
@@ -167,6 +169,17 @@ mod tests {
         let study = Study::parse(Study::CLOSING_QUOTE, "closing-quote.toml").unwrap();
         assert_eq!(study.behaviour.ends_with, ".\"");
         assert_eq!(study.saes.len(), 2);
+    }
+
+    #[test]
+    fn every_shipped_study_is_read_by_its_name_or_its_path() {
+        for (name, text) in Study::SHIPPED {
+            let study = Study::parse(text, name).unwrap();
+            assert_eq!(Study::read(Path::new(name)).unwrap(), study, "{name}");
+            assert_eq!(Study::read(Path::new(&format!("../../studies/{name}.toml"))).unwrap(), study, "{name}");
+            assert!(text.contains(&format!("directrix study studies/{name}.toml")), "{name}");
+        }
+        assert!(Study::read(Path::new("nothing")).unwrap_err().to_string().contains("cannot read the study"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod cooccurrence;
 mod cosine;
+mod matching;
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
@@ -11,7 +12,8 @@ use directrix::sae::Sae;
 const EXAMPLES: &str = "\
 Examples:
   directrix circuits cosine --top 20
-  directrix circuits cooccurrence --prompts stories.txt --limit 20";
+  directrix circuits cooccurrence --prompts stories.txt --limit 20
+  directrix circuits match --sae out/seed-1/sae --sae out/seed-2/sae-b";
 
 /// Find circuits between the directions of two SAEs.
 #[derive(Args)]
@@ -25,6 +27,7 @@ pub(crate) struct Circuits {
 enum Search {
     Cosine(cosine::Cosine),
     Cooccurrence(cooccurrence::Cooccurrence),
+    Match(matching::Match),
 }
 
 impl Circuits {
@@ -32,6 +35,7 @@ impl Circuits {
         match self.kind {
             Search::Cosine(cosine) => cosine.run(),
             Search::Cooccurrence(cooccurrence) => cooccurrence.run(),
+            Search::Match(matching) => matching.run(),
         }
     }
 }

@@ -30,7 +30,9 @@ impl SectionKind for BeforeTokens {
         let tokenizer = opened.tokenizer().map_err(|e| e.to_string())?;
         let token = |text: &str| tokenizer.single_token(text).map_err(|e| e.to_string());
         match (token(&self.one)?, token(&self.other)?) {
-            (one, other) if one == other => Err(format!("`one` and `other` are the same token {:?}; give two that differ", self.one)),
+            (one, other) if one == other => {
+                Err(format!("`one` and `other` are the same token {:?}; give two that differ", self.one))
+            }
             _ => Ok(()),
         }
     }

@@ -71,7 +71,9 @@ impl ComponentAblation {
             "component-ablation",
             "Loss of the answer with a component replaced by its mean",
             ("component", "loss increase, nats"),
-            &format!("Mean over prompts, with 95 % intervals; shaded: the component changed by as much along random rows.{left_out}"),
+            &format!(
+                "Mean over prompts, with 95 % intervals; shaded: the component changed by as much along random rows.{left_out}"
+            ),
             claim_bars(largest.iter().map(|row| rows[*row].component.clone()).collect(), &claims),
         )
     }
@@ -122,7 +124,8 @@ fn losses(rows: &[MeanAblation], answer: &str) -> String {
 fn drivers(rows: &[DirectionWithout], link: impl Fn(usize) -> String) -> Vec<String> {
     let by_direction = rows.chunk_by(|a, b| a.direction == b.direction);
     let sentence = |rows: &[DirectionWithout]| {
-        let sure = rows.iter().filter(|row| row.activation_change.q < 0.05 && row.activation_change.is_beyond_controls());
+        let sure =
+            rows.iter().filter(|row| row.activation_change.q < 0.05 && row.activation_change.is_beyond_controls());
         let most = sure.min_by(|a, b| a.activation_change.mean().total_cmp(&b.activation_change.mean()));
         let direction = link(rows[0].direction);
         match most.filter(|row| row.activation_change.mean() < 0.0) {
@@ -145,8 +148,7 @@ mod tests {
     use super::*;
 
     fn claims(means: &[f64]) -> Vec<Claim> {
-        let about =
-            About { chosen: Chosen::Given, change: "replaced", measure: "x", unit: "nats", over: "prompts" };
+        let about = About { chosen: Chosen::Given, change: "replaced", measure: "x", unit: "nats", over: "prompts" };
         let of = |mean: f64| {
             let controls = Controls { rows: Some(Estimate::of([0.0, 0.01, -0.01])), directions: None };
             (about, Estimate::of([mean - 0.01, mean, mean + 0.01]), controls)
@@ -163,7 +165,10 @@ mod tests {
             .map(|(loss_increase, name)| MeanAblation { component: name.into(), loss_increase })
             .collect();
         let said = losses(&rows, "‘x’");
-        assert!(said.contains("Of 4 components, the mean in place of 2 raises the loss of ‘x’, most by d (+2.000"), "{said}");
+        assert!(
+            said.contains("Of 4 components, the mean in place of 2 raises the loss of ‘x’, most by d (+2.000"),
+            "{said}"
+        );
         assert!(said.contains("in place of 1 lowers it"));
         assert!(losses(&rows[2..3], "‘x’").contains("in place of 0 raises the loss of ‘x’, and in place of 0"));
     }

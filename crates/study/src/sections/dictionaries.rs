@@ -116,7 +116,11 @@ impl Dictionaries {
         let saes = &opened.saes;
         let there = |number: usize| {
             let there = saes.len();
-            if number < there { Ok(number) } else { Err(format!("names SAE {number}, but `saes` names {there}, counted from 0")) }
+            if number < there {
+                Ok(number)
+            } else {
+                Err(format!("names SAE {number}, but `saes` names {there}, counted from 0"))
+            }
         };
         let partner_of = |first: usize| {
             let after = (0..saes.len()).filter(|other| *other != first);
@@ -183,7 +187,8 @@ impl Dictionaries {
 fn agreement(by_weights: &Matching, by_activations: &Matching) -> String {
     let partners: std::collections::BTreeMap<usize, usize> =
         by_activations.pairs.iter().map(|pair| (pair.in_first, pair.in_second)).collect();
-    let both: Vec<&MatchedPair> = by_weights.pairs.iter().filter(|pair| partners.contains_key(&pair.in_first)).collect();
+    let both: Vec<&MatchedPair> =
+        by_weights.pairs.iter().filter(|pair| partners.contains_key(&pair.in_first)).collect();
     let same = both.iter().filter(|pair| partners[&pair.in_first] == pair.in_second).count();
     if both.is_empty() {
         return "No direction has a partner by both, so that they cannot be compared.".into();
@@ -215,7 +220,10 @@ mod tests {
             similarities: vec![0.9; pairs.len()],
             unmatched: Vec::new(),
         };
-        assert!(agreement(&of(&[(0, 1), (1, 0), (2, 2)]), &of(&[(0, 1), (1, 3)])).contains("Of 2 directions of the first SAE that have a partner by both, 1 have the same one (50 %)"));
+        assert!(
+            agreement(&of(&[(0, 1), (1, 0), (2, 2)]), &of(&[(0, 1), (1, 3)]))
+                .contains("Of 2 directions of the first SAE that have a partner by both, 1 have the same one (50 %)")
+        );
         assert!(agreement(&of(&[(0, 1)]), &of(&[])).contains("cannot be compared"));
         let options = Dictionaries::default();
         let said = options.said(&of(&[(0, 1)]), "cosine", ["a", "b"], [4, 5]);

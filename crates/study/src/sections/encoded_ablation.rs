@@ -41,14 +41,12 @@ impl SectionKind for EncodedAblation {
             "Subtracting leaves what the SAE does not explain as it is; encoding replaces the site by what the SAE makes of it, so that its effect is told beside the reconstruction’s own.".into(),
         ];
         let links = singles.iter().map(|row| found.anchor(row.set[0])).collect();
-        let names = [format!("set to {} at the site", self.value), format!("set to {} in the reconstruction", self.value)];
+        let names =
+            [format!("set to {} at the site", self.value), format!("set to {} in the reconstruction", self.value)];
         let scatter = figure(
             "encoded-ablation",
             "The same directions, at the site and in the reconstruction",
-            (
-                "loss increase at the site, nats",
-                "loss increase in the reconstruction, nats",
-            ),
+            ("loss increase at the site, nats", "loss increase in the reconstruction, nats"),
             &format!(
                 "One point for each direction, {} and {}, there beside the reconstruction with it as it is; means over the same {}.",
                 names[0],
@@ -135,11 +133,8 @@ impl EncodedAblation {
             beside_the_reconstruction: 0.0,
             beside_the_reconstruction_half_width: f64::NAN,
         }];
-        let at_site = if self.value == 0.0 {
-            "subtracted".into()
-        } else {
-            format!("set to {} at the site", self.value)
-        };
+        let at_site =
+            if self.value == 0.0 { "subtracted".into() } else { format!("set to {} at the site", self.value) };
         for SetRow { set, at_site: claim, encoded, beside } in rows {
             let row = |change: String, loss_increase, [mean, half_width]: [f64; 2]| Row {
                 directions: list(set),

@@ -112,7 +112,9 @@ impl Patching {
             "patching",
             "The values of the corrupted prompt in the clean one",
             ("part of the model", "change of the logit difference"),
-            &format!("Total effect, mean over pairs with 95 % intervals; shaded: the part changed by as much along random rows.{left_out}"),
+            &format!(
+                "Total effect, mean over pairs with 95 % intervals; shaded: the part changed by as much along random rows.{left_out}"
+            ),
             claim_bars(largest.iter().map(|part| parts[*part].component.clone()).collect(), &claims),
         )
     }
@@ -124,7 +126,12 @@ fn positions(found: &Findings, pairs: &[PromptPair], rows: &[PatchedAt]) -> Bloc
     parts.dedup();
     let longest = rows.iter().map(|row| row.from_end).max().unwrap_or(0);
     let label = |from_end: usize| {
-        let tokens = pairs.iter().filter_map(|pair| Some([*pair.clean.get(pair.clean.len().checked_sub(from_end)?)?, *pair.corrupted.get(pair.corrupted.len().checked_sub(from_end)?)?]));
+        let tokens = pairs.iter().filter_map(|pair| {
+            Some([
+                *pair.clean.get(pair.clean.len().checked_sub(from_end)?)?,
+                *pair.corrupted.get(pair.corrupted.len().checked_sub(from_end)?)?,
+            ])
+        });
         let mut all: Vec<u32> = tokens.flatten().collect();
         all.sort_unstable();
         all.dedup();
@@ -191,7 +198,10 @@ fn prose(found: &Found, pairs: usize) -> Vec<String> {
     let way = parts.first().map(|part| {
         let (direct, indirect) = (part.direct_effect, part.indirect_effect);
         let way = if direct.abs() > indirect.abs() { "writes the answer itself" } else { "works through later parts" };
-        format!("{} {way}: {direct:+.2} of its effect go straight to the final norm, {indirect:+.2} through later parts.", quoted(&part.component))
+        format!(
+            "{} {way}: {direct:+.2} of its effect go straight to the final norm, {indirect:+.2} through later parts.",
+            quoted(&part.component)
+        )
     });
     [apart, most].into_iter().chain(way).collect()
 }

@@ -26,7 +26,10 @@ impl SectionKind for Similarity {
         if let Some(own) = all.iter().find(|of| !of.own.is_empty()) {
             prose.push(own_cosines(&own.own));
         } else {
-            prose.push("It reads and writes rows of different widths, so that there is no cosine between encoder and decoder.".into());
+            prose.push(
+                "It reads and writes rows of different widths, so that there is no cosine between encoder and decoder."
+                    .into(),
+            );
         }
         let mut blocks = Vec::new();
         for of in &all {
@@ -35,7 +38,11 @@ impl SectionKind for Similarity {
                 &format!("similarity-{name}"),
                 &format!("Cosines between {}", of.between),
                 ("cosine", "pairs of directions"),
-                &format!("All {} pairs of two directions of {}; counts on a logarithmic scale.", of.pairs, sae.short_name()),
+                &format!(
+                    "All {} pairs of two directions of {}; counts on a logarithmic scale.",
+                    of.pairs,
+                    sae.short_name()
+                ),
                 histogram(of),
             ));
             let nearest: Vec<f64> = of.nearest.iter().map(|cosine| *cosine as f64).collect();

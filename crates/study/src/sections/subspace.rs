@@ -36,7 +36,11 @@ impl SectionKind for Subspace {
             carried(&rows, found.sae().short_name(), &quoted(&found.answer()), ranked.len(), &original),
             format!(
                 "The site before the answer is projected on the span of the first {} by the study's choice: those named or on top, then the others by their effect on the prompts that choose. What is orthogonal to it is replaced by the site's mean over the corpus, or by zero.",
-                if sizes.len() == 1 { "decoder rows".into() } else { format!("{} to {} decoder rows", sizes[0], sizes[sizes.len() - 1]) },
+                if sizes.len() == 1 {
+                    "decoder rows".into()
+                } else {
+                    format!("{} to {} decoder rows", sizes[0], sizes[sizes.len() - 1])
+                },
             ),
         ];
         let line = |rest: &str, control: bool| Series {
@@ -139,7 +143,11 @@ fn carried(rows: &[Row], sae: &str, answer: &str, all: usize, original: &Estimat
         row.directions_kept > 0 && claim.estimate.high() < 0.5 * none.loss_increase.mean() && is_below_rows(claim)
     });
     let verdict = if none.directions_kept > 0 || none.loss_increase.estimate.low() <= 0.0 {
-        format!("with {} of {sae} alone it changes by {}", count(last.directions_kept, "direction"), said(&last.loss_increase))
+        format!(
+            "with {} of {sae} alone it changes by {}",
+            count(last.directions_kept, "direction"),
+            said(&last.loss_increase)
+        )
     } else if let Some(row) = enough {
         format!(
             "with nothing of its site but the mean it changes by {}; {} it to {}, less than half of that and less than as many random rows do",
@@ -178,9 +186,9 @@ mod tests {
         let about =
             About { chosen: Chosen::Given, change: "kept", measure: "loss_increase", unit: "nats", over: "prompts" };
         let said = |kept: &[(usize, f64, f64)]| {
-            let claims = kept.iter().map(|(_, mean, control)| {
-                (about, of(*mean), Controls { rows: Some(of(*control)), directions: None })
-            });
+            let claims = kept
+                .iter()
+                .map(|(_, mean, control)| (about, of(*mean), Controls { rows: Some(of(*control)), directions: None }));
             let row = |(&(directions_kept, ..), loss_increase)| Row {
                 directions_kept,
                 dimensions: directions_kept,
