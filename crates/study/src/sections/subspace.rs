@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use directrix_circuits::{About, Change, Claim, Estimate, LossClaim, Subspace, Trial, loss_claims, mean_site};
+use directrix_circuits::{About, Change, Claim, Estimate, LossClaim, Trial, loss_claims, mean_site};
 use serde::Serialize;
 
 use super::{Body, SectionKind, count, figure, interval, quoted, table, within};
@@ -189,7 +189,7 @@ mod tests {
             let claims = kept
                 .iter()
                 .map(|(_, mean, control)| (about, of(*mean), Controls { rows: Some(of(*control)), directions: None }));
-            let row = |(&(directions_kept, ..), loss_increase)| Row {
+            let row = |(&(directions_kept, ..), loss_increase): (&(usize, f64, f64), Claim)| Row {
                 directions_kept,
                 dimensions: directions_kept,
                 rest: "mean",
