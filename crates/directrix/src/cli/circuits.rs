@@ -13,7 +13,7 @@ const EXAMPLES: &str = "\
 Examples:
   directrix circuits cosine --top 20
   directrix circuits cooccurrence --prompts stories.txt --limit 20
-  directrix circuits match --sae out/seed-1/sae --sae out/seed-2/sae-b";
+  directrix circuits match --sae saes/seed-1 --sae saes/seed-2";
 
 /// Find circuits between the directions of two SAEs.
 #[derive(Args)]

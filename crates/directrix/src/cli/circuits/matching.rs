@@ -14,9 +14,9 @@ use crate::cli::watch::watch;
 
 const EXAMPLES: &str = "\
 Examples:
-  directrix circuits match --sae out/seed-1/sae --sae out/seed-2/sae-b
-  directrix circuits match --sae out/seed-1/sae --sae out/seed-2/sae-b --show unmatched --top 50
-  directrix circuits match --sae out/seed-1/sae --sae out/seed-2/sae-b \\
+  directrix circuits match --sae saes/seed-1 --sae saes/seed-2
+  directrix circuits match --sae saes/seed-1 --sae saes/seed-2 --show unmatched --top 50
+  directrix circuits match --sae saes/seed-1 --sae saes/seed-2 \\
       --index out/index --by activations --out out/matched";
 
 /// Which directions of two SAEs of one site are the same.
