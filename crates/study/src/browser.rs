@@ -209,7 +209,7 @@ fn of_sae(
     let own = number == found.study.chosen();
     Ok(OfSae {
         name: sae.name().into(),
-        hook: sae.hook().to_string(),
+        hook: own_sae.site().reads.to_string(),
         maximum: all.iter().map(|of| of.maximum).collect(),
         density: all.iter().map(|of| rounded(of.density)).collect(),
         mean: all.iter().map(|of| rounded(of.mean)).collect(),

@@ -29,7 +29,7 @@ pub enum Error {
     Circuits(directrix_circuits::Error),
     /// A study file could not be read.
     #[error(
-        "cannot read the study {path}: {source}; give the path of a study file, such as studies/closing-quote.toml"
+        "cannot read the study {path}: {source}; give the path of a study file, such as studies/closing-quote.toml, or a shipped study: closing-quote, pronouns or circuits"
     )]
     Read {
         /// The file.

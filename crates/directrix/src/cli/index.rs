@@ -85,10 +85,10 @@ impl Index {
         let counted = format!("{} positions count; left out: {left_out}", thousands(meta.counted));
         writeln!(out, "{}", paragraph(&counted, 0))?;
         let mut saes = Table::new(&["SAE", "hook point", "directions", "dead", "active per position (L0)"], 2);
-        for sae in index.saes() {
+        for (sae, own) in index.saes().iter().zip(&opened.saes) {
             saes.row([
                 sae.name().to_owned(),
-                sae.hook().to_string(),
+                own.site().reads.to_string(),
                 thousands(sae.directions() as u64),
                 thousands(sae.dead() as u64),
                 format!("{:.1}", sae.l0()),

@@ -14,6 +14,7 @@ use super::watch::watch;
 const STUDY_EXAMPLES: &str = "\
 Examples:
   directrix study studies/closing-quote.toml
+  directrix study pronouns
   directrix study mine.toml --out reports/mine --json";
 
 const DEMO_EXAMPLES: &str = "\
@@ -32,7 +33,7 @@ const SLOWEST: usize = 4;
 #[derive(Args)]
 #[command(after_help = STUDY_EXAMPLES)]
 pub(crate) struct Study {
-    /// Study file (TOML)
+    /// Study file (TOML), or a shipped study: closing-quote, pronouns or circuits
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Folder to write to [default: out/ and the file's name]

@@ -458,7 +458,10 @@ fn print(out: &Path, recipes: &[(String, Recipe)], latest: &Latest) -> anyhow::R
     for (name, (directions, metrics)) in latest {
         let or_batch =
             |evaluated: Option<f64>, batch: f64, digits: usize| format!("{:.digits$}", evaluated.unwrap_or(batch));
-        let site = recipes.iter().find(|(of, _)| of == name).map(|(_, recipe)| recipe.site.clone());
+        let site = recipes.iter().find(|(of, _)| of == name).map(|(_, Recipe { site, head, .. })| match head {
+            Some(head) => format!("head {head} of {site}"),
+            None => site.clone(),
+        });
         saes.row([
             folder_name(&out.join(name)),
             site.unwrap_or_default(),

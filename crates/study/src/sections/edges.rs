@@ -21,7 +21,7 @@ options! {
         /// Prompts in which both directions must fire for an edge to be ranked.
         least_prompts: usize = 4 => 2.0..,
         /// Prompts of each edge on which it is verified, at most.
-        verify_prompts: usize = 32 => 2.0..,
+        verify_prompts: usize = 24 => 2.0..,
         /// False-discovery rate up to which an edge is verified.
         rate: f64 = 0.05 => 0.0..=1.0,
     }
@@ -57,10 +57,7 @@ impl SectionKind for Edges {
         let verified = between.verify(&strongest, verify, found.watch)?;
 
         let pairs = (saes[0].directions(), saes[1].directions());
-        let prose = vec![
-            counted(&agreement, &verified, pairs, self.rate),
-            compared(&agreement.rows),
-        ];
+        let prose = vec![counted(&agreement, &verified, pairs, self.rate), compared(&agreement.rows)];
         let names: Vec<String> = agreement.rows.iter().map(|row| row.measure.replace('-', " ")).collect();
         let whole = |low: f64, high: f64| (high - low) / 2.0;
         let correlations = agreement.rows.iter().map(|row| (row.rank_correlation, whole(row.low, row.high)));
@@ -113,7 +110,11 @@ fn scatter(compared: &[Compared], measure: Measure, name: &str, label: &str) -> 
         y: shown.iter().map(|pair| pair.of(Measure::Causal)).collect(),
         hover,
     };
-    let caption = format!("Pairs drawn at random from those that have a causal effect; horizontal: {}; vertical: {}.", measure.sentence(), Measure::Causal.sentence());
+    let caption = format!(
+        "Pairs drawn at random from those that have a causal effect; horizontal: {}; vertical: {}.",
+        measure.sentence(),
+        Measure::Causal.sentence()
+    );
     figure(name, &format!("Causal effect by {label}"), (label, "change of activation"), &caption, shape)
 }
 
