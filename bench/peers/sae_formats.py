@@ -412,7 +412,7 @@ def near(found, wanted, what):
 
 
 if "--check" in sys.argv:
-    subprocess.run(["cargo", "build", "--release", "-q", "-p", "directrix-sae", "--example", "sae_formats"], cwd=ROOT, check=True)
+    subprocess.run(["cargo", "build", "--release", "-q", "--workspace", "--example", "sae_formats"], cwd=ROOT, check=True)
     count = written = 0
     program = ROOT / "target/release/examples/sae_formats"
     with tempfile.TemporaryDirectory() as root:

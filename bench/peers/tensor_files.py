@@ -88,7 +88,7 @@ def write(seed: int, folder: Path) -> list[Path]:
 
 
 if "--check" in sys.argv:
-    subprocess.run(["cargo", "build", "--release", "-q", "-p", "directrix-model", "--example", "tensors"], cwd=ROOT, check=True)
+    subprocess.run(["cargo", "build", "--release", "-q", "--workspace", "--example", "tensors"], cwd=ROOT, check=True)
     checked = 0
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(100, 160):
