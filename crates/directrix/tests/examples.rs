@@ -148,9 +148,18 @@ fn every_example_of_every_help_runs() {
             if example.starts_with("directrix demo") {
                 continue;
             }
-            // The whole of the shipped stories would take a minute.
-            let few = example.starts_with("directrix evaluate") && !example.contains("--limit");
-            runs(folder.path(), &if few { format!("{example} --limit 100") } else { example });
+            // The whole of the shipped stories would take a minute, effects of every direction as long.
+            let few = if example.starts_with("directrix evaluate") && !example.contains("--limit") {
+                " --limit 100"
+            } else if ["edges", "verify", "agreement"]
+                .iter()
+                .any(|kind| example.starts_with(&format!("directrix circuits {kind}")))
+            {
+                " --sample-prompts 2 --least-prompts 2"
+            } else {
+                ""
+            };
+            runs(folder.path(), &format!("{example}{few}"));
             tried += 1;
         }
     }

@@ -35,14 +35,18 @@ pub struct VerifiedEdge {
     pub ranked: Ranked,
     /// Prompts it was verified on.
     pub prompts: usize,
-    /// Activation of the second direction, unchanged.
-    pub activation: f64,
-    /// How much it changes when the first is ablated.
+    /// Whether its false-discovery rate is low enough.
+    pub verified: bool,
+    /// How much the activation of the second direction changes when the first is ablated.
     pub change: f64,
     /// Lower end of the interval.
     pub low: f64,
     /// Upper end.
     pub high: f64,
+    /// The activation, unchanged.
+    pub activation: f64,
+    /// The change as a share of it.
+    pub share: f64,
     /// The change when as much is taken out along a random row, where the first fires: of the same norm, and with the same part along the
     /// residual stream, so that norms change as much.
     pub random_rows: f64,
@@ -68,8 +72,6 @@ pub struct VerifiedEdge {
     pub p: f64,
     /// Its false-discovery rate in the list (Benjamini and Hochberg 1995).
     pub q: f64,
-    /// Whether that is low enough.
-    pub verified: bool,
 }
 
 /// What was seen of an edge in its prompts.
@@ -242,7 +244,7 @@ fn of_second(effect: &Effect, second: usize) -> Result<(f64, f64), Error> {
 
 impl VerifiedEdge {
     /// What its columns are, for captions.
-    pub const SENTENCE: &'static str = "Each verified on other prompts in which both fire: activation of the second, its change when the first is ablated where it fires, both summed over a prompt, and the increase of the loss where the second is most active, in nats; random rows: as much taken out along a random row of the same norm and the same part along the residual stream, so that norms change as much; random directions: another direction of matched density that fires in the prompt ablated instead. Means over prompts with 95 % intervals by bootstrap over prompts; sign p: of the change, by a sign test; p: the greatest of three signed-rank tests, of the change against zero and against both controls in the same prompts; q: its false-discovery rate in this list (Benjamini–Hochberg).";
+    pub const SENTENCE: &'static str = "Each on other prompts in which both fire: change of the second's activation when the first is ablated where it fires, that activation, both summed over a prompt, the one as a share of the other, and the increase of the loss where the second is most active, in nats; random rows: as much taken out along a random row of the same norm and the same part along the residual stream, so that norms change as much; random directions: another direction of matched density that fires in the prompt ablated instead. Means over prompts with 95 % intervals by bootstrap over prompts; sign p: of the change, by a sign test; p: the greatest of three signed-rank tests, of the change against zero and against both controls in the same prompts; q: its false-discovery rate in this list (Benjamini–Hochberg).";
 
     /// Takes edges as one list of tests: what their false-discovery rates are over, and with that whether they count as verified.
     pub fn as_one_list<'a>(edges: impl Iterator<Item = &'a mut VerifiedEdge>, rate: f64) {
@@ -279,10 +281,12 @@ impl Seen {
         VerifiedEdge {
             ranked,
             prompts,
-            activation: mean(&self.activation),
+            verified: false,
             change,
             low,
             high,
+            activation: mean(&self.activation),
+            share: change / mean(&self.activation),
             random_rows,
             random_rows_low,
             random_rows_high,
@@ -295,7 +299,6 @@ impl Seen {
             sign_p: sign_test(signs[0], signs[1]),
             p,
             q: f64::NAN,
-            verified: false,
         }
     }
 }

@@ -13,8 +13,7 @@ use crate::cli::watch::watch;
 
 const EXAMPLES: &str = "\
 Examples:
-  directrix circuits agreement
-  directrix circuits agreement --index out/index --out out/agreement";
+  directrix circuits agreement --out out/agreement";
 
 /// How far the measures of edges agree with what ablation does.
 ///

@@ -18,8 +18,8 @@ use crate::cli::watch::watch;
 
 const EXAMPLES: &str = "\
 Examples:
-  directrix circuits edges
-  directrix circuits edges --by attribution --index out/index --top 50
+  directrix circuits edges --top 50
+  directrix circuits edges --by correlation --index out/index
   directrix circuits edges --by virtual-weight --head 1.3 --out out/edges";
 
 /// The strongest edges between the directions of two or more SAEs.

@@ -13,8 +13,8 @@ use crate::cli::watch::watch;
 
 const EXAMPLES: &str = "\
 Examples:
-  directrix circuits verify
-  directrix circuits verify --by cosine --top 100 --out out/verified";
+  directrix circuits verify --top 100
+  directrix circuits verify --by cosine --top 20 --show 20 --out out/verified";
 
 /// The strongest edges, each verified by ablation beside controls.
 ///
