@@ -92,6 +92,12 @@ pub enum Error {
     /// The work was stopped from outside.
     #[error("stopped; nothing was written")]
     Stopped,
+    /// An attribution graph that cannot be.
+    #[error("no attribution graph: {problem}")]
+    Graph {
+        /// Why.
+        problem: String,
+    },
     /// Two SAEs in the wrong order.
     #[error(
         "{first} (layer {first_layer}) must come before {second} (layer {second_layer}) in the model; give the earlier SAE first"

@@ -16,6 +16,7 @@
 //! | which directions are active there | [`answer_activations`], [`activity`], [`active_directions`], [`coactivation`] |
 //! | what ablating them does | [`effects`], [`ablate_each`], [`single_ablations`], [`PromptEffect`] |
 //! | who writes the answer, who drives a direction | [`logit_attribution`], [`remainder`], [`attribution_to_direction`] |
+//! | through which directions a prompt made the model predict a token | [`Replacement`], [`Graph`] |
 //! | how much of a site the SAE explains | [`AnswerLosses`] |
 //! | which tokens a direction promotes | [`log_prob_boosts`], [`logit_boosts`], [`direction_attribution`] |
 //!
@@ -46,6 +47,7 @@ mod claim;
 mod cooccurrence;
 mod cosine;
 mod error;
+mod graph;
 mod matched;
 mod plan;
 mod table;
@@ -73,6 +75,9 @@ pub use cooccurrence::{
 pub use cosine::{CosinePair, PairEffect, PairMeans, check_order, cosine_pairs, pair_effects};
 pub use directrix_sae::statistics::{self, Estimate, Interval, correlation};
 pub use error::{Error, Result};
+pub use graph::{
+    Check, Edge, Graph, GraphNode, GraphOptions, HeadLook, Inputs, Loading, LookTerm, Named, Node, Replacement, Via,
+};
 pub use matched::Matched;
 pub use plan::effects;
 pub use table::{Cells, Column, Table};

@@ -154,6 +154,10 @@ fn one_head(
         let head = key_head * sharing + own;
         let of_query = head * d..(head + 1) * d;
         for (i, row) in part.clone().enumerate() {
+            let g = &g.row(row)[of_query.clone()];
+            if see.is_none() && g.iter().all(|x| *x == 0.0) {
+                continue;
+            }
             let end = i + 1;
             let low = shape.window.map_or(0, |window| end.saturating_sub(window));
             query.iter_mut().zip(&q.row(row)[of_query.clone()]).for_each(|(scaled, x)| *scaled = x * shape.scale);
@@ -166,7 +170,6 @@ fn one_head(
                 pattern.iter_mut().zip(&bent).for_each(|(s, bent)| *s = cap * bent);
             }
             softmax(pattern);
-            let g = &g.row(row)[of_query.clone()];
             for (&share, dv) in pattern.iter().zip(dv[low * d..].chunks_exact_mut(d)) {
                 add_scaled(dv, share, g);
             }

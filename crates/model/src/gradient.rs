@@ -4,15 +4,17 @@
 //! back over the rows of all scalars together, from the deepest of them to the first hook point that is asked for.
 
 mod block;
+mod cut;
 mod scalar;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use directrix_corpus::{Prompts, Watch};
 use directrix_kernels::{Matrix, View};
 
+pub use cut::Cut;
 pub use scalar::{Quantity, Scalar, Term};
 
 use crate::config::Norm;
@@ -78,7 +80,24 @@ impl Model {
         frozen: Frozen,
         watch: &Watch,
     ) -> Result<Gradients> {
+        self.gradients_cut(prompts, hooks, scalars, frozen, &[], watch)
+    }
+
+    /// The same, where what lies behind each [`Cut`] depends on the numbers there as on numbers of their own.
+    ///
+    /// # Errors
+    /// As [`gradients`](Model::gradients); [`Error::Cut`] if a cut has no such columns.
+    pub fn gradients_cut(
+        &self,
+        prompts: &Prompts,
+        hooks: &[HookPoint],
+        scalars: &[Scalar],
+        frozen: Frozen,
+        cuts: &[Cut],
+        watch: &Watch,
+    ) -> Result<Gradients> {
         hooks.iter().try_for_each(|hook| hook.check(self.config()))?;
+        cuts.iter().try_for_each(|cut| cut.check(self))?;
         if hooks.contains(&HookPoint::UnembedOut) {
             let why = "derivatives are taken at what the unembedding reads: ask for unembed.hook_in".into();
             return Err(Error::NoSuchHook { hook: HookPoint::UnembedOut.to_string(), why });
@@ -118,6 +137,8 @@ impl Model {
         let mut back = Back {
             model: self,
             frozen,
+            cuts,
+            passed: BTreeMap::new(),
             run: &run,
             rows: rows.collect(),
             positions,
@@ -181,6 +202,9 @@ impl Model {
 struct Back<'a> {
     model: &'a Model,
     frozen: Frozen,
+    cuts: &'a [Cut],
+    /// What the skip connections of cuts pass on, where it is read.
+    passed: BTreeMap<HookPoint, Matrix>,
     run: &'a Run,
     /// Of each row, that of the run.
     rows: Vec<usize>,
@@ -261,11 +285,17 @@ impl<'a> Back<'a> {
     /// Adds what scalars have along `hook`, and keeps the gradient there if it is wanted. Behind the first hook point that is
     /// wanted the pass is done.
     fn visit(&mut self, hook: HookPoint, g: &mut Matrix) -> ControlFlow<()> {
+        if let Some(passed) = self.passed.remove(&hook) {
+            g.add(&passed);
+        }
+        let arrived = self.cut(hook, g);
         for (row, direction) in self.seeds.remove(&hook).unwrap_or_default() {
             g.row_mut(row).iter_mut().zip(direction).for_each(|(g, x)| *g += x);
         }
         if self.wanted.contains(&hook) {
-            self.found.insert(hook, g.clone());
+            let mut found = g.clone();
+            arrived.into_iter().for_each(|(columns, part)| set_columns(&mut found, columns, &part));
+            self.found.insert(hook, found);
         }
         if hook == self.first { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
@@ -280,6 +310,10 @@ impl<'a> Back<'a> {
         }
         Ok(())
     }
+}
+
+fn set_columns(out: &mut Matrix, columns: Range<usize>, part: &Matrix) {
+    (0..out.rows()).for_each(|row| out.row_mut(row)[columns.clone()].copy_from_slice(part.row(row)));
 }
 
 fn times_columns(weights: Option<&[f32]>, g: &mut Matrix) {

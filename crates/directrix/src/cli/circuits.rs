@@ -2,6 +2,7 @@
 
 mod cooccurrence;
 mod cosine;
+mod graph;
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
@@ -11,9 +12,10 @@ use directrix::sae::Sae;
 const EXAMPLES: &str = "\
 Examples:
   directrix circuits cosine --top 20
-  directrix circuits cooccurrence --prompts stories.txt --limit 20";
+  directrix circuits cooccurrence --prompts stories.txt --limit 20
+  directrix circuits graph --text 'Tim said, \"I like it.\"' --out out/graph";
 
-/// Find circuits between the directions of two SAEs.
+/// Find circuits between the directions of SAEs.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Circuits {
@@ -25,6 +27,7 @@ pub(crate) struct Circuits {
 enum Search {
     Cosine(cosine::Cosine),
     Cooccurrence(cooccurrence::Cooccurrence),
+    Graph(graph::Graph),
 }
 
 impl Circuits {
@@ -32,6 +35,7 @@ impl Circuits {
         match self.kind {
             Search::Cosine(cosine) => cosine.run(),
             Search::Cooccurrence(cooccurrence) => cooccurrence.run(),
+            Search::Graph(graph) => graph.run(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A table of results: shown with bars, printed as JSON, written to files.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use directrix::circuits::{Cells, Claim, Estimate, Table};
@@ -49,11 +49,27 @@ impl ResultArgs {
         Ok(Some(lock))
     }
 
+    /// The folder that results are written to.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        self.out.as_deref()
+    }
+
+    /// Whether results are printed as JSON.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Writes and prints the table.
     pub(crate) fn show<R: Serialize>(&self, found: &Found<'_, R>, opened: &Opened) -> anyhow::Result<()> {
-        let rows = Table::from_rows(found.name, found.caption, found.rows);
         if let Some(folder) = &self.out {
-            write_table(folder, &rows)?;
+            write_table(folder, &Table::from_rows(found.name, found.caption, found.rows))?;
         }
+        self.print(found, opened)
+    }
+
+    /// Prints the table.
+    pub(crate) fn print<R: Serialize>(&self, found: &Found<'_, R>, opened: &Opened) -> anyhow::Result<()> {
+        let rows = Table::from_rows(found.name, found.caption, found.rows);
         if self.json {
             let wanted = &opened.wanted;
             return terminal::json(&json!({

@@ -98,7 +98,8 @@ impl Back<'_> {
     fn through_results(&mut self, layer: usize, g: &Matrix) -> Step<Matrix> {
         let hook = HookPoint::Block(layer, BlockHook::Result);
         let w_o = self.model.weights().blocks[layer].w_o.view();
-        if !self.wanted.contains(&hook) && !self.seeds.contains_key(&hook) {
+        let is_cut = self.cuts.iter().any(|cut| cut.hook == hook);
+        if !is_cut && !self.wanted.contains(&hook) && !self.seeds.contains_key(&hook) {
             return Step::Continue(times(g, w_o.transposed()));
         }
         let (heads, d_head) = (self.model.config().attention.query_heads, self.model.config().attention.d_head);
@@ -222,7 +223,7 @@ impl Back<'_> {
 }
 
 /// `g w`. Rows of zeros, which are many where a scalar depends on few positions, are left out of the product.
-fn times(g: &Matrix, w: Factor) -> Matrix {
+pub(super) fn times(g: &Matrix, w: Factor) -> Matrix {
     let mut out = Matrix::zeros(g.rows(), w.columns());
     add_times(g, w, &mut out);
     out

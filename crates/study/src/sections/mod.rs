@@ -41,6 +41,7 @@ mod joint_ablation;
 mod logit_attribution;
 mod loss_recovered;
 mod more_ablations;
+mod prompt_graph;
 mod remainder;
 mod single_ablations;
 mod tokens;
@@ -147,6 +148,7 @@ sections! {
     direction::Direction,
     more_ablations::MoreAblations,
     direction_attribution::DirectionAttribution,
+    prompt_graph::PromptGraph,
     directions::Directions,
 }
 
