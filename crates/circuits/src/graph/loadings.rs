@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use directrix_kernels::Matrix;
-use directrix_model::{HookPoint, Quantity, Scalar};
+use directrix_model::{HookPoint, Quantity, Scalar, Term};
 
 use super::trace::Target;
 use super::{Graph, GraphNode, Node, Replacement};
@@ -16,7 +16,7 @@ use crate::{Error, Result};
 /// By which head a path reaches its target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Via {
-    /// None: it stays at its position.
+    /// None, but for the head that the target's SAE may read.
     Direct,
     /// The last that it passes.
     Head {
@@ -85,21 +85,24 @@ impl Replacement<'_> {
         direct.iter_rows().enumerate().for_each(|(number, added)| seen(number, Via::Direct, added));
 
         let (mut ways, mut parts) = (Vec::new(), Vec::new());
-        for (number, scalar) in scalars.iter().enumerate() {
-            let position = scalar.terms[0].position;
+        for number in 0..scalars.len() {
             for cut in &heads {
-                // Nothing else moves between positions, so that this is the only row.
-                let own = &gradients.of(number, cut.hook).row(position)[cut.columns.clone()];
-                if own.iter().all(|x| *x == 0.0) {
-                    continue;
+                let reached = gradients.of(number, cut.hook);
+                let term = |position: usize| {
+                    let own = &reached.row(position)[cut.columns.clone()];
+                    own.iter().any(|x| *x != 0.0).then(|| {
+                        let mut direction = vec![0.0; reached.columns()];
+                        direction[cut.columns.clone()].copy_from_slice(own);
+                        let quantity = Quantity::Along { hook: cut.hook, direction: direction.into() };
+                        Term { position, weight: 1.0, quantity }
+                    })
+                };
+                let terms: Vec<Term> = (0..reached.rows()).filter_map(term).collect();
+                if !terms.is_empty() {
+                    let head = cut.columns.start / cut.columns.len();
+                    ways.push((number, Via::Head { layer: cut.hook.layer().unwrap_or(0), head }));
+                    parts.push(Scalar { prompt: 0, terms });
                 }
-                let width = gradients.of(number, cut.hook).columns();
-                let mut direction = vec![0.0; width];
-                direction[cut.columns.clone()].copy_from_slice(own);
-                let head = cut.columns.start / cut.columns.len();
-                ways.push((number, Via::Head { layer: cut.hook.layer().unwrap_or(0), head }));
-                let along = Quantity::Along { hook: cut.hook, direction: direction.into() };
-                parts.push(Scalar::of(0, position, along));
             }
         }
         for (ways, parts) in ways.chunks(self.block()).zip(parts.chunks(self.block())) {
