@@ -1,7 +1,7 @@
 /** Attribution graphs: the edges of the node that is pointed at or chosen, and what it is. */
 for (const figure of document.querySelectorAll(".prompt-graph")) {
   const box = figure.querySelector(".graph-box");
-  const svg = box.querySelector("svg");
+  const svg = box.querySelector(".graph-marks");
   const panel = figure.querySelector(".graph-panel");
   const { nodes, edges, most, height } = JSON.parse(figure.querySelector("script").textContent);
   const chosen = svg.querySelector(".chosen");

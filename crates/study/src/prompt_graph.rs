@@ -177,22 +177,31 @@ impl PromptGraph {
         ];
         let colours: Vec<String> = colours.iter().map(|(name, colour)| format!("{name}: {colour};")).collect();
         let style = format!("<style>svg {{ {} background: {}; }}{STYLE}</style>", colours.join(" "), page.page);
-        let (width, height) = self.size;
-        format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"graph-drawing\" width=\"{width:.0}\" height=\"{height:.0}\" viewBox=\"0 0 {width:.0} {height:.0}\">{style}<title>{}</title>{}</svg>\n",
-            escaped(&self.title),
-            self.marks()
-        )
+        let content = format!("{style}<title>{}</title>{}{}", escaped(&self.title), self.marks(), self.names());
+        self.svg("class=\"graph-drawing\" xmlns=\"http://www.w3.org/2000/svg\"", self.size.0, &content)
     }
 
-    /// The drawing within a page.
+    /// The drawing within a page: the names of the rows, which stay where they are, and what is moved under them.
     pub(crate) fn inline(&self) -> String {
-        let (width, height) = self.size;
-        format!(
-            "<svg class=\"graph-drawing\" role=\"img\" aria-label=\"{}\" width=\"{width:.0}\" height=\"{height:.0}\" viewBox=\"0 0 {width:.0} {height:.0}\">{}</svg>",
-            escaped(&self.title),
-            self.marks()
-        )
+        let behind = format!("<rect class=\"behind\" width=\"{GUTTER}\" height=\"{:.0}\"/>", self.size.1);
+        let names = self.svg("class=\"graph-drawing graph-rows\"", GUTTER, &(behind + &self.names()));
+        let named = format!("role=\"img\" aria-label=\"{}\"", escaped(&self.title));
+        names + &self.svg(&format!("class=\"graph-drawing graph-marks\" {named}"), self.size.0, &self.marks())
+    }
+
+    fn svg(&self, attributes: &str, width: f64, content: &str) -> String {
+        let height = self.size.1;
+        let size = format!("width=\"{width:.0}\" height=\"{height:.0}\" viewBox=\"0 0 {width:.0} {height:.0}\"");
+        format!("<svg {attributes} {size}>{content}</svg>\n")
+    }
+
+    /// The names of the rows.
+    fn names(&self) -> String {
+        let name = |row: &Row| {
+            let middle = row.top + row.height / 2.0 + 4.0;
+            format!("<text class=\"row\" x=\"8\" y=\"{middle:.1}\">{}</text>", escaped(&row.name))
+        };
+        self.rows.iter().map(name).collect()
     }
 
     /// What the page's script reads.
@@ -213,12 +222,11 @@ impl PromptGraph {
         let right = self.size.0;
         for row in &self.rows {
             let (top, height) = (row.top - GAP, row.height + 2.0 * GAP);
-            let middle = row.top + row.height / 2.0 + 4.0;
-            let band =
-                format!("<rect class=\"band\" x=\"0\" y=\"{top:.1}\" width=\"{right:.1}\" height=\"{height:.1}\"/>");
             put(
                 &mut svg,
-                format_args!("{band}<text class=\"row\" x=\"8\" y=\"{middle:.1}\">{}</text>", escaped(&row.name)),
+                format_args!(
+                    "<rect class=\"band\" x=\"0\" y=\"{top:.1}\" width=\"{right:.1}\" height=\"{height:.1}\"/>"
+                ),
             );
         }
         for x in &self.breaks {
@@ -411,4 +419,89 @@ fn put(svg: &mut String, part: std::fmt::Arguments) {
 
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use directrix_circuits::{GraphOptions, Replacement};
+    use directrix_corpus::Watch;
+    use directrix_lab::{Opened, Wanted};
+
+    use super::*;
+    use crate::graph_story::GraphStory;
+    use crate::{Block, Section};
+
+    fn opened() -> Opened {
+        let saes = ["tinystories-2l/sae-l0", "tinystories-2l/sae-l1"].map(String::from).to_vec();
+        Wanted { saes, ..Wanted::default() }.open().unwrap()
+    }
+
+    fn with_graph(text: &str, options: GraphOptions, see: impl FnOnce(&GraphStory, &Graph)) {
+        let (opened, watch) = (opened(), Watch::nobody());
+        let prompts = opened.prompts_of("text", &[text.into()]).unwrap().prompts;
+        let (answer, before) = prompts.get(0).split_last().unwrap();
+        let of = Replacement::of(&opened.model, opened.saes.iter().collect(), before, false, &watch).unwrap();
+        let graph = of.graph(*answer, options).unwrap();
+        see(&GraphStory::of(&opened, &of, &graph).unwrap(), &graph);
+    }
+
+    #[test]
+    fn nodes_do_not_overlap_and_edges_lead_upwards() {
+        let text = "One day, Tim saw a big dog. Tim said, \"I like it.\"";
+        with_graph(text, GraphOptions { logits: 4, ..GraphOptions::default() }, |story, graph| {
+            let drawing = story.drawing("graph");
+            let shown: Vec<&Drawn> = drawing.nodes.iter().filter(|node| node.at.1 > 0.0).collect();
+            assert!(shown.len() > 40 && shown.len() <= graph.nodes.len(), "{}", shown.len());
+            for (number, node) in shown.iter().enumerate() {
+                let (width, height) = drawing.size;
+                let half = node.width / 2.0;
+                assert!(node.at.0 - half >= GUTTER && node.at.0 + half <= width, "{node:?}");
+                assert!(node.at.1 >= HIGH / 2.0 && node.at.1 + HIGH / 2.0 <= height, "{node:?}");
+                for other in &shown[..number] {
+                    let apart = (node.at.0 - other.at.0).abs() >= half + other.width / 2.0 + GAP - 1e-6
+                        || (node.at.1 - other.at.1).abs() >= HIGH + GAP - 1e-6;
+                    assert!(apart, "{node:?} {other:?}");
+                }
+            }
+            for (source, target, ..) in &drawing.edges {
+                let [from, to] = [source, target].map(|node| drawing.nodes[*node].at);
+                assert!(from.1 > to.1 && from.0 > 0.0, "{from:?} {to:?}");
+            }
+            // Positions stand in their order.
+            let mut middles: Vec<(usize, f64)> = graph
+                .nodes
+                .iter()
+                .zip(&drawing.nodes)
+                .filter(|(_, d)| d.kind == "token" && d.at.1 > 0.0)
+                .map(|(n, d)| (n.node.position(), d.at.0))
+                .collect();
+            middles.sort_by_key(|(position, _)| *position);
+            assert!(middles.is_sorted_by(|a, b| a.1 < b.1));
+        });
+    }
+
+    #[test]
+    fn what_a_token_is_cannot_become_markup() {
+        let text = "Tim said, \"</script><svg onload='x'> & I like it.\"";
+        with_graph(text, GraphOptions { node_threshold: 1.0, ..GraphOptions::default() }, |story, _| {
+            let drawing = story.drawing("graph");
+            let section = Section {
+                name: "graph".into(),
+                title: "The graph".into(),
+                prose: vec![story.summary()],
+                blocks: vec![Block::Graph(drawing.clone())],
+            };
+            let page = story.page(vec![section]).to_html().unwrap();
+            assert!(page.contains("graph-drawing") && page.contains("prompt-graph") && !page.contains("onload='x'"));
+            assert_eq!(page.matches("<svg").count(), 2);
+            let data = page.split("application/json\">").nth(1).unwrap().split("</script>").next().unwrap();
+            let data: Value = serde_json::from_str(data).unwrap();
+            assert_eq!(data["nodes"].as_array().unwrap().len(), drawing.nodes.len());
+            let svg = drawing.to_svg();
+            assert!(svg.starts_with("<svg class") && !svg.contains("var(--accent)"));
+            for name in svg.split("var(").skip(1).filter_map(|rest| rest.split(')').next()) {
+                assert!(svg.contains(&format!("{name}: #")), "{name}");
+            }
+        });
+    }
 }

@@ -15,7 +15,7 @@ use super::Node;
 use crate::{Error, Result};
 
 /// Numbers held at a time by a pass back, about.
-const NUMBERS: usize = 1 << 24;
+const NUMBERS: usize = 1 << 25;
 /// Scalars in a pass back, at most.
 const SCALARS: usize = 256;
 

@@ -45,7 +45,7 @@ pub(super) struct Graph {
     #[arg(long, value_name = "SAE")]
     sae: Vec<String>,
     /// The token to explain, by its text or id, after the whole prompt [default: the prompt's last token]
-    #[arg(long, value_name = "TOKEN")]
+    #[arg(long, value_name = "ID|TOKEN")]
     answer: Option<String>,
     /// Explain the N likeliest next tokens too, up to 95 % of the probability
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = whole::<usize>(0..=1000))]
