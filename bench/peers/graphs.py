@@ -28,6 +28,7 @@ from common import load_model
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "crates/model/tests/fixtures"
 PROMPT, ANSWER = [5, 11, 2, 7, 40, 23, 9], 17
+ACTIVE = 1e-5  # what is less may be rounding alone
 TOLERANCE = 1e-4  # of the sum of a target's absolute edges, and 1
 
 
@@ -93,7 +94,7 @@ def expected(model, saes):
     for sae in saes:
         x, written = read[sae.reads][0], read[sae.writes][0].detach()
         pre, acts = sae.pre(x), sae.encode(x).detach()
-        for position, direction in acts.nonzero().tolist():
+        for position, direction in (acts > ACTIVE).nonzero().tolist():
             name = f"{sae.layer}_{direction}_{position}"
             sources.append((name, sae.writes, position, acts[position, direction] * sae.W_dec[direction]))
             targets.append((name, pre[position, direction]))
@@ -151,7 +152,9 @@ def compare(name, file, edges, models):
             assert not different, f"{name}: {node} differs from circuit-tracer's in {different}"
     key = lambda node_id: ((int(by_id[node_id].layer), by_id[node_id].ctx_idx)
                            if by_id[node_id].feature_type == "mlp reconstruction error" else node_id)
-    ours = {(link["target"], key(link["source"])): link["weight"] for link in graph.links}
+    is_active = lambda node_id: (by_id[node_id].activation or 1) > ACTIVE
+    ours = {(link["target"], key(link["source"])): link["weight"] for link in graph.links
+            if is_active(link["source"]) and is_active(link["target"])}
     kept = {target for target, _ in ours}
     size = {target: 1 + sum(abs(x) for (t, _), x in edges.items() if t == target) for target in kept}
     worst = max(abs(ours.get(edge, 0) - x) / size[edge[0]] for edge, x in edges.items() if edge[0] in kept)

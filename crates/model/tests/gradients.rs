@@ -229,7 +229,8 @@ proptest! {
         let hooks = [HookPoint::Embed, HookPoint::Block(0, B::V), hook];
         let watch = Watch::nobody();
         let whole = model.gradients(&prompts, &hooks, std::slice::from_ref(&scalar), frozen, &watch).unwrap();
-        let apart = model.gradients_cut(&prompts, &hooks, &[scalar], frozen, std::slice::from_ref(&cut), &watch).unwrap();
+        let tape = model.tape(&prompts, HookPoint::Embed, &[HookPoint::UnembedIn, hook], &watch).unwrap();
+        let apart = tape.gradients(&hooks, &[scalar], frozen, std::slice::from_ref(&cut)).unwrap();
         prop_assert!((0..6).all(|row| whole.of(0, hook).row(row) == apart.of(0, hook).row(row)));
         // Along the hook point itself a cut changes nothing but what is found there.
         let terms = (0..6).map(|position| {
@@ -238,7 +239,7 @@ proptest! {
             Term { position, weight: 1.0, quantity: Quantity::Along { hook, direction: direction.into() } }
         });
         let passes = Scalar { prompt: 0, terms: terms.collect() };
-        let passed = model.gradients_cut(&prompts, &hooks, std::slice::from_ref(&passes), frozen, &[cut], &watch).unwrap();
+        let passed = tape.gradients(&hooks, std::slice::from_ref(&passes), frozen, &[cut]).unwrap();
         prop_assert!((0..6).all(|row| passed.of(0, hook).row(row)[columns.clone()].iter().all(|x| *x == 0.0)));
         for before in [HookPoint::Embed, HookPoint::Block(0, B::V)].into_iter().filter(|before| *before < hook) {
             for row in 0..6 {
@@ -254,11 +255,11 @@ proptest! {
 #[test]
 fn what_cannot_be_cut_is_an_error_that_says_why() {
     let model = model("gpt2-tiny", Processing::default());
-    let prompts = Prompts::from_rows([[1, 2, 3]]);
+    let (prompts, watch) = (Prompts::from_rows([[1, 2, 3]]), Watch::nobody());
+    let tape = model.tape(&prompts, HookPoint::Embed, &[HookPoint::UnembedIn], &watch).unwrap();
     let failed = |cut: Cut| {
         let scalar = Scalar::logit_difference(0, 1, [1, 2]);
-        let (hooks, frozen) = ([HookPoint::Embed], Frozen::default());
-        model.gradients_cut(&prompts, &hooks, &[scalar], frozen, &[cut], &Watch::nobody()).err().unwrap().to_string()
+        tape.gradients(&[HookPoint::Embed], &[scalar], Frozen::default(), &[cut]).err().unwrap().to_string()
     };
     let at = |hook: BlockHook, columns| Cut { hook: HookPoint::Block(1, hook), columns, skip: None };
     assert!(failed(at(BlockHook::Pattern, 0..1)).contains("no rows that could be cut"));
@@ -270,6 +271,18 @@ fn what_cannot_be_cut_is_an_error_that_says_why() {
     assert!(failed(skipping(HookPoint::Block(0, BlockHook::MlpIn), 32)).contains("cannot lead to it from blocks.0"));
     assert!(failed(skipping(HookPoint::Block(1, BlockHook::ResidPost), 32)).contains("cannot lead to it"));
     assert!(failed(skipping(HookPoint::Block(1, BlockHook::MlpIn), 31)).contains("a skip connection of [31, 32]"));
+
+    // A tape has what it was asked for.
+    let late = model.tape(&prompts, HookPoint::Block(1, BlockHook::V), &[HookPoint::UnembedIn], &watch).unwrap();
+    let of = |hook, quantity| {
+        let scalar = Scalar::of(0, 1, quantity);
+        late.gradients(&[hook], &[scalar], Frozen::default(), &[]).err().unwrap().to_string()
+    };
+    assert!(of(HookPoint::Embed, Quantity::Logit(1)).contains("was not asked for hook_embed"));
+    let hook = HookPoint::Block(2, BlockHook::MlpPost);
+    let along = Quantity::Along { hook, direction: vec![1.0; 128].into() };
+    assert!(of(HookPoint::Block(1, BlockHook::V), along).contains("was not asked for blocks.2.mlp.hook_post"));
+    assert!(model.tape(&prompts, hook, &[HookPoint::Block(2, BlockHook::Pattern)], &watch).is_err());
 }
 
 /// `cos(1.7 i)`.

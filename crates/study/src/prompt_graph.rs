@@ -197,9 +197,11 @@ impl PromptGraph {
 
     /// The names of the rows.
     fn names(&self) -> String {
+        let most = (GUTTER / CHARACTER) as usize - 1;
         let name = |row: &Row| {
+            let text: String = row.name.chars().take(most).collect();
             let middle = row.top + row.height / 2.0 + 4.0;
-            format!("<text class=\"row\" x=\"8\" y=\"{middle:.1}\">{}</text>", escaped(&row.name))
+            format!("<text class=\"row\" x=\"8\" y=\"{middle:.1}\">{}</text>", escaped(&text))
         };
         self.rows.iter().map(name).collect()
     }
@@ -308,10 +310,10 @@ impl Order {
         for node in &graph.nodes {
             let (key, name) = match node.node {
                 Node::Head { layer, .. } => {
-                    ((HookPoint::Block(layer, BlockHook::Z), 1, layer), format!("heads of layer {layer}"))
+                    ((HookPoint::Block(layer, BlockHook::Z), 1, layer), format!("L{layer} heads"))
                 }
                 Node::Direction { sae, .. } | Node::Error { sae, .. } => {
-                    let name = shortened(&format!("{} {}", saes[sae].site().writes.layer(), saes[sae].short_name()));
+                    let name = format!("L{} {}", saes[sae].site().writes.layer(), saes[sae].short_name());
                     ((saes[sae].site().writes.hook, 2, sae), name)
                 }
                 _ => continue,
@@ -365,11 +367,10 @@ fn drawn(graph: &Graph, number: usize, names: &NodeNames) -> Drawn {
     let (kind, text, title) = match of.node {
         Node::Direction { sae, direction, .. } => {
             facts.extend(of.activation.map(|activation| ("activation", number_of(activation))));
-            if let Some(token) = names.raised[number] {
-                facts.push(("raises most", visible_token(&(names.token)(token))));
-            }
+            let raised = names.raised[number].map(|token| visible_token(&(names.token)(token)));
+            let raises = raised.map_or_else(String::new, |token| format!(", raises {token}"));
             link = Some(format!("direction/{sae}/{direction}"));
-            let title = format!("{}, direction {direction} {}", names.saes[sae].short_name(), at(position));
+            let title = format!("{}, direction {direction} {}{raises}", names.saes[sae].short_name(), at(position));
             ("direction", direction.to_string(), title)
         }
         Node::Error { sae, .. } => {

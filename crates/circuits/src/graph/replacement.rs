@@ -7,7 +7,7 @@ use std::sync::Arc;
 use directrix_corpus::{Prompts, Watch};
 use directrix_kernels::{Matrix, SparseActivations, View, dot, product};
 use directrix_model::{
-    Ask, BlockHook, Cut, Frozen, Gradients, HookPoint, Model, PositionEncoding, Positions, Quantity, Run, Scalar,
+    BlockHook, Cut, Frozen, Gradients, HookPoint, Model, PositionEncoding, Quantity, Run, Scalar, Tape,
 };
 use directrix_sae::Sae;
 
@@ -19,6 +19,16 @@ const NUMBERS: usize = 1 << 25;
 /// Scalars in a pass back, at most.
 const SCALARS: usize = 256;
 
+/// Where attention takes queries and keys, rotated or not.
+const READ_BY_HEADS: [BlockHook; 6] = [
+    BlockHook::Q,
+    BlockHook::QNormNormalized,
+    BlockHook::RotQ,
+    BlockHook::K,
+    BlockHook::KNormNormalized,
+    BlockHook::RotK,
+];
+
 /// A model on one prompt, in which the sites of SAEs are written by their directions and errors, and which is linear between these.
 pub struct Replacement<'a> {
     pub(super) model: &'a Model,
@@ -28,8 +38,7 @@ pub struct Replacement<'a> {
     pub(super) watch: &'a Watch,
     /// At the sites of the SAEs, and of heads that are nodes.
     pub(super) cuts: Vec<Cut>,
-    /// What SAEs read, and the logits at the last position.
-    pub(super) run: Run,
+    tape: Tape<'a>,
     /// All nodes but logits.
     pub(super) nodes: Vec<Node>,
     written: Vec<Written>,
@@ -76,9 +85,12 @@ impl<'a> Replacement<'a> {
         let has_positions = config.encoding == PositionEncoding::Learned;
         hooks.extend(has_positions.then_some(HookPoint::PosEmbed));
         let z = |layer| HookPoint::Block(layer, BlockHook::Z);
-        hooks.extend((0..config.n_layers).filter(|_| heads).map(z));
-        let ask = Ask::capture(hooks).with_logits(Positions::FromEnd(1)).watched(watch);
-        let run = model.run(&prompts, &ask, &[])?;
+        // A head that is looked into is read where attention takes its queries and keys.
+        let all = HookPoint::all(config).into_iter();
+        hooks.extend(all.filter(|hook| matches!(hook, HookPoint::Block(_, hook) if READ_BY_HEADS.contains(hook))));
+        hooks.extend((0..config.n_layers).map(z).chain([HookPoint::UnembedIn]));
+        let hooks: Vec<HookPoint> = hooks.into_iter().collect();
+        let tape = model.tape(&prompts, HookPoint::Embed, &hooks, watch)?;
 
         let mut found = Replacement {
             model,
@@ -86,7 +98,7 @@ impl<'a> Replacement<'a> {
             prompts,
             watch,
             cuts: Vec::new(),
-            run,
+            tape,
             nodes: Vec::new(),
             written: Vec::new(),
             mean_logit: mean_logit(model),
@@ -97,16 +109,16 @@ impl<'a> Replacement<'a> {
         if heads {
             for cut in found.uncut_heads() {
                 let (layer, head) = (cut.hook.layer().unwrap_or(0), cut.columns.start / config.attention.d_head);
-                let rows = found.run.captured(cut.hook).columns_of(cut.columns.clone());
+                let rows = found.run().captured(cut.hook).columns_of(cut.columns.clone());
                 found.add_rows(cut.hook, cut.columns.clone(), rows, |position| Node::Head { layer, head, position });
                 found.cuts.push(cut);
             }
         }
         let all = 0..config.d_model;
         let token = |position: usize| Node::Token { token: tokens[position], position };
-        found.add_rows(HookPoint::Embed, all.clone(), found.run.captured(HookPoint::Embed).clone(), token);
+        found.add_rows(HookPoint::Embed, all.clone(), found.run().captured(HookPoint::Embed).clone(), token);
         if has_positions {
-            let rows = found.run.captured(HookPoint::PosEmbed).clone();
+            let rows = found.run().captured(HookPoint::PosEmbed).clone();
             found.add_rows(HookPoint::PosEmbed, all, rows, |position| Node::Position { position });
         }
         Ok(found)
@@ -153,6 +165,11 @@ impl<'a> Replacement<'a> {
         self.prompts.get(0)
     }
 
+    /// The plain run.
+    pub(super) fn run(&self) -> &Run {
+        self.tape.run()
+    }
+
     pub(super) fn last(&self) -> usize {
         self.tokens().len() - 1
     }
@@ -161,9 +178,9 @@ impl<'a> Replacement<'a> {
     fn add_sae(&mut self, number: usize) -> Result<()> {
         let sae = self.saes[number];
         let (reads, writes) = (&sae.site().reads, &sae.site().writes);
-        let read = self.run.captured(reads.hook);
+        let read = self.run().captured(reads.hook);
         let acts = sae.encode(read)?;
-        let mut errors = self.run.captured(writes.hook).columns_of(writes.columns());
+        let mut errors = self.run().captured(writes.hook).columns_of(writes.columns());
         let recon = sae.decode(&acts, read);
         errors.data_mut().iter_mut().zip(recon.data()).for_each(|(x, recon)| *x -= recon);
 
@@ -208,7 +225,7 @@ impl<'a> Replacement<'a> {
     pub(super) fn of_direction(&self, node: usize) -> Option<(Scalar, f64)> {
         let Node::Direction { sae, direction, position } = self.nodes[node] else { return None };
         let hook = self.saes[sae].site().reads.hook;
-        let (by, bias) = self.saes[sae].linear(self.run.captured(hook).row(position), direction);
+        let (by, bias) = self.saes[sae].linear(self.run().captured(hook).row(position), direction);
         Some((Scalar::of(0, position, Quantity::Along { hook, direction: by.into() }), bias))
     }
 
@@ -247,7 +264,7 @@ impl<'a> Replacement<'a> {
         let hooks: Vec<HookPoint> = hooks.into_iter().collect();
         let cuts: Vec<Cut> = self.cuts.iter().chain(also).cloned().collect();
         let frozen = Frozen { norms: true, patterns: true };
-        Ok(self.model.gradients_cut(&self.prompts, &hooks, scalars, frozen, &cuts, self.watch)?)
+        Ok(self.tape.gradients(&hooks, scalars, frozen, &cuts)?)
     }
 
     /// What every node adds to each of so many scalars, `[scalars, nodes]`.

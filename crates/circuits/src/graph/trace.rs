@@ -2,7 +2,7 @@
 
 use directrix_corpus::Event;
 use directrix_kernels::log_sum_exp;
-use directrix_model::Scalar;
+use directrix_model::{HookPoint, Scalar};
 
 use super::influence::{influence, pruned};
 use super::{Graph, GraphOptions, Node, Replacement};
@@ -75,7 +75,9 @@ impl Replacement<'_> {
 
     /// The answer, and the likeliest tokens beside it that are asked for.
     fn explained(&self, answer: u32, options: GraphOptions) -> Result<Vec<Target>> {
-        let (logits, sums) = (self.run.logits().row(0), log_sum_exp(self.run.logits()));
+        let read = self.run().captured(HookPoint::UnembedIn).gather([self.last()].into_iter());
+        let logits = self.model.unembed(&read);
+        let (sums, logits) = (log_sum_exp(&logits), logits.row(0));
         if answer as usize >= logits.len() {
             return Err(Error::Token { token: answer, vocabulary: logits.len() });
         }
