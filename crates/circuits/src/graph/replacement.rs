@@ -178,9 +178,9 @@ impl<'a> Replacement<'a> {
     fn add_sae(&mut self, number: usize) -> Result<()> {
         let sae = self.saes[number];
         let (reads, writes) = (&sae.site().reads, &sae.site().writes);
-        let read = self.run().captured(reads.hook);
+        let read = self.tape.run().captured(reads.hook);
         let acts = sae.encode(read)?;
-        let mut errors = self.run().captured(writes.hook).columns_of(writes.columns());
+        let mut errors = self.tape.run().captured(writes.hook).columns_of(writes.columns());
         let recon = sae.decode(&acts, read);
         errors.data_mut().iter_mut().zip(recon.data()).for_each(|(x, recon)| *x -= recon);
 
