@@ -32,7 +32,7 @@ graph-metadata.json, which circuit-tracer's page shows. What nodes and edges are
 /// Pairs of a head's score that are shown.
 const PAIRS: usize = 30;
 
-/// What made the model predict a token, through the directions of SAEs: an attribution graph.
+/// The attribution graph of a predicted token, through the directions of SAEs.
 ///
 /// Nodes are embeddings, active directions, what SAEs miss (errors), and logits; an edge is what one adds to another directly. The
 /// answer is the prompt's last token, predicted at the position before it.
