@@ -92,8 +92,8 @@ pub enum Error {
     /// The work was stopped from outside.
     #[error("stopped; nothing was written")]
     Stopped,
-    /// An attribution graph that cannot be.
-    #[error("no attribution graph: {problem}")]
+    /// What an attribution graph cannot be made of, or does not have.
+    #[error("attribution graph: {problem}")]
     Graph {
         /// Why.
         problem: String,

@@ -27,10 +27,10 @@ fn a_graph_is_shown_and_written_with_its_page_and_files() {
     assert!(fs::metadata(format!("{out}/tables/nodes.parquet")).is_ok());
     assert!(read("figures/graph.svg").starts_with("<svg class"));
     let page = read("graph.html");
-    assert!(page.contains("graph-drawing") && !page.contains("http://") || page.matches("http://").count() <= 3);
+    assert!(page.contains("graph-drawing") && page.contains("raises"));
 
     let list: Value = serde_json::from_str(&read("graph-metadata.json")).unwrap();
-    assert_eq!(list["graphs"][0]["slug"], "big-dog-tim-said-i-like-it".trim_start_matches("big-"));
+    assert_eq!(list["graphs"][0]["slug"], "dog-tim-said-i-like-it");
     let file: Value = serde_json::from_str(&read("dog-tim-said-i-like-it.json")).unwrap();
     assert_eq!(file["metadata"], list["graphs"][0]);
     let ids: BTreeSet<&str> =
@@ -106,10 +106,7 @@ fn a_head_is_looked_into() {
 #[test]
 fn what_has_no_graph_is_said_in_a_sentence() {
     let graph = |more: &[&str]| failed(1, &[&["circuits", "graph"], more].concat());
-    assert!(
-        graph(&["--text", "Tim"]).contains("no position before its last token")
-            || graph(&["--text", ""]).contains("there are 0")
-    );
+    assert!(graph(&["--text", "Tim", "--no-bos"]).contains("no position before its last token"));
     assert!(graph(&["--text", "Tim said", "--text", "Tim ran"]).contains("a graph is of one prompt, and there are 2"));
     let long = "Tim ran. ".repeat(200);
     assert!(graph(&["--text", &long]).contains("longer than the model's context of 256"));
