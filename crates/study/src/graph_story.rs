@@ -251,14 +251,16 @@ impl<'a> GraphStory<'a> {
         let (answer, probability) = self.graph.answer;
         let (active, _) = self.graph.directions;
         let directions = self.graph.nodes.iter().filter(|node| matches!(node.node, Node::Direction { .. })).count();
+        let has_heads = self.graph.nodes.iter().any(|node| matches!(node.node, Node::Head { .. }));
         format!(
             "What makes {} follow (probability {probability:.3}): {} nodes, among them {directions} of {active} active directions, and {} edges. \
-             Of the influence of what has no inputs, {:.0} % is the embeddings', the rest errors' (replacement score); of inputs, by influence, \
+             Of the influence of what has no inputs, {:.0} % is the embeddings', the rest {} (replacement score); of inputs, by influence, \
              {:.0} % are no errors (completeness score).",
             visible_token(&self.opened.token(answer)),
             self.graph.nodes.len(),
             self.graph.edges.len(),
             100.0 * self.graph.replacement,
+            if has_heads { "errors' and heads'" } else { "errors'" },
             100.0 * self.graph.completeness
         )
     }
