@@ -141,6 +141,12 @@ pub enum Error {
     /// The work was stopped from outside.
     #[error("stopped; nothing was written")]
     Stopped,
+    /// What an attribution graph cannot be made of, or does not have.
+    #[error("attribution graph: {problem}")]
+    Graph {
+        /// Why.
+        problem: String,
+    },
     /// Two SAEs in the wrong order.
     #[error(
         "{first} (layer {first_layer}) must come before {second} (layer {second_layer}) in the model; give the earlier SAE first"

@@ -20,6 +20,7 @@
 //! | which directions are active there | [`answer_activations`], [`activity`], [`active_directions`], [`coactivation`] |
 //! | what ablating them does | [`effects`], [`ablate_each`], [`single_ablations`], [`PromptEffect`] |
 //! | who writes the answer, who drives a direction | [`logit_attribution`], [`remainder`], [`attribution_to_direction`] |
+//! | through which directions a prompt made the model predict a token | [`Replacement`], [`Graph`] |
 //! | how much of a site the SAE explains | [`AnswerLosses`] |
 //! | which tokens a direction promotes | [`log_prob_boosts`], [`logit_boosts`], [`direction_attribution`] |
 //!
@@ -54,6 +55,7 @@ mod cosine;
 pub mod edges;
 mod error;
 mod exchange;
+mod graph;
 mod matched;
 mod matching;
 mod mean_ablation;
@@ -88,6 +90,9 @@ pub use cosine::{CosinePair, PairEffect, PairMeans, check_order, cosine_pairs, p
 pub use directrix_sae::statistics::{self, Estimate, Interval, correlation};
 pub use error::{Error, Result};
 pub use exchange::ModelPart;
+pub use graph::{
+    Check, Edge, Graph, GraphNode, GraphOptions, HeadLook, Inputs, Loading, LookTerm, Named, Node, Replacement, Via,
+};
 pub use matched::Matched;
 pub use matching::{Alike, BothIndexed, Correlated, MatchedPair, Matching, Unmatched, check_site, match_directions};
 pub use mean_ablation::{DirectionWithout, MeanAblation, MeanAblations, PartMeans, mean_ablations};

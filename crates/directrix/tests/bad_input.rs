@@ -281,6 +281,7 @@ fn an_out_that_another_process_writes_is_left_alone_with_one_sentence() {
         (with_text(&["attribute"]), &out),
         (with_text(&["circuits", "cooccurrence"]), &out),
         (vec!["circuits", "cosine"], &out),
+        (with_text(&["circuits", "graph"]), &out),
         (with_text(&["capture", "--losses"]), &file),
     ] {
         let message = failed(1, &[&command[..], &["--out", out]].concat());

@@ -53,6 +53,14 @@ fn needed(command: &[String], folder: &Folder) -> Vec<String> {
         ["ablate"] => [&of_prompts[..], &sae, &["--directions", "3"]].concat(),
         ["attribute"] => [&of_prompts[..], &sae, &["--direction", "3"]].concat(),
         ["circuits", "cooccurrence"] => [&of_prompts[..], &two].concat(),
+        ["circuits", "graph"] => {
+            let one = folder.ids("one.jsonl", 1, 24);
+            return [&["--model", &model, "--prompts", &one][..], &two]
+                .concat()
+                .into_iter()
+                .map(String::from)
+                .collect();
+        }
         ["circuits", "cosine"] => [&["--model", model.as_str()][..], &two].concat(),
         ["direction"] => vec!["3"],
         ["export"] => vec!["--to=parquet"],

@@ -29,7 +29,7 @@ fn every_table_fits_40_80_and_120_columns_and_breaks_no_number() {
     shown(&["index", "--limit", "60", "--out", &index], 80);
     let ablate =
         ["ablate", "--sae", sae, "--directions", "429,3", "--text", TEXT, "--text", "She said, \"Look at it.\""];
-    let commands: [(&[&str], bool); 10] = [
+    let commands: [(&[&str], bool); 13] = [
         (&ablate, true),
         (&[&ablate[..], &["--each"]].concat(), true),
         (&[&ablate[..], &["--everywhere"]].concat(), true),
@@ -37,6 +37,9 @@ fn every_table_fits_40_80_and_120_columns_and_breaks_no_number() {
         (&["attribute", "--sae", sae, "--direction", "429", "--text", TEXT], true),
         (&["circuits", "cosine", "--top", "5"], true),
         (&["circuits", "cooccurrence", "--text", TEXT, "--first-position", "5", "--top", "5"], true),
+        (&["circuits", "graph", "--text", TEXT], true),
+        (&["circuits", "graph", "--text", TEXT, "--heads"], true),
+        (&["circuits", "graph", "--text", TEXT, "--qk", "1.3"], true),
         (&["evaluate", "--limit", "5"], true),
         (&["direction", "429,0", "--sae", "sae-l0", "--index", &index], true),
         // The folder's name may be as long as it is.

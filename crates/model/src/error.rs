@@ -246,6 +246,14 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// A pass back cannot be cut there.
+    #[error("a pass back cannot be cut at {hook}: {problem}")]
+    Cut {
+        /// The hook point.
+        hook: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A session does not keep what a case needs.
     #[error("the session cannot go on from there: {problem}")]
     NotKept {

@@ -1,18 +1,21 @@
 //! Derivatives of scalars by hook points.
 //!
-//! The prompts run once; what the derivatives of each block need is captured by the hook points there are. Then one pass goes
+//! The prompts run once; what the derivatives of each block need is captured by the hook points there are: a [`Tape`]. Then one pass goes
 //! back over the rows of all scalars together, from the deepest of them to the first hook point that is asked for.
 
 mod block;
+mod cut;
 mod scalar;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{ControlFlow, Range};
 
 use directrix_corpus::{Prompts, Watch};
 use directrix_kernels::{Matrix, View};
 
+pub use cut::Cut;
+use scalar::is_row;
 pub use scalar::{Quantity, Scalar, Term};
 
 use crate::config::Norm;
@@ -37,6 +40,12 @@ pub struct Gradients {
 }
 
 impl Gradients {
+    /// Those of no scalars.
+    fn none(hooks: &[HookPoint]) -> Gradients {
+        let of = |hook: &HookPoint| (*hook, Matrix::zeros(0, 0));
+        Gradients { values: Vec::new(), offsets: vec![0], found: hooks.iter().map(of).collect() }
+    }
+
     /// The scalars.
     pub fn values(&self) -> &[f64] {
         &self.values
@@ -78,68 +87,40 @@ impl Model {
         frozen: Frozen,
         watch: &Watch,
     ) -> Result<Gradients> {
-        hooks.iter().try_for_each(|hook| hook.check(self.config()))?;
-        if hooks.contains(&HookPoint::UnembedOut) {
-            let why = "derivatives are taken at what the unembedding reads: ask for unembed.hook_in".into();
-            return Err(Error::NoSuchHook { hook: HookPoint::UnembedOut.to_string(), why });
-        }
+        check_wanted(self, hooks)?;
         let lengths = Lengths::of(prompts);
         scalars.iter().enumerate().try_for_each(|(number, scalar)| scalar.check(number, self, &lengths))?;
-        let ends: Vec<usize> = scalars.iter().map(Scalar::end).collect();
         // Nothing depends on what follows the last position of any of its scalars.
         let mut needed = vec![1; prompts.len()];
-        scalars.iter().zip(&ends).for_each(|(scalar, end)| needed[scalar.prompt] = needed[scalar.prompt].max(*end));
+        scalars.iter().for_each(|scalar| needed[scalar.prompt] = needed[scalar.prompt].max(scalar.end()));
         let cut = Prompts::from_rows(
             prompts.iter().zip(&needed).map(|(tokens, needed)| &tokens[..*needed.min(&tokens.len())]),
         );
+        let along: Vec<HookPoint> = scalars.iter().flat_map(Scalar::hooks).collect();
+        let Some(first) = hooks.iter().min().filter(|_| !along.is_empty()) else { return Ok(Gradients::none(hooks)) };
+        self.tape(&cut, *first, &along, watch)?.gradients(hooks, scalars, frozen, &[])
+    }
 
-        let (Some(first), Some(last)) = (hooks.iter().min(), scalars.iter().flat_map(Scalar::hooks).max()) else {
-            let of = |hook: &HookPoint| (*hook, Matrix::zeros(0, 0));
-            return Ok(Gradients { values: Vec::new(), offsets: vec![0], found: hooks.iter().map(of).collect() });
-        };
-        let seeds = scalars.iter().flat_map(Scalar::along).map(|(hook, ..)| hook);
-        let ask = self
-            .needed(*first, last)
-            .into_iter()
-            .chain(seeds)
-            .fold(Ask::nothing().watched(watch), |ask, hook| ask.with_capture(hook, crate::Positions::All));
-        let run = self.run(&cut, &ask, &[])?;
-
-        let mut offsets = vec![0];
-        offsets.extend(ends.iter().scan(0, |all, end| {
-            *all += end;
-            Some(*all)
-        }));
-        let positions = ends.iter().flat_map(|end| 0..*end).collect();
-        let rows = scalars.iter().zip(&ends).flat_map(|(scalar, end)| {
-            let start = cut.offsets()[scalar.prompt];
-            start..start + end
-        });
-        let mut back = Back {
-            model: self,
-            frozen,
-            run: &run,
-            rows: rows.collect(),
-            positions,
-            offsets,
-            longest: Lengths::of(&cut).longest(),
-            wanted: hooks.to_vec(),
-            first: *first,
-            seeds: BTreeMap::new(),
-            found: BTreeMap::new(),
-            watch,
-        };
-        let mut values = back.plant(scalars);
-        if *first <= last {
-            let _: ControlFlow<()> = back.go(scalars, last, &mut values)?;
+    /// A run of the prompts that keeps what passes back to `first` need, of scalars whose terms are along these hook points: logits are along
+    /// `unembed.hook_in`.
+    ///
+    /// # Errors
+    /// As [`run`](Model::run); if there is no such hook point, or no term can be along it.
+    pub fn tape<'a>(
+        &'a self,
+        prompts: &Prompts,
+        first: HookPoint,
+        along: &[HookPoint],
+        watch: &'a Watch,
+    ) -> Result<Tape<'a>> {
+        along.iter().chain([&first]).try_for_each(|hook| hook.check(self.config()))?;
+        if let Some(hook) = along.iter().find(|hook| !is_row(**hook)) {
+            return Err(Error::NotKept { problem: format!("{hook} has no rows that a term can be along") });
         }
-        for hook in hooks {
-            // What no scalar depends on.
-            let width = hook.shape(self.config(), back.longest).iter().product();
-            back.found.entry(*hook).or_insert_with(|| Matrix::zeros(back.rows.len(), width));
-        }
-        back.check_finite(scalars)?;
-        Ok(Gradients { values, offsets: back.offsets, found: back.found })
+        let last = along.iter().max().copied().unwrap_or(first);
+        let captured: BTreeSet<HookPoint> = self.needed(first, last).into_iter().chain(along.iter().copied()).collect();
+        let run = self.run(prompts, &Ask::capture(captured.iter().copied()).watched(watch), &[])?;
+        Ok(Tape { model: self, prompts: prompts.clone(), run, first, captured, watch })
     }
 
     /// What the pass back from `last` to `first` needs of the run.
@@ -177,10 +158,96 @@ impl Model {
     }
 }
 
+/// A run of prompts with what passes back through it need: any number of them.
+pub struct Tape<'a> {
+    model: &'a Model,
+    prompts: Prompts,
+    run: Run,
+    /// The first hook point that it reaches back to.
+    first: HookPoint,
+    captured: BTreeSet<HookPoint>,
+    watch: &'a Watch,
+}
+
+impl Tape<'_> {
+    /// The run.
+    pub fn run(&self) -> &Run {
+        &self.run
+    }
+
+    /// The derivatives of `scalars` by the rows at `hooks`, all scalars in one pass back. What lies behind a [`Cut`] depends on the
+    /// numbers there as on numbers of their own.
+    ///
+    /// # Errors
+    /// As [`Model::gradients`]; [`Error::Cut`] if a cut has no such columns, [`Error::NotKept`] if the tape does not reach a hook point.
+    pub fn gradients(
+        &self,
+        hooks: &[HookPoint],
+        scalars: &[Scalar],
+        frozen: Frozen,
+        cuts: &[Cut],
+    ) -> Result<Gradients> {
+        check_wanted(self.model, hooks)?;
+        let lengths = Lengths::of(&self.prompts);
+        scalars.iter().enumerate().try_for_each(|(number, scalar)| scalar.check(number, self.model, &lengths))?;
+        cuts.iter().try_for_each(|cut| cut.check(self.model))?;
+        let ends: Vec<usize> = scalars.iter().map(Scalar::end).collect();
+        let (Some(first), Some(last)) = (hooks.iter().min(), scalars.iter().flat_map(Scalar::hooks).max()) else {
+            return Ok(Gradients::none(hooks));
+        };
+        let mut read = scalars.iter().flat_map(Scalar::hooks);
+        let missing = read.find(|hook| !self.captured.contains(hook));
+        if let Some(hook) = missing.or_else(|| (*first < self.first).then_some(*first)) {
+            return Err(Error::NotKept { problem: format!("the tape was not asked for {hook}") });
+        }
+
+        let mut offsets = vec![0];
+        offsets.extend(ends.iter().scan(0, |all, end| {
+            *all += end;
+            Some(*all)
+        }));
+        let positions = ends.iter().flat_map(|end| 0..*end).collect();
+        let rows = scalars.iter().zip(&ends).flat_map(|(scalar, end)| {
+            let start = self.prompts.offsets()[scalar.prompt];
+            start..start + end
+        });
+        let mut back = Back {
+            model: self.model,
+            frozen,
+            cuts,
+            passed: BTreeMap::new(),
+            run: &self.run,
+            rows: rows.collect(),
+            positions,
+            offsets,
+            longest: lengths.longest(),
+            wanted: hooks.to_vec(),
+            first: *first,
+            seeds: BTreeMap::new(),
+            found: BTreeMap::new(),
+            watch: self.watch,
+        };
+        let mut values = back.plant(scalars);
+        if *first <= last {
+            let _: ControlFlow<()> = back.go(scalars, last, &mut values)?;
+        }
+        for hook in hooks {
+            // What no scalar depends on.
+            let width = hook.shape(self.model.config(), back.longest).iter().product();
+            back.found.entry(*hook).or_insert_with(|| Matrix::zeros(back.rows.len(), width));
+        }
+        back.check_finite(scalars)?;
+        Ok(Gradients { values, offsets: back.offsets, found: back.found })
+    }
+}
+
 /// The pass back. A row is a position of a scalar's prompt, up to the last that the scalar depends on; scalar after scalar.
 struct Back<'a> {
     model: &'a Model,
     frozen: Frozen,
+    cuts: &'a [Cut],
+    /// What the skip connections of cuts pass on, where it is read.
+    passed: BTreeMap<HookPoint, Matrix>,
     run: &'a Run,
     /// Of each row, that of the run.
     rows: Vec<usize>,
@@ -261,11 +328,17 @@ impl<'a> Back<'a> {
     /// Adds what scalars have along `hook`, and keeps the gradient there if it is wanted. Behind the first hook point that is
     /// wanted the pass is done.
     fn visit(&mut self, hook: HookPoint, g: &mut Matrix) -> ControlFlow<()> {
+        if let Some(passed) = self.passed.remove(&hook) {
+            g.add(&passed);
+        }
+        let arrived = self.cut(hook, g);
         for (row, direction) in self.seeds.remove(&hook).unwrap_or_default() {
             g.row_mut(row).iter_mut().zip(direction).for_each(|(g, x)| *g += x);
         }
         if self.wanted.contains(&hook) {
-            self.found.insert(hook, g.clone());
+            let mut found = g.clone();
+            arrived.into_iter().for_each(|(columns, part)| set_columns(&mut found, columns, &part));
+            self.found.insert(hook, found);
         }
         if hook == self.first { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
@@ -280,6 +353,20 @@ impl<'a> Back<'a> {
         }
         Ok(())
     }
+}
+
+/// That derivatives can be taken at these hook points.
+fn check_wanted(model: &Model, hooks: &[HookPoint]) -> Result<()> {
+    hooks.iter().try_for_each(|hook| hook.check(model.config()))?;
+    if hooks.contains(&HookPoint::UnembedOut) {
+        let why = "derivatives are taken at what the unembedding reads: ask for unembed.hook_in".into();
+        return Err(Error::NoSuchHook { hook: HookPoint::UnembedOut.to_string(), why });
+    }
+    Ok(())
+}
+
+fn set_columns(out: &mut Matrix, columns: Range<usize>, part: &Matrix) {
+    (0..out.rows()).for_each(|row| out.row_mut(row)[columns.clone()].copy_from_slice(part.row(row)));
 }
 
 fn times_columns(weights: Option<&[f32]>, g: &mut Matrix) {

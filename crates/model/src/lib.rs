@@ -54,7 +54,7 @@ pub use error::{Error, Result};
 pub use family::Family;
 pub use folder::{FileBytes, Folder};
 pub use generate::Sampling;
-pub use gradient::{Frozen, Gradients, Quantity, Scalar, Term};
+pub use gradient::{Cut, Frozen, Gradients, Quantity, Scalar, Tape, Term};
 pub use hook::{BlockHook, HookPoint};
 pub use intervention::{Columns, Edit, Hooked, Intervention, RowAt, RowFn, Rows};
 pub use model::Model;

@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use common::{MODELS, by_key, model};
 use directrix_corpus::{Prompts, Watch};
+use directrix_kernels::Matrix;
 use directrix_model::{
-    Ask, BlockHook, Frozen, HookPoint, Hooked, Model, Positions, Processing, Quantity, RowAt, Run, Scalar, Target, Term,
+    Ask, BlockHook, Cut, Frozen, HookPoint, Hooked, Model, Positions, Processing, Quantity, RowAt, Run, Scalar, Target,
+    Term,
 };
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
@@ -206,6 +208,81 @@ proptest! {
             }
         }
     }
+}
+
+proptest! {
+    /// What passes a hook point and what does not are the two parts of a derivative.
+    #[test]
+    fn a_cut_takes_out_what_passes_it(which in 0..MODELS.len(), norms: bool, patterns: bool, seed: u64) {
+        use BlockHook as B;
+        let model = model(MODELS[which], Processing::default());
+        let (frozen, mut random) = (Frozen { norms, patterns }, ChaCha8Rng::seed_from_u64(seed));
+        let vocabulary = model.config().d_vocab as u32;
+        let prompts = Prompts::from_rows([(0..6).map(|_| random.random_range(0..vocabulary)).collect::<Vec<_>>()]);
+        let layer = random.random_range(0..model.config().n_layers);
+        let ends = [B::Z, B::Result, B::AttnOut, B::MlpPre, B::MlpPost, B::MlpOut, B::ResidPost];
+        let hook = HookPoint::Block(layer, ends[random.random_range(0..ends.len())]);
+        let width: usize = hook.shape(model.config(), 0).iter().product();
+        let columns = if random.random() { 0..width } else { width / 4..width / 2 };
+        let cut = Cut { hook, columns: columns.clone(), skip: None };
+        let scalar = Scalar::logit_difference(0, 5, [random.random_range(0..vocabulary), 1]);
+        let hooks = [HookPoint::Embed, HookPoint::Block(0, B::V), hook];
+        let watch = Watch::nobody();
+        let whole = model.gradients(&prompts, &hooks, std::slice::from_ref(&scalar), frozen, &watch).unwrap();
+        let tape = model.tape(&prompts, HookPoint::Embed, &[HookPoint::UnembedIn, hook], &watch).unwrap();
+        let apart = tape.gradients(&hooks, &[scalar], frozen, std::slice::from_ref(&cut)).unwrap();
+        prop_assert!((0..6).all(|row| whole.of(0, hook).row(row) == apart.of(0, hook).row(row)));
+        // Along the hook point itself a cut changes nothing but what is found there.
+        let terms = (0..6).map(|position| {
+            let mut direction = vec![0.0; width];
+            direction[columns.clone()].copy_from_slice(&apart.of(0, hook).row(position)[columns.clone()]);
+            Term { position, weight: 1.0, quantity: Quantity::Along { hook, direction: direction.into() } }
+        });
+        let passes = Scalar { prompt: 0, terms: terms.collect() };
+        let passed = tape.gradients(&hooks, std::slice::from_ref(&passes), frozen, &[cut]).unwrap();
+        prop_assert!((0..6).all(|row| passed.of(0, hook).row(row)[columns.clone()].iter().all(|x| *x == 0.0)));
+        for before in [HookPoint::Embed, HookPoint::Block(0, B::V)].into_iter().filter(|before| *before < hook) {
+            for row in 0..6 {
+                let parts = apart.of(0, before).row(row).iter().zip(passed.of(0, before).row(row)).map(|(a, b)| a + b);
+                for (sum, whole) in parts.zip(whole.of(0, before).row(row)) {
+                    prop_assert!((sum - whole).abs() < 1e-4 * whole.abs().max(1.0), "{hook} {before} {row}: {sum} {whole}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_cut_is_an_error_that_says_why() {
+    let model = model("gpt2-tiny", Processing::default());
+    let (prompts, watch) = (Prompts::from_rows([[1, 2, 3]]), Watch::nobody());
+    let tape = model.tape(&prompts, HookPoint::Embed, &[HookPoint::UnembedIn], &watch).unwrap();
+    let failed = |cut: Cut| {
+        let scalar = Scalar::logit_difference(0, 1, [1, 2]);
+        tape.gradients(&[HookPoint::Embed], &[scalar], Frozen::default(), &[cut]).err().unwrap().to_string()
+    };
+    let at = |hook: BlockHook, columns| Cut { hook: HookPoint::Block(1, hook), columns, skip: None };
+    assert!(failed(at(BlockHook::Pattern, 0..1)).contains("no rows that could be cut"));
+    assert!(failed(at(BlockHook::MlpOut, 3..40)).contains("columns 3..40 of 32"));
+    let skipping = |from: HookPoint, rows: usize| Cut {
+        skip: Some((from, 0..32, Arc::new(Matrix::zeros(rows, 32)))),
+        ..at(BlockHook::MlpOut, 0..32)
+    };
+    assert!(failed(skipping(HookPoint::Block(0, BlockHook::MlpIn), 32)).contains("cannot lead to it from blocks.0"));
+    assert!(failed(skipping(HookPoint::Block(1, BlockHook::ResidPost), 32)).contains("cannot lead to it"));
+    assert!(failed(skipping(HookPoint::Block(1, BlockHook::MlpIn), 31)).contains("a skip connection of [31, 32]"));
+
+    // A tape has what it was asked for.
+    let late = model.tape(&prompts, HookPoint::Block(1, BlockHook::V), &[HookPoint::UnembedIn], &watch).unwrap();
+    let of = |hook, quantity| {
+        let scalar = Scalar::of(0, 1, quantity);
+        late.gradients(&[hook], &[scalar], Frozen::default(), &[]).err().unwrap().to_string()
+    };
+    assert!(of(HookPoint::Embed, Quantity::Logit(1)).contains("was not asked for hook_embed"));
+    let hook = HookPoint::Block(2, BlockHook::MlpPost);
+    let along = Quantity::Along { hook, direction: vec![1.0; 128].into() };
+    assert!(of(HookPoint::Block(1, BlockHook::V), along).contains("was not asked for blocks.2.mlp.hook_post"));
+    assert!(model.tape(&prompts, hook, &[HookPoint::Block(2, BlockHook::Pattern)], &watch).is_err());
 }
 
 /// `cos(1.7 i)`.

@@ -383,6 +383,34 @@ impl Sae {
         Ok(if pre > threshold { magnitude.max(0.0) } else { 0.0 })
     }
 
+    /// A direction's activation on `row` (as [`encode`](Sae::encode) takes it) as a linear function of it, which it is while the direction is
+    /// active and the divisor of a normalisation is held: what the row's inner product is taken with, as wide as the row, and what
+    /// is added.
+    ///
+    /// # Panics
+    /// If it has no such direction, or the row is of another width than the SAE reads.
+    pub fn linear(&self, row: &[f32], direction: u32) -> (Vec<f32>, f64) {
+        let d = direction as usize;
+        let Parameters { architecture, encoder, b_enc, normalisation, .. } = &self.parameters;
+        let columns = self.site.reads.columns_in(row.len()).expect("the row is as wide as the SAE reads");
+        let (_, mut scale, _) = normalisation.of(&row[columns.clone()]);
+        let mut bias = f64::from(self.bias[d]);
+        if let Architecture::Gated { r_mag, b_mag } = architecture {
+            let magnified = f64::from(r_mag[d].exp());
+            bias = (bias - f64::from(b_enc[d])) * magnified + f64::from(b_mag[d]);
+            scale *= magnified;
+        }
+        // To centre a row is to centre what it is multiplied with.
+        let read = encoder.row(d);
+        let mean = match normalisation {
+            Normalisation::LayerNorm => read.iter().map(|x| f64::from(*x)).sum::<f64>() / read.len() as f64,
+            Normalisation::None | Normalisation::ConstantNorm => 0.0,
+        };
+        let mut by = vec![0.0; row.len()];
+        by[columns].iter_mut().zip(read).for_each(|(by, x)| *by = ((f64::from(*x) - mean) * scale) as f32);
+        (by, bias)
+    }
+
     /// The reconstruction of what it writes, `[positions, d_out]`, of activations of `rows` (as [`encode`](Sae::encode) takes
     /// them), be it all of them or some. The rows matter to an SAE that normalises them or has a skip connection.
     ///

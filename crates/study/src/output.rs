@@ -13,6 +13,7 @@ use parquet::schema::types::Type;
 
 use crate::error::{Error, Result};
 use crate::figure::Figure;
+use crate::prompt_graph::PromptGraph;
 
 /// Writes `table` as `NAME.csv` and `NAME.parquet` in `folder`, which is created if need be, and returns the CSV.
 ///
@@ -37,6 +38,17 @@ pub fn write_figure(folder: &Path, figure: &Figure) -> Result<String> {
     check_name(&figure.name)?;
     let svg = figure.to_svg();
     durable::write(&folder.join(format!("{}.svg", figure.name)), svg.as_bytes())?;
+    Ok(svg)
+}
+
+/// Writes the drawing of an attribution graph as `NAME.svg` in `folder`, which is created if need be, and returns it.
+///
+/// # Errors
+/// As [`write_figure`].
+pub fn write_graph(folder: &Path, graph: &PromptGraph) -> Result<String> {
+    check_name(&graph.name)?;
+    let svg = graph.to_svg();
+    durable::write(&folder.join(format!("{}.svg", graph.name)), svg.as_bytes())?;
     Ok(svg)
 }
 

@@ -14,10 +14,13 @@ use crate::browser::{Browser, packed};
 use crate::error::{Error, Result};
 use crate::figure::{Figure, visible_token};
 use crate::palette::{DARK, LIGHT};
+use crate::prompt_graph::{PromptGraph, STYLE};
 
 const TEMPLATE: &str = include_str!("report.html.jinja");
 /// The script of the browser of directions.
 const BROWSER: &str = include_str!("browser.js");
+/// The script of attribution graphs.
+const GRAPHS: &str = include_str!("prompt_graph.js");
 /// The page holds at most this many rows of a table; its files hold all.
 const MOST_ROWS: usize = 500;
 /// Tokens shown around the one that matters, until the reader asks for more.
@@ -83,6 +86,8 @@ pub enum Block {
     Texts(Texts),
     /// All directions.
     Browser(Browser),
+    /// An attribution graph, linked to `figures/NAME.svg`.
+    Graph(PromptGraph),
 }
 
 /// Prompts with tokens shaded by a value.
@@ -127,6 +132,7 @@ impl Report {
         let sections: Vec<SectionView> = self.sections.iter().map(|section| SectionView::of(section, links)).collect();
         let drawn =
             sections.iter().flat_map(|s| &s.blocks).any(|b| matches!(b, BlockView::Figure { data: Some(_), .. }));
+        let has_graph = sections.iter().flat_map(|s| &s.blocks).any(|b| matches!(b, BlockView::Graph { .. }));
         let mut environment = Environment::new();
         environment.add_template("report.html", TEMPLATE)?;
         let files: BTreeMap<&str, &str> =
@@ -142,6 +148,8 @@ impl Report {
             footer => self.footer.as_str(),
             files => (!self.files.is_empty()).then(|| Value::from_safe_string(files)),
             browser => links.is_some().then(|| Value::from_safe_string(BROWSER.into())),
+            graphs => has_graph.then(|| Value::from_safe_string(GRAPHS.into())),
+            graph_style => has_graph.then(|| Value::from_safe_string(STYLE.into())),
             light => Serde(&LIGHT),
             dark => Serde(&DARK),
             palettes => embedded(&json!({ "light": &LIGHT, "dark": &DARK })),
@@ -248,6 +256,7 @@ enum BlockView<'a> {
     Figure { name: &'a str, title: &'a str, caption: &'a str, data: Option<Value> },
     Texts { name: &'a str, title: &'a str, caption: &'a str, rows: Vec<TextView<'a>> },
     Browser { name: &'a str, caption: &'a str, packed: Value },
+    Graph { name: &'a str, title: &'a str, caption: &'a str, drawing: Value, data: Value },
 }
 
 #[derive(Serialize)]
@@ -297,6 +306,13 @@ impl<'a> BlockView<'a> {
             Block::Browser(Browser { name, caption, packed }) => {
                 BlockView::Browser { name, caption, packed: Value::from_safe_string(packed.clone()) }
             }
+            Block::Graph(graph) => BlockView::Graph {
+                name: &graph.name,
+                title: &graph.title,
+                caption: &graph.caption,
+                drawing: Value::from_safe_string(graph.inline()),
+                data: embedded(&graph.data()),
+            },
             Block::Figure(figure) => BlockView::Figure {
                 name: &figure.name,
                 title: &figure.title,

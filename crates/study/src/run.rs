@@ -14,7 +14,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::findings::Findings;
-use crate::output::{check_name, write_figure, write_table};
+use crate::output::{check_name, write_figure, write_graph, write_table};
 use crate::report::{Block, Fact, Report, Section};
 use crate::sections::{Analysis, list, quoted};
 use crate::study::Study;
@@ -155,6 +155,9 @@ fn write_files(out: &Path, sections: &[Section]) -> Result<Vec<(String, String)>
             Block::Figure(figure) => {
                 files.push((format!("figures/{}.svg", figure.name), write_figure(&out.join("figures"), figure)?));
             }
+            Block::Graph(graph) => {
+                files.push((format!("figures/{}.svg", graph.name), write_graph(&out.join("figures"), graph)?));
+            }
             Block::Texts(_) | Block::Browser(_) => {}
         }
     }
@@ -194,6 +197,7 @@ fn rename_repeated(section: &mut Section, made: &[Section]) {
             Block::Figure(figure) => rename(&mut figure.name),
             Block::Texts(texts) => rename(&mut texts.name),
             Block::Browser(browser) => rename(&mut browser.name),
+            Block::Graph(graph) => rename(&mut graph.name),
         }
     }
 }

@@ -36,7 +36,7 @@ fn the_shipped_study_writes_everything_and_the_same_again() {
     let page = std::fs::read_to_string(&finished.report).unwrap();
     let study = json(&out.join("study.json"));
     let sections = study["sections"].as_array().unwrap();
-    assert_eq!(sections.len(), 18);
+    assert_eq!(sections.len(), 19);
     for section in sections {
         assert!(page.contains(&format!("id=\"{}\"", section["name"].as_str().unwrap())), "{}", section["name"]);
         assert!(section["prose"].as_array().unwrap().len() >= 2, "{}", section["name"]);

@@ -4,6 +4,7 @@ mod agreement;
 mod cooccurrence;
 mod cosine;
 mod edges;
+mod graph;
 mod matching;
 mod verify;
 
@@ -17,9 +18,10 @@ Examples:
   directrix circuits cosine --top 20
   directrix circuits verify --by attribution --top 100
   directrix circuits cooccurrence --prompts stories.txt --limit 20
+  directrix circuits graph --text 'Tim said, \"I like it.\"' --out out/graph
   directrix circuits match --sae saes/seed-1 --sae saes/seed-2";
 
-/// Find circuits between the directions of two SAEs.
+/// Find circuits between the directions of SAEs.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Circuits {
@@ -35,6 +37,7 @@ enum Search {
     Verify(verify::Verify),
     Agreement(agreement::Agreement),
     Match(matching::Match),
+    Graph(graph::Graph),
 }
 
 impl Circuits {
@@ -46,6 +49,7 @@ impl Circuits {
             Search::Verify(verify) => verify.run(),
             Search::Agreement(agreement) => agreement.run(),
             Search::Match(matching) => matching.run(),
+            Search::Graph(graph) => graph.run(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A table of results: shown with bars, printed as JSON, written to files.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use directrix::circuits::{Cells, Claim, Estimate, Table};
@@ -49,6 +49,17 @@ impl ResultArgs {
         Ok(Some(lock))
     }
 
+    /// The folder that results are written to.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        self.out.as_deref()
+    }
+
+    /// Whether results are printed as JSON.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Writes and prints the table.
     pub(crate) fn show<R: Serialize>(&self, found: &Found<'_, R>, opened: &Opened) -> anyhow::Result<()> {
         self.show_first(found, found.rows.len(), opened)
     }
@@ -60,10 +71,18 @@ impl ResultArgs {
         n: usize,
         opened: &Opened,
     ) -> anyhow::Result<()> {
-        let rows = Table::from_rows(found.name, found.caption, found.rows);
         if let Some(folder) = &self.out {
-            write_table(folder, &rows)?;
+            write_table(folder, &Table::from_rows(found.name, found.caption, found.rows))?;
         }
+        self.print_first(found, n, opened)
+    }
+
+    /// Prints the table.
+    pub(crate) fn print<R: Serialize>(&self, found: &Found<'_, R>, opened: &Opened) -> anyhow::Result<()> {
+        self.print_first(found, found.rows.len(), opened)
+    }
+
+    fn print_first<R: Serialize>(&self, found: &Found<'_, R>, n: usize, opened: &Opened) -> anyhow::Result<()> {
         if self.json {
             let wanted = &opened.wanted;
             return terminal::json(&json!({

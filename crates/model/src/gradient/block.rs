@@ -46,7 +46,8 @@ impl Back<'_> {
             .collect();
         let matters = |row: &usize| seeded.contains(row) || g.row(*row).iter().any(|x| *x != 0.0);
         let rows: Vec<usize> = (0..g.rows()).filter(matters).collect();
-        if self.wanted.iter().any(is_inside) || rows.len() == g.rows() {
+        let is_cut = self.cuts.iter().any(|cut| is_inside(&cut.hook)) || self.passed.keys().any(is_inside);
+        if is_cut || self.wanted.iter().any(is_inside) || rows.len() == g.rows() {
             return self.through_mlp(layer, g.clone());
         }
         let mut seeds = BTreeMap::new();
@@ -58,6 +59,8 @@ impl Back<'_> {
         let mut narrow = Back {
             model: self.model,
             frozen: self.frozen,
+            cuts: &[],
+            passed: BTreeMap::new(),
             run: self.run,
             rows: rows.iter().map(|row| self.rows[*row]).collect(),
             positions: rows.iter().map(|row| self.positions[*row]).collect(),
@@ -140,7 +143,8 @@ impl Back<'_> {
     fn through_results(&mut self, layer: usize, g: &Matrix) -> Step<Matrix> {
         let hook = HookPoint::Block(layer, BlockHook::Result);
         let w_o = self.model.weights().blocks[layer].w_o.view();
-        if !self.wanted.contains(&hook) && !self.seeds.contains_key(&hook) {
+        let is_cut = self.cuts.iter().any(|cut| cut.hook == hook);
+        if !is_cut && !self.wanted.contains(&hook) && !self.seeds.contains_key(&hook) {
             return Step::Continue(times(g, w_o.transposed()));
         }
         let (heads, d_head) = (self.model.config().attention.query_heads, self.model.config().attention.d_head);
@@ -280,7 +284,7 @@ fn of_mlp(hook: BlockHook) -> bool {
 }
 
 /// `g w`. Rows of zeros, which are many where a scalar depends on few positions, are left out of the product.
-fn times(g: &Matrix, w: Factor) -> Matrix {
+pub(super) fn times(g: &Matrix, w: Factor) -> Matrix {
     let mut out = Matrix::zeros(g.rows(), w.columns());
     add_times(g, w, &mut out);
     out

@@ -125,7 +125,7 @@ impl Scalar {
 }
 
 /// Whether a term may be along the rows of a hook point.
-fn is_row(hook: HookPoint) -> bool {
+pub(super) fn is_row(hook: HookPoint) -> bool {
     use BlockHook as B;
     match hook {
         HookPoint::Block(_, hook) => !matches!(

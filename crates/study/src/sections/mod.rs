@@ -47,6 +47,7 @@ mod logit_attribution;
 mod loss_recovered;
 mod more_ablations;
 mod patching;
+mod prompt_graph;
 mod remainder;
 mod similarity;
 mod single_ablations;
@@ -166,6 +167,7 @@ sections! {
     direction::Direction,
     more_ablations::MoreAblations,
     direction_attribution::DirectionAttribution,
+    prompt_graph::PromptGraph,
     directions::Directions,
     // Made only where they are named.
     patching::Patching,
