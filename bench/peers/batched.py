@@ -250,7 +250,7 @@ def edges_causal(x, n=4):
         _, cache = model.run_with_cache(p[None], names_filter=names, stop_at_layer=s1.layer + 1)
         base = s1.encode(cache[s1.hook][0])
         acts = s0.encode_some(cache[s0.hook][0], directions)
-        residual = cache["resid_post", s0.layer] - acts.T[..., None] * removed_by[:, None]
+        residual = (cache["resid_post", s0.layer] - acts.T[..., None] * removed_by[:, None]).contiguous()
         kept = []
 
         def keep(value, hook):
