@@ -248,11 +248,11 @@ fn write(folder: &Path, story: &GraphStory, all: &All) -> anyhow::Result<()> {
     let (_, slug) = story.prompt();
     durable::write(&folder.join(format!("{slug}.json")), &serde_json::to_vec(&file)?)?;
     let list = folder.join("graph-metadata.json");
-    let before: Option<Value> = match fs::read(&list) {
-        Ok(bytes) => {
-            Some(serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged; remove it", list.display()))?)
-        }
-        Err(_) => None,
+    let before: Option<Value> = if list.exists() {
+        let bytes = fs::read(&list).with_context(|| format!("cannot read {}", list.display()))?;
+        Some(serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged; remove it", list.display()))?)
+    } else {
+        None
     };
     let listed = circuits::Graph::listed(&file, before.as_ref());
     durable::write(&list, &serde_json::to_vec_pretty(&listed)?)?;
