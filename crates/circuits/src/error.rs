@@ -100,6 +100,9 @@ pub enum Error {
         /// What that reads.
         second_site: String,
     },
+    /// Activations are compared over an index.
+    #[error("activations are compared over an index of both SAEs; give one, or match the decoders")]
+    NoIndex,
     /// So many pairs of directions are alike that they cannot be held.
     #[error("more than {most} pairs of directions are more alike than {least}; give a higher `least`")]
     TooMany {

@@ -108,7 +108,7 @@ pub fn match_directions(
     let found = match (alike, indexed) {
         (Alike::Decoder, _) => by_cosine(first.w_dec(), second.w_dec(), least, watch)?,
         (Alike::Activations, Some(indexed)) => by_activations(indexed, least)?,
-        (Alike::Activations, None) => return Err(Error::Look { wanted: "activations of both SAEs in one index" }),
+        (Alike::Activations, None) => return Err(Error::NoIndex),
     };
     let column_of = assign(first.directions(), second.directions(), &found.edges);
     let mut row_of = vec![None; second.directions()];
@@ -257,12 +257,11 @@ impl<'a> Counts<'a> {
 
     /// Where a direction fires among them, in the order of the corpus.
     fn fires(&self, sae: &SaeIndex, direction: usize) -> Result<Vec<Example>> {
-        let mut fires = Vec::new();
-        for example in sae.fires(direction)? {
-            let tokens = self.index.prompt(example.prompt)?;
-            if self.counted.counts(example.position, tokens.len(), tokens[example.position]) {
-                fires.push(example);
-            }
+        let (all, mut fires) = (sae.fires(direction)?, Vec::new());
+        for in_prompt in all.chunk_by(|a, b| a.prompt == b.prompt) {
+            let tokens = self.index.prompt(in_prompt[0].prompt)?;
+            let counts = |of: &&Example| self.counted.counts(of.position, tokens.len(), tokens[of.position]);
+            fires.extend(in_prompt.iter().filter(counts).copied());
         }
         Ok(fires)
     }

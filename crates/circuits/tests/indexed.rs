@@ -217,7 +217,10 @@ fn what_cannot_be_compared_is_refused() {
     let nobody = Watch::nobody();
     let both = [&case.saes[0], &case.saes[1]];
     let message = |found: Result<Matching>| found.unwrap_err().to_string();
-    assert!(message(match_directions(both, Alike::Activations, None, 0.3, &nobody)).contains("in one index"));
+    assert!(
+        message(match_directions(both, Alike::Activations, None, 0.3, &nobody))
+            .contains("give one, or match the decoders")
+    );
     assert!(message(match_directions(both, Alike::Decoder, None, f64::NAN, &nobody)).contains("`least`"));
     let root = format!("{}/../model/tests/fixtures/neo-tiny", env!("CARGO_MANIFEST_DIR"));
     let last = case.model.config().n_layers - 1;

@@ -318,6 +318,7 @@ fn what_a_section_needs_and_the_study_does_not_give_is_said() {
     assert!(with("", "kind = \"dictionaries\"\nfirst = 0\nsecond = 1").contains("matched between SAEs of one site"));
     assert!(with("", "kind = \"dictionaries\"\nfirst = 5").contains("names SAE 5, but `saes` names 2"));
     assert!(with("", "kind = \"encoded_ablation\"\nvalue = inf").contains("`value` is inf"));
+    assert!(with("", "kind = \"subspace\"\nsizes = []").contains("`sizes` is empty"));
 }
 
 /// Two SAEs of one site: the shipped one, and its directions the other way round, some of them lost.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use directrix_circuits::{About, Change, Claim, Estimate, LossClaim, Trial, loss_claims, mean_site};
+use directrix_lab::Opened;
+use directrix_sae::Sae;
 use serde::Serialize;
 
 use super::{Body, SectionKind, count, figure, interval, quoted, table, within};
@@ -25,6 +27,10 @@ impl SectionKind for Subspace {
     const KIND: &str = "subspace";
     const TITLE: &str = "Keeping only the chosen directions";
     const BY_DEFAULT: bool = false;
+
+    fn check(&self, _opened: &Opened, _sae: &Sae) -> Result<(), String> {
+        if self.sizes.is_empty() { Err("`sizes` is empty; give at least one, as [0, 1, 5]".into()) } else { Ok(()) }
+    }
 
     fn make(&self, found: &Findings) -> Result<Body> {
         let ranked = ranked(found);
