@@ -10,7 +10,8 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use crate::{Matched, Result};
+use crate::error::threshold;
+use crate::{Error, Matched, Result, Subspace};
 
 /// What is done to the values at an SAE's site, at a position.
 #[derive(Debug, Clone)]
@@ -42,6 +43,28 @@ pub enum Change {
         /// Directions left out of the reconstruction.
         without: Vec<u32>,
     },
+    /// Set the activations of these directions and leave what the SAE does not explain as it is: `(to − activation) × W_dec` is added,
+    /// also where they are not active.
+    Set {
+        /// The directions.
+        directions: Vec<u32>,
+        /// What they are set to.
+        to: f32,
+    },
+    /// Replace by the SAE's reconstruction with the activations of these directions set: ablation by encoding, where it is 0.
+    ReconstructSet {
+        /// The directions.
+        directions: Vec<u32>,
+        /// What they are set to.
+        to: f32,
+    },
+    /// Keep what lies in a subspace, and replace what is orthogonal to it by what `rest` has there: by zero without it.
+    Keep {
+        /// What is kept.
+        subspace: Arc<Subspace>,
+        /// A row, `[d_out]`: the site's mean for example.
+        rest: Option<Arc<[f32]>>,
+    },
     /// Replace by zero.
     Zero,
     /// Replace by this row, `[d_out]`: the site's mean for example.
@@ -49,20 +72,48 @@ pub enum Change {
 }
 
 impl Change {
-    /// As much along random rows, drawn by `seed`: a control of an ablation, and of nothing else.
+    /// As much along random rows, or as many dimensions of random rows kept, drawn by `seed`: a control of an ablation or of a
+    /// subspace, and of nothing else.
     pub fn along_random_rows(&self, seed: u64) -> Option<Change> {
         match self {
             Change::Ablate(directions) => Some(Change::AblateRandom { directions: directions.clone(), seed }),
+            Change::Keep { subspace, rest } => {
+                let subspace = Subspace::random(subspace.dimensions(), subspace.width(), seed);
+                Some(Change::Keep { subspace: Arc::new(subspace), rest: rest.clone() })
+            }
             _ => None,
         }
     }
 
-    /// The same of random directions of matched density, drawn by `seed`: a control of an ablation, and of nothing else. None where
-    /// none can be drawn, as for directions that never fire.
+    /// The same of random directions of matched density, drawn by `seed`: a control of directions ablated or set, and of nothing else.
+    /// None where none can be drawn, as for directions that never fire.
     pub fn of_random_directions(&self, matched: &Matched, seed: u64) -> Option<Change> {
-        let Change::Ablate(directions) = self else { return None };
-        let drawn = matched.draw(directions, seed);
-        (!drawn.is_empty()).then_some(Change::Ablate(drawn))
+        let drawn = |directions| Some(matched.draw(directions, seed)).filter(|drawn| !drawn.is_empty());
+        match self {
+            Change::Ablate(directions) => Some(Change::Ablate(drawn(directions)?)),
+            Change::Set { directions, to } => Some(Change::Set { directions: drawn(directions)?, to: *to }),
+            Change::ReconstructSet { directions, to } => {
+                Some(Change::ReconstructSet { directions: drawn(directions)?, to: *to })
+            }
+            _ => None,
+        }
+    }
+
+    /// That it can be made at the site of `sae`.
+    pub(crate) fn check(&self, sae: &Sae) -> Result<()> {
+        let width = |what, given| {
+            if given == sae.d_out() { Ok(()) } else { Err(Error::Lengths { what, given, wanted: sae.d_out() }) }
+        };
+        self.directions().iter().try_for_each(|direction| sae.check(*direction as usize).map(drop))?;
+        match self {
+            Change::Set { to, .. } | Change::ReconstructSet { to, .. } => threshold("to", *to),
+            Change::Keep { subspace, rest } => {
+                width("numbers in a row of the subspace", subspace.width())?;
+                rest.iter().try_for_each(|rest| width("numbers in the row of the rest", rest.len()))
+            }
+            Change::Replace(by) => width("numbers in the row", by.len()),
+            _ => Ok(()),
+        }
     }
 
     /// The directions that it names.
@@ -71,8 +122,10 @@ impl Change {
             Change::Ablate(directions)
             | Change::AblateRandom { directions, .. }
             | Change::AblateTurned { directions, .. }
-            | Change::Reconstruct { without: directions } => directions,
-            Change::None | Change::Zero | Change::Replace(_) => &[],
+            | Change::Reconstruct { without: directions }
+            | Change::Set { directions, .. }
+            | Change::ReconstructSet { directions, .. } => directions,
+            Change::None | Change::Keep { .. } | Change::Zero | Change::Replace(_) => &[],
         }
     }
 }
@@ -96,25 +149,34 @@ pub(crate) struct SiteRow<'a> {
 }
 
 impl SiteRow<'_> {
-    /// Those of `directions` that are active, with minus what each adds in rows of `W_dec`; `None` if none is.
-    fn ablated(
+    /// What setting the activations of `directions` to `to` adds, in rows of `W_dec`; `None` if nothing.
+    fn set(
         &self,
         directions: &[u32],
+        to: f32,
         active: impl FnOnce() -> Result<Vec<(u32, f32)>>,
     ) -> Result<Option<Vec<(u32, f32)>>> {
-        let mut directions = directions.to_vec();
-        directions.sort_unstable();
-        directions.dedup();
-        let mut ablated: Vec<(u32, f32)> = if self.sae.activates_by_itself() {
-            let of = |&direction: &u32| Ok((direction, self.sae.activation(self.read, direction)?));
+        let directions = each_once(directions);
+        let activations: Vec<f32> = if self.sae.activates_by_itself() {
+            let of = |&direction: &u32| Ok(self.sae.activation(self.read, direction)?);
             directions.iter().map(of).collect::<Result<_>>()?
         } else {
-            active()?.into_iter().filter(|(d, _)| directions.binary_search(d).is_ok()).collect()
+            let active = active()?;
+            let of = |direction: &u32| active.iter().find(|(d, _)| d == direction).map_or(0.0, |(_, value)| *value);
+            directions.iter().map(of).collect()
         };
-        ablated.retain(|(_, activation)| *activation > 0.0);
         let unit = self.sae.unit(self.read);
-        ablated.iter_mut().for_each(|(_, activation)| *activation *= -unit);
-        Ok(Some(ablated).filter(|ablated| !ablated.is_empty()))
+        let changed = directions.into_iter().zip(activations).filter(|(_, activation)| *activation != to);
+        let added: Vec<(u32, f32)> = changed.map(|(d, activation)| (d, (to - activation) * unit)).collect();
+        Ok(Some(added).filter(|added| !added.is_empty()))
+    }
+
+    /// The reconstruction of these activations, `[d_out]`.
+    fn decoded(&self, active: impl IntoIterator<Item = (u32, f32)>) -> Vec<f32> {
+        let mut kept = SparseActivations::default();
+        kept.push(active);
+        let read = Matrix::new(self.read.to_vec(), 1, self.read.len());
+        self.sae.decode(&kept, &read).into_data()
     }
 
     /// What `change` adds to the site; `None` if nothing. `active` gives the site's activations, which not all changes need.
@@ -128,9 +190,10 @@ impl SiteRow<'_> {
         Ok(match change {
             Change::None => None,
             Change::Ablate(directions) | Change::AblateTurned { directions, .. } => {
-                self.ablated(directions, active)?.map(Difference::Directions)
+                self.set(directions, 0.0, active)?.map(Difference::Directions)
             }
-            Change::AblateRandom { directions, seed } => self.ablated(directions, active)?.map(|ablated| {
+            Change::Set { directions, to } => self.set(directions, *to, active)?.map(Difference::Directions),
+            Change::AblateRandom { directions, seed } => self.set(directions, 0.0, active)?.map(|ablated| {
                 let mut sum = vec![0.0; site.len()];
                 for (direction, by) in ablated {
                     let row = random_row(self.sae.w_dec().row(direction as usize), *seed, direction);
@@ -139,21 +202,34 @@ impl SiteRow<'_> {
                 Difference::Row(sum)
             }),
             Change::Reconstruct { without } => {
-                let mut kept = SparseActivations::default();
-                kept.push(active()?.into_iter().filter(|(d, _)| !without.contains(d)));
-                let read = Matrix::new(self.read.to_vec(), 1, self.read.len());
-                Some(replaced(self.sae.decode(&kept, &read).row(0)))
+                Some(replaced(&self.decoded(active()?.into_iter().filter(|(d, _)| !without.contains(d)))))
             }
+            Change::ReconstructSet { directions, to } => {
+                let directions = each_once(directions);
+                let mut kept = active()?;
+                kept.retain(|(d, _)| directions.binary_search(d).is_err());
+                kept.extend(directions.iter().map(|d| (*d, *to)));
+                kept.sort_unstable_by_key(|(d, _)| *d);
+                Some(replaced(&self.decoded(kept)))
+            }
+            Change::Keep { subspace, rest } => Some(replaced(&subspace.kept(site, rest.as_deref()))),
             Change::Zero => Some(replaced(&vec![0.0; site.len()])),
             Change::Replace(by) => Some(replaced(by)),
         })
     }
 }
 
+fn each_once(directions: &[u32]) -> Vec<u32> {
+    let mut directions = directions.to_vec();
+    directions.sort_unstable();
+    directions.dedup();
+    directions
+}
+
 /// A row of a direction distributed evenly over all, with the norm of `row`.
-fn random_row(row: &[f32], seed: u64, direction: u32) -> Vec<f32> {
+pub(crate) fn random_row(row: &[f32], seed: u64, stream: u32) -> Vec<f32> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    random.set_stream(direction as u64);
+    random.set_stream(stream as u64);
     let drawn: Vec<f32> = StandardNormal.sample_iter(random).take(row.len()).collect();
     let norm = |row: &[f32]| row.iter().map(|&x| x as f64 * x as f64).sum::<f64>().sqrt();
     let scale = (norm(row) / norm(&drawn)) as f32;

@@ -59,6 +59,55 @@ pub enum Error {
         /// Direction of the second SAE.
         second: usize,
     },
+    /// Two prompts that cannot be patched position by position.
+    #[error(
+        "the clean prompt has {clean} tokens and the corrupted one {corrupted}; values are exchanged position by position, so give two of equally many"
+    )]
+    UnequalPair {
+        /// Tokens of the clean prompt.
+        clean: usize,
+        /// Tokens of the corrupted prompt.
+        corrupted: usize,
+    },
+    /// A pair of which nothing can be learned.
+    #[error("its two prompts, or its two answers, are the same; give two that differ")]
+    SamePair,
+    /// What is wrong with one of several pairs.
+    #[error("pair {number} of those given: {problem}")]
+    Pair {
+        /// Its number, from 1.
+        number: usize,
+        /// What is wrong with it.
+        problem: Box<Error>,
+    },
+    /// A token against itself.
+    #[error("both tokens are {token}; give two that differ")]
+    SameToken {
+        /// The token.
+        token: u32,
+    },
+    /// Two SAEs of different sites.
+    #[error(
+        "{first} is of {first_site} and {second} of {second_site}; directions are matched between SAEs of one site, so give two of the same"
+    )]
+    OtherSite {
+        /// The SAE given first.
+        first: String,
+        /// What it reads.
+        first_site: String,
+        /// The SAE given second.
+        second: String,
+        /// What that reads.
+        second_site: String,
+    },
+    /// So many pairs of directions are alike that they cannot be held.
+    #[error("more than {most} pairs of directions are more alike than {least}; give a higher `least`")]
+    TooMany {
+        /// Pairs that can be held.
+        most: usize,
+        /// The least similarity asked for.
+        least: f64,
+    },
     /// A token that the model does not know.
     #[error("there is no token {token}: the vocabulary has {vocabulary}, counted from 0")]
     Token {

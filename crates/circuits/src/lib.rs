@@ -11,6 +11,9 @@
 //! | which tokens are common | [`token_occurrences`] |
 //! | which token a direction fires on | [`top_tokens`] |
 //! | which directions of two SAEs point the same way | [`cosine_pairs`], [`pair_effects`] |
+//! | how alike the directions of one SAE are, and which of two SAEs are the same | [`similarities`], [`match_directions`] |
+//! | what is active before one token and not before another | [`before_tokens`] |
+//! | which parts of the model carry a prediction | [`patching`], [`mean_ablations`] |
 //! | which first directions a second one needs | [`cooccurrence`] |
 //! | which directions influence which, over whole dictionaries | [`edges`] |
 //! | where a behaviour occurs | [`behaviour_prompts`] |
@@ -38,8 +41,10 @@
 
 mod active;
 mod answer;
+mod assignment;
 mod attribution;
 mod batch;
+mod before;
 mod behaviour;
 mod boosts;
 mod change;
@@ -48,8 +53,14 @@ mod cooccurrence;
 mod cosine;
 pub mod edges;
 mod error;
+mod exchange;
 mod matched;
+mod matching;
+mod mean_ablation;
+mod patch;
 mod plan;
+mod similarity;
+mod subspace;
 mod table;
 mod tokens;
 mod trial;
@@ -62,6 +73,7 @@ pub use attribution::{
     Component, DirectionAttribution, Inactive, attribution_to_direction, direction_attribution, logit_attribution,
     mean_decomposition, remainder,
 };
+pub use before::{Before, BeforeTokens, before_tokens};
 pub use behaviour::{
     ActiveDirection, ActiveOptions, Behaviour, BehaviourPrompts, active_directions, answer_activations,
     behaviour_prompts, coactivation,
@@ -75,8 +87,14 @@ pub use cooccurrence::{
 pub use cosine::{CosinePair, PairEffect, PairMeans, check_order, cosine_pairs, pair_effects};
 pub use directrix_sae::statistics::{self, Estimate, Interval, correlation};
 pub use error::{Error, Result};
+pub use exchange::ModelPart;
 pub use matched::Matched;
+pub use matching::{Alike, BothIndexed, Correlated, MatchedPair, Matching, Unmatched, check_site, match_directions};
+pub use mean_ablation::{DirectionWithout, MeanAblation, MeanAblations, PartMeans, mean_ablations};
+pub use patch::{Patched, PatchedAt, Patching, PromptPair, patching};
 pub use plan::effects;
+pub use similarity::{SimilarPair, Similarity, similarities};
+pub use subspace::Subspace;
 pub use table::{Cells, Column, Table};
 pub use tokens::{TopToken, token_occurrences, top_tokens};
 pub use trial::{Effect, Look, Seen, Trial};

@@ -168,7 +168,7 @@ impl<'a> Trial<'a> {
         if last >= len {
             return Err(no_position(prompt, last, len));
         }
-        self.change.directions().iter().try_for_each(|d| self.sae.check(*d as usize).map(|_| ()))?;
+        self.change.check(self.sae)?;
         if let Look::Activation { sae, direction, .. } = self.look {
             sae.check(direction as usize)?;
         }

@@ -87,12 +87,37 @@ fn changed(sae: &Sae, values: &[f32], change: &Change) -> Vec<f32> {
                 let sum = written(&|d| without.contains(&d))[i] + sae.b_dec()[i] as f64;
                 (size * sum + mean + skipped(i)) as f32
             }
+            Change::Set { directions, to } => {
+                let of = |d: &u32| (*to - acts.get(0, *d)) as f64 * sae.w_dec().row(*d as usize)[i] as f64;
+                (*x as f64 + size * each_once(directions).iter().map(of).sum::<f64>()) as f32
+            }
+            Change::ReconstructSet { directions, to } => {
+                let of = |d: &u32| *to as f64 * sae.w_dec().row(*d as usize)[i] as f64;
+                let set: f64 = each_once(directions).iter().map(of).sum();
+                let sum = written(&|d| directions.contains(&d))[i] + set + sae.b_dec()[i] as f64;
+                (size * sum + mean + skipped(i)) as f32
+            }
+            Change::Keep { rest, .. } => {
+                // Of the one row that spans the subspace here.
+                let along = sae.w_dec().row(0);
+                let dot = |of: &dyn Fn(usize) -> f64| (0..along.len()).map(|j| of(j) * along[j] as f64).sum::<f64>();
+                let rest = |j: usize| rest.as_ref().map_or(0.0, |rest| rest[j] as f64);
+                let share = dot(&|j| values[columns.start + j] as f64 - rest(j)) / dot(&|j| along[j] as f64);
+                (rest(i) + share * along[i] as f64) as f32
+            }
             Change::AblateRandom { .. } | Change::AblateTurned { .. } => unreachable!("no trial here is a control"),
             Change::Zero => 0.0,
             Change::Replace(by) => by[i],
         };
     }
     row
+}
+
+fn each_once(directions: &[u32]) -> Vec<u32> {
+    let mut directions = directions.to_vec();
+    directions.sort_unstable();
+    directions.dedup();
+    directions
 }
 
 /// What a trial looks at, in a whole run of its prompt with `interventions`.
@@ -179,7 +204,13 @@ fn trial<'a>(f: &'a Fixture, prompts: &Prompts, (sae, prompt, at, change, look, 
     let active = active.at(position).0.to_vec();
     let mut set: Vec<u32> = vec![(directions[0] % sae.directions()) as u32];
     set.extend(directions[1..].iter().filter(|_| !active.is_empty()).map(|d| active[d % active.len()]));
-    let change = match change % 5 {
+    let first_row = || Subspace::span(&sae.w_dec().gather([0].into_iter())).into();
+    let change = match change % 10 {
+        5 => Change::Set { directions: set, to: 0.75 },
+        6 => Change::ReconstructSet { directions: set, to: 0.75 },
+        7 => Change::ReconstructSet { directions: set, to: 0.0 },
+        8 => Change::Keep { subspace: first_row(), rest: None },
+        9 => Change::Keep { subspace: first_row(), rest: Some(vec![0.25; sae.d_out()].into()) },
         0 => Change::None,
         1 => Change::Reconstruct { without: set },
         2 => Change::Zero,
@@ -207,7 +238,7 @@ fn trial<'a>(f: &'a Fixture, prompts: &Prompts, (sae, prompt, at, change, look, 
 }
 
 fn choices() -> impl Strategy<Value = Vec<Choices>> {
-    let one = (0..9_usize, 0..9_usize, 0..99_usize, 0..9_usize, 0..5_usize, prop::collection::vec(0..999_usize, 1..4));
+    let one = (0..9_usize, 0..9_usize, 0..99_usize, 0..10_usize, 0..5_usize, prop::collection::vec(0..999_usize, 1..4));
     prop::collection::vec(one, 1..12)
 }
 

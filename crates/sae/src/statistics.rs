@@ -85,6 +85,16 @@ impl Estimate {
         Estimate { n, mean, sd, se, half_width, clusters }
     }
 
+    /// A statistic `value` of `n` values whose error is about a sum of independent parts, one for each of `clusters`, the squares
+    /// of which add up to `squares`: `se = √(G/(G − 1) · squares)`, as [`Estimate::clustered`] has it for a mean, whose parts are
+    /// `Σ_{i∈g} (vᵢ − mean) / n`. It has no standard deviation.
+    pub fn of_parts(n: usize, value: f64, clusters: usize, squares: f64) -> Estimate {
+        let g = clusters as f64;
+        let se = if clusters < 2 { f64::NAN } else { (g / (g - 1.0) * squares.max(0.0)).sqrt() };
+        let half_width = student(clusters).map_or(f64::NAN, |t| t.inverse_cdf(0.975)) * se;
+        Estimate { n, mean: value, sd: f64::NAN, se, half_width, clusters }
+    }
+
     /// Lower end of the 95 % interval.
     pub fn low(&self) -> f64 {
         self.mean - self.half_width
@@ -343,6 +353,18 @@ mod tests {
         fn one_value_in_each_cluster_is_an_independent_mean(values in prop::collection::vec(-10.0..10.0_f64, 2..20)) {
             let clustered: Vec<_> = values.iter().copied().enumerate().map(|(i, v)| (97 - i, v)).collect();
             prop_assert_eq!(Estimate::clustered(&clustered), Estimate::of(values));
+        }
+
+        #[test]
+        fn a_clustered_mean_is_a_statistic_whose_parts_are_those_of_its_clusters(
+            values in prop::collection::vec((0..5_usize, -10.0..10.0_f64), 6..30),
+        ) {
+            let of = Estimate::clustered(&values);
+            let mut parts = [0.0; 5];
+            values.iter().for_each(|(cluster, value)| parts[*cluster] += (value - of.mean) / of.n as f64);
+            let squares = parts.iter().map(|part| part * part).sum();
+            let again = Estimate::of_parts(of.n, of.mean, of.clusters, squares);
+            prop_assert!((of.se - again.se).abs() < 1e-9 && (of.half_width - again.half_width).abs() < 1e-8 || of.se.is_nan());
         }
 
         #[test]

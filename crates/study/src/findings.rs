@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use directrix_circuits::{
-    ActiveDirection, ActivePrompts, BehaviourPrompts, Chosen, Matched, SingleAblation, active_directions,
+    ActiveDirection, ActivePrompts, BehaviourPrompts, Chosen, Matched, PromptPair, SingleAblation, active_directions,
     answer_activations, behaviour_prompts, single_ablations,
 };
 use directrix_corpus::{Prompts, Watch};
@@ -194,6 +194,12 @@ impl<'a> Findings<'a> {
 
     pub(crate) fn answer(&self) -> String {
         self.token(self.behaviour.answer)
+    }
+
+    /// The study's pairs of prompts.
+    pub(crate) fn prompt_pairs(&self) -> Result<Vec<PromptPair>> {
+        let problem = |problem| Error::Study { name: self.study.title.clone(), problem };
+        self.study.prompt_pairs(self.opened).map_err(problem)
     }
 
     /// The first `n` prompts of the corpus.

@@ -35,4 +35,4 @@ pub use figure::{Band, Figure, Series, Shape};
 pub use output::{write_figure, write_table};
 pub use report::{Block, Fact, Report, Section, ShadedText, Texts};
 pub use run::Finished;
-pub use study::Study;
+pub use study::{Pair, Study};

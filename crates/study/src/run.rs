@@ -114,7 +114,7 @@ impl Study {
         }
     }
 
-    /// The sections to make: those named, which must be possible, or else all that are. What else the study asks for must be
+    /// The sections to make: those named, which must be possible, or else all of the usual ones that are. What else the study asks for must be
     /// there, too, before the long work begins.
     fn sections_of(&self, name: &str, opened: &Opened) -> Result<Vec<Analysis>> {
         let sae = &opened.saes[self.chosen()];
@@ -128,10 +128,11 @@ impl Study {
             if there < needed {
                 return Err(format!("needs {needed} SAEs under `saes`, which names {there}"));
             }
-            section.check(opened, sae)
+            section.check(self, opened, sae)
         };
         if self.sections.is_empty() {
-            return Ok(Analysis::all().into_iter().filter(|section| check(section).is_ok()).collect());
+            let all = Analysis::all().into_iter().filter(|section| section.by_default() && check(section).is_ok());
+            return Ok(all.collect());
         }
         for section in &self.sections {
             check(section).map_err(|found| Error::Study {
@@ -272,7 +273,7 @@ fn report(found: &Findings, sections: Vec<Section>, files: Vec<(String, String)>
         if found.selection.apart { format!("the other {}", found.behaviour.prompts.len()) } else { "the same".into() },
         sae.directions(),
         sae.short_name(),
-        sae.site().reads.hook,
+        sae.site().reads,
         found.study.model,
     );
     let corpus = format!(

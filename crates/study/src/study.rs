@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use directrix_circuits::Behaviour;
-use directrix_lab::Steps;
+use directrix_circuits::{Behaviour, PromptPair};
+use directrix_lab::{Opened, Steps};
 use serde::{Deserialize, Serialize};
 
 use crate::sections::Analysis;
@@ -49,9 +49,24 @@ pub struct Study {
     /// How many directions to take if they are not said.
     #[serde(default = "three")]
     pub top_directions: usize,
-    /// The analyses, in order; all of them with their defaults if none is named.
+    /// Pairs of prompts with another answer each.
+    #[serde(default)]
+    pub pairs: Vec<Pair>,
+    /// The analyses, in order; the usual ones with their defaults if none is named.
     #[serde(default, rename = "section")]
     pub sections: Vec<Analysis>,
+}
+
+/// Two prompts of equally many tokens that are followed by different tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pair {
+    /// The prompt that is run and changed.
+    pub clean: String,
+    /// The one that values are taken from.
+    pub corrupted: String,
+    /// The token that follows the clean prompt, then the one that follows the corrupted one.
+    pub answers: [String; 2],
 }
 
 fn three() -> usize {
@@ -63,14 +78,25 @@ fn half() -> f64 {
 }
 
 impl Study {
-    /// The shipped study: closing a quotation, on the shipped model.
+    /// A shipped study: closing a quotation, on the shipped model.
     pub const CLOSING_QUOTE: &'static str = include_str!("../../../studies/closing-quote.toml");
+    /// A shipped study: `he` or `she`.
+    pub const PRONOUNS: &'static str = include_str!("../../../studies/pronouns.toml");
+    /// A shipped study: how the parts of the shipped model and its directions work together.
+    pub const CIRCUITS: &'static str = include_str!("../../../studies/circuits.toml");
+    /// The shipped studies by name.
+    pub const SHIPPED: [(&'static str, &'static str); 3] =
+        [("closing-quote", Study::CLOSING_QUOTE), ("pronouns", Study::PRONOUNS), ("circuits", Study::CIRCUITS)];
 
-    /// Reads a study file.
+    /// Reads a study file, or a shipped study where nothing has this path and it is the name of one.
     ///
     /// # Errors
     /// If it cannot be read, is not TOML, or holds an unknown key or section.
     pub fn read(path: &Path) -> Result<Study> {
+        let shipped = Study::SHIPPED.iter().find(|(name, _)| path == Path::new(name)).filter(|_| !path.exists());
+        if let Some((name, text)) = shipped {
+            return Study::parse(text, name);
+        }
         let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
         Study::parse(&text, &path.display().to_string())
     }
@@ -109,6 +135,25 @@ impl Study {
         Ok(study)
     }
 
+    /// The pairs of prompts as tokens; the error names the pair, counted from 1.
+    pub(crate) fn prompt_pairs(&self, opened: &Opened) -> Result<Vec<PromptPair>, String> {
+        let tokenizer = opened.tokenizer().map_err(|e| e.to_string())?;
+        let context = opened.model.config().n_ctx;
+        let pair = |(number, Pair { clean, corrupted, answers: [one, other] }): (usize, &Pair)| {
+            let problem = |problem: String| format!("pair {} of [[pairs]] ({clean:?}): {problem}", number + 1);
+            let pair = PromptPair::of_texts(tokenizer, opened.bos, [clean, corrupted], [one, other])
+                .map_err(|e| problem(e.to_string()))?;
+            pair.check().map_err(|e| problem(e.to_string()))?;
+            match pair.clean.len() {
+                n if n > context => {
+                    Err(problem(format!("it has {n} tokens, and the model a context of {context}; shorten it")))
+                }
+                _ => Ok(pair),
+            }
+        };
+        self.pairs.iter().enumerate().map(pair).collect()
+    }
+
     /// The number of the SAE that is taken apart.
     pub(crate) fn chosen(&self) -> usize {
         self.sae.unwrap_or(self.saes.len() - 1)
@@ -124,6 +169,17 @@ mod tests {
         let study = Study::parse(Study::CLOSING_QUOTE, "closing-quote.toml").unwrap();
         assert_eq!(study.behaviour.ends_with, ".\"");
         assert_eq!(study.saes.len(), 2);
+    }
+
+    #[test]
+    fn every_shipped_study_is_read_by_its_name_or_its_path() {
+        for (name, text) in Study::SHIPPED {
+            let study = Study::parse(text, name).unwrap();
+            assert_eq!(Study::read(Path::new(name)).unwrap(), study, "{name}");
+            assert_eq!(Study::read(Path::new(&format!("../../studies/{name}.toml"))).unwrap(), study, "{name}");
+            assert!(text.contains(&format!("directrix study studies/{name}.toml")), "{name}");
+        }
+        assert!(Study::read(Path::new("nothing")).unwrap_err().to_string().contains("cannot read the study"));
     }
 
     #[test]

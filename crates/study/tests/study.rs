@@ -235,3 +235,123 @@ fn what_a_study_names_wrongly_is_refused_before_the_long_work() {
     let section = toml::from_str(text).unwrap();
     assert!(message(Study { sections: vec![section], ..one }).contains("needs 2 SAEs"));
 }
+
+/// The shipped studies of pairs of prompts, on some stories: every section is made, effects stand beside controls, and again with the same bits.
+#[test]
+fn the_studies_of_pronouns_and_of_circuits_are_made() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in &Study::SHIPPED[1..] {
+        let out = folder.path().join(name);
+        let study = Study { limit: Some(300), ..Study::parse(text, name).unwrap() };
+        let finished = run(&study, &out).unwrap();
+        let found = json(&out.join("study.json"));
+        let sections = found["sections"].as_array().unwrap();
+        let kinds: Vec<String> = study.sections.iter().map(|section| section.kind().replace('_', "-")).collect();
+        assert_eq!(sections.iter().map(|section| section["name"].as_str().unwrap()).collect::<Vec<_>>(), kinds);
+        for section in sections {
+            let (prose, blocks) = (section["prose"].as_array().unwrap(), section["blocks"].as_array().unwrap());
+            assert!(!prose.is_empty() && !blocks.is_empty(), "{name} {}", section["name"]);
+            assert!(!prose.iter().any(|text| text.as_str().unwrap().contains("NaN")), "{name} {}", section["name"]);
+        }
+        // The whole residual stream at the first block carries all of what two prompts differ in.
+        assert!((column(&found, "patching", "share")[0] - 1.0).abs() < 1e-4);
+        let (total, direct, indirect) = (
+            column(&found, "patching", "total effect"),
+            column(&found, "patching", "direct effect"),
+            column(&found, "patching", "indirect effect"),
+        );
+        assert!((0..total.len()).all(|i| (direct[i] + indirect[i] - total[i]).abs() < 1e-9));
+        for (table, measure) in [("component-ablation", "loss increase"), ("subspace", "loss increase")] {
+            let controls = column(&found, table, "random rows");
+            assert!(
+                controls.iter().all(|mean| mean.is_finite()) && controls != column(&found, table, measure),
+                "{table}"
+            );
+        }
+        let page = std::fs::read_to_string(finished.report).unwrap();
+        let again = run(&study, &out).unwrap();
+        assert_eq!(std::fs::read_to_string(again.report).unwrap(), page);
+    }
+    let pronouns = json(&folder.path().join("pronouns/study.json"));
+    let (she, he, difference) = (
+        column(&pronouns, "before-tokens", "before one"),
+        column(&pronouns, "before-tokens", "before other"),
+        column(&pronouns, "before-tokens", "difference"),
+    );
+    assert!((0..she.len()).all(|i| (she[i] - he[i] - difference[i]).abs() < 1e-9));
+    assert!(difference.is_sorted_by(|a, b| a.abs() >= b.abs()) && difference.len() > 100);
+}
+
+#[test]
+fn what_a_section_needs_and_the_study_does_not_give_is_said() {
+    let with = |study: &str, section: &str| {
+        let text = Study::CLOSING_QUOTE.replace("title =", "limit = 40\ntitle =");
+        let study = Study::parse(&format!("{text}\n{study}\n[[section]]\n{section}\n"), "s.toml").unwrap();
+        run(&study, tempfile::tempdir().unwrap().path()).unwrap_err().to_string()
+    };
+    let pair = |clean: &str, corrupted: &str, answers: &str| {
+        format!("[[pairs]]\nclean = \"{clean}\"\ncorrupted = \"{corrupted}\"\nanswers = {answers}")
+    };
+    let good = pair("Her mom was tired, so", "Her dad was tired, so", "[\" she\", \" he\"]");
+    let patching = "kind = \"patching\"";
+    assert!(with("", patching).contains("section `patching`: needs pairs of prompts; give [[pairs]]"));
+    for (bad, said) in [
+        (
+            pair("Her mom was tired, so", "Her dad was so very tired, so", "[\" she\", \" he\"]"),
+            "give two of equally many",
+        ),
+        (pair("Her mom was tired, so", "Her dad was tired, so", "[\" she is\", \" he\"]"), "is not a single token"),
+        (pair("Her mom was tired, so", "Her mom was tired, so", "[\" she\", \" he\"]"), "are the same"),
+        (pair("Her mom was tired, so", "Her dad was tired, so", "[\" he\", \" he\"]"), "are the same"),
+    ] {
+        let found = with(&format!("{good}\n{bad}"), patching);
+        assert!(found.contains("pair 2 of [[pairs]] (\"Her mom was tired, so\")") && found.contains(said), "{found}");
+    }
+    let long = vec!["she"; 300].join(" ");
+    let found = with(&pair(&format!("{long} mom"), &format!("{long} dad"), "[\" she\", \" he\"]"), patching);
+    assert!(found.contains("a context of 256; shorten it"), "{found}");
+    let before = |options: &str| with("", &format!("kind = \"before_tokens\"\n{options}"));
+    assert!(before("").contains("needs two tokens; give `one` and `other`"));
+    assert!(before("one = \" he\"\nother = \" he is\"").contains("is not a single token"));
+    assert!(before("one = \" he\"\nother = \" he\"").contains("are the same token"));
+    assert!(with("", "kind = \"dictionaries\"").contains("needs two SAEs of one site"));
+    assert!(with("", "kind = \"dictionaries\"\nfirst = 0\nsecond = 1").contains("matched between SAEs of one site"));
+    assert!(with("", "kind = \"dictionaries\"\nfirst = 5").contains("names SAE 5, but `saes` names 2"));
+    assert!(with("", "kind = \"encoded_ablation\"\nvalue = inf").contains("`value` is inf"));
+}
+
+/// Two SAEs of one site: the shipped one, and its directions the other way round, some of them lost.
+#[test]
+fn two_dictionaries_of_one_site_are_matched_in_a_study() {
+    use directrix_model::{Folder, Model, Processing};
+    use directrix_sae::Sae;
+
+    let folder = tempfile::tempdir().unwrap();
+    let assets = "../../assets/tinystories-2l";
+    let model = Model::load(&Folder::open(assets).unwrap(), Processing::default()).unwrap();
+    let sae = Sae::load(&Folder::open(format!("{assets}/sae-l0")).unwrap()).unwrap().fit(model.config()).unwrap();
+    let mut parameters = sae.parameters().clone();
+    let kept: Vec<usize> = (48..sae.directions()).rev().collect();
+    parameters.encoder = parameters.encoder.gather(kept.iter().copied());
+    parameters.w_dec = parameters.w_dec.gather(kept.iter().copied());
+    parameters.b_enc = kept.iter().map(|direction| parameters.b_enc[*direction]).collect();
+    let other = Sae::new("other".into(), sae.site().clone(), parameters).unwrap();
+    let place = folder.path().join("other");
+    other.save(&place, &serde_json::json!({}), None).unwrap();
+
+    let section = toml::from_str("kind = 'dictionaries'").unwrap();
+    let saes = vec!["tinystories-2l/sae-l0".into(), place.display().to_string()];
+    let study = Study { saes, sae: Some(0), sections: vec![section], ..shipped(120) };
+    let out = folder.path().join("out");
+    run(&study, &out).unwrap();
+    let found = json(&out.join("study.json"));
+    let (one, other) =
+        (column(&found, "dictionaries-cosine", "in first"), column(&found, "dictionaries-cosine", "in second"));
+    assert_eq!(one.len(), kept.len());
+    assert!(one.iter().zip(&other).all(|(one, other)| kept[*other as usize] as f64 == *one));
+    let correlations = column(&found, "dictionaries-cosine", "correlation");
+    assert!(correlations.iter().all(|r| r.is_nan() || (*r - 1.0).abs() < 1e-6));
+    assert!(correlations.iter().filter(|r| !r.is_nan()).count() > kept.len() / 2);
+    let alone = column(&found, "dictionaries-unmatched", "unmatched");
+    assert_eq!(alone.iter().map(|direction| *direction as usize).collect::<Vec<_>>(), (0..48).collect::<Vec<_>>());
+}

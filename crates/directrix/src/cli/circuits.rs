@@ -4,6 +4,7 @@ mod agreement;
 mod cooccurrence;
 mod cosine;
 mod edges;
+mod matching;
 mod verify;
 
 use anyhow::bail;
@@ -15,7 +16,8 @@ const EXAMPLES: &str = "\
 Examples:
   directrix circuits cosine --top 20
   directrix circuits verify --by attribution --top 100
-  directrix circuits cooccurrence --prompts stories.txt --limit 20";
+  directrix circuits cooccurrence --prompts stories.txt --limit 20
+  directrix circuits match --sae out/seed-1/sae --sae out/seed-2/sae-b";
 
 /// Find circuits between the directions of two SAEs.
 #[derive(Args)]
@@ -32,6 +34,7 @@ enum Search {
     Edges(edges::Edges),
     Verify(verify::Verify),
     Agreement(agreement::Agreement),
+    Match(matching::Match),
 }
 
 impl Circuits {
@@ -42,6 +45,7 @@ impl Circuits {
             Search::Edges(edges) => edges.run(),
             Search::Verify(verify) => verify.run(),
             Search::Agreement(agreement) => agreement.run(),
+            Search::Match(matching) => matching.run(),
         }
     }
 }

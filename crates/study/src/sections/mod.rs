@@ -30,19 +30,26 @@ macro_rules! options {
 mod active;
 mod attention;
 mod attribution_to_direction;
+mod before_tokens;
 mod behaviour;
 mod coactivation;
+mod component_ablation;
 mod cooccurrence;
 mod cosine;
+mod dictionaries;
 mod direction;
 mod direction_attribution;
 mod directions;
+mod encoded_ablation;
 mod joint_ablation;
 mod logit_attribution;
 mod loss_recovered;
 mod more_ablations;
+mod patching;
 mod remainder;
+mod similarity;
 mod single_ablations;
+mod subspace;
 mod tokens;
 mod top_tokens;
 
@@ -58,6 +65,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::findings::Findings;
 use crate::report::{Block, Section};
+use crate::study::Study;
 use crate::{Band, Figure, Result, Shape};
 
 /// Makes [`Analysis`] from the list of all sections.
@@ -74,7 +82,7 @@ macro_rules! sections {
         impl Analysis {
             const KINDS: &[&str] = &[$($section::KIND),*];
 
-            /// Every section with its defaults, in the order of a study that names none.
+            /// Every section with its defaults, in the order of a study that names none; see [`by_default`](Self::by_default).
             pub(crate) fn all() -> Vec<Analysis> {
                 vec![$(Analysis::$section($section::default())),*]
             }
@@ -94,9 +102,19 @@ macro_rules! sections {
                 match self { $(Analysis::$section(_) => $section::SAES),* }
             }
 
-            /// What the options ask for and the model or the SAE taken apart does not have.
-            pub(crate) fn check(&self, opened: &Opened, sae: &Sae) -> Result<(), String> {
-                match self { $(Analysis::$section(options) => options.check(opened, sae)),* }
+            /// Whether a study that names no section makes it.
+            pub(crate) fn by_default(&self) -> bool {
+                match self { $(Analysis::$section(_) => $section::BY_DEFAULT),* }
+            }
+
+            /// What the options ask for and the study, the model or the SAE taken apart does not have.
+            pub(crate) fn check(&self, study: &Study, opened: &Opened, sae: &Sae) -> Result<(), String> {
+                match self {
+                    $(Analysis::$section(options) => {
+                        options.check(opened, sae)?;
+                        options.check_study(study, opened)
+                    })*
+                }
             }
 
             /// The section of the report.
@@ -148,6 +166,14 @@ sections! {
     more_ablations::MoreAblations,
     direction_attribution::DirectionAttribution,
     directions::Directions,
+    // Made only where they are named.
+    patching::Patching,
+    component_ablation::ComponentAblation,
+    encoded_ablation::EncodedAblation,
+    subspace::Subspace,
+    similarity::Similarity,
+    before_tokens::BeforeTokens,
+    dictionaries::Dictionaries,
 }
 
 /// What numbers a section's options may have.
@@ -169,9 +195,16 @@ trait SectionKind: Ranges + Default + Serialize + DeserializeOwned {
     const TITLE: &str;
     /// How many SAEs the study must name.
     const SAES: usize = 1;
+    /// Whether a study that names no section makes it.
+    const BY_DEFAULT: bool = true;
 
     /// What the options ask for and `model` or `sae`, the one taken apart, does not have; said before the long work.
     fn check(&self, _opened: &Opened, _sae: &Sae) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// What the section needs and the study does not give; said before the long work.
+    fn check_study(&self, _study: &Study, _opened: &Opened) -> Result<(), String> {
         Ok(())
     }
 
