@@ -17,6 +17,7 @@
 //! | which first directions a second one needs | [`cooccurrence`] |
 //! | which directions influence which, over whole dictionaries | [`edges`] |
 //! | where a behaviour occurs | [`behaviour_prompts`] |
+//! | which few directions, errors and heads keep it | [`BehaviourCircuit`] |
 //! | which directions are active there | [`answer_activations`], [`activity`], [`active_directions`], [`coactivation`] |
 //! | what ablating them does | [`effects`], [`ablate_each`], [`single_ablations`], [`PromptEffect`] |
 //! | who writes the answer, who drives a direction | [`logit_attribution`], [`remainder`], [`attribution_to_direction`] |
@@ -46,6 +47,7 @@ mod attribution;
 mod batch;
 mod before;
 mod behaviour;
+mod behaviour_circuit;
 mod boosts;
 mod change;
 mod claim;
@@ -77,6 +79,9 @@ pub use before::{Before, BeforeTokens, before_tokens};
 pub use behaviour::{
     ActiveDirection, ActiveOptions, Behaviour, BehaviourPrompts, active_directions, answer_activations,
     behaviour_prompts, coactivation,
+};
+pub use behaviour_circuit::{
+    BehaviourCircuit, Circuit, CircuitNode, CircuitNodes, CircuitOptions, CircuitSize, Metric, Node, check_nodes,
 };
 pub use boosts::{Boosts, log_prob_boosts, logit_boost_ends, logit_boosts};
 pub use change::Change;

@@ -1,6 +1,8 @@
 //! `directrix circuits`.
 
 mod agreement;
+mod behaviour;
+mod conjunctions;
 mod cooccurrence;
 mod cosine;
 mod edges;
@@ -17,7 +19,9 @@ Examples:
   directrix circuits cosine --top 20
   directrix circuits verify --by attribution --top 100
   directrix circuits cooccurrence --prompts stories.txt --limit 20
-  directrix circuits match --sae out/seed-1/sae --sae out/seed-2/sae-b";
+  directrix circuits match --sae out/seed-1/sae --sae out/seed-2/sae-b
+  directrix circuits conjunctions 17
+  directrix circuits behaviour --prompts answers.txt";
 
 /// Find circuits between the directions of two SAEs.
 #[derive(Args)]
@@ -35,6 +39,8 @@ enum Search {
     Verify(verify::Verify),
     Agreement(agreement::Agreement),
     Match(matching::Match),
+    Conjunctions(conjunctions::Conjunctions),
+    Behaviour(behaviour::Behaviour),
 }
 
 impl Circuits {
@@ -46,6 +52,8 @@ impl Circuits {
             Search::Verify(verify) => verify.run(),
             Search::Agreement(agreement) => agreement.run(),
             Search::Match(matching) => matching.run(),
+            Search::Conjunctions(conjunctions) => conjunctions.run(),
+            Search::Behaviour(behaviour) => behaviour.run(),
         }
     }
 }

@@ -32,8 +32,10 @@ mod attention;
 mod attribution_to_direction;
 mod before_tokens;
 mod behaviour;
+mod behaviour_circuit;
 mod coactivation;
 mod component_ablation;
+mod conjunctions;
 mod cooccurrence;
 mod cosine;
 mod dictionaries;
@@ -174,6 +176,8 @@ sections! {
     similarity::Similarity,
     before_tokens::BeforeTokens,
     dictionaries::Dictionaries,
+    conjunctions::Conjunctions,
+    behaviour_circuit::BehaviourCircuit,
 }
 
 /// What numbers a section's options may have.
