@@ -35,7 +35,7 @@ fn planted_pairs_are_called_what_they_are_and_no_other_pair_is() {
             let firsts = upstream(&between, second);
             assert_eq!(ascending([firsts[0], firsts[1]]), ascending(pair), "seed {seed}, direction {second}");
             let rows = conjunctions(&between, second, &firsts);
-            assert!(rows.len() > 20, "seed {seed}: {} pairs", rows.len());
+            assert!(rows.len() > 9, "seed {seed}: {} pairs", rows.len());
             for row in &rows {
                 let is_planted = [row.first, row.other] == ascending(pair);
                 assert_eq!(row.verdict, if is_planted { expected } else { Verdict::Neither }, "seed {seed}: {row:?}");
