@@ -29,7 +29,7 @@ pub struct CircuitOptions {
 
 impl Default for CircuitOptions {
     fn default() -> CircuitOptions {
-        CircuitOptions { enough: 0.8, named: 40 }
+        CircuitOptions { enough: 0.8, named: 20 }
     }
 }
 
@@ -83,10 +83,10 @@ pub struct CircuitSize {
 /// A node of the smallest circuit.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CircuitNode {
-    /// Its rank by attribution, from 1.
-    pub rank: usize,
     /// Its name.
     pub node: String,
+    /// Its rank by attribution, from 1.
+    pub rank: usize,
     /// What it is.
     #[serde(skip)]
     pub is: Node,

@@ -77,7 +77,7 @@ fn circuit(of: &Behaving, saes: &[Sae], metric: Metric) -> BehaviourCircuit {
 
 #[test]
 fn the_planted_nodes_are_the_smallest_circuit_and_no_others() {
-    for seed in 0..20 {
+    for seed in 0..10 {
         let of = behaving(seed);
         let direction = |sae: usize, direction: usize| Node::Direction { sae, direction: direction as u32 };
         let mut needed = of.needed.map(|d| direction(0, d)).to_vec();

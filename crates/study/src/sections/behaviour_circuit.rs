@@ -15,7 +15,7 @@ options! {
     /// Circuits of the behaviour by size.
     BehaviourCircuit {
         /// Prompts that choose nodes, and as many others that report.
-        prompts: usize = 100 => 1.0..,
+        prompts: usize = 50 => 1.0..,
         /// Share of the behaviour that the smallest circuit must keep.
         enough: f64 = CircuitOptions::default().enough => 0.0..=1.0,
         /// Measure the answer's logit less that of this token; if not said, the answer's log-probability.
