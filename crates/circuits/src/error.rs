@@ -202,6 +202,19 @@ pub enum Error {
         /// What the second SAE reads.
         second: directrix_model::HookPoint,
     },
+    /// An SAE whose directions cannot be nodes of a circuit.
+    #[error("{sae} {problem}; give SAEs that reconstruct what they read as it is, each of a site of its own")]
+    NoNodes {
+        /// The SAE.
+        sae: String,
+        /// What is in the way.
+        problem: &'static str,
+    },
+    /// A behaviour that does not depend on what is ablated.
+    #[error(
+        "the behaviour is the same with every node at its mean, so that no circuit can be told from none; give prompts that differ, or SAEs at other sites"
+    )]
+    NothingAblated,
     /// An SAE whose gradient is not that of its encoder.
     #[error(
         "{sae} normalises what it reads, so that attribution by its encoder alone would be wrong; take an SAE that does not, or rank by causal effect"

@@ -17,10 +17,11 @@
 //! | which first directions a second one needs | [`cooccurrence`] |
 //! | which directions influence which, over whole dictionaries | [`edges`] |
 //! | where a behaviour occurs | [`behaviour_prompts`] |
+//! | which few directions, errors and heads keep it | [`BehaviourCircuit`] |
 //! | which directions are active there | [`answer_activations`], [`activity`], [`active_directions`], [`coactivation`] |
 //! | what ablating them does | [`effects`], [`ablate_each`], [`single_ablations`], [`PromptEffect`] |
 //! | who writes the answer, who drives a direction | [`logit_attribution`], [`remainder`], [`attribution_to_direction`] |
-//! | through which directions a prompt made the model predict a token | [`Replacement`], [`Graph`] |
+//! | through which directions a prompt made the model predict a token | [`graph`] |
 //! | how much of a site the SAE explains | [`AnswerLosses`] |
 //! | which tokens a direction promotes | [`log_prob_boosts`], [`logit_boosts`], [`direction_attribution`] |
 //!
@@ -47,6 +48,7 @@ mod attribution;
 mod batch;
 mod before;
 mod behaviour;
+mod behaviour_circuit;
 mod boosts;
 mod change;
 mod claim;
@@ -55,7 +57,7 @@ mod cosine;
 pub mod edges;
 mod error;
 mod exchange;
-mod graph;
+pub mod graph;
 mod matched;
 mod matching;
 mod mean_ablation;
@@ -80,6 +82,9 @@ pub use behaviour::{
     ActiveDirection, ActiveOptions, Behaviour, BehaviourPrompts, active_directions, answer_activations,
     behaviour_prompts, coactivation,
 };
+pub use behaviour_circuit::{
+    BehaviourCircuit, Circuit, CircuitNode, CircuitNodes, CircuitOptions, CircuitSize, Metric, Node, check_nodes,
+};
 pub use boosts::{Boosts, log_prob_boosts, logit_boost_ends, logit_boosts};
 pub use change::Change;
 pub use claim::{About, Chosen, Claim, Controls, LossClaim, loss_claims};
@@ -90,9 +95,6 @@ pub use cosine::{CosinePair, PairEffect, PairMeans, check_order, cosine_pairs, p
 pub use directrix_sae::statistics::{self, Estimate, Interval, correlation};
 pub use error::{Error, Result};
 pub use exchange::ModelPart;
-pub use graph::{
-    Check, Edge, Graph, GraphNode, GraphOptions, HeadLook, Inputs, Loading, LookTerm, Named, Node, Replacement, Via,
-};
 pub use matched::Matched;
 pub use matching::{Alike, BothIndexed, Correlated, MatchedPair, Matching, Unmatched, check_site, match_directions};
 pub use mean_ablation::{DirectionWithout, MeanAblation, MeanAblations, PartMeans, mean_ablations};

@@ -4,7 +4,8 @@ mod held;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use directrix_circuits::{Error, Graph, GraphOptions, Named, Node, Replacement, Via};
+use directrix_circuits::Error;
+use directrix_circuits::graph::{Graph, GraphOptions, Named, Node, Replacement, Via};
 use directrix_corpus::Watch;
 use directrix_kernels::dot;
 use directrix_model::{BlockHook, HookPoint, Model};

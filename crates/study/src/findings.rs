@@ -30,7 +30,9 @@ pub(crate) struct Findings<'a> {
     pub(crate) watch: &'a Watch,
     /// The prompts on which effects are measured.
     pub(crate) behaviour: BehaviourPrompts,
-    /// Their numbers among all prompts of the behaviour.
+    /// The prompts on which directions are chosen.
+    pub(crate) choosing: Prompts,
+    /// Numbers of `behaviour` among all prompts of the behaviour.
     pub(crate) numbers: Vec<usize>,
     /// Prompts of the behaviour, those included on which directions were chosen.
     pub(crate) all_prompts: usize,
@@ -133,6 +135,7 @@ impl<'a> Findings<'a> {
             index,
             watch,
             behaviour,
+            choosing,
             numbers,
             all_prompts,
             acts,

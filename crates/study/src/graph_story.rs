@@ -1,6 +1,6 @@
 //! An attribution graph as a reader sees it: what nodes are called, rows of tables, a sentence, a drawing, circuit-tracer's file.
 
-use directrix_circuits::{Check, Graph, HeadLook, Loading, Named, Node, Replacement, Via};
+use directrix_circuits::graph::{Check, Edge, Graph, HeadLook, Loading, Named, Node, Replacement, Via};
 use directrix_lab::Opened;
 use serde::Serialize;
 use serde_json::Value;
@@ -181,7 +181,7 @@ impl<'a> GraphStory<'a> {
         let explained = self.explained();
         let mut edges = self.graph.edges.clone();
         edges.sort_by(|a, b| b.influence.total_cmp(&a.influence));
-        let row = |edge: directrix_circuits::Edge| EdgeRow {
+        let row = |edge: Edge| EdgeRow {
             source: self.name_of(edge.source),
             target: self.name_of(edge.target),
             weight: edge.weight,

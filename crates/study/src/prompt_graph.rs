@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use directrix_circuits::{Graph, Node};
+use directrix_circuits::graph::{Edge, Graph, Node};
 use directrix_corpus::one_line;
 use directrix_model::{BlockHook, HookPoint};
 use directrix_sae::Sae;
@@ -149,7 +149,7 @@ impl PromptGraph {
         }
         let row = |(row, name): (usize, &String)| Row { name: name.clone(), top: tops[row], height: heights[row] };
         let rows = order.names.iter().enumerate().map(row).collect();
-        let edge = |edge: &directrix_circuits::Edge| (edge.source, edge.target, edge.weight, edge.influence);
+        let edge = |edge: &Edge| (edge.source, edge.target, edge.weight, edge.influence);
         PromptGraph {
             name: name.into(),
             title: title.into(),
@@ -424,7 +424,7 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use directrix_circuits::{GraphOptions, Replacement};
+    use directrix_circuits::graph::{GraphOptions, Replacement};
     use directrix_corpus::Watch;
     use directrix_lab::{Opened, Wanted};
 

@@ -1,6 +1,8 @@
 //! `directrix circuits`.
 
 mod agreement;
+mod behaviour;
+mod conjunctions;
 mod cooccurrence;
 mod cosine;
 mod edges;
@@ -19,7 +21,9 @@ Examples:
   directrix circuits verify --by attribution --top 100
   directrix circuits cooccurrence --prompts stories.txt --limit 20
   directrix circuits graph --text 'Tim said, \"I like it.\"' --out out/graph
-  directrix circuits match --sae saes/seed-1 --sae saes/seed-2";
+  directrix circuits match --sae out/seed-1/sae --sae out/seed-2/sae-b
+  directrix circuits conjunctions 17
+  directrix circuits behaviour --prompts answers.txt";
 
 /// Find circuits between the directions of SAEs.
 #[derive(Args)]
@@ -38,6 +42,8 @@ enum Search {
     Agreement(agreement::Agreement),
     Match(matching::Match),
     Graph(graph::Graph),
+    Conjunctions(conjunctions::Conjunctions),
+    Behaviour(behaviour::Behaviour),
 }
 
 impl Circuits {
@@ -50,6 +56,8 @@ impl Circuits {
             Search::Agreement(agreement) => agreement.run(),
             Search::Match(matching) => matching.run(),
             Search::Graph(graph) => graph.run(),
+            Search::Conjunctions(conjunctions) => conjunctions.run(),
+            Search::Behaviour(behaviour) => behaviour.run(),
         }
     }
 }

@@ -32,8 +32,10 @@ mod attention;
 mod attribution_to_direction;
 mod before_tokens;
 mod behaviour;
+mod behaviour_circuit;
 mod coactivation;
 mod component_ablation;
+mod conjunctions;
 mod cooccurrence;
 mod cosine;
 mod dictionaries;
@@ -178,6 +180,8 @@ sections! {
     before_tokens::BeforeTokens,
     dictionaries::Dictionaries,
     edges::Edges,
+    conjunctions::Conjunctions,
+    behaviour_circuit::BehaviourCircuit,
 }
 
 /// What numbers a section's options may have.

@@ -1,6 +1,6 @@
 //! The attribution graph of one prompt.
 
-use directrix_circuits::{GraphOptions, Replacement};
+use directrix_circuits::graph::{GraphOptions, Replacement};
 use directrix_lab::Opened;
 use directrix_sae::Sae;
 

@@ -6,7 +6,8 @@ use std::str::FromStr;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use directrix::circuits::{self, GraphOptions, Replacement, Table};
+use directrix::circuits::Table;
+use directrix::circuits::graph::{self, GraphOptions, Replacement};
 use directrix::corpus::{Chunk, durable};
 use directrix::lab::Opened;
 use directrix::study::{Block, CheckRow, EdgeRow, GraphStory, LoadingRow, LookRow, Section, write_graph, write_table};
@@ -254,7 +255,7 @@ fn write(folder: &Path, story: &GraphStory, all: &All) -> anyhow::Result<()> {
     } else {
         None
     };
-    let listed = circuits::Graph::listed(&file, before.as_ref());
+    let listed = graph::Graph::listed(&file, before.as_ref());
     durable::write(&list, &serde_json::to_vec_pretty(&listed)?)?;
 
     let prose = [story.summary()].into_iter().chain(story.notes().iter().cloned()).collect();
