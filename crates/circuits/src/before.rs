@@ -72,10 +72,12 @@ pub fn before_tokens(index: &Index, sae: &SaeIndex, [one, other]: [u32; 2], watc
             let (directions, values) = sae.at(prompt, position)?;
             for (direction, value) in directions.iter().zip(values) {
                 let of = sums.entry(*direction).or_default();
-                if of.last().is_none_or(|(number, _)| *number != there.len()) {
-                    of.push((there.len(), [0.0; 2]));
+                let mut sum = [0.0; 2];
+                sum[which] = *value as f64;
+                match of.last_mut() {
+                    Some((number, known)) if *number == there.len() => known[which] += sum[which],
+                    _ => of.push((there.len(), sum)),
                 }
-                of.last_mut().expect("pushed above").1[which] += *value as f64;
             }
         }
         if own.n != [0.0; 2] {

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use directrix_corpus::{Prompts, Tokenizer, Watch};
 use directrix_kernels::Matrix;
-use directrix_model::{Ask, BlockHook, Case, Edit, HookPoint, Intervention, Model, Positions, Prediction, Run, Target};
+use directrix_model::{
+    Ask, BlockHook, Case, Edit, HookPoint, Intervention, Model, Positions, Prediction, Run, Session, Target,
+};
 use serde::Serialize;
 
 use crate::claim::named;
@@ -244,23 +246,8 @@ impl Found {
             Ok(())
         })?;
 
-        // Straight to the final norm.
-        let end = HookPoint::Block(config.n_layers - 1, BlockHook::ResidPost);
-        let session = session.advance(end)?;
-        for some in written.chunks(BATCH) {
-            let case = |(_, prompt, difference): &(usize, usize, Vec<f32>)| {
-                let at = Positions::At(vec![last(*prompt)]);
-                let add = Intervention::new(end, at, Edit::Add(difference.clone().into()));
-                Case { prompt: *prompt, until: last(*prompt), interventions: vec![add] }
-            };
-            let cases: Vec<Case> = some.iter().map(case).collect();
-            let wanted = some.iter().enumerate().flat_map(|(case, (_, prompt, _))| {
-                pairs[*prompt].0.answers.map(|token| Target { prompt: case, position: last(*prompt), token })
-            });
-            let run = session.resume(&cases, &Ask::nothing().watched(watch).with_predictions(wanted))?;
-            for ((part, prompt, _), predictions) in some.iter().zip(run.predictions().chunks(2)) {
-                self.effects[*part][2][before + prompt] = logit_difference(predictions) - self.clean[before + prompt];
-            }
+        for (part, prompt, logits) in straight(session, &targets, &written, watch)? {
+            self.effects[part][2][before + prompt] = logits - self.clean[before + prompt];
         }
         Ok(())
     }
@@ -321,6 +308,36 @@ impl Found {
         }
         rows
     }
+}
+
+/// The logit difference with each change of what a part writes at the last position of a prompt added behind the last block; part and
+/// prompt beside it.
+fn straight(
+    session: Session,
+    targets: &[Vec<u32>],
+    written: &[(usize, usize, Vec<f32>)],
+    watch: &Watch,
+) -> Result<Vec<(usize, usize, f64)>> {
+    let end = HookPoint::Block(session.model().config().n_layers - 1, BlockHook::ResidPost);
+    let session = session.advance(end)?;
+    let mut found = Vec::new();
+    for some in written.chunks(BATCH) {
+        let case = |(_, prompt, difference): &(usize, usize, Vec<f32>)| {
+            let last = session.prompts().get(*prompt).len() - 1;
+            let add = Intervention::new(end, Positions::At(vec![last]), Edit::Add(difference.clone().into()));
+            Case { prompt: *prompt, until: last, interventions: vec![add] }
+        };
+        let cases: Vec<Case> = some.iter().map(case).collect();
+        let wanted = cases.iter().enumerate().flat_map(|(case, of)| {
+            targets[of.prompt].iter().map(move |&token| Target { prompt: case, position: of.until, token })
+        });
+        let run = session.resume(&cases, &Ask::nothing().watched(watch).with_predictions(wanted))?;
+        let of = |((part, prompt, _), two): (&(usize, usize, Vec<f32>), &[Prediction])| {
+            (*part, *prompt, logit_difference(two))
+        };
+        found.extend(some.iter().zip(run.predictions().chunks(2)).map(of));
+    }
+    Ok(found)
 }
 
 /// The logit of the first of two tokens minus that of the second.

@@ -2,6 +2,7 @@
 
 use directrix_circuits::{Alike, BothIndexed, MatchedPair, Matching, Unmatched, check_site, match_directions};
 use directrix_lab::Opened;
+use directrix_sae::Sae;
 use serde::Serialize;
 
 use super::{Body, SectionKind, count, figure, table};
@@ -41,8 +42,8 @@ impl SectionKind for Dictionaries {
         let indexed = BothIndexed { index: found.index, saes };
         let matched = |alike| match_directions(both, alike, Some(indexed), self.least, found.watch);
         let (by_weights, by_activations) = (matched(Alike::Decoder)?, matched(Alike::Activations)?);
-        let names = both.map(|sae| sae.short_name());
-        let directions = both.map(|sae| sae.directions());
+        let names = both.map(Sae::short_name);
+        let directions = both.map(Sae::directions);
         let prose = vec![
             self.said(&by_weights, "cosine of the decoder rows", names, directions),
             self.said(&by_activations, "correlation of activations", names, directions),

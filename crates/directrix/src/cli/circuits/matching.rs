@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use directrix::circuits::{Alike, BothIndexed, Matching, check_site, match_directions};
 use directrix::lab::Wanted;
+use directrix::sae::Sae;
 
 use super::two;
 use crate::cli::inputs::{Saes, SubjectArgs};
@@ -93,7 +94,7 @@ impl Match {
         };
         let Matching { mut pairs, similarities, mut unmatched } =
             match_directions(both, alike, indexed, self.least, &watch)?;
-        let [one, two] = both.map(|sae| sae.short_name());
+        let [one, two] = both.map(Sae::short_name);
         let stable = similarities.iter().filter(|similarity| **similarity >= self.stable).count();
         let counted = format!(
             "{} of {} directions of {one} and of {} of {two} are matched one to one by the {similarity}, {stable} of them stable (at least {})",
