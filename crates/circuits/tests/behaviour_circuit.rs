@@ -195,7 +195,9 @@ impl Shipped {
                     let is_kept = keeps(Node::Direction { sae: number, direction: direction as u32 });
                     let value = if is_kept { activation } else { means.directions[number][direction] };
                     if value != 0.0 {
-                        sum.iter_mut().zip(own.w_dec().row(direction)).for_each(|(sum, w)| *sum += value * f64::from(*w));
+                        sum.iter_mut()
+                            .zip(own.w_dec().row(direction))
+                            .for_each(|(sum, w)| *sum += value * f64::from(*w));
                     }
                 }
                 row.iter_mut().zip(sum).for_each(|(x, sum)| *x = sum as f32);
