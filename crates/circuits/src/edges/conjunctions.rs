@@ -71,7 +71,7 @@ pub struct Upstream {
 }
 
 /// What two directions are to a third.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// Both are needed: either alone takes what both take.
@@ -94,23 +94,23 @@ pub struct Conjunction {
     pub other: usize,
     /// The downstream one.
     pub second: usize,
+    /// What they are to it.
+    pub verdict: Verdict,
     /// Share of the activation lost when the first is ablated.
     pub lost_first: f64,
-    /// Half width of its 95 % interval.
-    pub lost_first_half_width: f64,
     /// The same of the other.
     pub lost_other: f64,
-    /// Half width of its 95 % interval.
-    pub lost_other_half_width: f64,
     /// The same of both together.
     pub lost_both: f64,
-    /// Half width of its 95 % interval.
-    pub lost_both_half_width: f64,
     /// The share that both together lose less the shares that each loses.
     #[serde(flatten)]
     pub interaction: Claim,
-    /// What that says.
-    pub verdict: Verdict,
+    /// Half width of the 95 % interval of what is lost when the first is ablated.
+    pub lost_first_half_width: f64,
+    /// The same of the other.
+    pub lost_other_half_width: f64,
+    /// The same of both together.
+    pub lost_both_half_width: f64,
 }
 
 impl Conjunction {
@@ -207,7 +207,7 @@ impl Between<'_> {
     /// How what each two of `firsts` take of the activation of `second` goes together, on prompts with an odd number: at positions at
     /// which all three fire, the first, the other and both are ablated there. With `l` the share of the activation lost, the interaction is
     /// `l_both − l_first − l_other`: about −1 where both are needed, 1 where each is enough, 0 where they add up. The control is the same
-    /// of two other directions that fire there, of matched density and none of `firsts`. Largest interaction first.
+    /// of two other directions that fire there, of matched density and none of `firsts`. Sorted by verdict, the largest interaction of each first.
     ///
     /// A pair counts as `and` if the 95 % interval of its interaction lies below −[`interaction`](Conjunctions::interaction), apart from
     /// that of the control, with a false-discovery rate up to [`rate`](Conjunctions::rate) in the list; as `or` if above it in the same way;
@@ -265,18 +265,19 @@ impl Between<'_> {
                 first: first as usize,
                 other: other as usize,
                 second,
-                lost_first: alone[0].mean,
-                lost_first_half_width: alone[0].half_width,
-                lost_other: alone[1].mean,
-                lost_other_half_width: alone[1].half_width,
-                lost_both: both.mean,
-                lost_both_half_width: both.half_width,
-                interaction,
                 verdict: how.verdict(alone, &interaction),
+                lost_first: alone[0].mean,
+                lost_other: alone[1].mean,
+                lost_both: both.mean,
+                interaction,
+                lost_first_half_width: alone[0].half_width,
+                lost_other_half_width: alone[1].half_width,
+                lost_both_half_width: both.half_width,
             }
         };
         let mut rows: Vec<Conjunction> = own.iter().zip(claims).map(row).collect();
-        rows.sort_by(|a, b| b.interaction.mean().abs().total_cmp(&a.interaction.mean().abs()));
+        let size = |row: &Conjunction| row.interaction.mean().abs();
+        rows.sort_by(|a, b| a.verdict.cmp(&b.verdict).then(size(b).total_cmp(&size(a))));
         Ok(rows)
     }
 
