@@ -31,7 +31,10 @@ fn users_folder() -> Folder {
     for model in ["pythia-70m", "MODEL"] {
         copy(&assets, model);
     }
-    for (sae, names) in [("sae-l0", ["saes/layer-3", "SAE0"]), ("sae-l1", ["saes/layer-4", "SAE1"])] {
+    for (sae, names) in [
+        ("sae-l0", ["saes/layer-3", "SAE0", "saes/seed-1", "saes/seed-2"].as_slice()),
+        ("sae-l1", &["saes/layer-4", "SAE1"]),
+    ] {
         names.iter().for_each(|name| copy(&assets.join(sae), name));
     }
     copy(&root().join("crates/sae/tests/fixtures/formats/dictionary_learning/standard"), "saes/ae-layer-3");
@@ -40,6 +43,15 @@ fn users_folder() -> Folder {
     for name in ["stories.txt", "held-out.txt", "heldout.txt"] {
         folder.write(name, some.join("<|endoftext|>"));
     }
+    let answers = [
+        "Lily was sad because",
+        "Mia said that",
+        "Tim asked if",
+        "Anna thought that",
+        "Sue said that",
+        "Mum hoped that",
+    ];
+    folder.write("answers.txt", answers.map(|start| format!("{start} she")).join("\n<|endoftext|>\n"));
     let rows: Vec<_> = some.iter().take(50).map(|story| json!({ "text": story })).collect();
     write_table(folder.path(), &Table::from_rows("pile", "", &rows)).unwrap();
     folder.write("train.toml", "objective = 'topk'\n");

@@ -21,7 +21,7 @@ Examples:
   directrix circuits verify --by attribution --top 100
   directrix circuits cooccurrence --prompts stories.txt --limit 20
   directrix circuits graph --text 'Tim said, \"I like it.\"' --out out/graph
-  directrix circuits match --sae out/seed-1/sae --sae out/seed-2/sae-b
+  directrix circuits match --sae saes/seed-1 --sae saes/seed-2
   directrix circuits conjunctions 17
   directrix circuits behaviour --prompts answers.txt";
 
