@@ -74,7 +74,7 @@ pub(super) fn pruned(of: &Replacement, rows: Vec<Row>, directions: (usize, usize
         }
         edges.retain(|edge| kept[edge.source] && is_kept(&kept, rows[edge.target].target));
     }
-    numbered(of, rows, directions, options, Kept { by: &by, can_be: &can_be, kept: &kept, edges, scores })
+    numbered(of, rows, directions, options, Kept { by: &by, can_be: &can_be, nodes: &kept, edges, scores })
 }
 
 fn is_kept(kept: &[bool], target: Target) -> bool {
@@ -150,7 +150,7 @@ struct Kept<'a> {
     by: &'a [f64],
     /// Whether its inputs were found, or it has none.
     can_be: &'a [bool],
-    kept: &'a [bool],
+    nodes: &'a [bool],
     /// Their targets as numbers of rows.
     edges: Vec<Edge>,
     scores: Scores,
@@ -162,7 +162,7 @@ fn numbered(
     rows: Vec<Row>,
     directions: (usize, usize),
     options: GraphOptions,
-    Kept { by, can_be, kept, edges, scores }: Kept,
+    Kept { by, can_be, nodes: kept, edges, scores }: Kept,
 ) -> Graph {
     let mut ranked: Vec<usize> = (0..by.len()).collect();
     ranked.sort_by(|a, b| by[*b].total_cmp(&by[*a]).then(a.cmp(b)));

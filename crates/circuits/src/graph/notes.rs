@@ -59,7 +59,7 @@ impl Replacement<'_> {
 }
 
 /// Whether what an SAE reads is what neurons made, in the same block.
-fn is_behind_neurons(sae: &&&Sae) -> bool {
+fn is_behind_neurons(sae: &Sae) -> bool {
     use BlockHook as B;
     matches!(sae.site().reads.hook, HookPoint::Block(_, B::MlpPost | B::Ln2PostNormalized | B::MlpOut | B::ResidPost))
 }
