@@ -9,7 +9,7 @@ use directrix_sae::Sae;
 use super::{Body, SectionKind, check_written, figure, table};
 use crate::findings::Findings;
 use crate::report::Block;
-use crate::{Result, Shape};
+use crate::{Band, Result, Shape};
 
 options! {
     /// Edges over whole dictionaries.
@@ -68,7 +68,7 @@ impl SectionKind for Edges {
                 "edges-verified",
                 "The strongest edges, on prompts that did not choose them",
                 ("edge", "change of activation when the first is ablated"),
-                "Change of the second direction's activation, summed over a prompt, mean over the prompts in which both fire; bars are 95 % intervals by bootstrap over prompts.",
+                "Change of the second direction's activation, summed over a prompt, mean over the prompts in which both fire; bars are 95 % intervals by bootstrap over prompts, shades those of the controls.",
                 edge_bars(&verified),
             ),
             table("edges", VerifiedEdge::SENTENCE, &verified),
@@ -98,7 +98,16 @@ impl SectionKind for Edges {
 fn edge_bars(verified: &[VerifiedEdge]) -> Shape {
     let shown = &verified[..BARS.min(verified.len())];
     let labels = shown.iter().map(|row| format!("{} → {}", row.ranked.edge.first, row.ranked.edge.second));
-    Shape::bars(labels.collect(), shown.iter().map(|row| (row.change, (row.high - row.low) / 2.0)))
+    let band = |name: &str, ends: fn(&VerifiedEdge) -> [f64; 2]| Band {
+        name: name.into(),
+        low: shown.iter().map(|row| ends(row)[0]).collect(),
+        high: shown.iter().map(|row| ends(row)[1]).collect(),
+    };
+    let bands = vec![
+        band("random rows, 95 %", |row| [row.random_rows_low, row.random_rows_high]),
+        band("random directions, 95 %", |row| [row.random_directions_low, row.random_directions_high]),
+    ];
+    Shape::bars(labels.collect(), shown.iter().map(|row| (row.change, (row.high - row.low) / 2.0))).with_bands(bands)
 }
 
 fn scatter(compared: &[Compared], measure: Measure, name: &str, label: &str) -> Block {
