@@ -40,6 +40,8 @@ pub struct BehaviourCircuit {
     pub whole: Estimate,
     /// The same with every node at its mean.
     pub none: Estimate,
+    /// Whether the prompts that report are others than those that choose.
+    pub apart: bool,
     /// Number of nodes.
     pub nodes: usize,
     /// Nodes of the smallest circuit.
@@ -99,7 +101,7 @@ pub struct CircuitNode {
 
 impl CircuitSize {
     /// What its columns are, for captions.
-    pub const SENTENCE: &'static str = "Nodes are directions, reconstruction errors and heads, ranked by attribution patching on other prompts; means of nodes are over the positions of those. Behaviour: its mean with the first nodes as they are and all others at their means, at every position before the answer; faithfulness: that less the behaviour with all nodes at their means, as a share of what the model has above it; completeness: the same with the first nodes at their means and all others as they are; random: faithfulness of as many nodes drawn at random, anew for each prompt, of those that have any attribution. 95 % intervals by bootstrap over prompts.";
+    pub const SENTENCE: &'static str = "Nodes are directions, reconstruction errors and heads, ranked by attribution patching on the prompts that choose; means of nodes are over the positions of these. Behaviour: its mean with the first nodes as they are and all others at their means, at every position before the answer; faithfulness: that less the behaviour with all nodes at their means, as a share of what the model has above it; completeness: the same with the first nodes at their means and all others as they are; random: faithfulness of as many nodes drawn at random, anew for each prompt, of those that have any attribution. 95 % intervals by bootstrap over prompts.";
 }
 
 impl BehaviourCircuit {
@@ -166,6 +168,7 @@ impl BehaviourCircuit {
         Ok(BehaviourCircuit {
             whole: Estimate::of(whole),
             none: Estimate::of(none),
+            apart: choosing != reporting,
             nodes: nodes.len(),
             size,
             curve,
@@ -177,10 +180,11 @@ impl BehaviourCircuit {
     pub fn sentence(&self) -> String {
         let at = self.smallest();
         format!(
-            "{} of {} nodes are the fewest first ones found that are enough where they were chosen; on {} other prompts they keep {:.0} % of the behaviour (95 % interval {:.0} to {:.0} %), as many at random {:.0} %, and without them {:.0} % is left ({:.0} to {:.0} %)",
+            "{} of {} nodes are the fewest first ones found that are enough where they were chosen; on {} {} they keep {:.0} % of the behaviour (95 % interval {:.0} to {:.0} %), as many at random {:.0} %, and without them {:.0} % is left ({:.0} to {:.0} %)",
             self.size,
             self.nodes,
             at.prompts,
+            if self.apart { "other prompts" } else { "prompts, the same," },
             100.0 * at.faithfulness,
             100.0 * at.faithfulness_low,
             100.0 * at.faithfulness_high,

@@ -27,11 +27,13 @@ fn ascending(mut pair: [usize; 2]) -> [usize; 2] {
 #[test]
 fn planted_pairs_are_called_what_they_are_and_no_other_pair_is() {
     for seed in 0..20 {
-        let (wired, planted) = wired(seed, with_wiring);
+        let (wired, planted) = wired(seed, with_sum);
         let (between, planted) = (wired.between(), planted.unwrap());
-        for (second, pair, expected) in
-            [(AND, planted.and, Verdict::And), (OR, planted.or, Verdict::Or), (SUM, planted.sum, Verdict::Additive)]
-        {
+        for (second, pair, expected) in [
+            (AND, planted.and, Verdict::And),
+            (OR, planted.or, Verdict::Or),
+            (SUM, planted.sum.unwrap(), Verdict::Additive),
+        ] {
             let firsts = upstream(&between, second);
             assert_eq!(ascending([firsts[0], firsts[1]]), ascending(pair), "seed {seed}, direction {second}");
             let rows = conjunctions(&between, second, &firsts);
@@ -55,7 +57,7 @@ fn planted_pairs_are_called_what_they_are_and_no_other_pair_is() {
 #[test]
 fn a_joint_set_is_what_the_direction_needs_and_no_more() {
     for seed in 0..10 {
-        let (wired, planted) = wired(seed, with_wiring);
+        let (wired, planted) = wired(seed, with_sum);
         let (between, planted) = (wired.between(), planted.unwrap());
         let set = |second: usize| {
             let firsts = upstream(&between, second);
@@ -65,7 +67,7 @@ fn a_joint_set_is_what_the_direction_needs_and_no_more() {
         let and = set(AND);
         assert_eq!(and.len(), 1, "seed {seed}: {and:?}");
         assert!(planted.and.contains(&and[0].added) && and[0].lost.mean() > 0.95, "seed {seed}: {and:?}");
-        for (second, pair) in [(OR, planted.or), (SUM, planted.sum)] {
+        for (second, pair) in [(OR, planted.or), (SUM, planted.sum.unwrap())] {
             let steps = set(second);
             assert_eq!(steps.len(), 2, "seed {seed}: {steps:?}");
             assert_eq!(ascending([steps[0].added, steps[1].added]), ascending(pair), "seed {seed}");
@@ -77,11 +79,11 @@ fn a_joint_set_is_what_the_direction_needs_and_no_more() {
 
 #[test]
 fn means_are_over_every_position_at_which_all_three_fire_each_run_alone() {
-    let (wired, planted) = wired(3, with_wiring);
+    let (wired, planted) = wired(3, with_sum);
     let (between, planted) = (wired.between(), planted.unwrap());
     let [first, second] = &wired.saes;
     let how = Conjunctions { positions: usize::MAX, ..Conjunctions::default() };
-    for (downstream, pair) in [(AND, planted.and), (OR, planted.or), (SUM, planted.sum)] {
+    for (downstream, pair) in [(AND, planted.and), (OR, planted.or), (SUM, planted.sum.unwrap())] {
         let row = between.conjunctions(downstream, &pair, Chosen::Given, &how, &Watch::nobody()).unwrap().remove(0);
         let Conjunction { first: one, other, .. } = row;
         let hooks = [first, second].map(|sae| sae.site().reads.hook);
@@ -127,7 +129,7 @@ fn means_are_over_every_position_at_which_all_three_fire_each_run_alone() {
 
 #[test]
 fn pairs_of_a_list_are_one_list_of_tests_and_the_same_every_time() {
-    let (wired, _) = wired(5, with_wiring);
+    let (wired, _) = wired(5, with_sum);
     let between = wired.between();
     let firsts = upstream(&between, OR);
     let rows = conjunctions(&between, OR, &firsts);

@@ -26,9 +26,9 @@ fn every_planted_edge_ranks_first_by_causal_effect_and_is_verified_while_decoys_
         let (wired, planted) = wired(seed, with_wiring);
         let (between, planted) = (wired.between(), planted.unwrap());
         let ranked = causal(&between);
-        let first: BTreeSet<Edge> = ranked[..7].iter().map(|ranked| ranked.edge).collect();
-        assert_eq!(first, planted.edges(), "seed {seed}: {:?}", &ranked[..9]);
-        assert!(ranked[..7].iter().all(|ranked| ranked.value < -0.05), "seed {seed}");
+        let first: BTreeSet<Edge> = ranked[..5].iter().map(|ranked| ranked.edge).collect();
+        assert_eq!(first, planted.edges(), "seed {seed}: {:?}", &ranked[..8]);
+        assert!(ranked[..5].iter().all(|ranked| ranked.value < -0.05), "seed {seed}");
 
         let rows = verified(&between, &ranked);
         for row in &rows {

@@ -68,6 +68,15 @@ pub struct Upstream {
     /// Share of the activation lost: a mean over prompts, of each the position at which the downstream direction fires most strongly among
     /// those at which both fire.
     pub lost: Estimate,
+    /// Of the positions at which the downstream direction fires, the share at which this one does.
+    pub fires: f64,
+}
+
+impl Upstream {
+    /// About what share it takes over all positions at which the downstream direction fires.
+    fn takes(&self) -> f64 {
+        self.lost.mean * self.fires
+    }
 }
 
 /// What two directions are to a third.
@@ -169,16 +178,18 @@ impl Lost {
 }
 
 impl Between<'_> {
-    /// The directions of the first SAE by the share of the activation of `second` that ablating each alone takes, at a position at which
-    /// both fire, largest first: on prompts of the index with an even number, of those that have enough.
+    /// The directions of the first SAE by the share of the activation of `second` that ablating each alone takes: at a position at which both
+    /// fire, times the share of such positions, largest first. On prompts of the index with an even number, of those that have enough.
     ///
     /// # Errors
     /// As [`effects`], if there is no such direction, or the index is damaged.
     pub fn upstream(&self, second: usize, sample: Sample, how: &Conjunctions, watch: &Watch) -> Result<Vec<Upstream>> {
         let places = self.places(second, Half::Ranks, how)?;
         let mut strongest: BTreeMap<(u32, usize), usize> = BTreeMap::new();
+        let mut fires = vec![0_usize; self.first.directions()];
         for (number, place) in places.iter().enumerate() {
             for first in &place.active {
+                fires[*first as usize] += 1;
                 let best = strongest.entry((*first, place.prompt)).or_insert(number);
                 if places[*best].activation < place.activation {
                     *best = number;
@@ -198,9 +209,10 @@ impl Between<'_> {
         let of = |same: &[(u32, f64)]| Upstream {
             direction: same[0].0 as usize,
             lost: Estimate::of(same.iter().map(|(_, lost)| *lost)),
+            fires: fires[same[0].0 as usize] as f64 / places.len() as f64,
         };
         let mut upstream: Vec<Upstream> = found.chunk_by(|a, b| a.0 == b.0).map(of).collect();
-        upstream.sort_by(|a, b| b.lost.mean.total_cmp(&a.lost.mean).then(a.direction.cmp(&b.direction)));
+        upstream.sort_by(|a, b| b.takes().total_cmp(&a.takes()).then(a.direction.cmp(&b.direction)));
         Ok(upstream)
     }
 

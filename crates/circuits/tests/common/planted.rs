@@ -33,8 +33,8 @@ pub(crate) struct Planted {
     pub(crate) and: [usize; 2],
     /// The direction that fires where one of these does, no more strongly where both do.
     pub(crate) or: [usize; 2],
-    /// The direction that adds these up.
-    pub(crate) sum: [usize; 2],
+    /// The direction that adds these up, where there is one; both of every pair then fire together at some token.
+    pub(crate) sum: Option<[usize; 2]>,
     /// The direction that reads what the head fetches of this.
     pub(crate) fetched: usize,
     /// The direction that reads along this, but is off wherever it fires.
@@ -51,8 +51,8 @@ pub(crate) const SUM: usize = 4;
 
 impl Planted {
     pub(crate) fn edges(&self) -> BTreeSet<Edge> {
-        let pairs = [(self.and, AND), (self.or, OR), (self.sum, SUM)];
-        let of_pairs = pairs.into_iter().flat_map(|(firsts, second)| firsts.map(|first| Edge { first, second }));
+        let pairs = [(self.and, AND), (self.or, OR)].into_iter().chain(self.sum.map(|sum| (sum, SUM)));
+        let of_pairs = pairs.flat_map(|(firsts, second)| firsts.map(|first| Edge { first, second }));
         of_pairs.chain([Edge { first: self.fetched, second: FETCHED }]).collect()
     }
 
@@ -168,9 +168,8 @@ pub(crate) fn wired(seed: u64, planted: impl FnOnce(&mut ChaCha8Rng) -> Option<P
     for token in 0..VOCABULARY {
         embedding.write(token, HALF - 1, CONSTANT);
         for feature in 0..FEATURES {
-            // Both of every pair fire together somewhere.
-            let pairs = planted.iter().flat_map(|planted| [planted.and, planted.or, planted.sum]);
-            let is_together = pairs.enumerate().any(|(pair, of)| pair == token && of.contains(&feature));
+            let pairs = planted.iter().filter_map(|planted| Some([planted.and, planted.or, planted.sum?]));
+            let is_together = pairs.flatten().enumerate().any(|(pair, of)| pair == token && of.contains(&feature));
             if random.random_bool(0.25) || is_together {
                 embedding.write(token, feature, random.random_range(0.8..1.2));
             }
@@ -195,14 +194,14 @@ pub(crate) fn wired(seed: u64, planted: impl FnOnce(&mut ChaCha8Rng) -> Option<P
     for direction in 0..FEATURES {
         encoder.0[direction][direction] = 1.0;
     }
-    let own = planted.as_ref().map_or(0, |_| SUM + 1);
+    let own = planted.as_ref().map_or(0, |planted| planted.sum.map_or(SUM, |_| SUM + 1));
     for direction in own..FEATURES {
         w_in.read(random.random_range(0..FEATURES), direction, scale);
     }
     if let Some(Planted { and, or, sum, fetched, gated, .. }) = &planted {
         and.iter().for_each(|direction| w_in.read(WRITTEN + direction, AND, scale));
         bias[AND] = -1.3;
-        sum.iter().for_each(|direction| w_in.read(WRITTEN + direction, SUM, scale));
+        sum.iter().flatten().for_each(|direction| w_in.read(WRITTEN + direction, SUM, scale));
         // Two neurons, of which the second takes back what the first has above one.
         for neuron in [OR, NEURONS - 1] {
             or.iter().for_each(|direction| w_in.read(WRITTEN + direction, neuron, scale));
@@ -265,6 +264,15 @@ pub(crate) fn sae(layer: usize, rows: &Rows, bias: f32) -> Sae {
 pub(crate) fn with_wiring(random: &mut ChaCha8Rng) -> Option<Planted> {
     let mut directions: Vec<usize> = (0..FEATURES).collect();
     directions.shuffle(random);
-    let [a, b, c, d, e, f, fetched, gated, twin, ..] = directions[..] else { unreachable!("there are twenty") };
-    Some(Planted { and: [a, b], or: [c, d], sum: [e, f], fetched, gated, twin })
+    let [a, b, c, d, fetched, gated, twin, ..] = directions[..] else { unreachable!("there are twenty") };
+    Some(Planted { and: [a, b], or: [c, d], sum: None, fetched, gated, twin })
+}
+
+/// The same with a sum.
+pub(crate) fn with_sum(random: &mut ChaCha8Rng) -> Option<Planted> {
+    let planted = with_wiring(random)?;
+    let used = [planted.and, planted.or, [planted.fetched, planted.gated], [planted.twin; 2]].concat();
+    let mut others = (0..FEATURES).filter(|direction| !used.contains(direction));
+    let sum = Some([others.next()?, others.next()?]);
+    Some(Planted { sum, ..planted })
 }

@@ -66,8 +66,9 @@ impl SectionKind for BehaviourCircuit {
                 "What the first nodes keep of the behaviour, and what is left without them",
                 ("nodes in the circuit", "share of the behaviour"),
                 &format!(
-                    "Over {} that chose no node; 0 is the behaviour with every node at its mean, 1 that of the model.",
-                    count(reporting.len(), "prompt")
+                    "Over {}{}; 0 is the behaviour with every node at its mean, 1 that of the model.",
+                    count(reporting.len(), "prompt"),
+                    if circuit.apart { " that chose no node" } else { ", the same that chose the nodes" }
                 ),
                 Shape::Lines {
                     labels: circuit.curve.iter().map(|row| row.size.to_string()).collect(),
@@ -145,7 +146,8 @@ mod tests {
         let node = |(change, is)| CircuitNode { rank: 1, node: String::new(), is, attribution: 1.0, change };
         let named: Vec<CircuitNode> = claims.into_iter().zip(is).map(node).collect();
         let estimate = Estimate::of([1.0, 2.0]);
-        let mut circuit = Found { whole: estimate, none: estimate, nodes: 9, size: 2, curve: Vec::new(), named };
+        let mut circuit =
+            Found { whole: estimate, none: estimate, apart: true, nodes: 9, size: 2, curve: Vec::new(), named };
         assert!(
             kinds(&circuit).starts_with("Its 2 nodes are 1 direction and 1 head; 1 of them change"),
             "{}",
