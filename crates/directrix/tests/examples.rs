@@ -163,11 +163,13 @@ fn every_example_of_every_help_runs() {
             // The whole of the shipped stories would take a minute, effects of every direction as long.
             let few = if example.starts_with("directrix evaluate") && !example.contains("--limit") {
                 " --limit 100"
-            } else if ["edges", "verify", "agreement"]
+            } else if example.starts_with("directrix circuits edges") {
+                " --sample-prompts 2 --least-prompts 2"
+            } else if ["verify", "agreement"]
                 .iter()
                 .any(|kind| example.starts_with(&format!("directrix circuits {kind}")))
             {
-                " --sample-prompts 2 --least-prompts 2"
+                " --sample-prompts 2 --least-prompts 2 --verify-prompts 4"
             } else {
                 ""
             };
