@@ -118,42 +118,42 @@ impl<'a> Between<'a> {
         Ok(Between { model, first, second, index, of_first, of_second })
     }
 
-    /// In which prompts of a half a direction fires, in order.
-    fn spans(&self, indexed: &SaeIndex, direction: usize, half: Half) -> Result<Vec<Span>> {
-        let (mut spans, mut highest) = (Vec::<Span>::new(), 0.0);
-        for Example { prompt, position, activation } in indexed.fires(direction)? {
-            match spans.last_mut().filter(|span| span.prompt == prompt) {
-                Some(span) => {
-                    span.last = position;
-                    if activation > highest {
-                        (span.most, highest) = (position, activation);
-                    }
-                }
-                None if half.has(prompt) => {
-                    spans.push(Span { prompt, first: position, last: position, most: position });
-                    highest = activation;
-                }
-                None => {}
-            }
-        }
-        Ok(spans)
-    }
-
-    /// Up to `n` prompts of a half in which a direction fires, spread evenly over all there are.
-    fn spread(&self, indexed: &SaeIndex, direction: usize, n: usize) -> Result<Vec<Span>> {
-        let spans = self.spans(indexed, direction, Half::Ranks)?;
-        if spans.len() <= n {
-            return Ok(spans);
-        }
-        Ok((0..n).map(|i| spans[i * spans.len() / n]).collect())
-    }
-
     /// The tokens of some prompts of the index, and of each the positions that count.
     fn prompts(&self, numbers: &[usize]) -> Result<(Prompts, Vec<Range<usize>>)> {
         let rows = numbers.iter().map(|prompt| self.index.prompt(*prompt)).collect::<Result<Vec<_>, _>>()?;
         let counted = numbers.iter().map(|prompt| self.index.counted(*prompt)).collect::<Result<_, _>>()?;
         Ok((Prompts::from_rows(rows), counted))
     }
+}
+
+/// In which prompts of a half a direction fires, in order.
+fn spans_in(indexed: &SaeIndex, direction: usize, half: Half) -> Result<Vec<Span>> {
+    let (mut spans, mut highest) = (Vec::<Span>::new(), 0.0);
+    for Example { prompt, position, activation } in indexed.fires(direction)? {
+        match spans.last_mut().filter(|span| span.prompt == prompt) {
+            Some(span) => {
+                span.last = position;
+                if activation > highest {
+                    (span.most, highest) = (position, activation);
+                }
+            }
+            None if half.has(prompt) => {
+                spans.push(Span { prompt, first: position, last: position, most: position });
+                highest = activation;
+            }
+            None => {}
+        }
+    }
+    Ok(spans)
+}
+
+/// Up to `n` prompts of those that rank in which a direction fires, spread evenly over all there are.
+fn spread(indexed: &SaeIndex, direction: usize, n: usize) -> Result<Vec<Span>> {
+    let spans = spans_in(indexed, direction, Half::Ranks)?;
+    if spans.len() <= n {
+        return Ok(spans);
+    }
+    Ok((0..n).map(|i| spans[i * spans.len() / n]).collect())
 }
 
 /// That what `first` writes can reach `second`.

@@ -214,9 +214,8 @@ impl Shipped {
             let function = move |_: RowAt, row: &mut [f32]| {
                 let width = row.len() / heads;
                 for head in (0..heads).filter(|head| !keeps(Node::Head { layer, head: *head })) {
-                    for i in head * width..(head + 1) * width {
-                        row[i] = means.heads[layer][i] as f32;
-                    }
+                    let own = head * width..(head + 1) * width;
+                    row[own.clone()].iter_mut().zip(&means.heads[layer][own]).for_each(|(x, mean)| *x = *mean as f32);
                 }
             };
             functions.push(Hooked { hook: z(layer), positions: Positions::All, function: Arc::new(function) });

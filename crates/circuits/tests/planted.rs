@@ -23,7 +23,7 @@ fn verified(between: &Between, edges: &[Ranked]) -> Vec<VerifiedEdge> {
 #[test]
 fn every_planted_edge_ranks_first_by_causal_effect_and_is_verified_while_decoys_are_not() {
     for seed in 0..20 {
-        let (wired, planted) = wired(seed, with_wiring);
+        let (wired, planted) = wired(seed, |random| Some(with_wiring(random)));
         let (between, planted) = (wired.between(), planted.unwrap());
         let ranked = causal(&between);
         let first: BTreeSet<Edge> = ranked[..5].iter().map(|ranked| ranked.edge).collect();

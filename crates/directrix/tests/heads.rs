@@ -61,7 +61,7 @@ fn an_sae_on_one_head_goes_all_the_way() {
             assert!(made.contains(&section), "{section} of {made:?}");
         }
         let more = ["component_ablation", "encoded_ablation", "subspace", "similarity"];
-        let sections: String = more.iter().map(|kind| format!("[[section]]\nkind = '{kind}'\n")).collect();
+        let sections = more.map(|kind| format!("[[section]]\nkind = '{kind}'\n")).concat();
         let study = folder.write("more.toml", fs::read_to_string(&study).unwrap() + &sections);
         done(&["study", &study, "--out", &out]);
 

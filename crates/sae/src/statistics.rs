@@ -173,7 +173,7 @@ fn rank_sums(n: usize) -> Vec<f64> {
     for rank in 1..=n {
         for sum in (0..probabilities.len()).rev() {
             let taken = if sum >= rank { probabilities[sum - rank] } else { 0.0 };
-            probabilities[sum] = (probabilities[sum] + taken) / 2.0;
+            probabilities[sum] = f64::midpoint(probabilities[sum], taken);
         }
     }
     probabilities

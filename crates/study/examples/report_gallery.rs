@@ -24,7 +24,7 @@ fn main() -> directrix_study::Result<()> {
         match block {
             Block::Table(table) => drop(write_table(&folder.join("tables"), table)?),
             Block::Figure(figure) => drop(write_figure(&folder.join("figures"), figure)?),
-            Block::Texts(_) | Block::Browser(_) => {}
+            Block::Texts(_) | Block::Browser(_) | Block::Graph(_) => {}
         }
     }
     let path = folder.join("report.html");

@@ -2,7 +2,7 @@
 
 use directrix_corpus::Watch;
 
-use super::{Between, Edge, Measure, Ranked, Sample, Span, once};
+use super::{Between, Edge, Measure, Ranked, Sample, Span, once, spread};
 use crate::plan::each_effect;
 use crate::{Change, Effect, Estimate, Look, Result, Trial};
 
@@ -18,7 +18,7 @@ pub(super) struct Sums {
 #[derive(Clone, Copy, Default)]
 struct Sum {
     n: u32,
-    sum: f64,
+    values: f64,
     squares: f64,
 }
 
@@ -33,17 +33,17 @@ impl Sums {
     }
 
     pub(super) fn add(&mut self, direction: usize, other: usize, value: f64) {
-        let Sum { n, sum, squares } = &mut self.of[direction * self.across + other];
+        let Sum { n, values, squares } = &mut self.of[direction * self.across + other];
         *n += 1;
-        *sum += value;
+        *values += value;
         *squares += value * value;
     }
 
     /// The means over at least `least` values: direction, other, mean.
     pub(super) fn means(&self, least: usize) -> impl Iterator<Item = (usize, usize, Estimate)> + '_ {
         let enough = self.of.iter().enumerate().filter(move |(_, sum)| sum.n as usize >= least.max(1));
-        enough.map(|(at, &Sum { n, sum, squares })| {
-            (at / self.across, at % self.across, Estimate::of_sums(n as usize, sum, squares))
+        enough.map(|(at, &Sum { n, values, squares })| {
+            (at / self.across, at % self.across, Estimate::of_sums(n as usize, values, squares))
         })
     }
 }
@@ -64,7 +64,7 @@ impl Between<'_> {
             let directions = start..(start + block).min(firsts);
             let spans: Vec<Vec<Span>> = directions
                 .clone()
-                .map(|direction| self.spread(self.of_first, direction, sample.prompts))
+                .map(|direction| spread(self.of_first, direction, sample.prompts))
                 .collect::<Result<_>>()?;
             let numbers = once(spans.iter().flatten().map(|span| span.prompt));
             let (prompts, counted) = self.prompts(&numbers)?;

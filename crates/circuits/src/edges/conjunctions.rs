@@ -249,7 +249,7 @@ impl Between<'_> {
         for (pair, numbers) in &of_pair {
             for number in spread(numbers, how.positions) {
                 own.push((*pair, number, *pair));
-                if let [one, other] = self.drawn(&matched, pair, &places[number], &firsts)[..] {
+                if let [one, other] = drawn(&matched, pair, &places[number], &firsts)[..] {
                     controls.push((*pair, number, [one, other]));
                 }
             }
@@ -339,7 +339,7 @@ impl Between<'_> {
         for prefix in &prefixes {
             for (number, place) in reporting.iter().enumerate() {
                 let fires: Vec<u32> = prefix.iter().copied().filter(|first| place.has(*first)).collect();
-                ablations.push((number, self.drawn(&matched, &fires, place, &firsts)));
+                ablations.push((number, drawn(&matched, &fires, place, &firsts)));
                 ablations.push((number, fires));
             }
         }
@@ -394,14 +394,6 @@ impl Between<'_> {
     fn checked(&self, firsts: &[usize]) -> Result<Vec<u32>> {
         let checked = |first| -> Result<u32> { Ok(self.first.check(first)?) };
         once(firsts.iter().copied()).into_iter().map(checked).collect()
-    }
-
-    /// As many directions as `directions` that fire at a place and are none of `firsts`, ascending; fewer where there are fewer.
-    fn drawn(&self, matched: &Matched, directions: &[u32], place: &Place, firsts: &[u32]) -> Vec<u32> {
-        let may = |direction: u32| place.has(direction) && firsts.binary_search(&direction).is_err();
-        let mut drawn = matched.draw_among(directions, place.seed(), may);
-        drawn.sort_unstable();
-        drawn
     }
 
     /// The mean share lost over places for each set of directions.
@@ -483,4 +475,12 @@ fn best(means: &[f64]) -> (usize, f64) {
 fn spread<T: Copy>(all: &[T], n: usize) -> impl Iterator<Item = T> + '_ {
     let n = n.min(all.len());
     (0..n).map(move |i| all[i * all.len() / n])
+}
+
+/// As many directions as `directions` that fire at a place and are none of `firsts`, ascending; fewer where there are fewer.
+fn drawn(matched: &Matched, directions: &[u32], place: &Place, firsts: &[u32]) -> Vec<u32> {
+    let may = |direction: u32| place.has(direction) && firsts.binary_search(&direction).is_err();
+    let mut drawn = matched.draw_among(directions, place.seed(), may);
+    drawn.sort_unstable();
+    drawn
 }

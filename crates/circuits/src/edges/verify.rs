@@ -6,7 +6,7 @@ use directrix_corpus::Watch;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{Between, Edge, Half, Ranked, Span, once};
+use super::{Between, Edge, Half, Ranked, Span, once, spans_in};
 use crate::plan::each_effect;
 use crate::statistics::{Interval, false_discovery_rates, sign_test, signed_rank_test};
 use crate::{Change, Effect, Error, Look, Matched, Result, Trial, effects};
@@ -191,7 +191,7 @@ impl Between<'_> {
         for (number, Ranked { edge: Edge { first, second }, .. }) in edges.iter().enumerate() {
             for (is_first, indexed, direction) in [(true, self.of_first, *first), (false, self.of_second, *second)] {
                 if let std::collections::hash_map::Entry::Vacant(new) = spans.entry((is_first, direction)) {
-                    new.insert(self.spans(indexed, direction, Half::Verifies)?);
+                    new.insert(spans_in(indexed, direction, Half::Verifies)?);
                 }
             }
             let (of_first, of_second) = (&spans[&(true, *first)], &spans[&(false, *second)]);

@@ -261,16 +261,16 @@ pub(crate) fn sae(layer: usize, rows: &Rows, bias: f32) -> Sae {
     Sae::new(format!("sae-l{layer}"), Site::at(end), parameters).unwrap()
 }
 
-pub(crate) fn with_wiring(random: &mut ChaCha8Rng) -> Option<Planted> {
+pub(crate) fn with_wiring(random: &mut ChaCha8Rng) -> Planted {
     let mut directions: Vec<usize> = (0..FEATURES).collect();
     directions.shuffle(random);
     let [a, b, c, d, fetched, gated, twin, ..] = directions[..] else { unreachable!("there are twenty") };
-    Some(Planted { and: [a, b], or: [c, d], sum: None, fetched, gated, twin })
+    Planted { and: [a, b], or: [c, d], sum: None, fetched, gated, twin }
 }
 
 /// The same with a sum.
 pub(crate) fn with_sum(random: &mut ChaCha8Rng) -> Option<Planted> {
-    let planted = with_wiring(random)?;
+    let planted = with_wiring(random);
     let used = [planted.and, planted.or, [planted.fetched, planted.gated], [planted.twin; 2]].concat();
     let mut others = (0..FEATURES).filter(|direction| !used.contains(direction));
     let sum = Some([others.next()?, others.next()?]);

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use directrix_circuits::Node;
+use directrix_circuits::graph::Node;
 use directrix_corpus::Prompts;
 use directrix_kernels::{Activation, Matrix, SparseActivations};
 use directrix_model::{
@@ -125,6 +125,9 @@ pub(crate) struct Held<'a> {
     acts: Vec<SparseActivations>,
 }
 
+/// Whether a node is of a kind.
+type Is = fn(&Node) -> bool;
+
 impl<'a> Held<'a> {
     pub(crate) fn new(model: &'a Model, saes: &'a [Sae], tokens: &[u32]) -> Held<'a> {
         let prompts = Prompts::from_rows([tokens]);
@@ -178,7 +181,7 @@ impl<'a> Held<'a> {
             };
             hooked.extend(self.rewrites(sae, nodes.iter().filter(own).filter(|node| is_there(node))));
         }
-        let embeddings: [(HookPoint, fn(&Node) -> bool); 2] = [
+        let embeddings: [(HookPoint, Is); 2] = [
             (HookPoint::Embed, |node| matches!(node, Node::Token { .. })),
             (HookPoint::PosEmbed, |node| matches!(node, Node::Position { .. })),
         ];
@@ -205,8 +208,7 @@ impl<'a> Held<'a> {
         }
         let ask = Ask::capture([HookPoint::UnembedIn]);
         self.model.run_hooked(&self.prompts, &ask, &hooked).unwrap();
-        let found = seen.lock().unwrap().clone();
-        found
+        std::mem::take(&mut *seen.lock().unwrap())
     }
 
     /// Writes a site anew: what the SAE adds in any case, what its skip connection makes of what is read now, and what these nodes write.

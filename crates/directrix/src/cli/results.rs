@@ -95,8 +95,9 @@ impl ResultArgs {
         }
         let mut out = stdout();
         let shown = Table::from_rows(found.name, found.caption, &found.rows[..n.min(found.rows.len())]);
-        let table = with_bars(&shown, found.bars, found.missing);
-        writeln!(out, "{}\n\n{}", paragraph(found.caption, 0), table.shown())?;
+        // Without rows there are no columns either.
+        let table = if shown.is_empty() { "none".into() } else { with_bars(&shown, found.bars, found.missing).shown() };
+        writeln!(out, "{}\n\n{table}", paragraph(found.caption, 0))?;
         if let Some(Claim { about, estimate, controls, .. }) = found.overall {
             let mean = |Estimate { n, mean, half_width, .. }| match n {
                 0 => "none".into(),

@@ -54,7 +54,7 @@ impl SectionKind for PromptGraph {
                 "It is one prompt, number {} of the behaviour, and one graph of what the model did there; what holds over prompts is in the \
                  other sections.{}",
                 found.numbers[number],
-                story.notes().iter().map(|note| format!(" {note}")).collect::<String>()
+                [&[String::new()], story.notes()].concat().join(" ")
             ),
         ];
         let mut blocks = vec![

@@ -5,6 +5,7 @@ use clap::Args;
 use directrix::circuits::edges::{self, Conjunction, JointStep};
 use directrix::circuits::{Chosen, Estimate};
 use directrix::lab::Wanted;
+use directrix::sae::Sae;
 
 use super::edges::SampleArgs;
 use super::two;
@@ -96,7 +97,7 @@ impl Conjunctions {
         let watch = watch();
         let _lock = self.results.lock()?;
         let opened = self.subject.open(Saes::Two(&self.sae), Wanted::default())?;
-        let names = two(&opened)?.map(|sae| sae.short_name());
+        let names = two(&opened)?.map(Sae::short_name);
         let indexed = self.sample.open(&opened, [0, 1])?;
         let (between, how) = (indexed.between(&opened)?, self.how.meant());
         let (firsts, chosen) = if let Some(first) = &self.first {

@@ -34,7 +34,7 @@ pub(super) struct Edges {
     #[command(flatten)]
     subject: SubjectArgs,
     #[command(flatten)]
-    edges: EdgeArgs,
+    ranked: EdgeArgs,
     /// Edges to show
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = whole::<usize>(1..=MANY))]
     top: usize,
@@ -96,17 +96,17 @@ impl Edges {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let watch = watch();
         let _lock = self.results.lock()?;
-        let opened = self.subject.open(Saes::All(&self.edges.sae), Wanted::default())?;
+        let opened = self.subject.open(Saes::All(&self.ranked.sae), Wanted::default())?;
         let mut rows = Vec::new();
-        self.edges.rank(&opened, self.top, &watch, |[one, two], ranked| {
+        self.ranked.rank(&opened, self.top, &watch, |[one, two], ranked| {
             let name = |sae: usize| opened.saes[sae].short_name();
             rows.extend(ranked.into_iter().map(|edge| OfSaes { from: name(one), to: name(two), edge }));
             Ok(())
         })?;
         rows.sort_by(|a, b| strength(&b.edge).total_cmp(&strength(&a.edge)));
         rows.truncate(self.top);
-        let caption = format!("The strongest edges by {}.", self.edges.sentence());
-        let bars = self.edges.by.name().replace('-', " ");
+        let caption = format!("The strongest edges by {}.", self.ranked.sentence());
+        let bars = self.ranked.by.name().replace('-', " ");
         let found = Found { name: "edges", caption: &caption, rows: &rows, bars: &bars, missing: "", overall: None };
         self.results.show(&found, &opened)
     }

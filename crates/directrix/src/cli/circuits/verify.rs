@@ -28,7 +28,7 @@ pub(super) struct Verify {
     #[command(flatten)]
     subject: SubjectArgs,
     #[command(flatten)]
-    edges: EdgeArgs,
+    ranked: EdgeArgs,
     /// Edges to verify
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = whole::<usize>(1..=MANY))]
     top: usize,
@@ -36,7 +36,7 @@ pub(super) struct Verify {
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = whole::<usize>(1..=MANY))]
     show: usize,
     #[command(flatten)]
-    verify: VerifyArgs,
+    how: VerifyArgs,
     #[command(flatten)]
     results: ResultArgs,
 }
@@ -62,9 +62,9 @@ impl Verify {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let watch = watch();
         let _lock = self.results.lock()?;
-        let opened = self.subject.open(Saes::All(&self.edges.sae), Wanted::default())?;
+        let opened = self.subject.open(Saes::All(&self.ranked.sae), Wanted::default())?;
         let mut ranked = Vec::new();
-        self.edges.rank(&opened, self.top, &watch, |saes, edges| {
+        self.ranked.rank(&opened, self.top, &watch, |saes, edges| {
             ranked.extend(edges.into_iter().map(|edge| (saes, edge)));
             Ok(())
         })?;
@@ -75,16 +75,16 @@ impl Verify {
         pairs.dedup();
         let mut rows: Vec<OfSaes<VerifiedEdge>> = Vec::new();
         for pair in pairs {
-            let indexed = self.edges.sample.open(&opened, pair)?;
+            let indexed = self.ranked.sample.open(&opened, pair)?;
             let own: Vec<_> = ranked.iter().filter(|(saes, _)| *saes == pair).map(|(_, edge)| *edge).collect();
-            let verified = indexed.between(&opened)?.verify(&own, self.verify.meant(), &watch)?;
+            let verified = indexed.between(&opened)?.verify(&own, self.how.meant(), &watch)?;
             let [from, to] = pair.map(|sae| opened.saes[sae].short_name());
             rows.extend(verified.into_iter().map(|edge| OfSaes { from, to, edge }));
         }
-        VerifiedEdge::as_one_list(rows.iter_mut().map(|row| &mut row.edge), self.verify.rate);
+        VerifiedEdge::as_one_list(rows.iter_mut().map(|row| &mut row.edge), self.how.rate);
         rows.sort_by(|a, b| strength(&b.edge.ranked).total_cmp(&strength(&a.edge.ranked)));
         let verified = rows.iter().filter(|row| row.edge.verified).count();
-        let caption = format!("The strongest edges by {}. {}", self.edges.sentence(), VerifiedEdge::SENTENCE);
+        let caption = format!("The strongest edges by {}. {}", self.ranked.sentence(), VerifiedEdge::SENTENCE);
         let found = Found {
             name: "verified-edges",
             caption: &caption,
@@ -97,7 +97,7 @@ impl Verify {
         note(&format!(
             "{verified} of {} edges are verified at a false-discovery rate of {}",
             rows.len(),
-            self.verify.rate
+            self.how.rate
         ));
         Ok(())
     }
