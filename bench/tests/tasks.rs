@@ -58,7 +58,7 @@ fn every_task_is_timed_on_inputs_that_are_made_once() {
         assert!(row["flop"].as_f64().unwrap() > 0.0, "{row}");
         assert!(folder.path().join(format!("out/{task}.safetensors")).is_file(), "{task}");
     }
-    assert_eq!(timed.len(), 18, "six products and twelve tasks");
+    assert_eq!(timed.len(), 20, "six products and fourteen tasks");
     assert_eq!(fs::read(folder.path().join("inputs/inputs.json")).unwrap(), made);
     let left: Vec<_> = fs::read_dir(folder.path().join("inputs")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left.len(), 5, "{left:?}");

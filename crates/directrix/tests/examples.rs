@@ -156,8 +156,8 @@ fn every_example_of_every_help_runs() {
         let examples = of_help(&text(&common::directrix().args(&args).env("COLUMNS", "300").output().unwrap().stdout));
         assert!(!examples.is_empty(), "{help:?} has no example");
         for example in examples {
-            // The demo has a test of its own, and takes a minute.
-            if example.starts_with("directrix demo") {
+            // These have tests of their own, and take a minute.
+            if ["demo", "circuits agreement"].iter().any(|long| example.starts_with(&format!("directrix {long}"))) {
                 continue;
             }
             // The whole of the shipped stories would take a minute, effects of every direction as long.
@@ -165,10 +165,7 @@ fn every_example_of_every_help_runs() {
                 " --limit 100"
             } else if example.starts_with("directrix circuits edges") {
                 " --sample-prompts 2 --least-prompts 2"
-            } else if ["verify", "agreement"]
-                .iter()
-                .any(|kind| example.starts_with(&format!("directrix circuits {kind}")))
-            {
+            } else if example.starts_with("directrix circuits verify") {
                 " --sample-prompts 2 --least-prompts 2 --verify-prompts 4"
             } else {
                 ""

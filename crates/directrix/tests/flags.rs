@@ -89,6 +89,7 @@ fn every_number_of_every_command_is_refused_in_one_sentence_where_it_cannot_be()
                 "SAE",
                 "HOOK",
                 "FORM",
+                "MEASURE",
                 "NAME=VALUES",
                 "HOW",
                 "ID|TOKEN",

@@ -22,7 +22,7 @@ Examples:
   directrix circuits cooccurrence --prompts stories.txt --limit 20
   directrix circuits graph --text 'Tim said, \"I like it.\"' --out out/graph
   directrix circuits match --sae saes/seed-1 --sae saes/seed-2
-  directrix circuits conjunctions 17
+  directrix circuits conjunctions 1063
   directrix circuits behaviour --prompts answers.txt";
 
 /// Find circuits between the directions of SAEs.
