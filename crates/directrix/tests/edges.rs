@@ -26,7 +26,7 @@ fn rows(found: &Value) -> &Vec<Value> {
 #[test]
 fn every_measure_ranks_its_strongest_first_and_verification_says_what_holds() {
     let (folder, index) = indexed();
-    let few = ["--sample-prompts", "4", "--least-prompts", "2", "--index", &index];
+    let few = ["--sample-prompts", "3", "--least-prompts", "2", "--index", &index];
     let measures = [
         ("cosine", 0),
         ("virtual-weight", 0),

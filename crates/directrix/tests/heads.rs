@@ -16,7 +16,11 @@ fn an_sae_on_one_head_goes_all_the_way() {
         let sae = folder.at(&format!("head-{head}"));
         let train =
             ["train", "--site", site, "--head", head, "--objective=topk", "--k=8", "--expansion=8", "--out", &sae];
-        assert!(done(&[&train, SHORT].concat()).contains(&format!("head {head} of {site}")));
+        let shown = done(&[&train, SHORT].concat());
+        assert!(
+            shown.split_whitespace().collect::<Vec<_>>().join(" ").contains(&format!("head {head} of {site}")),
+            "{shown}"
+        );
         let config: Value = serde_json::from_slice(&fs::read(format!("{sae}/cfg.json")).unwrap()).unwrap();
         let of = &config["metadata"];
         assert_eq!((of["hook_name"].as_str(), config["d_in"].as_u64()), (Some(site), Some(width)), "{config}");
