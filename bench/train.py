@@ -18,7 +18,7 @@ from statistics import median
 
 ROOT = Path(__file__).resolve().parents[1]
 PEER = [sys.executable, str(ROOT / "bench/peers/sae_training.py")]
-EXAMPLE = ["-q", "-p", "directrix-sae", "--example", "train_steps"]
+EXAMPLE = ["-q", "--workspace", "--example", "train_steps"]
 OBJECTIVES = ["l1", "sqrt", "pure_sqrt", "hoyer_square", "combined_hoyer_l1", "combined_hoyer_sqrt",
               "combined_hoyer_pure_sqrt", "hoyer_d", "hoyer_d_scaled_l1", "topk", "batchtopk", "matryoshka", "jumprelu", "gated"]
 TOY = {"d_in": 64, "d_sae": 256, "batch": 128, "timed": 9, "rounds": 1, "l0": 20, "k": 8, "lr": 1e-4,
@@ -73,7 +73,7 @@ def main():
                  "--lr", args.lr, "--k", args.k, "--l0", 0 if "topk" in objective else args.l0], args.threads)
             command = {"torch": [*PEER, "torch", case, out, "--threads", args.threads],
                        "SAELens": [*PEER, "saelens", case, out, "--threads", args.threads],
-                       "ours": ["cargo", "run", "--release", *EXAMPLE, "--", case, out]}
+                       "ours": [str(ROOT / "target/release/examples/train_steps"), case, out]}
             for _ in range(args.rounds):
                 if not args.toy:
                     floor = result([*PEER, "matmul", out, *sizes, "--threads", args.threads], out, args.threads)

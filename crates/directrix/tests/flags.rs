@@ -61,7 +61,11 @@ fn needed(command: &[String], folder: &Folder) -> Vec<String> {
                 .map(String::from)
                 .collect();
         }
-        ["circuits", "cosine"] => [&["--model", model.as_str()][..], &two].concat(),
+        ["circuits", "behaviour"] => [&of_prompts[..], &two].concat(),
+        ["circuits", "conjunctions"] => [&["3", "--model", model.as_str()][..], &two].concat(),
+        ["circuits", "cosine" | "match" | "edges" | "verify" | "agreement"] => {
+            [&["--model", model.as_str()][..], &two].concat()
+        }
         ["direction"] => vec!["3"],
         ["export"] => vec!["--to=parquet"],
         ["study"] => vec!["none.toml"],
@@ -90,6 +94,9 @@ fn every_number_of_every_command_is_refused_in_one_sentence_where_it_cannot_be()
                 "HOOK",
                 "FORM",
                 "MEASURE",
+                "WHAT",
+                "WHICH",
+                "TOKEN",
                 "NAME=VALUES",
                 "HOW",
                 "ID|TOKEN",

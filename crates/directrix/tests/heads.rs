@@ -18,7 +18,7 @@ fn an_sae_on_one_head_goes_all_the_way() {
             ["train", "--site", site, "--head", head, "--objective=topk", "--k=8", "--expansion=8", "--out", &sae];
         let shown = done(&[&train, SHORT].concat());
         assert!(
-            shown.split_whitespace().collect::<Vec<_>>().join(" ").contains(&format!("head {head} of {site}")),
+            shown.split_whitespace().collect::<Vec<_>>().join(" ").contains(&format!("head {head} of blocks.")),
             "{shown}"
         );
         let config: Value = serde_json::from_slice(&fs::read(format!("{sae}/cfg.json")).unwrap()).unwrap();

@@ -279,7 +279,10 @@ impl<'a> GraphStory<'a> {
     /// The prompt as text, and a short name of it.
     pub fn prompt(&self) -> (String, String) {
         let text: String = self.opened.pieces(&self.graph.tokens, |_| true).concat();
+        let bos = self.opened.bos.map(|bos| self.opened.token(bos)).unwrap_or_default();
         let words: Vec<String> = text
+            .strip_prefix(&bos)
+            .unwrap_or(&text)
             .split(|c: char| !c.is_alphanumeric())
             .filter(|word| !word.is_empty() && word.is_ascii())
             .map(str::to_ascii_lowercase)
