@@ -319,7 +319,8 @@ fn what_a_section_needs_and_the_study_does_not_give_is_said() {
     assert!(with("", "kind = \"dictionaries\"").contains("needs two SAEs of one site"));
     assert!(with("", "kind = \"dictionaries\"\nfirst = 0\nsecond = 1").contains("matched between SAEs of one site"));
     assert!(with("", "kind = \"dictionaries\"\nfirst = 5").contains("names SAE 5, but `saes` names 2"));
-    assert!(with("", "kind = \"encoded_ablation\"\nvalue = inf").contains("`value` is inf"));
+    let found = with("", "kind = \"encoded_ablation\"\nvalue = inf");
+    assert!(found.contains("`value` is inf"), "{found}");
     assert!(with("", "kind = \"subspace\"\nsizes = []").contains("`sizes` is empty"));
 }
 
@@ -327,7 +328,7 @@ fn what_a_section_needs_and_the_study_does_not_give_is_said() {
 #[test]
 fn two_dictionaries_of_one_site_are_matched_in_a_study() {
     use directrix_model::{Folder, Model, Processing};
-    use directrix_sae::Sae;
+    use directrix_sae::{Architecture, Sae};
 
     let folder = tempfile::tempdir().unwrap();
     let assets = "../../assets/tinystories-2l";
@@ -338,6 +339,9 @@ fn two_dictionaries_of_one_site_are_matched_in_a_study() {
     parameters.encoder = parameters.encoder.gather(kept.iter().copied());
     parameters.w_dec = parameters.w_dec.gather(kept.iter().copied());
     parameters.b_enc = kept.iter().map(|direction| parameters.b_enc[*direction]).collect();
+    if let Architecture::JumpRelu { threshold } = &mut parameters.architecture {
+        *threshold = kept.iter().map(|direction| threshold[*direction]).collect();
+    }
     let other = Sae::new("other".into(), sae.site().clone(), parameters).unwrap();
     let place = folder.path().join("other");
     other.save(&place, &serde_json::json!({}), None).unwrap();

@@ -28,7 +28,7 @@ impl SectionKind for EncodedAblation {
     const BY_DEFAULT: bool = false;
 
     fn check(&self, _opened: &Opened, _sae: &Sae) -> Result<(), String> {
-        check_range("value", self.value as f64, ..)
+        check_range("value", self.value as f64, -1e30..=1e30)
     }
 
     fn make(&self, found: &Findings) -> Result<Body> {

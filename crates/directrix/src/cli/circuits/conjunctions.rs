@@ -18,7 +18,6 @@ use crate::cli::watch::watch;
 const EXAMPLES: &str = "\
 Examples:
   directrix circuits conjunctions 1063
-  directrix circuits conjunctions 1063 --first 965,1625,828 --index out/index
   directrix circuits conjunctions 1063 --joint --enough 0.9 --out out/joint";
 
 /// Directions that another needs together (AND), or of which each is enough (OR).
