@@ -52,7 +52,7 @@ fn needed(command: &[String], folder: &Folder) -> Vec<String> {
         ["capture"] => [&of_prompts[..], &["--losses", "--out", &out]].concat(),
         ["ablate"] => [&of_prompts[..], &sae, &["--directions", "3"]].concat(),
         ["attribute"] => [&of_prompts[..], &sae, &["--direction", "3"]].concat(),
-        ["circuits", "cooccurrence"] => [&of_prompts[..], &two].concat(),
+        ["circuits", "cooccurrence" | "behaviour"] => [&of_prompts[..], &two].concat(),
         ["circuits", "graph"] => {
             let one = folder.ids("one.jsonl", 1, 24);
             return [&["--model", &model, "--prompts", &one][..], &two]
@@ -61,7 +61,6 @@ fn needed(command: &[String], folder: &Folder) -> Vec<String> {
                 .map(String::from)
                 .collect();
         }
-        ["circuits", "behaviour"] => [&of_prompts[..], &two].concat(),
         ["circuits", "conjunctions"] => [&["3", "--model", model.as_str()][..], &two].concat(),
         ["circuits", "cosine" | "match" | "edges" | "verify" | "agreement"] => {
             [&["--model", model.as_str()][..], &two].concat()

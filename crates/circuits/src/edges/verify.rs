@@ -109,7 +109,7 @@ impl Between<'_> {
     /// greatest of the three p is that of all of it together (Berger 1982), and the false-discovery rate over the list is of these.
     ///
     /// # Errors
-    /// As [`effects`](crate::effects), or if the index is damaged.
+    /// As [`effects`], or if the index is damaged.
     pub fn verify(&self, edges: &[Ranked], how: Verify, watch: &Watch) -> Result<Vec<VerifiedEdge>> {
         let (ablations, mut seen) = self.ablations(edges, how.prompts)?;
         let numbers = once(ablations.iter().map(|ablation| ablation.span.prompt));
