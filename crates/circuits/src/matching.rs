@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::assignment::{Edge, assign};
 use crate::error::threshold;
-use crate::similarity::{each_cosines, normalised};
+use crate::similarity::{each_products, normalised};
 use crate::{Error, Estimate, Result};
 
 /// No more pairs of directions are held.
@@ -195,7 +195,7 @@ fn by_cosine(
 ) -> Result<Similar> {
     let mut nearest = [vec![NOTHING; first.rows()], vec![NOTHING; second.rows()]];
     let mut edges = Vec::new();
-    each_cosines(&normalised(first), &normalised(second), watch, |row, cosines| {
+    each_products(&normalised(first), &normalised(second), watch, |row, cosines| {
         for (column, &cosine) in cosines.iter().enumerate() {
             let cosine = cosine as f64;
             if is_nearer(cosine, nearest[0][row].1) {

@@ -82,7 +82,7 @@ fn similarity(
         own: Vec::new(),
     };
     let (mut sum, mut squares) = (0.0_f64, 0.0_f64);
-    each_cosines(one, other.unwrap_or(one), watch, |i, cosines| {
+    each_products(one, other.unwrap_or(one), watch, |i, cosines| {
         let from = if within { i + 1 } else { 0 };
         if !within {
             found.own.push(cosines[i]);
@@ -118,8 +118,9 @@ pub(crate) fn normalised(rows: &Matrix) -> Matrix {
     rows
 }
 
-/// Calls `f` with every row of `one` in turn: its number, and the cosines of it with every row of `other`. Rows are normalised already.
-pub(crate) fn each_cosines(
+/// Calls `f` with every row of `one` in turn: its number, and the inner products of it with every row of `other`, which are cosines where rows
+/// are normalised. The products of a block of rows are held.
+pub(crate) fn each_products(
     one: &Matrix,
     other: &Matrix,
     watch: &Watch,
@@ -140,7 +141,7 @@ pub(crate) fn each_cosines(
             f(start + i, cosines)?;
         }
         start = rows.end;
-        watch.tell(Event::new("cosines", start as u64, "directions").of(one.rows() as u64));
+        watch.tell(Event::new("pairs", start as u64, "directions").of(one.rows() as u64));
     }
     Ok(())
 }

@@ -220,11 +220,11 @@ impl Opened {
         })
     }
 
-    /// Opens an index that must be of this model and have a part for SAE number `sae`; gives both.
+    /// Opens an index that must be of this model and have a part for each of these SAEs; gives the index and the numbers of its parts.
     ///
     /// # Errors
     /// [`Error::NoIndex`]; [`Error::OtherModel`], [`Error::OtherProcessing`], [`Error::NotIndexed`] if it is not of these.
-    pub fn existing_index(&self, folder: &Path, sae: usize) -> Result<(Index, usize)> {
+    pub fn existing_index<const N: usize>(&self, folder: &Path, saes: [usize; N]) -> Result<(Index, [usize; N])> {
         let index = open_index(folder)?;
         let identity = &index.meta().identity;
         if identity.model.hash != self.folder.hash() {
@@ -234,11 +234,13 @@ impl Opened {
         if identity.processing != self.model.processing() {
             return Err(Error::OtherProcessing { path: folder.into() });
         }
-        let Input { name, hash } = self.sae_source(sae);
-        match identity.saes.iter().position(|sae| sae.hash == hash) {
-            Some(number) => Ok((index, number)),
-            None => Err(Error::NotIndexed { path: folder.into(), sae: name }),
+        let mut parts = saes;
+        for part in &mut parts {
+            let Input { name, hash } = self.sae_source(*part);
+            let place = identity.saes.iter().position(|sae| sae.hash == hash);
+            *part = place.ok_or_else(|| Error::NotIndexed { path: folder.into(), sae: name })?;
         }
+        Ok((index, parts))
     }
 
     fn limit(&self) -> usize {

@@ -138,30 +138,31 @@ pub struct Ranking {
     k: usize,
     best: Vec<Ranked>,
     shown: u64,
+    /// As many are at least this strong.
+    floor: f64,
 }
 
 impl Ranking {
     /// Of the `k` strongest.
     pub fn new(k: usize) -> Ranking {
-        Ranking { k, best: Vec::new(), shown: 0 }
+        Ranking { k, best: Vec::new(), shown: 0, floor: f64::NEG_INFINITY }
     }
 
     /// Shows it an edge.
     pub fn show(&mut self, ranked: Ranked) {
         self.shown += 1;
+        if !self.has_room_for(ranked.measure.strength(ranked.value)) {
+            return;
+        }
         self.best.push(ranked);
         if self.best.len() >= 2 * self.k.max(512) {
             self.keep_best();
         }
     }
 
-    /// No weaker edge is among the strongest, once there are enough.
-    pub(super) fn floor(&mut self) -> Option<f64> {
-        self.keep_best();
-        if self.best.len() < self.k {
-            return None;
-        }
-        self.best.iter().map(|ranked| ranked.measure.strength(ranked.value)).min_by(f64::total_cmp)
+    /// Whether an edge of this strength may be among the strongest of those shown.
+    pub(super) fn has_room_for(&self, strength: f64) -> bool {
+        strength >= self.floor
     }
 
     /// How many edges it was shown.
@@ -178,7 +179,8 @@ impl Ranking {
 
     fn keep_best(&mut self) {
         if self.best.len() > self.k && self.k > 0 {
-            self.best.select_nth_unstable_by(self.k - 1, Ranked::order);
+            let (_, last, _) = self.best.select_nth_unstable_by(self.k - 1, Ranked::order);
+            self.floor = last.measure.strength(last.value);
         }
         self.best.truncate(self.k);
     }

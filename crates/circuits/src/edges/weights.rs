@@ -1,16 +1,13 @@
 //! What weights say of edges.
 
 use directrix_corpus::Watch;
-use directrix_kernels::{Matrix, View};
+use directrix_kernels::Matrix;
 use directrix_model::{BlockHook, HookPoint, Model};
 use directrix_sae::Sae;
-use rayon::prelude::*;
 
 use super::{Edge, Measure, Ranked, Ranking, check_path};
+use crate::similarity::each_products;
 use crate::{Error, Result};
-
-/// First directions of which all products are held.
-const ROWS: usize = 64;
 
 /// The way from the first SAE to the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,35 +68,17 @@ impl Weights {
     /// [`Error::NotFinite`] if a product is not finite, or [`Error::Stopped`].
     pub fn strongest(&self, k: usize, watch: &Watch) -> Result<Vec<Ranked>> {
         let mut ranking = Ranking::new(k);
-        let (mut floor, rows) = (0.0_f32, self.writes.rows());
-        for start in (0..rows).step_by(ROWS) {
-            if watch.is_stopped() {
-                return Err(Error::Stopped);
-            }
-            let firsts = start..(start + ROWS).min(rows);
-            let mut products = Matrix::zeros(firsts.len(), self.reads.rows());
-            let block: View = self.writes.view().rows_of(firsts);
-            directrix_kernels::product(block, self.reads.view().transposed(), &mut products, false);
-            if let Some((row, second)) = products.first_not_finite() {
-                return Err(Error::NotFinite { first: start + row, second });
-            }
-            let high: Vec<Vec<(usize, f32)>> = (0..products.rows())
-                .into_par_iter()
-                .map(|row| {
-                    let values = products.row(row).iter().copied().enumerate();
-                    values.filter(|(_, value)| value.abs() >= floor).collect()
-                })
-                .collect();
-            for (row, high) in high.into_iter().enumerate() {
-                for (second, _) in high {
-                    let edge = Edge { first: start + row, second };
+        each_products(&self.writes, &self.reads, watch, |first, products| {
+            for (second, product) in products.iter().enumerate() {
+                // In double precision where it may be among the strongest.
+                if ranking.has_room_for(f64::from(product.abs()) * (1.0 + 1e-5)) {
+                    let edge = Edge { first, second };
                     let (measure, value) = (self.measure, self.of(edge));
                     ranking.show(Ranked { edge, measure, value, n: None, half_width: None });
                 }
             }
-            // Only what can still be among the best is looked at.
-            floor = ranking.floor().map_or(0.0, |floor| (floor * (1.0 - 1e-6)) as f32);
-        }
+            Ok(())
+        })?;
         Ok(ranking.finish())
     }
 }

@@ -62,6 +62,14 @@ impl Circuits {
     }
 }
 
+/// Two SAEs that a search is between.
+#[derive(Args)]
+struct TwoSaes {
+    /// The two SAEs, the earlier one first [default: the model's two, tinystories-2l/sae-l0 and tinystories-2l/sae-l1]
+    #[arg(long, value_name = "SAE")]
+    sae: Vec<String>,
+}
+
 /// The two SAEs, the earlier one first.
 fn two(opened: &Opened) -> anyhow::Result<[&Sae; 2]> {
     match &opened.saes[..] {

@@ -199,7 +199,7 @@ impl Export {
         let wanted = Wanted { model, processing: Steps::from(*processing), saes, ..Wanted::default() };
         let opened = wanted.open_from(&sources())?;
         note_model(&opened);
-        opened.existing_index(&self.index, 0)?;
+        opened.existing_index(&self.index, [0])?;
         Ok(opened)
     }
 }

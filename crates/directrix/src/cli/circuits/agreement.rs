@@ -5,8 +5,8 @@ use directrix::circuits::edges::AgreementRow;
 use directrix::lab::Wanted;
 
 use super::edges::SampleArgs;
-use super::two;
 use super::verify::VerifyArgs;
+use super::{TwoSaes, two};
 use crate::cli::inputs::{Saes, SubjectArgs};
 use crate::cli::results::{Found, ResultArgs};
 use crate::cli::watch::watch;
@@ -24,9 +24,8 @@ Examples:
 pub(super) struct Agreement {
     #[command(flatten)]
     subject: SubjectArgs,
-    /// The two SAEs, the earlier one first [default: the model's two, tinystories-2l/sae-l0 and tinystories-2l/sae-l1]
-    #[arg(long, value_name = "SAE")]
-    sae: Vec<String>,
+    #[command(flatten)]
+    saes: TwoSaes,
     #[command(flatten)]
     sample: SampleArgs,
     #[command(flatten)]
@@ -39,7 +38,7 @@ impl Agreement {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let watch = watch();
         let _lock = self.results.lock()?;
-        let opened = self.subject.open(Saes::Two(&self.sae), Wanted::default())?;
+        let opened = self.subject.open(Saes::Two(&self.saes.sae), Wanted::default())?;
         two(&opened)?;
         let indexed = self.sample.open(&opened, [0, 1])?;
         let agreement = indexed.between(&opened)?.agreement(self.sample.meant(), self.verify.meant(), &watch)?;

@@ -8,7 +8,7 @@ use directrix::lab::Wanted;
 use directrix::sae::Sae;
 
 use super::edges::SampleArgs;
-use super::two;
+use super::{TwoSaes, two};
 use crate::cli::directions::Directions;
 use crate::cli::inputs::{Saes, SubjectArgs};
 use crate::cli::numbers::{MANY, real, whole};
@@ -34,9 +34,8 @@ pub(super) struct Conjunctions {
     /// Direction of the second SAE
     #[arg(value_name = "DIRECTION", value_parser = whole::<usize>(0..))]
     direction: usize,
-    /// The two SAEs, the earlier one first [default: the model's two, tinystories-2l/sae-l0 and tinystories-2l/sae-l1]
-    #[arg(long, value_name = "SAE")]
-    sae: Vec<String>,
+    #[command(flatten)]
+    saes: TwoSaes,
     /// Directions of the first SAE to look at [default: those that take most alone]
     #[arg(long, value_name = "N,N-N,...", conflicts_with = "upstream")]
     first: Option<Directions>,
@@ -95,7 +94,7 @@ impl Conjunctions {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let watch = watch();
         let _lock = self.results.lock()?;
-        let opened = self.subject.open(Saes::Two(&self.sae), Wanted::default())?;
+        let opened = self.subject.open(Saes::Two(&self.saes.sae), Wanted::default())?;
         let names = two(&opened)?.map(Sae::short_name);
         let indexed = self.sample.open(&opened, [0, 1])?;
         let (between, how) = (indexed.between(&opened)?, self.how.meant());

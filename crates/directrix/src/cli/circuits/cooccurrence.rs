@@ -5,7 +5,7 @@ use clap::Args;
 use directrix::circuits::{self, CooccurrenceOptions};
 use serde::Serialize;
 
-use super::two;
+use super::{TwoSaes, two};
 use crate::cli::inputs::{PromptArgs, Saes, SubjectArgs};
 use crate::cli::numbers::{MANY, real, whole};
 use crate::cli::results::{Found, ResultArgs};
@@ -25,9 +25,8 @@ Examples:
 pub(super) struct Cooccurrence {
     #[command(flatten)]
     subject: SubjectArgs,
-    /// The two SAEs, the earlier one first [default: the model's two, tinystories-2l/sae-l0 and tinystories-2l/sae-l1]
-    #[arg(long, value_name = "SAE")]
-    sae: Vec<String>,
+    #[command(flatten)]
+    saes: TwoSaes,
     /// First position of each prompt to look at, from 0
     #[arg(long, value_name = "N", default_value_t = CooccurrenceOptions::default().first_position, value_parser = whole::<usize>(0..=MANY))]
     first_position: usize,
@@ -54,7 +53,7 @@ impl Cooccurrence {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let watch = watch();
         let _lock = self.results.lock()?;
-        let opened = self.subject.open(Saes::Two(&self.sae), self.prompts.wanted())?;
+        let opened = self.subject.open(Saes::Two(&self.saes.sae), self.prompts.wanted())?;
         let [first, second] = two(&opened)?;
         let prompts = self.prompts.load_some(&opened)?;
         let options = CooccurrenceOptions { first_position: self.first_position, above: self.above };

@@ -6,7 +6,7 @@ use clap::Args;
 use directrix::circuits::{cosine_pairs, pair_effects};
 use directrix::lab::Wanted;
 
-use super::two;
+use super::{TwoSaes, two};
 use crate::cli::inputs::{Saes, SubjectArgs};
 use crate::cli::numbers::{MANY, whole};
 use crate::cli::results::{Found, ResultArgs};
@@ -27,9 +27,8 @@ Examples:
 pub(super) struct Cosine {
     #[command(flatten)]
     subject: SubjectArgs,
-    /// The two SAEs, the earlier one first [default: the model's two, tinystories-2l/sae-l0 and tinystories-2l/sae-l1]
-    #[arg(long, value_name = "SAE")]
-    sae: Vec<String>,
+    #[command(flatten)]
+    saes: TwoSaes,
     /// Pairs to show
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = whole::<usize>(1..=MANY))]
     top: usize,
@@ -50,7 +49,7 @@ impl Cosine {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let watch = watch();
         let _lock = self.results.lock()?;
-        let opened = self.subject.open(Saes::Two(&self.sae), Wanted::default())?;
+        let opened = self.subject.open(Saes::Two(&self.saes.sae), Wanted::default())?;
         let (model, [first, second]) = (&opened.model, two(&opened)?);
         let (one, two) = (first.short_name(), second.short_name());
         let pairs = cosine_pairs(model, first, second, self.top, self.lower_triangle, &watch)?;
@@ -66,7 +65,7 @@ impl Cosine {
             };
             return self.results.show(&found, &opened);
         };
-        let (index, number) = opened.existing_index(folder, 0)?;
+        let (index, [number]) = opened.existing_index(folder, [0])?;
         let k = self.effects_prompts;
         let rows = pair_effects(model, [first, second], &index, index.sae(number), &pairs, k, &watch)?;
         let caption = format!(

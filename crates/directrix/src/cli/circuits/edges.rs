@@ -201,9 +201,8 @@ impl Indexed {
 
 impl SampleArgs {
     pub(super) fn open(&self, opened: &Opened, saes: [usize; 2]) -> anyhow::Result<Indexed> {
-        let (index, one) = opened.existing_index(&self.index, saes[0])?;
-        let (_, two) = opened.existing_index(&self.index, saes[1])?;
-        Ok(Indexed { index, saes, parts: [one, two] })
+        let (index, parts) = opened.existing_index(&self.index, saes)?;
+        Ok(Indexed { index, saes, parts })
     }
 
     pub(super) fn meant(&self) -> Sample {

@@ -79,14 +79,7 @@ impl Match {
         let opened = self.subject.open(Saes::Two(&self.sae), Wanted::default())?;
         let both = two(&opened)?;
         check_site(both[0], both[1])?;
-        let index = match &self.index {
-            None => None,
-            Some(folder) => {
-                let (index, first) = opened.existing_index(folder, 0)?;
-                let (_, second) = opened.existing_index(folder, 1)?;
-                Some((index, [first, second]))
-            }
-        };
+        let index = self.index.as_ref().map(|folder| opened.existing_index(folder, [0, 1])).transpose()?;
         let indexed = index.as_ref().map(|(index, saes)| BothIndexed { index, saes: *saes });
         let (alike, similarity) = match self.by {
             By::Decoder => (Alike::Decoder, "cosine of the decoder rows"),
