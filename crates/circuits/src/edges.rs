@@ -148,12 +148,14 @@ fn spans_in(indexed: &SaeIndex, direction: usize, half: Half) -> Result<Vec<Span
 }
 
 /// Up to `n` prompts of those that rank in which a direction fires, spread evenly over all there are.
-fn spread(indexed: &SaeIndex, direction: usize, n: usize) -> Result<Vec<Span>> {
-    let spans = spans_in(indexed, direction, Half::Ranks)?;
-    if spans.len() <= n {
-        return Ok(spans);
-    }
-    Ok((0..n).map(|i| spans[i * spans.len() / n]).collect())
+fn sampled(indexed: &SaeIndex, direction: usize, n: usize) -> Result<Vec<Span>> {
+    Ok(spread(&spans_in(indexed, direction, Half::Ranks)?, n).collect())
+}
+
+/// Up to `n` of `all`, spread evenly.
+fn spread<T: Copy>(all: &[T], n: usize) -> impl Iterator<Item = T> + '_ {
+    let n = n.min(all.len());
+    (0..n).map(move |i| all[i * all.len() / n])
 }
 
 /// That what `first` writes can reach `second`.

@@ -50,9 +50,24 @@ fn every_measure_ranks_its_strongest_first_and_verification_says_what_holds() {
     }
 
     let out = folder.at("out");
-    let args =
-        [&["circuits", "verify", "--top", "40", "--verify-prompts", "12", "--rate", "0.1", "--out", &out], &few[..]]
-            .concat();
+    let args = [
+        &[
+            "circuits",
+            "verify",
+            "--by",
+            "correlation",
+            "--top",
+            "40",
+            "--verify-prompts",
+            "12",
+            "--rate",
+            "0.1",
+            "--out",
+            &out,
+        ],
+        &few[..],
+    ]
+    .concat();
     let found = json(&args);
     assert_eq!(rows(&found).len(), 40);
     let mut verified = 0;

@@ -9,7 +9,7 @@ use directrix_sae::{Architecture, Normalisation};
 use rayon::prelude::*;
 
 use super::causal::Sums;
-use super::{Between, Edge, Measure, Ranked, Sample, Span, once, spread};
+use super::{Between, Edge, Measure, Ranked, Sample, Span, once, sampled};
 use crate::change::{Difference, Writer};
 use crate::{Error, Result};
 
@@ -74,7 +74,7 @@ impl Between<'_> {
             let directions = start..(start + block).min(seconds);
             let spans: Vec<Vec<Span>> = directions
                 .clone()
-                .map(|direction| spread(self.of_second, direction, sample.prompts))
+                .map(|direction| sampled(self.of_second, direction, sample.prompts))
                 .collect::<Result<_>>()?;
             let numbers = once(spans.iter().flatten().map(|span| span.prompt));
             let (prompts, counted) = self.prompts(&numbers)?;

@@ -2,7 +2,7 @@
 
 use directrix_corpus::Watch;
 
-use super::{Between, Edge, Measure, Ranked, Sample, Span, once, spread};
+use super::{Between, Edge, Measure, Ranked, Sample, Span, once, sampled};
 use crate::plan::each_effect;
 use crate::{Change, Effect, Estimate, Look, Result, Trial};
 
@@ -64,7 +64,7 @@ impl Between<'_> {
             let directions = start..(start + block).min(firsts);
             let spans: Vec<Vec<Span>> = directions
                 .clone()
-                .map(|direction| spread(self.of_first, direction, sample.prompts))
+                .map(|direction| sampled(self.of_first, direction, sample.prompts))
                 .collect::<Result<_>>()?;
             let numbers = once(spans.iter().flatten().map(|span| span.prompt));
             let (prompts, counted) = self.prompts(&numbers)?;

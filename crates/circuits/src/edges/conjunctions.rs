@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use directrix_corpus::Watch;
 use serde::Serialize;
 
-use super::{Between, Half, Sample, once};
+use super::{Between, Half, Sample, once, spread};
 use crate::error::threshold;
 use crate::{About, Change, Chosen, Claim, Controls, Effect, Estimate, Look, Matched, Result, Trial, effects};
 
@@ -469,12 +469,6 @@ impl Between<'_> {
 fn best(means: &[f64]) -> (usize, f64) {
     let all = means.iter().copied().enumerate();
     all.reduce(|best, next| if next.1 > best.1 { next } else { best }).unwrap_or((0, 0.0))
-}
-
-/// Up to `n` of `all`, spread evenly.
-fn spread<T: Copy>(all: &[T], n: usize) -> impl Iterator<Item = T> + '_ {
-    let n = n.min(all.len());
-    (0..n).map(move |i| all[i * all.len() / n])
 }
 
 /// As many directions as `directions` that fire at a place and are none of `firsts`, ascending; fewer where there are fewer.
