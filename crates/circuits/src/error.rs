@@ -210,6 +210,14 @@ pub enum Error {
         /// What is in the way.
         problem: &'static str,
     },
+    /// A prompt whose answer is set against itself.
+    #[error(
+        "prompt {prompt} ends with the token that its answer is set against, so that their logits never differ; give another token"
+    )]
+    SameAnswer {
+        /// The prompt, counted from 0.
+        prompt: usize,
+    },
     /// A behaviour that does not depend on what is ablated.
     #[error(
         "the behaviour is the same with every node at its mean, so that no circuit can be told from none; give prompts that differ, or SAEs at other sites"

@@ -361,6 +361,8 @@ fn what_cannot_be_a_circuit_is_said() {
         |prompts: &Prompts, metric| CircuitNodes::of(&of.model, &of.saes, metric, prompts, &Watch::nobody()).err();
     assert!(matches!(nodes(&short, Metric::LogProb), Some(Error::Short { prompt: 1 })));
     assert!(matches!(nodes(&of.prompts, Metric::LogitDifference(u32::MAX)), Some(Error::Token { .. })));
+    let pair = Prompts::from_rows([vec![1, 2], vec![1, 3]]);
+    assert!(matches!(nodes(&pair, Metric::LogitDifference(3)), Some(Error::SameAnswer { prompt: 1 })));
     assert!(matches!(nodes(&Prompts::new(), Metric::LogProb), Some(Error::Lengths { .. })));
     // Of one position, every node is at its mean.
     let one = Prompts::from_rows([vec![1, 2]]);

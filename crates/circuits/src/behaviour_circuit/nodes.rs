@@ -128,7 +128,8 @@ impl<'a> CircuitNodes<'a> {
     /// The nodes of `model` with `saes`; means are over `prompts`, each of which ends with the answer.
     ///
     /// # Errors
-    /// As [`check_nodes`]; if a prompt has fewer than two positions or there is none, or as [`Model::run`].
+    /// As [`check_nodes`]; if a prompt has fewer than two positions or there is none; [`Error::SameAnswer`] if an answer is set against itself; or as
+    /// [`Model::run`].
     pub fn of(
         model: &'a Model,
         saes: &'a [Sae],
@@ -163,6 +164,20 @@ impl<'a> CircuitNodes<'a> {
             CircuitNodes { model, saes, metric, order, heads, first, means: Vec::new(), head_means: BTreeMap::new() };
         nodes.take_means(prompts, watch)?;
         Ok(nodes)
+    }
+
+    /// Prompts without their answers, and the answers.
+    fn cut(&self, prompts: &Prompts) -> Result<(Prompts, Vec<u32>)> {
+        if let Some(prompt) = prompts.iter().position(|tokens| tokens.len() < 2) {
+            return Err(Error::Short { prompt });
+        }
+        let answers: Vec<u32> = prompts.iter().map(|tokens| tokens[tokens.len() - 1]).collect();
+        if let Metric::LogitDifference(other) = self.metric
+            && let Some(prompt) = answers.iter().position(|answer| *answer == other)
+        {
+            return Err(Error::SameAnswer { prompt });
+        }
+        Ok((Prompts::from_rows(prompts.iter().map(|tokens| &tokens[..tokens.len() - 1])), answers))
     }
 
     /// How many there are.
@@ -250,7 +265,7 @@ impl<'a> CircuitNodes<'a> {
     }
 
     fn take_means(&mut self, prompts: &Prompts, watch: &Watch) -> Result<()> {
-        let (cut, _) = cut(prompts)?;
+        let (cut, _) = self.cut(prompts)?;
         if cut.is_empty() {
             return Err(Error::Lengths { what: "prompts", given: 0, wanted: 1 });
         }
@@ -298,7 +313,7 @@ impl<'a> CircuitNodes<'a> {
     /// # Errors
     /// As [`Model::gradients`].
     pub fn attributions(&self, prompts: &Prompts, watch: &Watch) -> Result<Vec<f64>> {
-        let (cut, answers) = cut(prompts)?;
+        let (cut, answers) = self.cut(prompts)?;
         let (hooks, mut found) = (self.hooks(), vec![0.0; self.len()]);
         each_batch(&cut, BATCH, "attribution", watch, |part, batch| {
             let run = self.model.run(&part, &Ask::capture(hooks.iter().copied()).watched(watch), &[])?;
@@ -361,9 +376,9 @@ impl<'a> CircuitNodes<'a> {
     /// go through them together.
     ///
     /// # Errors
-    /// If a prompt has fewer than two positions, or as [`Model::run`].
+    /// If a prompt has fewer than two positions; [`Error::SameAnswer`]; or as [`Model::run`].
     pub fn measure(&self, prompts: &Prompts, cases: &[(usize, Circuit)], watch: &Watch) -> Result<Vec<f64>> {
-        let (cut, answers) = cut(prompts)?;
+        let (cut, answers) = self.cut(prompts)?;
         let of_cases = Prompts::from_rows(cases.iter().map(|(prompt, _)| cut.get(*prompt)));
         let mut values = Vec::with_capacity(cases.len());
         each_batch(&of_cases, BATCH, "circuits", watch, |part, batch| {
@@ -520,15 +535,6 @@ pub fn check_nodes(saes: &[Sae]) -> Result<()> {
         return Err(Error::NoNodes { sae: sae.name().into(), problem });
     }
     Ok(())
-}
-
-/// Prompts without their answers, and the answers.
-fn cut(prompts: &Prompts) -> Result<(Prompts, Vec<u32>)> {
-    if let Some(prompt) = prompts.iter().position(|tokens| tokens.len() < 2) {
-        return Err(Error::Short { prompt });
-    }
-    let answers = prompts.iter().map(|tokens| tokens[tokens.len() - 1]).collect();
-    Ok((Prompts::from_rows(prompts.iter().map(|tokens| &tokens[..tokens.len() - 1])), answers))
 }
 
 fn add(sum: &mut [f64], by: f64, row: &[f32]) {

@@ -14,7 +14,7 @@ use crate::cli::watch::watch;
 const EXAMPLES: &str = "\
 Examples:
   directrix circuits behaviour --prompts answers.txt
-  directrix circuits behaviour --prompts answers.txt --against ' she' --nodes --out out/circuit
+  directrix circuits behaviour --prompts answers.txt --against ' he' --nodes --out out/circuit
   directrix circuits behaviour --prompts answers.txt --sae tinystories-2l/sae-l0 --enough 0.9";
 
 /// The smallest set of directions and heads that keeps a behaviour.
