@@ -51,6 +51,13 @@ pub enum Change {
         /// What they are set to.
         to: f32,
     },
+    /// Multiply the activations of these directions: `(by − 1) × activation × W_dec` is added.
+    Scale {
+        /// The directions.
+        directions: Vec<u32>,
+        /// The factor.
+        by: f32,
+    },
     /// Replace by the SAE's reconstruction with the activations of these directions set: ablation by encoding, where it is 0.
     ReconstructSet {
         /// The directions.
@@ -85,13 +92,15 @@ impl Change {
         }
     }
 
-    /// The same of random directions of matched density, drawn by `seed`: a control of directions ablated or set, and of nothing else.
+    /// The same of random directions of matched density, drawn by `seed`: a control of directions ablated, set or
+    /// scaled, and of nothing else.
     /// None where none can be drawn, as for directions that never fire.
     pub fn of_random_directions(&self, matched: &Matched, seed: u64) -> Option<Change> {
         let drawn = |directions| Some(matched.draw(directions, seed)).filter(|drawn| !drawn.is_empty());
         match self {
             Change::Ablate(directions) => Some(Change::Ablate(drawn(directions)?)),
             Change::Set { directions, to } => Some(Change::Set { directions: drawn(directions)?, to: *to }),
+            Change::Scale { directions, by } => Some(Change::Scale { directions: drawn(directions)?, by: *by }),
             Change::ReconstructSet { directions, to } => {
                 Some(Change::ReconstructSet { directions: drawn(directions)?, to: *to })
             }
@@ -107,6 +116,7 @@ impl Change {
         self.directions().iter().try_for_each(|direction| sae.check(*direction as usize).map(drop))?;
         match self {
             Change::Set { to, .. } | Change::ReconstructSet { to, .. } => threshold("to", *to),
+            Change::Scale { by, .. } => threshold("by", *by),
             Change::Keep { subspace, rest } => {
                 width("numbers in a row of the subspace", subspace.width())?;
                 rest.iter().try_for_each(|rest| width("numbers in the row of the rest", rest.len()))
@@ -124,6 +134,7 @@ impl Change {
             | Change::AblateTurned { directions, .. }
             | Change::Reconstruct { without: directions }
             | Change::Set { directions, .. }
+            | Change::Scale { directions, .. }
             | Change::ReconstructSet { directions, .. } => directions,
             Change::None | Change::Keep { .. } | Change::Zero | Change::Replace(_) => &[],
         }
@@ -149,11 +160,11 @@ pub(crate) struct SiteRow<'a> {
 }
 
 impl SiteRow<'_> {
-    /// What setting the activations of `directions` to `to` adds, in rows of `W_dec`; `None` if nothing.
+    /// What giving `directions` the activations `to` adds, in rows of `W_dec`; `None` if nothing.
     fn set(
         &self,
         directions: &[u32],
-        to: f32,
+        to: impl Fn(f32) -> f32,
         active: impl FnOnce() -> Result<Vec<(u32, f32)>>,
     ) -> Result<Option<Vec<(u32, f32)>>> {
         let directions = each_once(directions);
@@ -166,8 +177,8 @@ impl SiteRow<'_> {
             directions.iter().map(of).collect()
         };
         let unit = self.sae.unit(self.read);
-        let changed = directions.into_iter().zip(activations).filter(|(_, activation)| *activation != to);
-        let added: Vec<(u32, f32)> = changed.map(|(d, activation)| (d, (to - activation) * unit)).collect();
+        let changed = directions.into_iter().zip(activations).filter(|(_, activation)| *activation != to(*activation));
+        let added: Vec<(u32, f32)> = changed.map(|(d, activation)| (d, (to(activation) - activation) * unit)).collect();
         Ok(Some(added).filter(|added| !added.is_empty()))
     }
 
@@ -190,10 +201,13 @@ impl SiteRow<'_> {
         Ok(match change {
             Change::None => None,
             Change::Ablate(directions) | Change::AblateTurned { directions, .. } => {
-                self.set(directions, 0.0, active)?.map(Difference::Directions)
+                self.set(directions, |_| 0.0, active)?.map(Difference::Directions)
             }
-            Change::Set { directions, to } => self.set(directions, *to, active)?.map(Difference::Directions),
-            Change::AblateRandom { directions, seed } => self.set(directions, 0.0, active)?.map(|ablated| {
+            Change::Set { directions, to } => self.set(directions, |_| *to, active)?.map(Difference::Directions),
+            Change::Scale { directions, by } => {
+                self.set(directions, |activation| by * activation, active)?.map(Difference::Directions)
+            }
+            Change::AblateRandom { directions, seed } => self.set(directions, |_| 0.0, active)?.map(|ablated| {
                 let mut sum = vec![0.0; site.len()];
                 for (direction, by) in ablated {
                     let row = random_row(self.sae.w_dec().row(direction as usize), *seed, direction);

@@ -218,6 +218,17 @@ pub enum Error {
         /// The prompt, counted from 0.
         prompt: usize,
     },
+    /// A change that is spelled wrongly.
+    #[error("`{text}`: {problem}")]
+    Spelling {
+        /// The change.
+        text: String,
+        /// What is wrong, and what was expected.
+        problem: String,
+    },
+    /// A part to be replaced by its mean, of which there is none.
+    #[error("the mean of a part is over a corpus, and there is none; give an index, or write `=zero`")]
+    NoMeans,
     /// A behaviour that does not depend on what is ablated.
     #[error(
         "the behaviour is the same with every node at its mean, so that no circuit can be told from none; give prompts that differ, or SAEs at other sites"

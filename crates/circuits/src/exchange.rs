@@ -1,6 +1,7 @@
 //! Parts of the model whose values are exchanged for others: prompts are run once, every exchange goes on from there.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use directrix_corpus::{Event, Watch};
@@ -78,6 +79,14 @@ impl ModelPart {
         }
     }
 
+    /// Its own columns of a row at its hook point.
+    pub(crate) fn columns_of(self, config: &Config) -> Range<usize> {
+        match self {
+            ModelPart::Head(_, head) => head * config.attention.d_head..(head + 1) * config.attention.d_head,
+            _ => 0..self.hook().shape(config, 0).iter().product(),
+        }
+    }
+
     fn columns(self) -> Columns {
         match self {
             ModelPart::Head(_, head) => Columns::Head(head),
@@ -87,10 +96,7 @@ impl ModelPart {
 
     /// Its own numbers of a row at its hook point.
     pub(crate) fn of_row(self, config: &Config, row: &[f32]) -> Vec<f32> {
-        match self {
-            ModelPart::Head(_, head) => row[head * config.attention.d_head..][..config.attention.d_head].to_vec(),
-            _ => row.to_vec(),
-        }
+        row[self.columns_of(config)].to_vec()
     }
 }
 

@@ -19,6 +19,7 @@
 //! | where a behaviour occurs | [`behaviour_prompts`] |
 //! | which few directions, errors and heads keep it | [`BehaviourCircuit`] |
 //! | which directions are active there | [`answer_activations`], [`activity`], [`active_directions`], [`coactivation`] |
+//! | what several changes do together | [`ChangeAt`], [`Observed`], [`most_changed`] |
 //! | what ablating them does | [`effects`], [`ablate_each`], [`single_ablations`], [`PromptEffect`] |
 //! | who writes the answer, who drives a direction | [`logit_attribution`], [`remainder`], [`attribution_to_direction`] |
 //! | through which directions a prompt made the model predict a token | [`graph`] |
@@ -58,6 +59,7 @@ pub mod edges;
 mod error;
 mod exchange;
 pub mod graph;
+mod intervene;
 mod matched;
 mod matching;
 mod mean_ablation;
@@ -95,6 +97,7 @@ pub use cosine::{CosinePair, PairEffect, PairMeans, check_order, cosine_pairs, p
 pub use directrix_sae::statistics::{self, Estimate, Interval, correlation};
 pub use error::{Error, Result};
 pub use exchange::ModelPart;
+pub use intervene::{ChangeAt, Changed, Hooks, Observed, most_changed};
 pub use matched::Matched;
 pub use matching::{Alike, BothIndexed, Correlated, MatchedPair, Matching, Unmatched, check_site, match_directions};
 pub use mean_ablation::{DirectionWithout, MeanAblation, MeanAblations, PartMeans, mean_ablations};

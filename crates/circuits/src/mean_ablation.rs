@@ -47,7 +47,7 @@ impl PartMeans {
     }
 
     /// The mean at `hook`: `[width]`.
-    fn at(&self, hook: HookPoint) -> &[f32] {
+    pub(crate) fn at(&self, hook: HookPoint) -> &[f32] {
         &self.0[&hook]
     }
 }

@@ -91,6 +91,10 @@ fn changed(sae: &Sae, values: &[f32], change: &Change) -> Vec<f32> {
                 let of = |d: &u32| (*to - acts.get(0, *d)) as f64 * sae.w_dec().row(*d as usize)[i] as f64;
                 (*x as f64 + size * each_once(directions).iter().map(of).sum::<f64>()) as f32
             }
+            Change::Scale { directions, by } => {
+                let of = |d: &u32| (*by as f64 - 1.0) * acts.get(0, *d) as f64 * sae.w_dec().row(*d as usize)[i] as f64;
+                (*x as f64 + size * each_once(directions).iter().map(of).sum::<f64>()) as f32
+            }
             Change::ReconstructSet { directions, to } => {
                 let of = |d: &u32| *to as f64 * sae.w_dec().row(*d as usize)[i] as f64;
                 let set: f64 = each_once(directions).iter().map(of).sum();
@@ -205,12 +209,13 @@ fn trial<'a>(f: &'a Fixture, prompts: &Prompts, (sae, prompt, at, change, look, 
     let mut set: Vec<u32> = vec![(directions[0] % sae.directions()) as u32];
     set.extend(directions[1..].iter().filter(|_| !active.is_empty()).map(|d| active[d % active.len()]));
     let first_row = || Subspace::span(&sae.w_dec().gather([0].into_iter())).into();
-    let change = match change % 10 {
+    let change = match change % 11 {
         5 => Change::Set { directions: set, to: 0.75 },
         6 => Change::ReconstructSet { directions: set, to: 0.75 },
         7 => Change::ReconstructSet { directions: set, to: 0.0 },
         8 => Change::Keep { subspace: first_row(), rest: None },
         9 => Change::Keep { subspace: first_row(), rest: Some(vec![0.25; sae.d_out()].into()) },
+        10 => Change::Scale { directions: set, by: -1.5 },
         0 => Change::None,
         1 => Change::Reconstruct { without: set },
         2 => Change::Zero,
@@ -238,7 +243,7 @@ fn trial<'a>(f: &'a Fixture, prompts: &Prompts, (sae, prompt, at, change, look, 
 }
 
 fn choices() -> impl Strategy<Value = Vec<Choices>> {
-    let one = (0..9_usize, 0..9_usize, 0..99_usize, 0..10_usize, 0..5_usize, prop::collection::vec(0..999_usize, 1..4));
+    let one = (0..9_usize, 0..9_usize, 0..99_usize, 0..11_usize, 0..5_usize, prop::collection::vec(0..999_usize, 1..4));
     prop::collection::vec(one, 1..12)
 }
 
@@ -271,6 +276,115 @@ proptest! {
             prop_assert_eq!(&alone[0], effect);
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn a_spelled_change_does_what_its_trial_sees(
+        name in prop::sample::select(vec!["neo-tiny", "gpt2-tiny", "neox-tiny", "llama-tiny", "gemma2-tiny"]),
+        tokens in prop::collection::vec(0..50_u32, 3..14),
+        ends in (0..99_usize, 0..99_usize),
+        directions in prop::collection::vec(0..999_usize, 1..4),
+        (number, kind, everywhere) in (-3.0_f32..3.0, 0..4_usize, any::<bool>()),
+    ) {
+        let f = fixture(name);
+        let (saes, prompts) = (&f.saes[..1], Prompts::from_rows([&tokens]));
+        let sae = &saes[0];
+        let listed: Vec<String> = directions.iter().map(|d| (d % sae.directions()).to_string()).collect();
+        let (first, last) = (ends.0.min(ends.1) % tokens.len(), ends.0.max(ends.1) % tokens.len());
+        let (first, last) = (first.min(last), first.max(last));
+        let what = match kind {
+            0 => format!("/{}*0", listed.join(",")),
+            1 => format!("/{}*{number}", listed.join(",")),
+            2 => format!("/{}={number}", listed.join(",")),
+            _ => "=reconstruction".into(),
+        };
+        let at = if everywhere { String::new() } else { format!("@{first}..{last}") };
+        let change = ChangeAt::parse(&format!(" {}{what} {at}", sae.short_name()), &f.model, saes).unwrap();
+        let again = ChangeAt::parse(&change.to_string(), &f.model, saes).unwrap();
+        prop_assert_eq!(again.to_string(), change.to_string());
+
+        let set: Vec<u32> = directions.iter().map(|d| (d % sae.directions()) as u32).collect();
+        let same = match kind {
+            0 => Change::Ablate(set),
+            1 => Change::Scale { directions: set, by: number },
+            2 => Change::Set { directions: set, to: number },
+            _ => Change::Reconstruct { without: Vec::new() },
+        };
+        let positions = if everywhere { 0..tokens.len() } else { first..last + 1 };
+        let trial = Trial { prompt: 0, sae, positions, change: same, look: Look::MeanLoss };
+        let effect = effects(&f.model, &prompts, &[trial], &Watch::nobody()).unwrap();
+        let observe = |changes: &[ChangeAt]| {
+            let hooks = Hooks::of(&f.model, changes, None).unwrap();
+            Observed::of(&f.model, saes, &tokens, tokens.len() - 2, &hooks, &Watch::nobody()).unwrap()
+        };
+        let (before, after) = (observe(&[]), observe(&[change]));
+        for (seen, of) in [(&effect[0].before, &before), (&effect[0].after, &after)] {
+            let (expected, found) = (seen.loss().unwrap(), of.mean_loss().unwrap());
+            prop_assert!((expected - found).abs() <= 1e-4 * expected.abs().max(1.0), "{expected} {found}");
+        }
+        let answer = after.prediction(tokens[tokens.len() - 1]);
+        prop_assert!((answer.log_prob + f64::from(*after.losses.last().unwrap())).abs() < 1e-4);
+        for changed in most_changed(&before, &after, 5) {
+            let at = |of: &Observed| of.active[changed.sae].get(changed.position, changed.direction);
+            prop_assert!(at(&before) == changed.before && at(&after) == changed.after && changed.before != changed.after);
+        }
+    }
+}
+
+#[test]
+fn a_later_change_reads_what_an_earlier_one_left() {
+    let f = fixture("neo-tiny");
+    let (saes, tokens) = (&f.saes[..2], [1, 2, 3, 4, 5, 6]);
+    let observe = |texts: &[&str]| {
+        let changes: Vec<ChangeAt> = texts.iter().map(|text| ChangeAt::parse(text, &f.model, saes).unwrap()).collect();
+        let hooks = Hooks::of(&f.model, &changes, None).unwrap();
+        Observed::of(&f.model, saes, &tokens, 4, &hooks, &Watch::nobody()).unwrap()
+    };
+    let both = ["sae-l0=reconstruction", "sae-l1=reconstruction"];
+    let together = observe(&both);
+    assert_eq!(together.losses, observe(&[both[1], both[0]]).losses);
+    // What the second encodes is what the first one made of its input.
+    let alone = observe(&both[..1]);
+    assert_eq!(alone.active[1], together.active[1]);
+    assert_ne!(alone.active[1], observe(&[]).active[1]);
+    // Of parts, by their names; a part set to zero is gone, a mean is one's own to give.
+    assert_ne!(observe(&["L0H1=zero@3"]).losses, observe(&[]).losses);
+    assert_eq!(observe(&["0_attn_out=zero@5"]).losses[..5], observe(&[]).losses[..5]);
+    let mean = [ChangeAt::parse("L0H1=mean", &f.model, saes).unwrap()];
+    assert!(matches!(Hooks::of(&f.model, &mean, None), Err(Error::NoMeans)));
+    let means = PartMeans::of(&f.model, &Prompts::from_rows([tokens]), &Watch::nobody()).unwrap();
+    assert!(Hooks::of(&f.model, &mean, Some(&means)).is_ok());
+}
+
+#[test]
+fn a_change_that_is_spelled_wrongly_says_what_was_expected() {
+    let f = fixture("neo-tiny");
+    for (text, said) in [
+        ("", "says nothing that is done"),
+        ("sae-l0/4", "says nothing that is done"),
+        ("sae-l9/4*0", "`sae-l9` is no SAE here (sae-l0, "),
+        ("sae-l0/x*0", "`x` is no direction's number"),
+        ("sae-l0/-1*0", "`-1` is no direction's number"),
+        ("sae-l0/4*NaN", "no finite number"),
+        ("sae-l0/4=inf", "no finite number"),
+        ("sae-l0/99999*0", "99999"),
+        ("sae-l0*0", "only directions are multiplied"),
+        ("sae-l0=zero", "`reconstruction`"),
+        ("L0H99=zero", "nor is it a part of the model"),
+        ("0_resid_pre=mean", "can become `zero`, not"),
+        ("0_attn_out=2", "can become `zero` or `mean`"),
+        ("sae-l0/4*0@x", "`@x` is no position"),
+        ("sae-l0/4*0@5..2", "`@5..2` is no position"),
+    ] {
+        let error = ChangeAt::parse(text, &f.model, &f.saes[..2]).unwrap_err().to_string();
+        assert!(error.contains(said), "{text}: {error}");
+    }
+    let late = ChangeAt::parse("sae-l0/4*0@7", &f.model, &f.saes[..2]).unwrap();
+    assert!(late.check(7).unwrap_err().to_string().contains("positions 0 to 6"));
+    assert!(late.check(8).is_ok());
 }
 
 #[test]

@@ -6,7 +6,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::pass::{Edits, KeyValues, Part, Pass, Plan, Returns, Stage, StageName};
-use crate::{Error, HookPoint, Model, Result, Spot};
+use crate::positions::Lengths;
+use crate::{Error, HookPoint, Hooked, Model, Result, Spot};
 
 /// How tokens are drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,39 +18,50 @@ pub struct Sampling {
     pub top_k: Option<usize>,
     /// Seed: the same seed gives the same tokens.
     pub seed: u64,
+    /// Most tokens to draw.
+    pub count: usize,
+    /// The token that ends a text, if any.
+    pub stop: Option<u32>,
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Sampling { temperature: 1.0, top_k: None, seed: 0 }
+        Sampling { temperature: 1.0, top_k: None, seed: 0, count: 100, stop: None }
     }
 }
 
 impl Model {
-    /// Continues `prompt` by up to `count` tokens, until `stop` or the end of the context; calls `seen` with each new
-    /// token as it is drawn, and returns them all.
+    /// Continues `prompt` until the sampling's stop or count, or the end of the context; calls `seen` with each new
+    /// token as it is drawn, and returns them all. `hooked` change numbers on the way: at the positions of the prompt, then at each new
+    /// one that they name.
     ///
     /// # Errors
-    /// If the prompt is empty, too long or holds a token outside the vocabulary, or a logit is not finite.
+    /// If the prompt is empty, too long or holds a token outside the vocabulary, a logit is not finite, or `watch` says stop; as
+    /// [`run_hooked`](Model::run_hooked).
     pub fn generate(
         &self,
         prompt: &[u32],
-        count: usize,
-        stop: Option<u32>,
         sampling: Sampling,
+        hooked: &[Hooked],
+        watch: &Watch,
         mut seen: impl FnMut(u32),
     ) -> Result<Vec<u32>> {
         self.check_prompt(0, prompt)?;
         let mut random = ChaCha8Rng::seed_from_u64(sampling.seed);
         let mut cache = KeyValues(vec![None; self.config().n_layers]);
-        let watch = Watch::nobody();
         let (mut tokens, mut done) = (prompt.to_vec(), 0);
-        while tokens.len() < prompt.len() + count && tokens.len() < self.config().n_ctx {
+        while tokens.len() < prompt.len() + sampling.count && tokens.len() < self.config().n_ctx {
             let at = Spot { prompt: 0, position: tokens.len() - 1 };
             let part = Part { tokens: &tokens[done..], start: done, before: 0..done };
             let wanted = Returns { finals: vec![at], keep_keys: true, longest: tokens.len(), ..Returns::default() };
-            let plan = Plan::new(self.config(), StageName::Embed, vec![part], Edits::new(), wanted);
-            let passed = Pass { model: self, plan, before: Some(&cache), watch: &watch }.run(Stage::Embed)?;
+            let (lengths, mut edits) = (Lengths::new(vec![tokens.len()]), Edits::new());
+            for hooked in hooked {
+                let spots = lengths.spots(&hooked.positions)?.into_iter().filter(|spot| spot.position >= done);
+                let rows = hooked.row_edits(self.config(), &spots.collect::<Vec<_>>())?;
+                edits.entry(hooked.hook).or_default().extend(rows);
+            }
+            let plan = Plan::new(self.config(), StageName::Embed, vec![part], edits, wanted);
+            let passed = Pass { model: self, plan, before: Some(&cache), watch }.run(Stage::Embed)?;
             append(&mut cache, passed.keys);
             done = tokens.len();
             let logits = self.unembed(&passed.finals);
@@ -59,7 +71,7 @@ impl Model {
             let token = draw(logits.row(0), sampling, &mut random);
             tokens.push(token);
             seen(token);
-            if Some(token) == stop {
+            if Some(token) == sampling.stop {
                 break;
             }
         }

@@ -246,17 +246,17 @@ impl Intervention {
 /// A function that changes the rows at a hook point: the closure form of an [`Intervention`], for
 /// [`Model::run_hooked`](crate::Model::run_hooked).
 #[derive(Clone)]
-pub struct Hooked {
+pub struct Hooked<'f> {
     /// Where.
     pub hook: HookPoint,
     /// At which positions of each prompt.
     pub positions: Positions,
     /// What changes each row there; attention scores and patterns are given to it head by head.
-    pub function: Arc<RowFn>,
+    pub function: Arc<RowFn<'f>>,
 }
 
 /// A function that changes a row.
-pub type RowFn = dyn Fn(RowAt, &mut [f32]) + Send + Sync;
+pub type RowFn<'f> = dyn Fn(RowAt, &mut [f32]) + Send + Sync + 'f;
 
 /// Where a row stands that a [`Hooked`] function is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -267,7 +267,7 @@ pub struct RowAt {
     pub head: Option<usize>,
 }
 
-impl Hooked {
+impl Hooked<'_> {
     pub(crate) fn row_edits<'a>(&'a self, config: &Config, spots: &[Spot]) -> Result<Vec<RowEdit<'a>>> {
         check_changeable(self.hook, config)?;
         let change = RowChange::Function(&*self.function);
@@ -300,7 +300,7 @@ enum RowChange<'a> {
         i: usize,
         part: Part,
     },
-    Function(&'a RowFn),
+    Function(&'a RowFn<'a>),
 }
 
 /// The part of a row that an edit is of.

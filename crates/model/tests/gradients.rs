@@ -60,7 +60,7 @@ fn values(run: &Run, prompts: &Prompts, scalars: &[Scalar]) -> Vec<f64> {
 }
 
 /// Keeps divisors and patterns as they were.
-fn held(model: &Model, prompts: &Prompts, frozen: Frozen) -> Vec<Hooked> {
+fn held(model: &Model, prompts: &Prompts, frozen: Frozen) -> Vec<Hooked<'static>> {
     let is_held = |hook: &HookPoint| {
         frozen.norms && is_scale(*hook) || frozen.patterns && matches!(hook, HookPoint::Block(_, BlockHook::Pattern))
     };

@@ -114,13 +114,30 @@ proptest! {
 
     #[test]
     fn a_key_value_cache_does_not_change_what_is_generated(model in models(), prompt in prop::collection::vec(0..64_u32, 1..20), seed: u64) {
-        let sampling = Sampling { temperature: 0.8, top_k: Some(20), seed };
-        let whole = model.generate(&prompt, 12, None, sampling, |_| ()).unwrap();
-        prop_assert_eq!(&model.generate(&prompt, 12, None, sampling, |_| ()).unwrap(), &whole);
-        let greedy = Sampling { temperature: 0.0, ..sampling };
+        let sampling = Sampling { temperature: 0.8, top_k: Some(20), seed, count: 12, stop: None };
+        let draw = |prompt: &[u32], sampling| model.generate(prompt, sampling, &[], &Watch::nobody(), |_| ()).unwrap();
+        let whole = draw(&prompt, sampling);
+        prop_assert_eq!(&draw(&prompt, sampling), &whole);
+        let greedy = Sampling { temperature: 0.0, count: 6, ..sampling };
         let mut tokens = prompt.clone();
-        for token in model.generate(&prompt, 6, None, greedy, |_| ()).unwrap() {
+        for token in draw(&prompt, greedy) {
             let run = model.run(&Prompts::from_rows([&tokens]), &Ask::nothing().with_logits(Positions::FromEnd(1)), &[]).unwrap();
+            let row = run.logits().row(0);
+            prop_assert!(row.iter().all(|x| *x <= row[token as usize]));
+            tokens.push(token);
+        }
+    }
+
+    #[test]
+    fn what_grows_under_changes_is_what_whole_changed_runs_predict(model in models(), prompt in prop::collection::vec(0..64_u32, 1..20), by in -3.0_f32..3.0) {
+        let hook = HookPoint::Block(model.config().n_layers - 1, BlockHook::ResidPre);
+        let function = |at: RowAt, row: &mut [f32]| if at.spot.position % 3 == 1 { row.iter_mut().for_each(|x| *x *= by); };
+        let hooked = [Hooked { hook, positions: Positions::All, function: Arc::new(function) }];
+        let sampling = Sampling { temperature: 0.0, count: 6, ..Sampling::default() };
+        let mut tokens = prompt.clone();
+        for token in model.generate(&prompt, sampling, &hooked, &Watch::nobody(), |_| ()).unwrap() {
+            let ask = Ask::nothing().with_logits(Positions::FromEnd(1));
+            let run = model.run_hooked(&Prompts::from_rows([&tokens]), &ask, &hooked).unwrap();
             let row = run.logits().row(0);
             prop_assert!(row.iter().all(|x| *x <= row[token as usize]));
             tokens.push(token);

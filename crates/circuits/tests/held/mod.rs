@@ -212,7 +212,7 @@ impl<'a> Held<'a> {
     }
 
     /// Writes a site anew: what the SAE adds in any case, what its skip connection makes of what is read now, and what these nodes write.
-    fn rewrites<'n>(&self, sae: &Sae, nodes: impl Iterator<Item = &'n Node>) -> Vec<Hooked> {
+    fn rewrites<'n>(&self, sae: &Sae, nodes: impl Iterator<Item = &'n Node>) -> Vec<Hooked<'static>> {
         let (reads, writes) = (sae.site().reads.clone(), sae.site().writes.clone());
         let was_read = self.run.captured(reads.hook);
         let mut nothing = SparseActivations::default();
@@ -240,7 +240,7 @@ impl<'a> Held<'a> {
     }
 
     /// What holds divisors, patterns, and the slopes of neurons.
-    fn holds(&self) -> Vec<Hooked> {
+    fn holds(&self) -> Vec<Hooked<'static>> {
         let longest = self.prompts.get(0).len();
         let is_held = |hook: &HookPoint| {
             hook.to_string().ends_with("hook_scale") || matches!(hook, HookPoint::Block(_, BlockHook::Pattern))
@@ -260,7 +260,7 @@ impl<'a> Held<'a> {
         hooked
     }
 
-    fn neurons(&self, layer: usize) -> Vec<Hooked> {
+    fn neurons(&self, layer: usize) -> Vec<Hooked<'static>> {
         let at = |hook| HookPoint::Block(layer, hook);
         let (pre, linear, post) = (at(BlockHook::MlpPre), at(BlockHook::MlpPreLinear), at(BlockHook::MlpPost));
         let gated = self.model.config().mlp.gated;
@@ -301,6 +301,6 @@ fn curve(activation: Activation, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
     (values.into_data(), slopes.into_data())
 }
 
-fn everywhere(hook: HookPoint, function: impl Fn(RowAt, &mut [f32]) + Send + Sync + 'static) -> Hooked {
+fn everywhere(hook: HookPoint, function: impl Fn(RowAt, &mut [f32]) + Send + Sync + 'static) -> Hooked<'static> {
     Hooked { hook, positions: Positions::All, function: Arc::new(function) }
 }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use anyhow::bail;
 use clap::Args;
-use directrix::corpus::{Settings, Tokenizer, visible};
+use directrix::corpus::{Settings, Tokenizer, Watch, visible};
 use directrix::lab::{Opened, Steps, Wanted};
 use directrix::model::Sampling;
 use serde_json::{Value, json};
@@ -96,10 +96,15 @@ impl Generate {
         stop: Option<u32>,
         number: u64,
     ) -> anyhow::Result<Value> {
-        let sampling =
-            Sampling { temperature: self.temperature, top_k: self.top_k, seed: self.seed.wrapping_add(number) };
+        let sampling = Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            seed: self.seed.wrapping_add(number),
+            count: self.tokens,
+            stop,
+        };
         let mut stream = Stream { prompt: &self.prompt, tokenizer, tokens: Vec::new(), shown: 0, written: Ok(()) };
-        let mut drawn = opened.model.generate(prompt, self.tokens, stop, sampling, |token| {
+        let mut drawn = opened.model.generate(prompt, sampling, &[], &Watch::nobody(), |token| {
             if !self.json && Some(token) != stop {
                 stream.push(token);
             }
