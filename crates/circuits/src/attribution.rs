@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use directrix_corpus::{Prompts, Watch};
 use directrix_kernels::{Matrix, SparseActivations, dot};
-use directrix_model::{Ask, BlockHook, Decomposition, HookPoint, Model, Norm, Positions, Reader};
+use directrix_model::{Ask, BlockHook, Decomposition, HookPoint, Model, Norm, Positions, Reader, Target};
 use directrix_sae::{Sae, Site};
 use serde::Serialize;
 
@@ -40,6 +40,82 @@ fn unembedding(model: &Model, token: u32) -> Result<Vec<f32>> {
         return Err(Error::Token { token, vocabulary });
     }
     Ok(w_u.view().columns_at(&[token as usize]).into_data())
+}
+
+/// What a token's logit reads of the residual stream, but for the scale of the final norm: `[d_model]`.
+fn read_by_logit(model: &Model, token: u32) -> Result<Vec<f32>> {
+    let mut direction = unembedding(model, token)?;
+    if let Some(ln) = &model.weights().ln_final {
+        direction.iter_mut().zip(&ln.w).for_each(|(x, w)| *x *= w);
+    }
+    // Centring takes out the mean of a row: the same as taking it out of what the row is multiplied with.
+    let mean = match model.config().norm {
+        Norm::Layer { .. } => direction.iter().map(|&x| x as f64).sum::<f64>() / direction.len() as f64,
+        Norm::Rms { .. } => 0.0,
+    };
+    Ok(direction.iter().map(|&x| (x as f64 - mean) as f32).collect())
+}
+
+/// Who writes one token's logit at one position of a prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DirectAttribution {
+    /// The logit.
+    pub logit: f64,
+    /// What each component adds, by its label.
+    pub components: Vec<(String, f64)>,
+    /// What each active direction of SAEs that write to the residual stream adds.
+    pub directions: Vec<DirectionsPart>,
+}
+
+/// What a direction adds to a logit.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DirectionsPart {
+    /// Number of the SAE.
+    pub sae: usize,
+    /// The direction.
+    pub direction: u32,
+    /// Its activation.
+    pub activation: f32,
+    /// What it adds: activation times what it writes, as the logit reads it.
+    pub value: f64,
+}
+
+/// As [`logit_attribution`] of `token` at one position of one prompt, with the parts of the directions that are active there.
+///
+/// # Errors
+/// If the prompt has no such position or the model no such token, or as [`Model::run`].
+pub fn direct_attribution(
+    model: &Model,
+    saes: &[Sae],
+    tokens: &[u32],
+    position: usize,
+    token: u32,
+    watch: &Watch,
+) -> Result<DirectAttribution> {
+    let (unembedding, read) = (unembedding(model, token)?, read_by_logit(model, token)?);
+    // Nothing up to a position depends on what follows it.
+    let tokens = &tokens[..tokens.len().min(position + 1)];
+    let at = Positions::At(vec![position]);
+    let hooks: BTreeSet<HookPoint> = saes.iter().map(|sae| sae.site().reads.hook).collect();
+    let ask = Ask::nothing().watched(watch).with_predictions([Target { prompt: 0, position, token }]);
+    let ask = hooks.into_iter().fold(ask, |ask, hook| ask.with_capture(hook, at.clone()));
+    let (decomposition, run) = model.decompose(&Prompts::from_rows([tokens]), &at, Reader::Unembed, ask)?;
+    let added = decomposition.components.iter().map(|component| dot(component.row(0), &unembedding));
+    let scale = f64::from(run.captured(HookPoint::LnFinalScale).data()[0]);
+    let mut directions = Vec::new();
+    for (number, sae) in saes.iter().enumerate() {
+        let values = run.captured(sae.site().reads.hook);
+        let (acts, unit) = (sae.encode(values)?, sae.unit(values.row(0)));
+        let (active, activations) = acts.at(0);
+        let rows = sae.w_dec().gather(active.iter().map(|direction| *direction as usize));
+        let Ok(written) = sae.to_residual(model, &rows) else { continue };
+        for ((&direction, &activation), row) in active.iter().zip(activations).zip(written.iter_rows()) {
+            let value = f64::from(activation * unit) * dot(row, &read) / scale;
+            directions.push(DirectionsPart { sae: number, direction, activation, value });
+        }
+    }
+    let components = decomposition.labels.iter().cloned().zip(added).collect();
+    Ok(DirectAttribution { logit: f64::from(run.predictions()[0].logit), components, directions })
 }
 
 /// Per-prompt values of several components, gathered batch by batch.
@@ -95,36 +171,27 @@ pub fn logit_attribution(model: &Model, prompts: &Prompts, watch: &Watch) -> Res
 /// If the site does not write to the residual stream, or as [`Model::run`].
 pub fn remainder(model: &Model, sae: &Sae, prompts: &Prompts, answer: u32, watch: &Watch) -> Result<Vec<Component>> {
     let Site { reads, writes } = sae.site();
-    let mut direction = unembedding(model, answer)?;
-    if let Some(ln) = &model.weights().ln_final {
-        direction.iter_mut().zip(&ln.w).for_each(|(x, w)| *x *= w);
-    }
-    let mut values = [const { Vec::new() }; 3];
+    let read = read_by_logit(model, answer)?;
+    let mut of_parts = [const { Vec::new() }; 3];
     each_batch(prompts, BATCH, "attribution of the site", watch, |part, _| {
         let at = Positions::FromEnd(2);
         let hooks = BTreeSet::from([reads.hook, writes.hook, HookPoint::LnFinalScale]);
         let ask = hooks.into_iter().fold(Ask::nothing().watched(watch), |ask, hook| ask.with_capture(hook, at.clone()));
         let run = model.run(&part, &ask, &[])?;
-        let read = run.captured(reads.hook);
-        let recon = sae.to_residual(model, &sae.decode(&sae.encode(read)?, read))?;
+        let values = run.captured(reads.hook);
+        let recon = sae.to_residual(model, &sae.decode(&sae.encode(values)?, values))?;
         let site = sae.to_residual(model, &run.captured(writes.hook).columns_of(writes.columns()))?;
         let scales = run.captured(HookPoint::LnFinalScale).data();
-        // Centring takes out the mean of a row: the same as taking it out of what the row is multiplied with.
-        let mean = match model.config().norm {
-            Norm::Layer { .. } => direction.iter().map(|&x| x as f64).sum::<f64>() / direction.len() as f64,
-            Norm::Rms { .. } => 0.0,
-        };
-        let centred: Vec<f32> = direction.iter().map(|&x| (x as f64 - mean) as f32).collect();
         for (row, &scale) in scales.iter().enumerate() {
-            let [mlp, recon] = [&site, &recon].map(|m| dot(m.row(row), &centred) / scale as f64);
-            for (values, value) in values.iter_mut().zip([mlp, recon, mlp - recon]) {
+            let [mlp, recon] = [&site, &recon].map(|m| dot(m.row(row), &read) / scale as f64);
+            for (values, value) in of_parts.iter_mut().zip([mlp, recon, mlp - recon]) {
                 values.push(value);
             }
         }
         Ok(())
     })?;
     let labels = ["site", "reconstruction", "remainder"];
-    Ok(labels.iter().zip(values).map(|(label, values)| Component::new(label, values)).collect())
+    Ok(labels.iter().zip(of_parts).map(|(label, values)| Component::new(label, values)).collect())
 }
 
 /// What stands in for the contributions of neurons that are not active.

@@ -381,7 +381,7 @@ pub struct Observed {
     pub log_probs: Vec<f64>,
     /// The logits there.
     pub logits: Vec<f32>,
-    /// By SAE, what fires at each position.
+    /// By SAE, what fires at each position: of what is at its site with all changes made, those at the site itself too.
     pub active: Vec<SparseActivations>,
 }
 

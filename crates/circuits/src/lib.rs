@@ -21,7 +21,7 @@
 //! | which directions are active there | [`answer_activations`], [`activity`], [`active_directions`], [`coactivation`] |
 //! | what several changes do together | [`ChangeAt`], [`Observed`], [`most_changed`] |
 //! | what ablating them does | [`effects`], [`ablate_each`], [`single_ablations`], [`PromptEffect`] |
-//! | who writes the answer, who drives a direction | [`logit_attribution`], [`remainder`], [`attribution_to_direction`] |
+//! | who writes the answer, who drives a direction | [`logit_attribution`], [`direct_attribution`], [`remainder`], [`attribution_to_direction`] |
 //! | through which directions a prompt made the model predict a token | [`graph`] |
 //! | how much of a site the SAE explains | [`AnswerLosses`] |
 //! | which tokens a direction promotes | [`log_prob_boosts`], [`logit_boosts`], [`direction_attribution`] |
@@ -76,8 +76,8 @@ pub use answer::{
     ActivePrompts, AnswerLosses, PromptEffect, SingleAblation, ablate_each, mean_site, share_of_means, single_ablations,
 };
 pub use attribution::{
-    Component, DirectionAttribution, Inactive, attribution_to_direction, direction_attribution, logit_attribution,
-    mean_decomposition, remainder,
+    Component, DirectAttribution, DirectionAttribution, DirectionsPart, Inactive, attribution_to_direction,
+    direct_attribution, direction_attribution, logit_attribution, mean_decomposition, remainder,
 };
 pub use before::{Before, BeforeTokens, before_tokens};
 pub use behaviour::{

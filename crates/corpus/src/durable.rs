@@ -46,7 +46,7 @@ pub use beside::{Beside, write};
 pub use folder::{finish_replacing, replace_folder};
 pub use journal::Journal;
 pub use lock::Lock;
-pub use map::{Map, exit_if_a_map_shrinks};
+pub use map::{Map, exit_if_a_map_shrinks, shrunken, survive_if_a_map_shrinks};
 pub use seal::{check_seal, read_json, read_sealed, seal, unsealed, write_json};
 
 use crate::{Error, Result};

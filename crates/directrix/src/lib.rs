@@ -12,6 +12,7 @@
 //! - [`circuits`]: what changing a direction does, who writes a logit or drives a direction, as rows of tables;
 //! - [`lab`]: finds and opens what is named: models, SAEs, corpora, on disk or embedded;
 //! - [`study`]: a study file runs such analyses, and leaves tables, figures and one report;
+//! - `serve`: a page and an HTTP API on such an index (with the command, that is the feature `cli`);
 //! - [`kernels`]: the matrices and sparse activations that the others hand on.
 //!
 //! The shipped model and its two SAEs need no file:
@@ -51,6 +52,8 @@ pub use directrix_kernels as kernels;
 pub use directrix_lab as lab;
 pub use directrix_model as model;
 pub use directrix_sae as sae;
+#[cfg(feature = "cli")]
+pub use directrix_serve as serve;
 pub use directrix_study as study;
 
 /// Lets the allocator reuse large buffers rather than give them back and fault their pages in again: every matrix of a pass is

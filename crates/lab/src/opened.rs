@@ -225,6 +225,26 @@ impl Opened {
     /// # Errors
     /// [`Error::NoIndex`]; [`Error::OtherModel`], [`Error::OtherProcessing`], [`Error::NotIndexed`] if it is not of these.
     pub fn existing_index<const N: usize>(&self, folder: &Path, saes: [usize; N]) -> Result<(Index, [usize; N])> {
+        let index = self.own_index(folder)?;
+        let mut parts = saes;
+        for part in &mut parts {
+            *part = self.part_of(&index, folder, *part)?;
+        }
+        Ok((index, parts))
+    }
+
+    /// As [`existing_index`](Opened::existing_index), with the parts of all SAEs that are open.
+    ///
+    /// # Errors
+    /// As [`existing_index`](Opened::existing_index).
+    pub fn existing_index_of_all(&self, folder: &Path) -> Result<(Index, Vec<usize>)> {
+        let index = self.own_index(folder)?;
+        let parts = (0..self.saes.len()).map(|sae| self.part_of(&index, folder, sae)).collect::<Result<_>>()?;
+        Ok((index, parts))
+    }
+
+    /// An index of this model.
+    fn own_index(&self, folder: &Path) -> Result<Index> {
         let index = open_index(folder)?;
         let identity = &index.meta().identity;
         if identity.model.hash != self.folder.hash() {
@@ -234,13 +254,14 @@ impl Opened {
         if identity.processing != self.model.processing() {
             return Err(Error::OtherProcessing { path: folder.into() });
         }
-        let mut parts = saes;
-        for part in &mut parts {
-            let Input { name, hash } = self.sae_source(*part);
-            let place = identity.saes.iter().position(|sae| sae.hash == hash);
-            *part = place.ok_or_else(|| Error::NotIndexed { path: folder.into(), sae: name })?;
-        }
-        Ok((index, parts))
+        Ok(index)
+    }
+
+    /// The number of an SAE's part of an index.
+    fn part_of(&self, index: &Index, folder: &Path, sae: usize) -> Result<usize> {
+        let Input { name, hash } = self.sae_source(sae);
+        let place = index.meta().identity.saes.iter().position(|of| of.hash == hash);
+        place.ok_or_else(|| Error::NotIndexed { path: folder.into(), sae: name })
     }
 
     fn limit(&self) -> usize {

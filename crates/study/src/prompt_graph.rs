@@ -182,7 +182,7 @@ impl PromptGraph {
     }
 
     /// The drawing within a page: the names of the rows, which stay where they are, and what is moved under them.
-    pub(crate) fn inline(&self) -> String {
+    pub fn inline(&self) -> String {
         let behind = format!("<rect class=\"behind\" width=\"{GUTTER}\" height=\"{:.0}\"/>", self.size.1);
         let names = self.svg("class=\"graph-drawing graph-rows\"", GUTTER, &(behind + &self.names()));
         let named = format!("role=\"img\" aria-label=\"{}\"", escaped(&self.title));
@@ -206,8 +206,8 @@ impl PromptGraph {
         self.rows.iter().map(name).collect()
     }
 
-    /// What the page's script reads.
-    pub(crate) fn data(&self) -> Value {
+    /// What a page's script reads.
+    pub fn data(&self) -> Value {
         let node =
             |node: &Drawn| json!([node.title, node.facts, node.link, node.at.0.round(), node.at.1.round(), node.kind]);
         let edge = |edge: &(usize, usize, f32, f64)| json!([edge.0, edge.1, edge.2]);

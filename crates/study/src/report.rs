@@ -6,15 +6,13 @@ use directrix_circuits::{Cells, Column, Table};
 use directrix_corpus::one_line;
 use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, Value, context};
-use plotly::Plot;
 use serde::Serialize;
-use serde_json::json;
 
 use crate::browser::{Browser, packed};
 use crate::error::{Error, Result};
 use crate::figure::{Figure, visible_token};
-use crate::palette::{DARK, LIGHT};
-use crate::prompt_graph::{PromptGraph, STYLE};
+use crate::look;
+use crate::prompt_graph::PromptGraph;
 
 const TEMPLATE: &str = include_str!("report.html.jinja");
 /// The script of the browser of directions.
@@ -149,11 +147,9 @@ impl Report {
             files => (!self.files.is_empty()).then(|| Value::from_safe_string(files)),
             browser => links.is_some().then(|| Value::from_safe_string(BROWSER.into())),
             graphs => has_graph.then(|| Value::from_safe_string(GRAPHS.into())),
-            graph_style => has_graph.then(|| Value::from_safe_string(STYLE.into())),
-            light => Serde(&LIGHT),
-            dark => Serde(&DARK),
-            palettes => embedded(&json!({ "light": &LIGHT, "dark": &DARK })),
-            plotly => drawn.then(|| Value::from_safe_string(plotly_script())),
+            style => Value::from_safe_string(look::style().into()),
+            look => Value::from_safe_string(look::script().into()),
+            plotly => drawn.then(|| Value::from_safe_string(format!("<script>{}</script>", look::plotly()))),
         })?;
         Ok(page.replace('\0', "\u{fffd}"))
     }
@@ -226,14 +222,6 @@ fn link(text: &str) -> Option<(&str, &str, &str)> {
     let (anchor, after) = from.split_once(')')?;
     let (sae, direction) = anchor.strip_prefix("direction/")?.split_once('/')?;
     (digits(number) && digits(sae) && digits(direction)).then_some((number, anchor, after))
-}
-
-/// Plotly's own script element, without the formula typesetter that comes along and is not used.
-fn plotly_script() -> String {
-    const END: &str = "</script>";
-    let sources = Plot::offline_js_sources();
-    let first = sources.find(END).map_or(sources.len(), |end| end + END.len());
-    sources[..first].into()
 }
 
 /// `data` as the content of a script element: no text in it can end the element or open a comment.
@@ -523,7 +511,7 @@ mod tests {
 
     /// The page without Plotly's own source.
     fn page(report: &Report) -> String {
-        report.to_html().unwrap().replace(&plotly_script(), "")
+        report.to_html().unwrap().replace(look::plotly(), "")
     }
 
     #[test]
@@ -555,7 +543,6 @@ mod tests {
         let page = page(&hostile_report());
         assert!(!page.contains("http://") && !page.contains("https://"));
         assert!(page.contains("default-src 'none'"));
-        assert_eq!(plotly_script().matches("<script").count(), 1);
     }
 
     #[test]

@@ -42,8 +42,10 @@ impl Gradient {
 
 /// A direction of the second SAE in a prompt, as a scalar.
 struct Target {
-    /// The direction, within its block.
+    /// The direction.
     second: usize,
+    /// Its place in its block.
+    place: usize,
     /// Number of the prompt among those of the block.
     prompt: usize,
     /// Where the direction fires last.
@@ -63,25 +65,40 @@ impl Between<'_> {
         gradient: Gradient,
         sample: Sample,
         watch: &Watch,
+        see: impl FnMut(Ranked),
+    ) -> Result<()> {
+        let seconds: Vec<usize> = (0..self.second.directions()).collect();
+        self.attribution_to(gradient, &seconds, sample, watch, see)
+    }
+
+    /// As [`attribution`](Between::attribution), to some directions of the second SAE.
+    ///
+    /// # Errors
+    /// As [`attribution`](Between::attribution), or if there is no such direction.
+    pub fn attribution_to(
+        &self,
+        gradient: Gradient,
+        seconds: &[usize],
+        sample: Sample,
+        watch: &Watch,
         mut see: impl FnMut(Ranked),
     ) -> Result<()> {
-        let (firsts, seconds) = (self.first.directions(), self.second.directions());
+        let firsts = self.first.directions();
         let (hook, written) = self.written()?;
         self.check_linear()?;
-        let block = Sums::block(firsts);
         let mut done = 0;
-        for start in (0..seconds).step_by(block) {
-            let directions = start..(start + block).min(seconds);
+        for directions in seconds.chunks(Sums::block(firsts)) {
             let spans: Vec<Vec<Span>> = directions
-                .clone()
-                .map(|direction| sampled(self.of_second, direction, sample.prompts))
+                .iter()
+                .map(|direction| sampled(self.of_second, *direction, sample.prompts))
                 .collect::<Result<_>>()?;
             let numbers = once(spans.iter().flatten().map(|span| span.prompt));
             let (prompts, counted) = self.prompts(&numbers)?;
             let mut targets = Vec::new();
-            for (second, spans) in spans.iter().enumerate() {
+            for (place, spans) in spans.iter().enumerate() {
                 targets.extend(spans.iter().map(|span| Target {
-                    second,
+                    second: directions[place],
+                    place,
                     prompt: numbers.partition_point(|number| *number < span.prompt),
                     last: span.last,
                 }));
@@ -93,7 +110,7 @@ impl Between<'_> {
                 let part = prompts.range(first_prompt..batch[batch.len() - 1].prompt + 1);
                 let scalars = batch
                     .iter()
-                    .map(|target| self.scalar(target, start, numbers[target.prompt], target.prompt - first_prompt))
+                    .map(|target| self.scalar(target, numbers[target.prompt], target.prompt - first_prompt))
                     .collect::<Result<Vec<_>>>()?;
                 let gradients = self.model.gradients(&part, &[hook], &scalars, gradient.frozen(), watch)?;
                 let of_target = |(number, target): (usize, &Target)| {
@@ -114,22 +131,22 @@ impl Between<'_> {
                 let found: Vec<Vec<(usize, f64)>> =
                     batch.par_iter().enumerate().map(of_target).collect::<Result<_>>()?;
                 for (target, found) in batch.iter().zip(found) {
-                    found.into_iter().for_each(|(first, value)| sums.add(target.second, first, value));
+                    found.into_iter().for_each(|(first, value)| sums.add(target.place, first, value));
                 }
                 done += batch.len();
                 watch.tell(Event::new("attribution", done as u64, "gradients"));
             }
-            for (second, first, mean) in sums.means(sample.least) {
-                see(Ranked::mean(Edge { first, second: start + second }, gradient.measure(), mean));
+            for (place, first, mean) in sums.means(sample.least) {
+                see(Ranked::mean(Edge { first, second: directions[place] }, gradient.measure(), mean));
             }
         }
         Ok(())
     }
 
     /// The sum of the pre-activations of a target's direction where it fires in its prompt, which has this number in the index and
-    /// `place` in the batch.
-    fn scalar(&self, target: &Target, start: usize, number: usize, place: usize) -> Result<Scalar> {
-        let second = start + target.second;
+    /// `prompt` in the batch.
+    fn scalar(&self, target: &Target, number: usize, prompt: usize) -> Result<Scalar> {
+        let second = target.second;
         let counted = self.index.counted(number)?;
         let parameters = self.second.parameters();
         let weight = match &parameters.architecture {
@@ -145,7 +162,7 @@ impl Between<'_> {
         let fires = counted.filter(|position| activations[*position] > 0.0);
         let quantity = |direction| Quantity::Along { hook: end.hook, direction };
         let terms = fires.map(|position| Term { position, weight, quantity: quantity(direction.clone()) });
-        Ok(Scalar { prompt: place, terms: terms.collect() })
+        Ok(Scalar { prompt, terms: terms.collect() })
     }
 
     /// Where what the first SAE writes is met on the way back, and what a unit of each direction's activation adds there.

@@ -57,20 +57,33 @@ impl Between<'_> {
     ///
     /// # Errors
     /// As [`effects`](crate::effects), or if the index is damaged.
-    pub fn causal(&self, sample: Sample, watch: &Watch, mut see: impl FnMut(Ranked)) -> Result<()> {
-        let (firsts, seconds) = (self.first.directions(), self.second.directions());
-        let block = Sums::block(seconds);
-        for start in (0..firsts).step_by(block) {
-            let directions = start..(start + block).min(firsts);
+    pub fn causal(&self, sample: Sample, watch: &Watch, see: impl FnMut(Ranked)) -> Result<()> {
+        self.causal_from(&(0..self.first.directions()).collect::<Vec<_>>(), sample, watch, see)
+    }
+
+    /// As [`causal`](Between::causal), of some directions of the first SAE.
+    ///
+    /// # Errors
+    /// As [`causal`](Between::causal), or if there is no such direction.
+    pub fn causal_from(
+        &self,
+        firsts: &[usize],
+        sample: Sample,
+        watch: &Watch,
+        mut see: impl FnMut(Ranked),
+    ) -> Result<()> {
+        let seconds = self.second.directions();
+        for directions in firsts.chunks(Sums::block(seconds)) {
             let spans: Vec<Vec<Span>> = directions
-                .clone()
-                .map(|direction| sampled(self.of_first, direction, sample.prompts))
+                .iter()
+                .map(|direction| sampled(self.of_first, *direction, sample.prompts))
                 .collect::<Result<_>>()?;
             let numbers = once(spans.iter().flatten().map(|span| span.prompt));
             let (prompts, counted) = self.prompts(&numbers)?;
-            let mut trials = Vec::new();
-            for (direction, spans) in directions.clone().zip(&spans) {
+            let (mut trials, mut places) = (Vec::new(), Vec::new());
+            for (place, (&direction, spans)) in directions.iter().zip(&spans).enumerate() {
                 for span in spans {
+                    places.push(place);
                     let prompt = numbers.partition_point(|number| *number < span.prompt);
                     trials.push(Trial {
                         prompt,
@@ -83,14 +96,13 @@ impl Between<'_> {
             }
             let mut sums = Sums::new(directions.len(), seconds);
             each_effect(self.model, &prompts, &trials, watch, |trial, Effect { before, after }| {
-                let direction = trials[trial].change.directions()[0] as usize;
                 for ((second, before), (_, after)) in before.activations()?.iter().zip(after.activations()?) {
-                    sums.add(direction - start, *second as usize, after - before);
+                    sums.add(places[trial], *second as usize, after - before);
                 }
                 Ok(())
             })?;
-            for (first, second, mean) in sums.means(sample.least) {
-                see(Ranked::mean(Edge { first: start + first, second }, Measure::Causal, mean));
+            for (place, second, mean) in sums.means(sample.least) {
+                see(Ranked::mean(Edge { first: directions[place], second }, Measure::Causal, mean));
             }
         }
         Ok(())

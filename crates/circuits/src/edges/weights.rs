@@ -4,6 +4,7 @@ use directrix_corpus::Watch;
 use directrix_kernels::Matrix;
 use directrix_model::{BlockHook, HookPoint, Model};
 use directrix_sae::Sae;
+use rayon::prelude::*;
 
 use super::{Edge, Measure, Ranked, Ranking, check_path};
 use crate::similarity::each_products;
@@ -60,6 +61,30 @@ impl Weights {
     /// If there is no such direction.
     pub fn of(&self, edge: Edge) -> f64 {
         directrix_kernels::dot(self.writes.row(edge.first), self.reads.row(edge.second))
+    }
+
+    /// The values of all edges from one direction of the first SAE: `[directions of the second]`.
+    ///
+    /// # Panics
+    /// If there is no such direction.
+    pub fn edges_from(&self, first: usize) -> Vec<f64> {
+        let row = self.writes.row(first);
+        (0..self.reads.rows())
+            .into_par_iter()
+            .map(|second| directrix_kernels::dot(row, self.reads.row(second)))
+            .collect()
+    }
+
+    /// The values of all edges to one direction of the second SAE: `[directions of the first]`.
+    ///
+    /// # Panics
+    /// If there is no such direction.
+    pub fn edges_to(&self, second: usize) -> Vec<f64> {
+        let row = self.reads.row(second);
+        (0..self.writes.rows())
+            .into_par_iter()
+            .map(|first| directrix_kernels::dot(self.writes.row(first), row))
+            .collect()
     }
 
     /// The `k` strongest of all pairs.

@@ -2,15 +2,16 @@
 //!
 //! A map is as long as its file was. Where another program cuts the file short meanwhile, a look at what is gone is answered by
 //! the system with SIGBUS, which ends a program without a word. Reading instead of mapping would need private memory for all of
-//! an index, or a copy for every query; so a program asks, when it starts, that [a sentence](exit_if_a_map_shrinks) be said.
+//! an index, or a copy for every query; so a program asks, when it starts, that [a sentence](exit_if_a_map_shrinks) be said, or, where it
+//! is to go on, that it [be told](survive_if_a_map_shrinks).
 
 use std::ffi::{CString, c_char};
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 use memmap2::Mmap;
 
@@ -70,6 +71,7 @@ struct Known {
     /// 0 while nobody has this place.
     end: AtomicUsize,
     path: AtomicPtr<c_char>,
+    shrunk: AtomicBool,
 }
 
 /// More maps than this at a time have no name in the sentence.
@@ -77,7 +79,8 @@ static MAPS: [Known; 4096] = [const { Known::nobody() }; 4096];
 
 impl Known {
     const fn nobody() -> Known {
-        Known { start: AtomicUsize::new(0), end: AtomicUsize::new(0), path: AtomicPtr::new(null_mut()) }
+        let (start, end) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Known { start, end, path: AtomicPtr::new(null_mut()), shrunk: AtomicBool::new(false) }
     }
 
     /// Takes the place for `map`, if nobody has it.
@@ -95,6 +98,7 @@ impl Known {
 
     fn leave(&self) {
         self.start.store(usize::MAX, Ordering::Release);
+        self.shrunk.store(false, Ordering::Release);
         let path = self.path.swap(null_mut(), Ordering::AcqRel);
         if !path.is_null() {
             // SAFETY: it came from `into_raw`, and nobody else takes it out.
@@ -108,16 +112,75 @@ impl Known {
 /// death. To be called when a program starts; does nothing but on Unix.
 pub fn exit_if_a_map_shrinks() {
     #[cfg(unix)]
+    handle(say_and_exit, libc::SA_RESETHAND);
+}
+
+/// Lets the program go on where a mapped file was cut short while it was read: what is gone reads as zeros, and [`shrunken`] names the
+/// file from then on. In place of [`exit_if_a_map_shrinks`]; does nothing but on Unix.
+pub fn survive_if_a_map_shrinks() {
+    #[cfg(unix)]
+    handle(zeros_and_on, 0);
+}
+
+/// A mapped file that was found to be cut short: what was read of it since is not what it held.
+pub fn shrunken() -> Option<PathBuf> {
+    let known = MAPS.iter().find(|known| known.shrunk.load(Ordering::Acquire))?;
+    let path = known.path.load(Ordering::Acquire);
+    if path.is_null() {
+        return Some(PathBuf::new());
+    }
+    #[cfg(unix)]
     {
-        let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = say_and_exit;
-        // SAFETY: the action is whole, and the handler does only what handlers may.
-        unsafe {
-            let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = handler as usize;
-            action.sa_flags = libc::SA_SIGINFO | libc::SA_RESETHAND;
-            libc::sigemptyset(&raw mut action.sa_mask);
-            libc::sigaction(libc::SIGBUS, &raw const action, null_mut());
-        }
+        use std::os::unix::ffi::OsStrExt;
+        // SAFETY: it came from `into_raw`, and a map that shrank is dropped when what is asked of it is answered, not before.
+        let bytes = unsafe { std::ffi::CStr::from_ptr(path) }.to_bytes();
+        Some(PathBuf::from(std::ffi::OsStr::from_bytes(bytes)))
+    }
+    #[cfg(not(unix))]
+    None
+}
+
+#[cfg(unix)]
+type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+
+#[cfg(unix)]
+fn handle(handler: Handler, flags: libc::c_int) {
+    // SAFETY: the action is whole, and the handlers do only what handlers may.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler as usize;
+        action.sa_flags = libc::SA_SIGINFO | flags;
+        libc::sigemptyset(&raw mut action.sa_mask);
+        libc::sigaction(libc::SIGBUS, &raw const action, null_mut());
+    }
+}
+
+/// The map that an address is in.
+#[cfg(unix)]
+fn map_at(address: usize) -> Option<&'static Known> {
+    MAPS.iter()
+        .find(|known| (known.start.load(Ordering::Acquire)..known.end.load(Ordering::Acquire)).contains(&address))
+}
+
+/// Puts zeros where the file has nothing any more, from the address to the end of the map.
+#[cfg(unix)]
+extern "C" fn zeros_and_on(signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    // SAFETY: the system gives a handler of this kind what it asked for.
+    let address = unsafe { (*info).si_addr() } as usize;
+    // SAFETY: asks for a constant.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+    let start = address - address % page;
+    let zeros = map_at(address).is_some_and(|known| {
+        known.shrunk.store(true, Ordering::Release);
+        let length = known.end.load(Ordering::Acquire).next_multiple_of(page) - start;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        // SAFETY: these pages are the map's own, which nobody writes to.
+        let found = unsafe { libc::mmap(start as *mut libc::c_void, length, libc::PROT_READ, flags, -1, 0) };
+        found != libc::MAP_FAILED
+    });
+    if !zeros {
+        // SAFETY: the system's own answer comes when what was done is done again.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
 }
 
@@ -130,18 +193,14 @@ extern "C" fn say_and_exit(_signal: libc::c_int, info: *mut libc::siginfo_t, _co
     };
     // SAFETY: the system gives a handler of this kind what it asked for.
     let address = unsafe { (*info).si_addr() } as usize;
-    for known in &MAPS {
-        let (start, end) = (known.start.load(Ordering::Acquire), known.end.load(Ordering::Acquire));
-        if (start..end).contains(&address) {
-            let path = known.path.load(Ordering::Acquire);
-            say(b"error: `");
-            if !path.is_null() {
-                // SAFETY: a path that is there ends with 0, and the map that faults is not dropped meanwhile.
-                say(unsafe { std::slice::from_raw_parts(path.cast(), libc::strlen(path)) });
-            }
-            say(b"` became shorter while it was read; put the whole file back, and run the command again\n");
-            // SAFETY: ends the program at once.
-            unsafe { libc::_exit(1) };
-        }
+    let Some(known) = map_at(address) else { return };
+    let path = known.path.load(Ordering::Acquire);
+    say(b"error: `");
+    if !path.is_null() {
+        // SAFETY: a path that is there ends with 0, and the map that faults is not dropped meanwhile.
+        say(unsafe { std::slice::from_raw_parts(path.cast(), libc::strlen(path)) });
     }
+    say(b"` became shorter while it was read; put the whole file back, and run the command again\n");
+    // SAFETY: ends the program at once.
+    unsafe { libc::_exit(1) };
 }

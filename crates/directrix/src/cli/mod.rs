@@ -16,9 +16,11 @@ mod failure;
 mod generate;
 mod index;
 mod inputs;
+mod intervene;
 mod layout;
 mod numbers;
 mod results;
+mod serve;
 mod shell;
 mod study;
 mod tensor_file;
@@ -61,6 +63,8 @@ enum Command {
     Circuits(circuits::Circuits),
     Export(export::Export),
     Generate(generate::Generate),
+    Intervene(intervene::Intervene),
+    Serve(serve::Serve),
     Convert(convert::Convert),
     Completions(shell::Completions),
     Man(shell::Man),
@@ -102,6 +106,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Circuits(circuits) => circuits.run(),
         Command::Export(export) => export.run(),
         Command::Generate(generate) => generate.run(),
+        Command::Intervene(intervene) => intervene.run(),
+        Command::Serve(serve) => serve.run(),
         Command::Convert(convert) => convert.run(),
         Command::Completions(completions) => completions.run(definition()),
         Command::Man(man) => man.run(definition()),

@@ -4,10 +4,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use directrix::corpus::Watch;
 use directrix::{lab, study};
 use serde_json::{Map, json};
 
 use super::inputs::ThreadArgs;
+use super::serve::{ListenArgs, serve};
 use super::terminal::{self, note, remark, stdout};
 use super::watch::watch;
 
@@ -20,6 +22,7 @@ Examples:
 const DEMO_EXAMPLES: &str = "\
 Examples:
   directrix demo
+  directrix demo --serve
   directrix demo --out reports/demo";
 
 /// Steps named in the summary of timings.
@@ -54,6 +57,9 @@ pub(crate) struct Demo {
     /// Folder to write to
     #[arg(long, value_name = "FOLDER", default_value = "out/demo")]
     out: PathBuf,
+    /// Open the workbench on what was found, as `directrix serve` does; its address is the last line printed
+    #[arg(long, conflicts_with = "json")]
+    serve: bool,
     #[command(flatten)]
     running: RunArgs,
 }
@@ -71,21 +77,27 @@ impl Study {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let study = study::Study::read(&self.file)?;
         let out = self.out.unwrap_or_else(|| Path::new("out").join(self.file.file_stem().unwrap_or_default()));
-        self.running.run(&study, &self.file.display().to_string(), &out)
+        self.running.run(&study, &self.file.display().to_string(), &out, &watch())
     }
 }
 
 impl Demo {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let name = "closing-quote.toml";
-        self.running.run(&study::Study::parse(study::Study::CLOSING_QUOTE, name)?, name, &self.out)
+        let (study, watch) = (study::Study::parse(study::Study::CLOSING_QUOTE, name)?, watch());
+        self.running.run(&study, name, &self.out, &watch)?;
+        if !self.serve || watch.is_stopped() {
+            return Ok(());
+        }
+        let studies = self.out.parent().unwrap_or(Path::new(""));
+        serve(&self.out.join("index"), studies, false, &ListenArgs::default(), &watch)
     }
 }
 
 impl RunArgs {
-    fn run(&self, study: &study::Study, name: &str, out: &Path) -> anyhow::Result<()> {
+    fn run(&self, study: &study::Study, name: &str, out: &Path, watch: &Watch) -> anyhow::Result<()> {
         self.threads.apply()?;
-        let finished = study.run(name, out, &watch())?;
+        let finished = study.run(name, out, watch)?;
         finished.notes.iter().for_each(|said| note(said));
         if self.json {
             let timings: Map<_, _> = finished.timings.iter().map(|(step, s)| (step.clone(), json!(s))).collect();

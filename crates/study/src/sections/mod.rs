@@ -44,6 +44,7 @@ mod direction_attribution;
 mod directions;
 mod edges;
 mod encoded_ablation;
+mod intervention;
 mod joint_ablation;
 mod logit_attribution;
 mod loss_recovered;
@@ -182,6 +183,7 @@ sections! {
     edges::Edges,
     conjunctions::Conjunctions,
     behaviour_circuit::BehaviourCircuit,
+    intervention::Intervention,
 }
 
 /// What numbers a section's options may have.
