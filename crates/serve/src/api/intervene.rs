@@ -291,7 +291,7 @@ pub(crate) async fn generate(State(served): State<Arc<Served>>, Json(wanted): Js
             };
             tokio::select! {
                 biased;
-                line = drawn.recv() => if let Some(line) = line { return Some((line, (drawn, computed))) },
+                Some(line) = drawn.recv() => return Some((line, (drawn, computed))),
                 done = running => {
                     computed = None;
                     if let Err(refused) = done {
