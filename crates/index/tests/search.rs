@@ -228,7 +228,8 @@ proptest! {
                     prop_assert_eq!(found.contains(Place { prompt, position }), expected.contains(&(prompt, position)));
                 }
             }
-            prop_assert!(!found.contains(Place { prompt: rows.len(), position: 0 }));
+            let beyond = Place { prompt: rows.len(), position: 0 };
+            prop_assert!(!found.contains(beyond));
 
             // Directions, from all their activations.
             for (number, sae) in search.index().saes().iter().enumerate() {
@@ -253,7 +254,7 @@ proptest! {
                     prop_assert!((row.mean - there.iter().sum::<f64>() / k).abs() < 1e-9);
                     let expected = dunning(k, n, said.active as f64 - k, counted - n);
                     prop_assert!((row.g2.abs() - expected).abs() < 1e-6, "{} {expected}", row.g2);
-                    prop_assert!(row.g2.abs() < 1e-9 || (row.g2 > 0.0) == (row.lift > 1.0), "{row:?}");
+                    prop_assert!(row.g2.abs() < 1e-9 || (row.g2 > 0.0) == (row.lift > 1.0), "{:?}", row);
                 }
                 prop_assert_eq!(seen, firing.len());
             }
