@@ -371,7 +371,7 @@ mod tests {
     use directrix_model::{Folder, Processing};
 
     use super::*;
-    use crate::{Input, Options};
+    use crate::{Input, Options, Query, Search};
 
     /// Everything an index answers.
     fn answers(index: &Index) -> Vec<String> {
@@ -392,6 +392,21 @@ mod tests {
                 all.push(format!("{:?} {:?}", index.prompt(prompt).unwrap(), sae.on_prompt(prompt, 3).unwrap()));
                 all.push(format!("{:?}", sae.at(prompt, 1).unwrap()));
             }
+        }
+        all
+    }
+
+    /// What a search answers.
+    fn searched(index: Index) -> Vec<String> {
+        let search = Search::new(index.into(), None);
+        let mut all = Vec::new();
+        for query in ["[7]", "!sae-l0/3>0.01 & [31 38]", "sae-l0/3 within 9 of [100] | sae-l0/5", "!([1] & [2])"] {
+            let query = Query::parse(query, search.index()).unwrap();
+            let found = search.find(&query).unwrap();
+            all.push(format!("{} {} {}", found.matches, found.prompts, found.left_out));
+            all.push(format!("{:?}", found.places().collect::<Vec<_>>()));
+            all.push(format!("{:?}", search.firing(&found, 0, usize::MAX).unwrap()));
+            all.push(format!("{:?}", search.matches(&found, &query, 50).unwrap()));
         }
         all
     }
@@ -433,11 +448,13 @@ mod tests {
         let one = made("one", SHARD, &Watch::nobody()).unwrap();
         let many = made("many", 40_000, &Watch::nobody()).unwrap();
         assert!(folder.path().join("many/shard-2").is_dir() && !folder.path().join("one/shard-1").exists());
-        let (one, many) = (answers(&one), answers(&many));
-        for (one, many) in one.iter().zip(&many) {
+        let answered = (answers(&one), answers(&many));
+        for (one, many) in answered.0.iter().zip(&answered.1) {
             assert_eq!(one, many);
         }
-        assert_eq!(one.len(), many.len());
+        assert_eq!(answered.0.len(), answered.1.len());
+        assert_eq!(searched(one), searched(many));
+        let many = answered.1;
 
         // Stopped in the second shard and in the third.
         for limit in [1700, 2700] {

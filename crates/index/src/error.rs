@@ -57,10 +57,27 @@ pub enum Error {
         /// What differs.
         difference: String,
     },
-    /// A prompt, position or direction that the index has not.
+    /// A query that cannot be understood, or is not of the index.
+    #[error("the query cannot be understood at character {at}: {problem}")]
+    Query {
+        /// Where, in characters from 1.
+        at: usize,
+        /// What was expected and found there, and what is wrong.
+        problem: String,
+    },
+    /// A text, a regular expression or tokens that cannot be looked for.
+    #[error("{problem}")]
+    Pattern {
+        /// What is wrong.
+        problem: String,
+    },
+    /// A text is looked for and there is no tokenizer.
+    #[error("texts are found in what tokens say, and there is no tokenizer; name a folder with one by --model, or give token ids")]
+    NoTokenizer,
+    /// A prompt, position, direction or SAE that the index has not.
     #[error("the index has no {what} {number}: there are {there}, counted from 0")]
     Outside {
-        /// `prompt`, `position` or `direction`.
+        /// `prompt`, `position`, `direction` or `SAE`.
         what: &'static str,
         /// The number asked for.
         number: usize,

@@ -128,12 +128,17 @@ impl Index {
     /// # Errors
     /// If the tokens are damaged.
     pub fn occurrences(&self) -> Result<Vec<u64>> {
-        let mut counts = vec![0; self.meta.vocabulary];
-        for (number, shard) in self.prompts.shards.iter().enumerate() {
-            let tokens = self.prompts.tokens(number, 0..shard.tokens.len() as u32)?;
-            tokens.iter().for_each(|token| counts[*token as usize] += 1);
-        }
-        Ok(counts)
+        self.prompts.occurrences()
+    }
+
+    /// The number of an SAE that is named by its short name, or by its number.
+    pub fn number_of(&self, name: &str) -> Option<usize> {
+        let number = name.parse::<usize>().ok().filter(|number| *number < self.saes.len());
+        number.or_else(|| self.saes.iter().position(|sae| sae.name() == name))
+    }
+
+    pub(crate) fn all_prompts(&self) -> &Arc<Prompts> {
+        &self.prompts
     }
 
     /// The part of SAE number `sae`.
@@ -208,6 +213,16 @@ impl Prompts {
             }
         }
         Ok(counted)
+    }
+
+    /// How often each token occurs.
+    pub(crate) fn occurrences(&self) -> Result<Vec<u64>> {
+        let mut counts = vec![0; self.vocabulary];
+        for (number, shard) in self.shards.iter().enumerate() {
+            let tokens = self.tokens(number, 0..shard.tokens.len() as u32)?;
+            tokens.iter().for_each(|token| counts[*token as usize] += 1);
+        }
+        Ok(counts)
     }
 
     /// The tokens at some positions of a shard.

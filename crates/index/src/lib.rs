@@ -13,6 +13,7 @@
 //!
 //! An [`Index`] opens the files again, memory-mapped. Everything is then a query on a [`SaeIndex`], without the model. A file
 //! that was damaged since gives an error, whatever is in it; see [`Index`] for what is checked when.
+//! A [`Search`] asks the other way round: where a text, tokens or directions are, and which directions fire there.
 //!
 //! ```
 //! use directrix_corpus::{Chunk, Prompts, Watch};
@@ -59,6 +60,7 @@ mod identity;
 mod index;
 mod layout;
 mod query;
+mod search;
 mod shard;
 mod sort;
 
@@ -68,3 +70,4 @@ pub use error::{Error, Result};
 pub use identity::{Identity, Input, Options};
 pub use index::{Index, Meta};
 pub use query::{Direction, SaeIndex};
+pub use search::{Firing, Found, Match, Place, Query, Search};

@@ -1,5 +1,6 @@
 //! What one SAE's directions fire on: queries on an index.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytemuck::Pod;
@@ -229,15 +230,21 @@ impl SaeIndex {
         if position >= there {
             return Err(Error::Outside { what: "position", number: position, there });
         }
+        let row = start + position as u32;
+        self.rows(shard, row..row + 1)
+    }
+
+    /// The directions active at some positions of a shard, ascending at each, and their activations.
+    pub(crate) fn rows(&self, shard: usize, rows: Range<u32>) -> Result<(&[u32], &[f32])> {
         let part = &self.parts[shard];
-        let row = u64::from(start) + position as u64;
-        let offsets = part.position_offsets.get(row..row + 2)?;
-        let range = offsets[0]..offsets[1];
-        if range.start > range.end || range.end > part.directions.len() {
+        let offsets = part.position_offsets.get(u64::from(rows.start)..u64::from(rows.end) + 1)?;
+        let range = offsets[0]..offsets[offsets.len() - 1];
+        if !offsets.is_sorted() || range.end > part.directions.len() {
             return Err(damaged(&part.position_offsets, "its offsets do not rise"));
         }
         let directions = part.directions.get(range.clone())?;
-        if !rise_below(directions, self.directions() as u64) {
+        let of_row = |ends: &[u64]| &directions[(ends[0] - range.start) as usize..(ends[1] - range.start) as usize];
+        if !offsets.windows(2).all(|ends| rise_below(of_row(ends), self.directions() as u64)) {
             return Err(damaged(&part.directions, "directions do not rise, or are not of the SAE"));
         }
         Ok((directions, finite(&part.position_values, range)?))
@@ -378,7 +385,7 @@ impl Part {
 }
 
 /// Activations, all of them numbers.
-fn finite(file: &Mapped<f32>, range: std::ops::Range<u64>) -> Result<&[f32]> {
+fn finite(file: &Mapped<f32>, range: Range<u64>) -> Result<&[f32]> {
     let values = file.get(range)?;
     if values.iter().all(|value| value.is_finite()) {
         return Ok(values);

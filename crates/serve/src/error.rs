@@ -103,6 +103,9 @@ impl From<directrix_circuits::Error> for Refused {
 fn of_index(error: &directrix_index::Error) -> Refused {
     match error {
         directrix_index::Error::Outside { .. } => Refused::missing(error.to_string()),
+        directrix_index::Error::Pattern { .. }
+        | directrix_index::Error::Query { .. }
+        | directrix_index::Error::NoTokenizer => Refused::bad(error.to_string()),
         _ => Refused::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     }
 }

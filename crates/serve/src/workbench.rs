@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use directrix_circuits::edges::{Measure, Weights};
 use directrix_circuits::{Matched, Observed, PartMeans, top_tokens};
 use directrix_corpus::{Chunk, Prompts, Watch};
-use directrix_index::{Index, SaeIndex};
+use directrix_index::{Index, SaeIndex, Search};
 use directrix_kernels::Matrix;
 use directrix_lab::{Opened, Steps, Wanted, open_index};
 use directrix_sae::Sae;
@@ -46,7 +46,8 @@ struct Unchanged {
 
 /// An index and which of its parts are the SAEs'.
 pub(crate) struct Indexed {
-    pub(crate) index: Index,
+    pub(crate) index: Arc<Index>,
+    pub(crate) search: Search,
     parts: Vec<usize>,
     means: OnceLock<PartMeans>,
     common: OnceLock<Vec<bool>>,
@@ -150,9 +151,13 @@ impl Workbench {
 
     /// The index's part of an SAE.
     pub(crate) fn part(&self, sae: usize) -> Answered<&SaeIndex> {
+        Ok(self.indexed()?.index.sae(self.part_number(sae)?))
+    }
+
+    /// The number of that part.
+    pub(crate) fn part_number(&self, sae: usize) -> Answered<usize> {
         self.sae(sae)?;
-        let indexed = self.indexed()?;
-        Ok(indexed.index.sae(indexed.parts[sae]))
+        Ok(self.indexed()?.parts[sae])
     }
 
     /// The token that each direction fires on most, and its share.
@@ -270,6 +275,8 @@ impl Workbench {
 impl Indexed {
     fn open(opened: &Opened, folder: &Path) -> Result<Indexed> {
         let (index, parts) = opened.existing_index_of_all(folder)?;
-        Ok(Indexed { index, parts, means: OnceLock::new(), common: OnceLock::new() })
+        let index = Arc::new(index);
+        let search = Search::new(index.clone(), opened.tokenizer.clone());
+        Ok(Indexed { index, search, parts, means: OnceLock::new(), common: OnceLock::new() })
     }
 }

@@ -26,7 +26,7 @@ Examples:
 const TOKENS_SHOWN: usize = 10;
 const BAR_WIDTH: usize = 40;
 /// A longer token is cut.
-const LONGEST_TOKEN: usize = 24;
+pub(crate) const LONGEST_TOKEN: usize = 24;
 
 /// Show what a direction fires on.
 ///
@@ -173,11 +173,16 @@ impl Direction {
 
 /// The SAE of the index by its name or number; the last where none is wanted.
 pub(crate) fn choose_sae<'a>(index: &'a Index, wanted: Option<&str>) -> anyhow::Result<&'a SaeIndex> {
-    let Some(wanted) = wanted else { return Ok(index.sae(index.saes().len() - 1)) };
-    let number = wanted.parse::<usize>().ok().filter(|number| *number < index.saes().len());
-    let named = |sae: &&SaeIndex| wanted.trim_end_matches('/').rsplit('/').next() == Some(sae.name());
-    if let Some(sae) = number.map(|number| index.sae(number)).or_else(|| index.saes().iter().find(named)) {
-        return Ok(sae);
+    let number = wanted.map_or(Ok(index.saes().len() - 1), |wanted| sae_number(index, wanted))?;
+    Ok(index.sae(number))
+}
+
+/// The number of the SAE of the index with this name or number.
+pub(crate) fn sae_number(index: &Index, wanted: &str) -> anyhow::Result<usize> {
+    let name = wanted.trim_end_matches('/').rsplit('/').next();
+    let named = || index.saes().iter().position(|sae| Some(sae.name()) == name);
+    if let Some(number) = index.number_of(wanted).or_else(named) {
+        return Ok(number);
     }
     let names: Vec<String> = index.saes().iter().enumerate().map(|(i, sae)| format!("{i} ({})", sae.name())).collect();
     bail!("the index has no SAE `{wanted}`; it has {}", names.join(", "))

@@ -11,6 +11,7 @@ mod convert;
 mod direction;
 mod directions;
 mod evaluate;
+mod explain;
 mod export;
 mod failure;
 mod generate;
@@ -20,6 +21,7 @@ mod intervene;
 mod layout;
 mod numbers;
 mod results;
+mod search;
 mod serve;
 mod shell;
 mod study;
@@ -47,6 +49,7 @@ Examples:
   directrix demo                      run the shipped study; prints the path of its report
   directrix index                     index the shipped model, SAEs and stories in out/index
   directrix direction 42              show what direction 42 of the last SAE fires on
+  directrix search 'said, \"'           find the directions that fire on a text
   directrix generate --prompt \"Once upon a time\"";
 
 #[derive(Subcommand)]
@@ -57,6 +60,8 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     Index(index::Index),
     Direction(direction::Direction),
+    Search(search::Search),
+    Explain(explain::Explain),
     Capture(capture::Capture),
     Ablate(ablate::Ablate),
     Attribute(attribute::Attribute),
@@ -100,6 +105,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Evaluate(evaluate) => evaluate.run(),
         Command::Index(index) => index.run(),
         Command::Direction(direction) => direction.run(),
+        Command::Search(search) => search.run(),
+        Command::Explain(explain) => explain.run(),
         Command::Capture(capture) => capture.run(),
         Command::Ablate(ablate) => ablate.run(),
         Command::Attribute(attribute) => attribute.run(),

@@ -80,16 +80,21 @@ impl Shading {
     /// The words that tokens are, each as shown with its activations and how wide it is; `full` is the activation of the
     /// strongest shade. A word begins where a token begins with a space.
     pub(crate) fn words(self, tokens: &[String], activations: &[f32], full: f32) -> Vec<(String, usize)> {
-        let starts = tokens.iter().enumerate().filter(|(i, token)| *i == 0 || token.starts_with(' ')).map(|(i, _)| i);
-        let starts: Vec<usize> = starts.chain([tokens.len()]).collect();
         let highest = activations.iter().copied().fold(0.0, f32::max);
-        let word = |range: std::ops::Range<usize>| {
-            let shaded = self.shaded(&tokens[range.clone()], &activations[range], full, highest);
-            let shown = shaded.trim_start_matches(' ').to_owned();
-            let wide = without_colours(&shown).width();
-            (shown, wide)
+        words(tokens, |range| self.shaded(&tokens[range.clone()], &activations[range], full, highest))
+    }
+
+    /// The same, with some tokens in the strongest shade, or in `«»`.
+    pub(crate) fn marked_words(self, tokens: &[String], is_marked: &[bool]) -> Vec<(String, usize)> {
+        let shown = |i: usize| {
+            let (space, word) = spaced(&tokens[i]);
+            match self {
+                _ if !is_marked[i] => tokens[i].clone(),
+                Shading::Colours => format!("{space}\x1b[30;48;2;255;120;0m{word}\x1b[0m"),
+                Shading::Marks => format!("{space}«{word}»"),
+            }
         };
-        starts.windows(2).map(|ends| word(ends[0]..ends[1])).collect()
+        words(tokens, |range| range.map(shown).collect())
     }
 
     /// Tokens with their activations, of which `highest` is the highest shown and `full` has the strongest shade.
@@ -110,6 +115,18 @@ impl Shading {
         };
         tokens.iter().zip(activations).map(shade).collect()
     }
+}
+
+/// The words that tokens are, as `shown`, and how wide each is.
+fn words(tokens: &[String], shown: impl Fn(std::ops::Range<usize>) -> String) -> Vec<(String, usize)> {
+    let starts = tokens.iter().enumerate().filter(|(i, token)| *i == 0 || token.starts_with(' ')).map(|(i, _)| i);
+    let starts: Vec<usize> = starts.chain([tokens.len()]).collect();
+    let word = |range| {
+        let shown = shown(range).trim_start_matches(' ').to_owned();
+        let wide = without_colours(&shown).width();
+        (shown, wide)
+    };
+    starts.windows(2).map(|ends| word(ends[0]..ends[1])).collect()
 }
 
 /// The spaces that a token begins with, and the rest; a token of spaces alone is not taken apart.
@@ -159,5 +176,7 @@ mod tests {
         assert!(coloured[1].0.starts_with("\x1b[30;48;2;255;"), "{coloured:?}");
         assert!(coloured[2].0.contains("255;120;0m") && coloured[2].0.ends_with("c\x1b[0m"), "{coloured:?}");
         assert_eq!(coloured.iter().map(|(_, wide)| *wide).collect::<Vec<_>>(), [1, 1, 1]);
+        assert_eq!(Shading::Marks.marked_words(&tokens, &[true, false, true]), words(&["«a»", "b", "«c»"]));
+        assert_eq!(Shading::Colours.marked_words(&tokens, &[false, true, false])[1], ("\x1b[30;48;2;255;120;0mb\x1b[0m".into(), 1));
     }
 }

@@ -1,5 +1,7 @@
 //! The fixtures, and indexes of them.
 
+#![allow(dead_code)]
+
 use std::path::Path;
 
 use directrix_corpus::{Chunk, Prompts, Watch};

@@ -7,6 +7,7 @@ mod info;
 mod intervene;
 mod notes;
 mod prompt;
+mod search;
 mod studies;
 
 use std::sync::Arc;
@@ -52,6 +53,8 @@ const IMPORT: usize = 16 << 20;
         circuits::check,
         circuits::attribution,
         circuits::graph,
+        search::directions,
+        search::positions,
         studies::studies,
         notes::all,
         notes::put,
@@ -81,6 +84,8 @@ pub(crate) fn router() -> Router<Arc<Served>> {
         .route("/api/spell", post(intervene::spell))
         .route("/api/edges/check", post(circuits::check))
         .route("/api/graph", post(circuits::graph))
+        .route("/api/search/directions", get(search::directions))
+        .route("/api/search/positions", get(search::positions))
         .route("/api/studies", get(studies::studies))
         .route("/studies/{*path}", get(studies::file))
         .route("/api/notes", get(notes::all))
