@@ -212,26 +212,10 @@ export class Failure extends Error {
   }
 }
 
-const KEY = "directrix-token";
-
-/** The token a page was opened with is kept for this tab and taken out of the address. */
-export function keepToken() {
-  const url = new URL(location.href);
-  const token = new URLSearchParams(url.hash.slice(1)).get("token") ?? url.searchParams.get("token");
-  if (token === null) return;
-  sessionStorage.setItem(KEY, token);
-  url.searchParams.delete("token");
-  url.hash = "";
-  history.replaceState(null, "", url);
-}
-
 export async function ask(path: string, options: RequestInit = {}): Promise<Response> {
-  const headers = new Headers(options.headers);
-  const token = sessionStorage.getItem(KEY);
-  if (token !== null) headers.set("Authorization", `Bearer ${token}`);
   let response: Response;
   try {
-    response = await fetch(path, { ...options, headers });
+    response = await fetch(path, options);
   } catch (error) {
     if (options.signal?.aborted) throw error;
     throw new Failure("The server does not answer. Is directrix serve still running?", 0, null);

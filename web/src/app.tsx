@@ -47,6 +47,7 @@ export function App() {
   const { path, query } = place.value;
   const view = VIEWS.find((one) => one.path === path);
   useEffect(() => {
+    document.querySelector(".views [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
     document.title = view && path !== "/" ? `${view.name} · Directrix` : "Directrix";
   }, [path]);
   useEffect(() => {

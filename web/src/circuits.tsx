@@ -84,7 +84,8 @@ function Around() {
   );
 }
 
-const [WIDE, HIGH, GAP] = [124, 26, 12];
+/** Of a node, between nodes, and at the edge of the drawing, in pixels. */
+const [WIDE, HIGH, GAP, EDGE] = [124, 26, 12, 12];
 
 /** Where each direction stands: its SAE's column, near those it is joined to. */
 function laidOut(edges: Edge[], centre: Id, width: number) {
@@ -107,15 +108,15 @@ function laidOut(edges: Edge[], centre: Id, width: number) {
     }
     number();
   }
-  const height = Math.max(...columns.map((column) => column.length)) * (HIGH + GAP) + 44;
-  const between = Math.max(WIDE + 70, (width - WIDE - 4) / Math.max(1, columns.length - 1));
-  const total = columns.length === 1 ? Math.max(width, WIDE) : WIDE + 4 + between * (columns.length - 1);
+  const height = Math.max(...columns.map((column) => column.length)) * (HIGH + GAP) + 56;
+  const between = Math.max(WIDE + 70, Math.min(460, (width - WIDE - 2 * EDGE) / Math.max(1, columns.length - 1)));
+  const total = WIDE + 2 * EDGE + between * (columns.length - 1);
+  const xs = columns.map((_, i) => EDGE + WIDE / 2 + i * between);
   const at = new Map<string, { id: Id; x: number; y: number }>();
   columns.forEach((column, i) => {
-    const x = columns.length === 1 ? total / 2 : 2 + WIDE / 2 + i * between;
-    for (const name of column) at.set(name, { id: nodes.get(name)!, x, y: 32 + (height - 44) / 2 + rank.get(name)! * (HIGH + GAP) });
+    for (const name of column) at.set(name, { id: nodes.get(name)!, x: xs[i]!, y: 38 + (height - 56) / 2 + rank.get(name)! * (HIGH + GAP) });
   });
-  return { at, height, total, heads: saes.map((sae, i) => ({ sae, x: columns.length === 1 ? total / 2 : 2 + WIDE / 2 + i * between })) };
+  return { at, height, total, heads: saes.map((sae, i) => ({ sae, x: xs[i]! })) };
 }
 
 const edgeName = ({ from, to }: Edge) => `${spelled(...from)}>${spelled(...to)}`;
@@ -151,7 +152,7 @@ function Drawn({ data, centre, open, measure }: { data: Found; centre: Id; open:
       <Figure name={name} title={`Edges by ${measure}`} caption={<><i class="key positive" /> positive <i class="key negative" /> negative; thicker: larger. Choose a node to see its own edges, an edge to check it. {about.join(" ")}</>}>
         <div ref={box} class="plot-box circuit-box" tabIndex={0} role="region" aria-label="Circuit">
           <svg class="circuit" width={total} height={height} role="group" aria-label={`Edges around ${spelled(...centre)}`}>
-            {heads.map(({ sae, x }) => <text key={sae} class="head" x={x} y="14">{shortened(saeName(sae), 20)}</text>)}
+            {heads.map(({ sae, x }) => <text key={sae} class="head" x={x} y="20">{shortened(saeName(sae), 20)}</text>)}
             {edges.map((edge) => {
               const [from, to] = [at.get(key(...edge.from))!, at.get(key(...edge.to))!];
               const [x, end] = [from.x + WIDE / 2, to.x - WIDE / 2];

@@ -274,7 +274,7 @@ function Row({ of, all, d, at, chosen }: { of: number; all: Directions; d: numbe
         {note?.label ? <span class="label" title={`${note.label}${token === null ? "" : `, top token ${tokenText(token)}`}`}>{note.label}</span>
           : token !== null && <code class="token" title={tokenText(token)}>{shortened(tokenText(token), 24)}</code>}
       </td>
-      <td class="number share" style={{ "--share": share }}>{dead || token === null ? "" : fixed(100 * share, 0)}</td>
+      <td class="number share" style={dead || token === null ? undefined : { "--share": share }}>{dead || token === null ? "" : fixed(100 * share, 0)}</td>
       <td class="number">{effect === null ? "" : signed(effect, 2)}</td>
     </tr>
   );

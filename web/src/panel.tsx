@@ -182,7 +182,8 @@ function NoteEditor({ of, direction }: { of: number; direction: number }) {
       setMine(note);
       setTheirs(null);
     } catch (error) {
-      if (error instanceof Failure && error.status === 409) setTheirs(error.body as Note);
+      // Where it was deleted meanwhile, there is none in the answer.
+      if (error instanceof Failure && error.status === 409) setTheirs({ ...blank, changed: "", ...(error.body as Partial<Note>), sae: of, direction });
       else setError((error as Error).message);
     }
   };
@@ -229,13 +230,13 @@ function NoteEditor({ of, direction }: { of: number; direction: number }) {
   );
 }
 
-function DirectionList({ rows, name, caption, value }: { rows: Neighbour[]; name: string; caption: string; value: string }) {
+function DirectionList({ rows, name, caption, value, own }: { rows: Neighbour[]; name: string; caption: string; value: string; own?: boolean }) {
   const positions = rows.some((row) => row.n !== null);
   return rows.length === 0 ? <div><h3>{caption}</h3><Quiet>None found.</Quiet></div> : (
     <Table
       rows={rows} name={name} caption={caption} most={10}
       columns={[
-        { name: "direction", value: (row) => spelled(row.sae, row.direction), show: (row) => <DirectionLink sae={row.sae} direction={row.direction} /> },
+        { name: "direction", value: (row) => spelled(row.sae, row.direction), show: (row) => <DirectionLink sae={row.sae} direction={row.direction} plain={own === true} /> },
         { name: "top token", value: (row) => row.top_token, show: (row) => <Token>{row.top_token}</Token> },
         { name: value, value: (row) => row.value, numeric: true, show: (row) => signed(row.value) },
         ...(positions ? [{ name: "n", value: (row: Neighbour) => row.n, numeric: true }] : []),
@@ -253,9 +254,9 @@ function NeighbourLists({ of, direction }: { of: number; direction: number }) {
       <Wait on={loaded} what="Looking for neighbours">
         {(data) => (
           <div class="thirds">
-            <DirectionList rows={data.encoder} name={`${name}-encoder`} caption="By encoder" value="cosine" />
-            <DirectionList rows={data.decoder} name={`${name}-decoder`} caption="By decoder" value="cosine" />
-            <DirectionList rows={data.coactivation} name={`${name}-coactivation`} caption="By co-activation" value="corr." />
+            <DirectionList rows={data.encoder} name={`${name}-encoder`} caption="By encoder" value="cosine" own />
+            <DirectionList rows={data.decoder} name={`${name}-decoder`} caption="By decoder" value="cosine" own />
+            <DirectionList rows={data.coactivation} name={`${name}-coactivation`} caption="By co-activation" value="corr." own />
           </div>
         )}
       </Wait>

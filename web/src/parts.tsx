@@ -58,7 +58,7 @@ export function Facts({ of }: { of: [string, ComponentChildren][] }) {
 }
 
 export const Token = ({ children }: { children: string | null }) =>
-  children === null ? <span class="faint">none</span> : <code class="token" title={tokenText(children)}>{shortened(tokenText(children), 28)}</code>;
+  children === null ? <span class="faint">none</span> : <code class="token" title={tokenText(children)}>{shortened(tokenText(children), 20)}</code>;
 
 export const DirectionLink = ({ sae, direction, plain }: { sae: number; direction: number; plain?: boolean }) => (
   <a href={toDirection(sae, direction)}>{plain ? direction : spelled(sae, direction)}</a>
@@ -171,10 +171,10 @@ export function Figure({ title, name, caption, children }: {
   children: ComponentChildren;
 }) {
   const box = useRef<HTMLElement>(null);
-  const svg = () => box.current!.querySelector<SVGSVGElement>("svg:not(.graph-rows)");
-  const save = (how: (svg: SVGSVGElement, name: string) => unknown) => () => {
-    const drawing = svg();
-    if (drawing) void how(drawing, name);
+  const save = (how: (drawings: SVGSVGElement[], name: string) => unknown) => () => {
+    // What lies over another drawing comes before it in an attribution graph.
+    const drawings = [...box.current!.querySelectorAll("svg")].reverse();
+    if (drawings.length) void how(drawings, name);
   };
   return (
     <figure ref={box}>
@@ -222,7 +222,7 @@ export function Bars({ of, label }: { of: Bar[]; label: string }) {
   const [box, width] = useWidth();
   const values = of.flatMap((bar) => [bar.value, bar.before ?? 0]);
   const [low, high] = [Math.min(0, ...values), Math.max(0, ...values)];
-  const names = Math.min(0.4 * width, 8 + 7 * Math.max(3, ...of.map((bar) => [...bar.label].length)));
+  const names = Math.min(0.4 * width, 170, 8 + 7 * Math.max(3, ...of.map((bar) => [...bar.label].length)));
   const numbers = 6 + 6.7 * Math.max(...of.map((bar) => bar.shown.length));
   const room = Math.max(20, width - names - numbers - 8);
   const x = (value: number) => names + 6 + (high === low ? 0 : ((value - low) / (high - low)) * room);

@@ -25,29 +25,35 @@ const STYLES = [
   "text-anchor", "image-rendering", "display",
 ];
 
-/** The drawing as a file of its own: what the style sheet gives it is written into it. */
-function standalone(svg: SVGSVGElement) {
+/** A copy with what the style sheet gives it written into it. */
+function styled(svg: SVGSVGElement) {
   const copy = svg.cloneNode(true) as SVGSVGElement;
-  const { width, height } = svg.getBoundingClientRect();
-  const copies = [copy, ...copy.querySelectorAll<SVGElement>("*")];
-  [svg, ...svg.querySelectorAll<SVGElement>("*")].forEach((element, i) => {
+  const copies = copy.querySelectorAll<SVGElement>("*");
+  svg.querySelectorAll<SVGElement>("*").forEach((element, i) => {
     const style = getComputedStyle(element);
     copies[i]!.setAttribute("style", STYLES.map((name) => `${name}:${style.getPropertyValue(name)}`).join(";"));
   });
-  copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
-  copy.setAttribute("width", String(width));
-  copy.setAttribute("height", String(height));
+  return copy;
+}
+
+/** The drawings of a figure, one over the other, as a file of its own. */
+function standalone(drawings: SVGSVGElement[]) {
+  const [svg, ...over] = drawings.map(styled);
+  svg!.append(...over.flatMap((one) => [...one.children]));
+  const { width, height } = drawings[0]!.getBoundingClientRect();
   const page = getComputedStyle(document.documentElement).getPropertyValue("--page").trim();
-  copy.setAttribute("style", `background:${page}`);
-  return { text: new XMLSerializer().serializeToString(copy), width, height, page };
+  for (const [name, value] of [["xmlns", "http://www.w3.org/2000/svg"], ["width", String(width)], ["height", String(height)], ["style", `background:${page}`]] as const) {
+    svg!.setAttribute(name, value);
+  }
+  return { text: new XMLSerializer().serializeToString(svg!), width, height, page };
 }
 
-export function saveSvg(svg: SVGSVGElement, name: string) {
-  saveBlob(new Blob([standalone(svg).text], { type: "image/svg+xml" }), `${name}.svg`);
+export function saveSvg(drawings: SVGSVGElement[], name: string) {
+  saveBlob(new Blob([standalone(drawings).text], { type: "image/svg+xml" }), `${name}.svg`);
 }
 
-export async function savePng(svg: SVGSVGElement, name: string) {
-  const { text, width, height, page } = standalone(svg);
+export async function savePng(drawings: SVGSVGElement[], name: string) {
+  const { text, width, height, page } = standalone(drawings);
   const image = new Image();
   image.src = `data:image/svg+xml,${encodeURIComponent(text)}`;
   await image.decode();

@@ -15,7 +15,7 @@ export function Search() {
     <>
       <div class="part-line first">
         <h1>Search</h1>
-        <Choice label="Search for" value={by} options={[["text", "directions that fire on a text"], ["query", "positions where directions fire"]]} set={(by) => choose({ by: by === "text" ? null : by }, false)} />
+        <Choice label="Search for" value={by} options={[["text", "by text"], ["query", "by directions"]]} set={(by) => choose({ by: by === "text" ? null : by }, false)} />
       </div>
       {!info.value.index ? <NoIndex /> : by === "text" ? <ByText /> : <ByQuery />}
     </>
