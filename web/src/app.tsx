@@ -103,7 +103,7 @@ function Tools() {
       <label class="which">
         <span title={`${model.layers} layers, ${model.heads} heads, d_model ${model.d_model}`}>{model.name}</span>
         <Select
-          value={sae.value} options={saes.map((one, i) => [i, one.name] as const)}
+          label="SAE" value={sae.value} options={saes.map((one, i) => [i, one.name] as const)}
           set={(chosen) => choose({ sae: saes[chosen]!.name, direction: null }, false)}
         />
       </label>

@@ -1,5 +1,5 @@
 /** What a head looks at. */
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { get, type MeanAttention, type PlotlyFigure, post, query } from "./api";
 import { Bars, Choice, Facts, Field, Figure, Select, type Shaded, TokenList, useWidth, Wait } from "./parts";
 import { choose, place } from "./place";
@@ -140,14 +140,14 @@ function Plot({ figure, name }: { figure: PlotlyFigure; name: string }) {
   const box = useRef<HTMLDivElement>(null);
   const [error, setError] = useState("");
   const dark = isDark.value;
-  useEffect(() => {
+  useLayoutEffect(() => {
     const div = box.current!;
     loadPlotly().then((plotly) => {
       const { data, layout, config } = window.Look.themed(figure, div.clientWidth, dark);
       void plotly.react(div, data, layout, config);
     }, (error: Error) => setError(error.message));
   }, [figure, dark]);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const div = box.current!;
     return () => window.Plotly?.purge(div);
   }, []);
@@ -165,7 +165,7 @@ function Plot({ figure, name }: { figure: PlotlyFigure; name: string }) {
         </span>
       </div>
       {error && <p class="failed" role="alert">{error}</p>}
-      <div class="plot-box" tabIndex={0} role="region" aria-label="Mean attention"><div class="plot drawn" ref={box} style={{ width: figure.layout.width, height: figure.layout.height }} /></div>
+      <div class="plot-box" tabIndex={0} role="region" aria-label="Mean attention"><div class="plot drawn" ref={box} style={{ width: figure.layout.width ? `${figure.layout.width}px` : undefined, height: `${figure.layout.height}px` }} /></div>
     </figure>
   );
 }

@@ -1,5 +1,5 @@
 /** Every direction of an SAE, filtered and in an order, beside the one that is chosen. */
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { type Directions, get, type Note, stream } from "./api";
 import { DirectionPanel } from "./panel";
 import { Field, NoIndex, Select, Wait } from "./parts";
@@ -183,7 +183,7 @@ function List({ of, all, shown, chosen, step, learn }: {
 }) {
   const box = useRef<HTMLDivElement>(null);
   const [view, setView] = useState({ top: 0, height: 600 });
-  useEffect(() => {
+  useLayoutEffect(() => {
     const look = () => setView({ top: box.current!.scrollTop, height: box.current!.clientHeight });
     look();
     const resized = new ResizeObserver(look);
@@ -191,7 +191,7 @@ function List({ of, all, shown, chosen, step, learn }: {
     return () => resized.disconnect();
   }, []);
   const at = chosen === undefined ? -1 : shown.indexOf(chosen);
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (at < 0) return;
     const list = box.current!;
     const [top, room] = [at * ROW, list.clientHeight - ROW];
@@ -239,11 +239,11 @@ function List({ of, all, shown, chosen, step, learn }: {
             </tr>
           </thead>
           <tbody>
-            {from > 0 && <tr class="space" aria-hidden="true" style={{ height: from * ROW }} />}
+            <Space rows={from} />
             {shown.slice(from, to).map((d, i) => (
               <Row key={d} of={of} all={all} d={d} at={from + i} chosen={d === chosen} />
             ))}
-            {to < shown.length && <tr class="space" aria-hidden="true" style={{ height: (shown.length - to) * ROW }} />}
+            <Space rows={shown.length - to} />
           </tbody>
         </table>
         {shown.length === 0 && <p class="none">No direction passes these filters.</p>}
@@ -251,6 +251,9 @@ function List({ of, all, shown, chosen, step, learn }: {
     </>
   );
 }
+
+/** The room of rows that are not in view. */
+const Space = ({ rows }: { rows: number }) => <tr class="space" aria-hidden="true"><td colSpan={COLUMNS.length + 1} style={{ height: `${rows * ROW}px` }} /></tr>;
 
 function Row({ of, all, d, at, chosen }: { of: number; all: Directions; d: number; at: number; chosen: boolean }) {
   const note = notes.value.get(key(of, d));

@@ -1,9 +1,8 @@
 /** The attribution graph of a prompt: the edges of the node that is pointed at or chosen, and what it is. */
-import { useEffect, useRef, useState } from "preact/hooks";
-import { type GraphNode, post, type PromptGraph } from "./api";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { ask, type GraphNode, post, type PromptGraph } from "./api";
 import { Facts, Field, Figure, Quiet } from "./parts";
 import { choose, place } from "./place";
-import { ask } from "./api";
 import { PromptForm } from "./prompt";
 import { saveBlob } from "./save";
 import { promptText, toDirection } from "./state";
@@ -67,7 +66,7 @@ function Drawing({ graph }: { graph: PromptGraph }) {
   const marks = () => [...box.current!.querySelectorAll<SVGElement>(".graph-marks .node")];
   const shown = pointed ?? selected;
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     const svg = box.current!.querySelector<SVGElement>(".graph-marks")!;
     svg.setAttribute("role", "group");
     const of = (event: Event) => {
@@ -94,7 +93,7 @@ function Drawing({ graph }: { graph: PromptGraph }) {
     box.current!.scrollLeft = box.current!.scrollWidth;
   }, [graph]);
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     const ends = new Set([shown]);
     const paths: SVGPathElement[] = [];
     const near = (end: 0 | 1) => sorted(edges.filter((edge) => edge[end] === shown)).slice(0, 60);

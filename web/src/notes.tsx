@@ -58,7 +58,7 @@ export function NotesView() {
             { name: "label", value: (note) => note.label, class: "label-cell" },
             { name: "note", value: (note) => note.text, class: "long" },
             { name: "changed", value: (note) => note.changed, show: (note) => <time dateTime={note.changed}>{note.changed.slice(0, 16).replace("T", " ")}</time> },
-            ...(edit ? [{ name: "", value: () => null, show: (note: Note) => <button type="button" class="link" aria-label={`Delete the note of ${spelled(note.sae, note.direction)}`} onClick={() => remove(note)}>Delete</button> }] : []),
+            ...(edit ? [{ name: "delete", value: () => null, show: (note: Note) => <button type="button" class="link" aria-label={`Delete the note of ${spelled(note.sae, note.direction)}`} onClick={() => remove(note)}>Delete</button> }] : []),
           ]}
         />
       )}

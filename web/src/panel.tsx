@@ -34,7 +34,7 @@ export function DirectionPanel({ of, direction, place, among, effect, step }: Pr
           <button type="button" aria-label="Next direction" title="Next (→ or j)" disabled={place === among - 1} onClick={() => step((at) => at + 1)}>→</button>
         </span>
       </header>
-      {!known && settled === direction
+      {!known && Object.is(settled, direction)
         ? <p class="failed" role="alert">{saeName(of)} has no direction {Number.isNaN(direction) ? "of that name" : direction}: it has {count(info.value.saes[of]!.directions)}, counted from 0.</p>
         : <>
           <nav class="actions" aria-label="This direction elsewhere">

@@ -25,13 +25,15 @@ export function Field({ label, children, wide }: { label: string; children: Comp
   return <label class={wide ? "field wide" : "field"}><span>{label}</span>{children}</label>;
 }
 
-export function Select<T extends string | number>({ value, options, set }: {
+export function Select<T extends string | number>({ value, options, set, label }: {
   value: T;
   options: readonly (readonly [T, string])[];
   set: (value: T) => void;
+  /** Where nothing around it says what is chosen. */
+  label?: string;
 }) {
   return (
-    <select value={value} onChange={(event) => set(options[event.currentTarget.selectedIndex]![0])}>
+    <select aria-label={label} value={value} onChange={(event) => set(options[event.currentTarget.selectedIndex]![0])}>
       {options.map(([one, name]) => <option key={one} value={one}>{name}</option>)}
     </select>
   );
@@ -138,9 +140,9 @@ export function Hint() {
   const box = useRef<HTMLDivElement>(null);
   useEffect(() => {
     const hint = box.current!;
-    const show = (event: Event) => {
-      const token = (event.target as Element).closest?.<HTMLElement>("[data-hint]");
-      hint.hidden = !token;
+    let token: HTMLElement | null = null;
+    const place = () => {
+      hint.hidden = !token?.isConnected;
       if (!token) return;
       hint.textContent = token.dataset.hint!;
       const at = token.getClientRects()[0] ?? token.getBoundingClientRect();
@@ -148,16 +150,21 @@ export function Hint() {
       hint.style.left = `${Math.max(8, Math.min(left, document.documentElement.clientWidth - hint.offsetWidth - 8))}px`;
       hint.style.top = `${at.top > hint.offsetHeight + 12 ? at.top - hint.offsetHeight - 6 : at.bottom + 6}px`;
     };
+    const show = (event: Event) => {
+      token = (event.target as Element).closest?.("[data-hint]") ?? null;
+      place();
+    };
     const hide = () => {
-      hint.hidden = true;
+      token = null;
+      place();
     };
     document.addEventListener("pointerover", show);
     document.addEventListener("focusout", hide);
-    addEventListener("scroll", hide, { passive: true, capture: true });
+    addEventListener("scroll", place, { passive: true, capture: true });
     return () => {
       document.removeEventListener("pointerover", show);
       document.removeEventListener("focusout", hide);
-      removeEventListener("scroll", hide, { capture: true });
+      removeEventListener("scroll", place, { capture: true });
     };
   }, []);
   return <div id="hint" role="status" ref={box} hidden />;
@@ -231,7 +238,7 @@ export function Bars({ of, label }: { of: Bar[]; label: string }) {
   );
   return (
     <div ref={box} class="drawing">
-      <svg class="bars" width={width} height={of.length * ROW + 2} role="img" aria-label={`${label}: ${of.map((one) => `${one.label} ${one.shown}`).join(", ")}`}>
+      <svg class="bars" width={width} height={of.length * ROW + 2} role={of.some((one) => one.href) ? "group" : "img"} aria-label={`${label}: ${of.map((one) => `${one.label} ${one.shown}`).join(", ")}`}>
         {of.map((one, i) => {
           const top = i * ROW;
           const name = <text class="name" x={names} y={top + 15}>{shortened(one.label, Math.max(3, Math.floor((names - 4) / 7)))}</text>;

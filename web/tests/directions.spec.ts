@@ -67,7 +67,7 @@ test("filters leave out what does not pass them, and are kept in the address", a
   await expect(shown(page)).toHaveText(some!);
   await page.getByRole("button", { name: "Clear all" }).click();
   await expect(shown(page)).not.toHaveText(some!);
-  await page.getByLabel("Alive").selectOption("dead");
+  await page.getByRole("combobox", { name: "Alive" }).selectOption("dead");
   await page.getByLabel("Number or top token").fill("no such token anywhere");
   await expect(page.getByText("No direction passes these filters.")).toBeVisible();
 });

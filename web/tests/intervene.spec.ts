@@ -12,7 +12,7 @@ const loss = (page: Page) => page.locator(".facts div", { hasText: "mean loss" }
 test("an active direction is ablated, and scaled by a slider", async ({ page }) => {
   await page.goto(at([]));
   await expect(page.getByText("Nothing is changed yet.")).toBeVisible();
-  const active = page.getByLabel("A direction active at position");
+  const active = page.getByRole("combobox", { name: "A direction active at position" });
   await expect(active.locator("option").nth(1)).toBeAttached();
   const change = (await active.locator("option").nth(1).getAttribute("value"))!;
   await active.selectOption(change);
@@ -64,11 +64,11 @@ test("changes are written, placed and taken away", async ({ page }) => {
   await page.getByRole("button", { name: "Add", exact: true }).click();
   await expect(loss(page)).toHaveText(/\d/);
   const mean = await loss(page).textContent();
-  await page.getByLabel("By", { exact: true }).selectOption("zero");
+  await page.getByRole("combobox", { name: "By", exact: true }).selectOption("zero");
   await expect(loss(page)).not.toHaveText(mean!);
-  await page.getByLabel("Positions").selectOption("one");
+  await page.getByRole("combobox", { name: "Positions" }).selectOption("one");
   await expect(page).toHaveURL(/0_mlp_out%3Dzero%40\d+/);
-  await page.getByLabel("A component, or an SAE's reconstruction").selectOption("sae-l1=reconstruction");
+  await page.getByRole("combobox", { name: "A component" }).selectOption("sae-l1=reconstruction");
   await expect(page.locator(".change-list li")).toHaveCount(2);
   await expect(page.getByRole("listbox", { name: "Tokens by the change of their loss" }).locator("[data-hint]").first()).toBeVisible();
 });

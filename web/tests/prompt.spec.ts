@@ -22,7 +22,7 @@ test("a text is run, and each position looked at", async ({ page }) => {
   await expect(page.getByRole("heading", { name: `Position ${+position + 1}` })).toBeVisible();
   await expect(page.getByRole("img", { name: /^Next tokens: / })).toBeVisible();
   await expect(page.getByRole("img", { name: /^Logit attribution of components: .*\d/ })).toBeVisible();
-  await expect(page.getByRole("img", { name: /^Logit attribution of directions: .*\d/ })).toBeVisible();
+  await expect(page.getByRole("group", { name: /^Logit attribution of directions: .*\d/ })).toBeVisible();
   for (const sae of ["sae-l0", "sae-l1"]) {
     await expect(page.getByRole("region", { name: `active-${sae}-${+position + 1}` }).locator("tbody tr").first()).toBeVisible();
   }
@@ -52,7 +52,7 @@ test("a head's pattern follows the token that is pointed at", async ({ page }) =
   expect(parts.slice(0, 4).reduce((sum, part) => sum + part, 0)).toBeGreaterThan(98);
   expect(parts.slice(4).every((part) => part === 0)).toBe(true);
   await expect(page.locator("svg.heat image")).toHaveAttribute("href", /^data:image\/png/);
-  await page.getByLabel("Head", { exact: true }).selectOption("2");
+  await page.getByRole("combobox", { name: "Head", exact: true }).selectOption("2");
   await expect(page.getByRole("listbox", { name: "Attention of L0H2" })).toBeVisible();
 });
 

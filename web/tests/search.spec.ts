@@ -11,7 +11,7 @@ test("a text leads to the directions that fire on it", async ({ page }) => {
   const lifts = (await table.locator("tbody td:last-child").allTextContents()).map((text) => parseFloat(text.replace(",", "")));
   expect(lifts).toEqual(lifts.toSorted((a, b) => b - a));
   await expect(page.locator(".prompt .t[data-hint]").first()).toBeVisible();
-  await page.getByLabel("As").selectOption("token");
+  await page.getByRole("combobox", { name: "As", exact: true }).selectOption("token");
   await expect(page).toHaveURL(/kind=token/);
   await expect(table).toBeVisible();
 });
