@@ -129,7 +129,8 @@ export type Pair = [number, number];
 export interface Intervened {
   changes: { text: string; sentence: string }[];
   texts: string[];
-  mean_loss: Pair;
+  /** `null` for a text of one token. */
+  mean_loss: Pair | null;
   losses: [(number | null)[], (number | null)[]];
   position: number;
   answer: { text: string; log_prob: Pair; rank: Pair; logit: Pair } | null;
@@ -181,7 +182,8 @@ export interface PromptGraph {
   caption: string;
   drawing: string;
   data: { nodes: GraphNode[]; edges: [number, number, number][]; most: number; height: number };
-  json: string;
+  /** As circuit-tracer reads it. */
+  json: unknown;
   notes: string[];
 }
 export interface Study {

@@ -61,7 +61,7 @@ function Pattern({ text, texts, layer, head, position, go }: { text: string; tex
         return (
           <div class="halves">
             <div class="prompt">
-              <p class="label">What L{layer}H{head} looks at from {looking} (<code>{tokenText(texts[looking]!)}</code>). Point at another token, or choose it.</p>
+              <p class="label"><span>What L{layer}H{head} looks at from {looking} (<code>{tokenText(texts[looking]!)}</code>). Point at another token, or choose it.</span></p>
               <TokenList of={shaded} chosen={position} choose={go} point={setPointed} label={`Attention of L${layer}H${head}`} />
             </div>
             <Figure title={`L${layer}H${head}`} name={`attention-L${layer}H${head}`} caption="Each row looks at the columns to its left. Darker: more of its attention.">
@@ -158,7 +158,7 @@ function Plot({ figure, name }: { figure: PlotlyFigure; name: string }) {
   return (
     <figure>
       <div class="figure-head">
-        <h3>Mean attention by position</h3>
+        <h3>How far back it looks</h3>
         <span class="files">
           <button type="button" class="link" aria-label={`Save ${name} as SVG`} onClick={save("svg")}>SVG</button>
           <button type="button" class="link" aria-label={`Save ${name} as PNG`} onClick={save("png")}>PNG</button>

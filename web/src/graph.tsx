@@ -1,6 +1,6 @@
 /** The attribution graph of a prompt: the edges of the node that is pointed at or chosen, and what it is. */
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
-import { ask, type GraphNode, post, type PromptGraph } from "./api";
+import { type GraphNode, post, type PromptGraph } from "./api";
 import { Facts, Field, Figure, Quiet } from "./parts";
 import { choose, place } from "./place";
 import { PromptForm } from "./prompt";
@@ -37,7 +37,7 @@ export function AttributionGraph() {
   return (
     <>
       <PromptForm text={text} run={start} />
-      <div class="line"><Field label="Answer, if not the most likely"><input value={answer} onChange={(event) => choose({ answer: event.currentTarget.value })} /></Field></div>
+      <div class="line"><Field label="Answer, if not the last token"><input value={answer} onChange={(event) => choose({ answer: event.currentTarget.value })} /></Field></div>
       {running && <p class="none loading" role="status">Drawing the graph; this takes seconds … <button type="button" class="pill" onClick={() => { running.abort(); setRunning(null); }}>Cancel</button></p>}
       {error && <p class="failed" role="alert">{error}</p>}
       {graph ? <Shown graph={graph} /> : !running && !error && <div class="empty"><p>Run the prompt to see which tokens, heads and directions write its prediction.</p></div>}
@@ -46,9 +46,9 @@ export function AttributionGraph() {
 }
 
 function Shown({ graph }: { graph: PromptGraph }) {
-  const save = async () => saveBlob(await (await ask(graph.json)).blob(), "graph.json");
+  const save = () => saveBlob(new Blob([JSON.stringify(graph.json)], { type: "application/json" }), "graph.json");
   return (
-    <Figure name="attribution-graph" title={graph.title} caption={<>{graph.caption} {graph.notes.map((note) => <span key={note}>{note} </span>)}<button type="button" class="link" onClick={() => void save()}>JSON for circuit-tracer</button></>}>
+    <Figure name="attribution-graph" title={graph.title} caption={<>{graph.caption} {graph.notes.map((note) => <span key={note}>{note} </span>)}<button type="button" class="link" onClick={save}>JSON for circuit-tracer</button></>}>
       <div class="graph-key"><span><i />adds</span><span><i class="down" />takes away</span><span>thicker: more of the answer goes through it</span></div>
       <Drawing graph={graph} />
     </Figure>

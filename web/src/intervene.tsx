@@ -179,11 +179,10 @@ function Effect({ after, position }: { after: Intervened; position: number }) {
   const differences = after.losses[1].map((loss, i) => (loss === null || after.losses[0][i] == null ? null : loss - after.losses[0][i]));
   const most = Math.max(0.5, ...differences.map((one) => Math.abs(one ?? 0)));
   const { answer } = after;
-  const loss = after.mean_loss[1] - after.mean_loss[0];
   return (
     <>
       <dl class="facts">
-        <div><dt>mean loss, nats</dt><dd>{signed(loss)}</dd><dd class="note">{change(after.mean_loss)}</dd></div>
+        {after.mean_loss && <div><dt>mean loss, nats</dt><dd>{signed(after.mean_loss[1] - after.mean_loss[0])}</dd><dd class="note">{change(after.mean_loss)}</dd></div>}
         {answer && (
           <>
             <div><dt>log-probability of <Token>{answer.text}</Token></dt><dd>{signed(answer.log_prob[1] - answer.log_prob[0])}</dd><dd class="note">{change(answer.log_prob)}</dd></div>
@@ -243,9 +242,11 @@ function Controls({ text, changes, position }: { text: string; changes: string[]
         <Wait on={loaded} what="Drawing controls">
           {({ controls, mean_loss, answer }) => !controls?.length ? <Quiet>These changes have no controls: only directions do.</Quiet> : (
             <div class="halves">
-              <Figure title="Change of the mean loss" name="controls-loss" caption="Each dot is one draw; the line is what these changes do.">
-                <Dots value={mean_loss[1] - mean_loss[0]} rows={controls.map(({ name, mean_loss: draws }) => [name, draws.map((one) => one - mean_loss[0])])} />
-              </Figure>
+              {mean_loss && (
+                <Figure title="Change of the mean loss" name="controls-loss" caption="Each dot is one draw; the line is what these changes do.">
+                  <Dots value={mean_loss[1] - mean_loss[0]} rows={controls.map(({ name, mean_loss: draws }) => [name, draws.map((one) => one - mean_loss[0])])} />
+                </Figure>
+              )}
               {answer && (
                 <Figure title="Change of the answer's log-probability" name="controls-log-prob">
                   <Dots value={answer.log_prob[1] - answer.log_prob[0]} rows={controls.map(({ name, log_prob }) => [name, log_prob.map((one) => one - answer.log_prob[0])])} />

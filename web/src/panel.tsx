@@ -183,7 +183,7 @@ function NoteEditor({ of, direction }: { of: number; direction: number }) {
       setTheirs(null);
     } catch (error) {
       // Where it was deleted meanwhile, there is none in the answer.
-      if (error instanceof Failure && error.status === 409) setTheirs({ ...blank, changed: "", ...(error.body as Partial<Note>), sae: of, direction });
+      if (error instanceof Failure && error.status === 409) setTheirs({ ...blank, changed: "", ...(error.body as { instead?: Note }).instead, sae: of, direction });
       else setError((error as Error).message);
     }
   };
