@@ -98,7 +98,7 @@ function Tools() {
   return (
     <>
       <form class="find" role="search" onSubmit={find}>
-        <input name="find" type="search" aria-label="Go to a direction, or search a text" placeholder="429, or a text" autocomplete="off" />
+        <input name="find" type="search" aria-label="Go to a direction, or search a text" placeholder="429 or text" autocomplete="off" />
       </form>
       <label class="which">
         <span title={`${model.layers} layers, ${model.heads} heads, d_model ${model.d_model}`}>{model.name}</span>

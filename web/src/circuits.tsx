@@ -4,9 +4,9 @@ import { type Check, type Neighbour, post } from "./api";
 import { AttributionGraph } from "./graph";
 import { loadEdges, type Measure, MEASURES } from "./panel";
 import { Choice, DirectionField, DirectionLink, Field, Figure, Quiet, Select, Table, useWidth, Wait } from "./parts";
-import { address, choose, place } from "./place";
-import { info, key, sae, saeName, spelled, topToken, unspelled, useLoaded, useTopTokens } from "./state";
-import { number, shortened, signed, tokenText } from "./text";
+import { choose, place } from "./place";
+import { info, key, sae, saeName, spelled, toIntervene, topToken, unspelled, useLoaded, useTopTokens } from "./state";
+import { number, sentence, shortened, signed, tokenText } from "./text";
 
 export function Circuits() {
   const of = place.value.query.get("of") === "prompt" ? "prompt" : "direction";
@@ -76,7 +76,7 @@ function Around() {
       {!centre ? <div class="empty"><p>Which direction? Write one above, or choose one among the <a href="/">directions</a>.</p></div> : (
         <Wait on={loaded} what="Looking for edges">
           {(data) => data.edges.length === 0
-            ? <div class="empty"><p>{spelled(...centre)} has no edges by this measure.</p>{data.about.map((one) => <p key={one}>{one}</p>)}</div>
+            ? <div class="empty"><p>{spelled(...centre)} has no edges by this measure.</p>{data.about.map((one) => <p key={one}>{sentence(one)}</p>)}</div>
             : <Drawn data={data} centre={centre} open={open} measure={measure} />}
         </Wait>
       )}
@@ -123,7 +123,8 @@ const edgeName = ({ from, to }: Edge) => `${spelled(...from)}>${spelled(...to)}`
 
 const activate = (act: () => void) => ({
   role: "button" as const,
-  tabIndex: 0,
+  // Attributes of SVG keep their case.
+  tabindex: 0,
   onClick: act,
   onKeyDown: (event: KeyboardEvent) => {
     if (event.key !== "Enter" && event.key !== " ") return;
@@ -149,7 +150,7 @@ function Drawn({ data, centre, open, measure }: { data: Found; centre: Id; open:
   const name = `circuit-${saeName(centre[0])}-${centre[1]}-${measure}`;
   return (
     <>
-      <Figure name={name} title={`Edges by ${measure}`} caption={<><i class="key positive" /> positive <i class="key negative" /> negative; thicker: larger. Choose a node to see its own edges, an edge to check it. {about.join(" ")}</>}>
+      <Figure name={name} title={`Edges by ${measure}`} caption={<><i class="key positive" /> positive <i class="key negative" /> negative; thicker: larger. Choose a node to see its own edges, an edge to check it. {about.map(sentence).join(" ")}</>}>
         <div ref={box} class="plot-box circuit-box" tabIndex={0} role="region" aria-label="Circuit">
           <svg class="circuit" width={total} height={height} role="group" aria-label={`Edges around ${spelled(...centre)}`}>
             {heads.map(({ sae, x }) => <text key={sae} class="head" x={x} y="20">{shortened(saeName(sae), 20)}</text>)}
@@ -204,7 +205,7 @@ function EdgeCheck({ edge, measure }: { edge: Edge; measure: Measure }) {
   return (
     <>
       <h3><DirectionLink sae={edge.from[0]} direction={edge.from[1]} /> → <DirectionLink sae={edge.to[0]} direction={edge.to[1]} /></h3>
-      <p class="note">{measure} {signed(edge.value)}{edge.n !== null && `, n = ${edge.n}`}. <a href={address("/intervene", { change: [`${spelled(...edge.from)}*0`] })}>Ablate the first in a prompt</a>.</p>
+      <p class="note">{measure} {signed(edge.value)}{edge.n !== null && `, n = ${edge.n}`}. <a href={toIntervene(`${spelled(...edge.from)}*0`)}>Ablate the first in a prompt</a>.</p>
       {!asked && <button type="button" class="pill strong" onClick={() => choose({ check: 1 })}>Check causally</button>}
       <Wait on={checked} what="Ablating">
         {(data) => (

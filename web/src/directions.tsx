@@ -261,7 +261,8 @@ function Row({ of, all, d, at, chosen }: { of: number; all: Directions; d: numbe
   const dead = all.maximum[d] === 0;
   const effect = all.effect[d] ?? null;
   const share = all.share[d]!;
-  const go = (event: Event) => {
+  const go = (event: MouseEvent) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
     choose({ direction: d }, false);
   };

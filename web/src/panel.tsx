@@ -2,9 +2,9 @@
 import { useEffect, useState } from "preact/hooks";
 import { type DirectionAttribution, type Edges, type Example, Failure, get, type Neighbour, type Neighbours, type Note, type Panel, put, query } from "./api";
 import { Bars, Choice, DirectionLink, Facts, Field, Figure, Histogram, Quiet, type Shaded, Table, Token, Tokens, Wait } from "./parts";
-import { address } from "./place";
-import { info, keepNote, key, notes, saeName, spelled, toDirection, useLoaded, usePaced } from "./state";
-import { count, many, number, percent, signed, tokenText } from "./text";
+import { address, leftAt } from "./place";
+import { info, keepNote, key, notes, saeName, spelled, toDirection, toIntervene, useLoaded, usePaced } from "./state";
+import { count, many, number, percent, sentence, signed, tokenText } from "./text";
 
 const KINDS = ["Strongest", "Upper third", "Middle third", "Lower third"] as const;
 
@@ -38,8 +38,8 @@ export function DirectionPanel({ of, direction, place, among, effect, step }: Pr
         ? <p class="failed" role="alert">{saeName(of)} has no direction {Number.isNaN(direction) ? "of that name" : direction}: it has {count(info.value.saes[of]!.directions)}, counted from 0.</p>
         : <>
           <nav class="actions" aria-label="This direction elsewhere">
-            <a href={address("/intervene", { sae: saeName(of), change: [`${spelled(of, direction)}*0`] })}>Intervene</a>
-            <a href={address("/prompt", { sae: saeName(of), colour: spelled(of, direction) })}>Colour a prompt</a>
+            <a href={toIntervene(`${spelled(of, direction)}*0`, { sae: saeName(of) })}>Intervene</a>
+            <a href={leftAt("/prompt", { sae: saeName(of), colour: spelled(of, direction) })}>Colour a prompt</a>
             <a href={address("/circuits", { sae: saeName(of), direction })}>Circuit</a>
             <a href={address("/search", { sae: saeName(of), by: "query", query: spelled(of, direction) })}>All positions</a>
           </nav>
@@ -278,7 +278,7 @@ function EdgeLists({ of, direction }: { of: number; direction: number }) {
   const name = `${saeName(of)}-${direction}-${measure}`;
   const list = (on: typeof up, way: string, caption: string) => (
     <Wait on={on} what="Looking for edges">
-      {(data) => <><DirectionList rows={data.edges} name={`${name}-${way}`} caption={caption} value={measure} />{data.about && <p class="note">{data.about}</p>}</>}
+      {(data) => <><DirectionList rows={data.edges} name={`${name}-${way}`} caption={caption} value={measure} />{data.about && <p class="note">{sentence(data.about)}</p>}</>}
     </Wait>
   );
   return (

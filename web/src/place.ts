@@ -39,9 +39,12 @@ export function address(path: string, values: Values = {}) {
   return written(path, set(new URLSearchParams(), values));
 }
 
-/** Where a view was left, with what is chosen for all views. */
-export function leftAt(path: string, shared: Values) {
-  return written(path, set(new URLSearchParams(left.get(path)), shared));
+/** What was last chosen in a view; this one's is what is chosen now. */
+export const lastOf = (path: string) => (place.value.path === path ? place.value.query : left.get(path)) ?? new URLSearchParams();
+
+/** Where a view was left, with what is chosen for it now. */
+export function leftAt(path: string, values: Values) {
+  return written(path, set(new URLSearchParams(left.get(path)), values));
 }
 
 let writing: ReturnType<typeof setTimeout> | undefined;

@@ -3,8 +3,8 @@ import { useEffect, useState } from "preact/hooks";
 import { AttentionPart } from "./attention";
 import { type Attribution, post, type PromptView } from "./api";
 import { Bars, DirectionField, Facts, Field, Figure, Select, type Shaded, Table, Token, TokenList, Wait } from "./parts";
-import { address, choose, place } from "./place";
-import { info, promptText, saeName, spelled, toDirection, topToken, unspelled, useLoaded, useTopTokens } from "./state";
+import { choose, place } from "./place";
+import { info, promptText, saeName, spelled, toDirection, toIntervene, topToken, unspelled, useLoaded, useTopTokens } from "./state";
 import { number, percent, shortened, signed, tokenText } from "./text";
 
 /** Where a text is written; it is run when asked for. */
@@ -125,7 +125,7 @@ function At({ data, position }: { data: PromptView; position: number }) {
                   { name: "activation", value: (row) => row.value, numeric: true },
                   {
                     name: "change", value: (row) => `${spelled(i, row.direction)}*0`,
-                    show: (row) => <a aria-label={`Ablate ${spelled(i, row.direction)}`} href={address("/intervene", { text: data.text, position, change: [`${spelled(i, row.direction)}*0`] })}>off</a>,
+                    show: (row) => <a aria-label={`Ablate ${spelled(i, row.direction)}`} href={toIntervene(`${spelled(i, row.direction)}*0`, { text: data.text, position })}>off</a>,
                   },
                 ]}
               />

@@ -53,7 +53,7 @@ export function Reference() {
             <h1>{api.info.title} <span class="faint">{api.info.version}</span></h1>
             {api.info.description && <p class="described">{api.info.description}</p>}
             <p><a href="/openapi.json" target="_blank">openapi.json</a></p>
-            {operations(api).map(({ id, method, path, of }) => <One key={id} id={encodeURIComponent(id)} method={method} path={path} of={of} />)}
+            {operations(api).map(({ id, method, path, of }) => <One key={id} id={encodeURIComponent(id)} method={method} path={path} of={of} schemas={api.components?.schemas ?? {}} />)}
             {Object.entries(api.components?.schemas ?? {}).map(([name, schema]) => (
               <article class="operation" key={name} id={`schema-${name}`}>
                 <h2><code>{name}</code></h2>
@@ -70,7 +70,9 @@ export function Reference() {
 
 const Method = ({ name }: { name: string }) => <span class={`method ${name}`}>{name.toUpperCase()}</span>;
 
-function One({ id, method, path, of }: { id: string; method: string; path: string; of: Operation }) {
+type Schemas = Record<string, Schema>;
+
+function One({ id, method, path, of, schemas }: { id: string; method: string; path: string; of: Operation; schemas: Schemas }) {
   return (
     <article class="operation" id={id}>
       <h2><Method name={method} /> <code>{path}</code></h2>
@@ -86,21 +88,22 @@ function One({ id, method, path, of }: { id: string; method: string; path: strin
           </tbody>
         </table>
       )}
-      {of.requestBody?.content && <><h3>Body</h3><Bodies of={of.requestBody.content} /></>}
+      {of.requestBody?.content && <><h3>Body</h3><Bodies of={of.requestBody.content} schemas={schemas} /></>}
       {Object.entries(of.responses ?? {}).map(([status, { description, content }]) => (
-        <div key={status}><h3>{status} <span class="faint">{description}</span></h3>{content && <Bodies of={content} />}</div>
+        <div key={status}><h3>{status} <span class="faint">{description}</span></h3>{content && <Bodies of={content} schemas={status.startsWith("2") ? schemas : {}} />}</div>
       ))}
     </article>
   );
 }
 
-function Bodies({ of }: { of: Content }) {
+/** What is sent, its fields spelled out where its schema is among those given. */
+function Bodies({ of, schemas }: { of: Content; schemas: Schemas }) {
   return (
     <>
       {Object.entries(of).map(([type, { schema, example }]) => (
         <div key={type}>
           <p class="note">{type}{schema && <>: <Type of={schema} /></>}</p>
-          {schema && !schema.$ref && <Shape of={schema} />}
+          {schema && <Shape of={schemas[schema.$ref?.split("/").at(-1) ?? ""] ?? schema} />}
           {example !== undefined && <pre tabIndex={0}>{typeof example === "string" ? example : JSON.stringify(example, null, 2)}</pre>}
         </div>
       ))}

@@ -2,7 +2,7 @@
 import { computed, signal } from "@preact/signals";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { type Directions, type Info, type Note, get } from "./api";
-import { address, place } from "./place";
+import { address, lastOf, leftAt, place, type Values } from "./place";
 
 export const info = signal<Info>(undefined as unknown as Info);
 export const notes = signal<Map<string, Note>>(new Map());
@@ -43,6 +43,13 @@ export function unspelled(text: string): [number, number] | null {
 }
 
 export const toDirection = (number: number, direction: number) => address("/", { sae: saeName(number), direction });
+
+/** Where a change is made, beside those that were made before. */
+export function toIntervene(change: string, values: Values = {}) {
+  const before = lastOf("/intervene");
+  const others = before.getAll("change").filter((one) => one !== change);
+  return leftAt("/intervene", { text: before.get("text") ?? lastOf("/prompt").get("text"), ...values, change: [...others, change] });
+}
 
 /** The text of the prompt views. */
 export const promptText = computed(() => place.value.query.get("text") ?? info.value.example);

@@ -48,9 +48,5 @@ export const percent = (part: number, digits = 3) => `${number(100 * part, digit
 /** "1 prompt", "2 prompts". */
 export const many = (n: number, noun: string) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
 
-/** The smallest power-of-ten multiple of 1, 2 or 5 that is not below a value. */
-export function round(value: number) {
-  if (!(value > 0)) return 1;
-  const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value * (1 - 1e-9)) ?? 10 * power;
-}
+/** With a capital and a full stop. */
+export const sentence = (text: string) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");

@@ -1,7 +1,7 @@
 import { expect, test } from "./page";
 
 test("edges are drawn, a node is opened, an edge is checked", async ({ page }) => {
-  await page.goto("/circuits?sae=sae-l1&direction=429");
+  await page.goto("/circuits?sae=sae-l1&direction=429&measure=attribution");
   const nodes = page.locator("svg.circuit .node");
   await expect(nodes.first()).toBeVisible();
   const few = await nodes.count();

@@ -40,6 +40,7 @@ test("a slider that is dragged ends at its last value", async ({ page }) => {
     }
   });
   await expect(page).toHaveURL(/sae-l0%2F429\*5(&|$)/);
+  await expect(page.locator(".stale")).toHaveCount(0);
   const dragged = await page.locator(".facts").textContent();
   await page.reload();
   await expect(page.locator(".facts")).toHaveText(dragged!);
@@ -73,6 +74,15 @@ test("changes are written, placed and taken away", async ({ page }) => {
   await expect(page.getByRole("listbox", { name: "Tokens by the change of their loss" }).locator("[data-hint]").first()).toBeVisible();
 });
 
+test("a direction is added from its panel to what is changed already", async ({ page }) => {
+  await page.goto(at(["L0H0=zero"]));
+  await expect(loss(page)).toHaveText(/\d/);
+  await page.getByRole("link", { name: "Directions", exact: true }).click();
+  await page.locator(".panel").getByRole("link", { name: "Intervene" }).click();
+  await expect(page.locator(".change-list li")).toHaveCount(2);
+  await expect(page).toHaveURL(/text=Tim\+saw/);
+});
+
 test("controls are drawn when asked for", async ({ page }) => {
   await page.goto(at(["sae-l0/429*0"]));
   await page.getByRole("button", { name: "Compare with controls" }).click();
@@ -94,7 +104,7 @@ test("what was done is copied in four forms", async ({ page }) => {
   await page.goto(at(["sae-l0/429*0"]));
   await page.getByRole("button", { name: "Copy as" }).click();
   const dialog = page.getByRole("dialog", { name: "Copy as" });
-  for (const [tab, text] of [["Command line", "directrix"], ["Python", "directrix"], ["curl", "curl"], ["Study", "429"]] as const) {
+  for (const [tab, text] of [["Command line", "directrix"], ["Python", "import"], ["curl", "curl"], ["Study", "429"]] as const) {
     await dialog.getByRole("tab", { name: tab }).click();
     await expect(dialog.locator("pre")).toContainText(text);
   }
