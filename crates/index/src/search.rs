@@ -225,7 +225,11 @@ impl Search {
                 let mut places: Vec<Place> = found.places().collect();
                 places.dedup_by_key(|place| place.prompt);
                 let n = places.len();
-                if n > k { (0..k).map(|i| places[(i as u128 * n as u128 / k as u128) as usize]).collect() } else { places }
+                if n > k {
+                    (0..k).map(|i| places[(i as u128 * n as u128 / k as u128) as usize]).collect()
+                } else {
+                    places
+                }
             }
             Some(&(sae, direction)) => self.strongest(found, self.sae(sae)?, direction, k)?,
         };
@@ -246,7 +250,9 @@ impl Search {
         let fires = sae.activations(direction)?;
         let mut fires = fires
             .iter()
-            .flat_map(|shard| shard.positions.iter().zip(shard.values).map(|(p, v)| (shard.first_position + u64::from(*p), *v)))
+            .flat_map(|shard| {
+                shard.positions.iter().zip(shard.values).map(|(p, v)| (shard.first_position + u64::from(*p), *v))
+            })
             .peekable();
         let mut best: Vec<(f32, Place)> = Vec::new();
         for (position, place) in found.positions() {
@@ -314,7 +320,8 @@ impl Search {
         let part = |part: u64| {
             let mut tallies = vec![Tally::default(); sae.directions()];
             for (number, shard) in found.all.shards.iter().enumerate() {
-                let own = |position: u64| position.clamp(shard.first_position, shard.first_position + shard.tokens.len());
+                let own =
+                    |position: u64| position.clamp(shard.first_position, shard.first_position + shard.tokens.len());
                 let within = own(positions * part / parts)..own(positions * (part + 1) / parts);
                 for run in found.set.runs(within) {
                     let rows = (run.start - shard.first_position) as u32..(run.end - shard.first_position) as u32;
@@ -425,9 +432,11 @@ impl At {
 /// The positions of the last of `tokens`, wherever they follow each other in a prompt.
 fn find_tokens(prompts: &Prompts, tokens: &[u32]) -> Result<Vec<Vec<u64>>> {
     let Some((last, before)) = tokens.split_last() else { return Ok(Vec::new()) };
-    let pieces = prompts.shards.iter().enumerate().flat_map(|(number, shard)| {
-        (0..shard.offsets.len() - 1).step_by(PIECE).map(move |first| (number, first))
-    });
+    let pieces = prompts
+        .shards
+        .iter()
+        .enumerate()
+        .flat_map(|(number, shard)| (0..shard.offsets.len() - 1).step_by(PIECE).map(move |first| (number, first)));
     let piece = |(number, first): (usize, usize)| {
         let shard = &prompts.shards[number];
         let mut found = Vec::new();

@@ -173,7 +173,8 @@ impl Search {
             writeln!(out, "{}", paragraph(&left_out, 0))?;
         }
         if !rows.is_empty() {
-            let header = ["SAE", "direction", "top token", "fires", "share", "mean", "density", "lift", "precision", "G²"];
+            let header =
+                ["SAE", "direction", "top token", "fires", "share", "mean", "density", "lift", "precision", "G²"];
             let mut table = Shown::new(&header, 0).texts(|i| i == 0 || i == 2).keep(&[0, 1, 3, 4, 9, 2, 7]);
             for Row { sae, firing, top_token } in rows {
                 let percent = |share: f64, digits: usize| format!("{:.digits$} %", 100.0 * share);
@@ -285,7 +286,8 @@ impl Subject<'_> {
         let tokens = self.search.index().prompt(example.prompt)?;
         let Match { prompt, position, ref activations } = *example;
         let [start, end] = context(position, around, tokens.len());
-        let texts = pieces(self.tokenizer(), &tokens[start..end], |i| start + i != position && start + i + 1 != position);
+        let texts =
+            pieces(self.tokenizer(), &tokens[start..end], |i| start + i != position && start + i + 1 != position);
         let at = position - start;
         let named = self.named().zip(activations).map(|(name, value)| (name, json!(value)));
         Ok(json!({
