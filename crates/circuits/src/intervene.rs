@@ -1,6 +1,6 @@
 //! Several changes of one prompt together, each spelled in one way everywhere: in a command, a study, a request.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -253,6 +253,7 @@ fn no_sae(name: &str, saes: &[Sae]) -> String {
 /// An SAE reads its site as the pass finds it, changed by what comes before, and its activations change what is there; so do those of an SAE
 /// further on. In a prompt that grows, new positions are changed as they come.
 pub struct Hooks<'a> {
+    changes: Vec<ChangeAt<'a>>,
     hooked: Vec<Hooked<'a>>,
     failed: Arc<Mutex<Option<Error>>>,
 }
@@ -279,7 +280,31 @@ impl<'a> Hooks<'a> {
                 }
             }
         }
-        Ok(Hooks { hooked, failed })
+        Ok(Hooks { changes: changes.to_vec(), hooked, failed })
+    }
+
+    /// Activations of an SAE, those of directions that are changed as they are then.
+    fn changed(&self, sae: &Sae, acts: &SparseActivations) -> SparseActivations {
+        let own: Vec<&ChangeAt> =
+            self.changes.iter().filter(|change| change.sae().is_some_and(|of| std::ptr::eq(of, sae))).collect();
+        let mut changed = SparseActivations::default();
+        for position in 0..acts.positions() {
+            let (directions, values) = acts.at(position);
+            let mut row: BTreeMap<u32, f32> = directions.iter().copied().zip(values.iter().copied()).collect();
+            for change in own.iter().filter_map(|change| change.made_at(position)) {
+                for direction in change.directions() {
+                    let value = row.entry(*direction).or_default();
+                    *value = match change {
+                        Change::Set { to, .. } => *to,
+                        Change::Scale { by, .. } => by * *value,
+                        Change::Reconstruct { .. } => *value,
+                        _ => 0.0,
+                    };
+                }
+            }
+            changed.push(row.into_iter().filter(|(_, value)| *value != 0.0));
+        }
+        changed
     }
 
     /// The functions, for a run of the model.
@@ -304,6 +329,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 type Failed = Arc<Mutex<Option<Error>>>;
+
+/// Rows by position.
+type Kept = Arc<Mutex<BTreeMap<usize, Vec<f32>>>>;
 
 /// Adds what a change adds at a position, where `read` is what the SAE reads there.
 fn add(sae: &Sae, change: &Change, read: &[f32], written: &mut [f32], failed: &Failed) {
@@ -381,7 +409,7 @@ pub struct Observed {
     pub log_probs: Vec<f64>,
     /// The logits there.
     pub logits: Vec<f32>,
-    /// By SAE, what fires at each position: of what is at its site with all changes made, those at the site itself too.
+    /// By SAE, what fires at each position: what it encodes there behind all changes before its site, its own directions as they are changed.
     pub active: Vec<SparseActivations>,
 }
 
@@ -403,10 +431,27 @@ impl Observed {
         if tokens.len() > 1 {
             ask = ask.with_losses();
         }
-        let run = model.run_hooked(&Prompts::from_rows([tokens]), &ask, hooks.functions());
-        let run = hooks.finished(run)?;
-        let active =
-            saes.iter().map(|sae| Ok(sae.encode(run.captured(sae.site().reads.hook))?)).collect::<Result<_>>()?;
+        // What is there before a site's own changes is seen by a function that comes before theirs.
+        let found = |sae: &Sae| hooks.changes.iter().any(|change| change.sae().is_some_and(|of| std::ptr::eq(of, sae)));
+        let kept: Vec<Option<Kept>> = saes.iter().map(|sae| found(sae).then(Kept::default)).collect();
+        let keep = |(sae, kept): (&Sae, &Option<Kept>)| {
+            let kept = kept.clone()?;
+            let function = move |at: RowAt, row: &mut [f32]| drop(lock(&kept).insert(at.spot.position, row.to_vec()));
+            Some(everywhere(sae.site().reads.hook, function))
+        };
+        let functions: Vec<Hooked> =
+            saes.iter().zip(&kept).filter_map(keep).chain(hooks.functions().iter().cloned()).collect();
+        let run = hooks.finished(model.run_hooked(&Prompts::from_rows([tokens]), &ask, &functions))?;
+        let mut active = Vec::new();
+        for (sae, kept) in saes.iter().zip(kept) {
+            active.push(match kept {
+                None => sae.encode(run.captured(sae.site().reads.hook))?,
+                Some(kept) => {
+                    let rows: Vec<Vec<f32>> = lock(&kept).values().cloned().collect();
+                    hooks.changed(sae, &sae.encode(&Matrix::from_rows(&rows))?)
+                }
+            });
+        }
         let (logits, sum) = (run.logits().row(0).to_vec(), log_sum_exp(run.logits())[0]);
         let log_probs = logits.iter().map(|&logit| f64::from(logit) - sum).collect();
         Ok(Observed { losses: run.losses().to_vec(), position, log_probs, logits, active })
