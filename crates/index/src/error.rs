@@ -72,7 +72,9 @@ pub enum Error {
         problem: String,
     },
     /// A text is looked for and there is no tokenizer.
-    #[error("texts are found in what tokens say, and there is no tokenizer; name a folder with one by --model, or give token ids")]
+    #[error(
+        "texts are found in what tokens say, and there is no tokenizer; name a folder with one by --model, or give token ids"
+    )]
     NoTokenizer,
     /// A prompt, position, direction or SAE that the index has not.
     #[error("the index has no {what} {number}: there are {there}, counted from 0")]

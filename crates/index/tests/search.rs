@@ -16,8 +16,7 @@ use serde_json::json;
 static FIXTURE: LazyLock<Fixture> = LazyLock::new(|| fixture("neo-tiny"));
 
 /// Tokens whose bytes are parts of characters, letters, and several letters; the first begins prompts.
-const TOKENS: [&str; 14] =
-    ["<bos>", "a", "b", "ab", "aa", "Ġa", "Ã", "©", "Ã©", "ð", "Łĺ", "Ģ", "Ċ", "Ġaba"];
+const TOKENS: [&str; 14] = ["<bos>", "a", "b", "ab", "aa", "Ġa", "Ã", "©", "Ã©", "ð", "Łĺ", "Ģ", "Ċ", "Ġaba"];
 /// Their bytes.
 const BYTES: [&[u8]; 14] = [
     b"",
@@ -37,7 +36,8 @@ const BYTES: [&[u8]; 14] = [
 ];
 
 static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| {
-    let vocab: serde_json::Map<_, _> = TOKENS.iter().enumerate().map(|(i, token)| ((*token).into(), i.into())).collect();
+    let vocab: serde_json::Map<_, _> =
+        TOKENS.iter().enumerate().map(|(i, token)| ((*token).into(), i.into())).collect();
     let special = json!([{ "id": 0, "content": "<bos>", "special": true, "single_word": false, "lstrip": false,
         "rstrip": false, "normalized": false }]);
     let file = json!({
@@ -123,9 +123,7 @@ impl Wanted {
             found
         };
         match self {
-            Wanted::Tokens(tokens) => {
-                everywhere().filter(|(p, at)| rows[*p][..=*at].ends_with(tokens)).collect()
-            }
+            Wanted::Tokens(tokens) => everywhere().filter(|(p, at)| rows[*p][..=*at].ends_with(tokens)).collect(),
             Wanted::Text(text) => of_bytes(&|bytes| {
                 let n = text.len();
                 (n..=bytes.len()).filter(|end| bytes[end - n..*end] == *text.as_bytes()).collect()
@@ -176,12 +174,28 @@ fn rows() -> impl Strategy<Value = Vec<Vec<u32>>> {
 
 fn wanted() -> impl Strategy<Value = Wanted> {
     let texts = ["a", "aa", "aba", "é", "😀", " a", "b\n", "aab", "<bos>", "[14]", "a é", "\"", "abab"];
-    let regexes = ["a+", "a*", "b|aba", "^a", "a$", r"\p{L}", ".", r"(?s).", "é+", r"\n| ", r"\[\d+\]", "a.?b", "()", r"(?-u:\x98)"];
+    let regexes = [
+        "a+",
+        "a*",
+        "b|aba",
+        "^a",
+        "a$",
+        r"\p{L}",
+        ".",
+        r"(?s).",
+        "é+",
+        r"\n| ",
+        r"\[\d+\]",
+        "a.?b",
+        "()",
+        r"(?-u:\x98)",
+    ];
     let leaf = prop_oneof![
         prop::collection::vec(0..15_u32, 1..4).prop_map(Wanted::Tokens),
         prop::sample::select(texts.to_vec()).prop_map(|text| Wanted::Text(text.into())),
         prop::sample::select(regexes.to_vec()).prop_map(Wanted::Regex),
-        (0..2_usize, 0..60_usize, prop::sample::select(vec![0.0_f32, 0.01, 0.1])).prop_map(|(s, d, a)| Wanted::Fires(s, d, a)),
+        (0..2_usize, 0..60_usize, prop::sample::select(vec![0.0_f32, 0.01, 0.1]))
+            .prop_map(|(s, d, a)| Wanted::Fires(s, d, a)),
     ];
     leaf.prop_recursive(4, 12, 2, |of| {
         prop_oneof![
@@ -339,7 +353,7 @@ fn sequences_that_overlap_are_all_found() {
 #[test]
 fn what_cannot_be_looked_for_is_said_with_its_place() {
     let (_folder, search) = search(&[vec![0, 1, 2]], Counted::all());
-    let names: Vec<&str> = search.index().saes().iter().map(|sae| sae.name()).collect();
+    let names: Vec<&str> = search.index().saes().iter().map(directrix_index::SaeIndex::name).collect();
     let (name, last) = (names[0], search.index().sae(0).directions() - 1);
     let deep = format!("{}[1]{}", "(".repeat(33), ")".repeat(33));
     let long = format!("[1]{}", " ".repeat(4096));
@@ -360,10 +374,18 @@ fn what_cannot_be_looked_for_is_said_with_its_place() {
         ("[1 128]", 1, "there is no token 128: the vocabulary has 0 to 127".into()),
         ("[99999999999]", 2, "expected a token id".into()),
         ("! none/3", 3, format!("the index has no SAE `none`; it has {}", names.join(", "))),
-        (&format!("{name}/9999"), name.len() + 2, format!("{name} has directions 0 to {last}, so there is no direction 9999")),
+        (
+            &format!("{name}/9999"),
+            name.len() + 2,
+            format!("{name} has directions 0 to {last}, so there is no direction 9999"),
+        ),
         (&format!("{name}/99999999999999999999"), name.len() + 2, "so there is no direction".into()),
         (&format!("{name}/"), name.len() + 2, "expected the number of a direction, found its end".into()),
-        (name, name.len() + 1, format!("expected / and the number of a direction behind the SAE `{name}`, found its end")),
+        (
+            name,
+            name.len() + 1,
+            format!("expected / and the number of a direction behind the SAE `{name}`, found its end"),
+        ),
         (&format!("{name}/3 > x"), name.len() + 6, "expected an activation from 0 on, found `x`".into()),
         (&format!("{name}/3>1e400"), name.len() + 5, "expected &, |, within or the end, found `e`".into()),
         ("[1] within of [1]", 12, "expected a whole number of tokens from 0 to 1000000, found `o`".into()),
@@ -382,7 +404,13 @@ fn what_cannot_be_looked_for_is_said_with_its_place() {
         assert!(*place == at && problem.contains(&said), "{query}: {error}");
     }
     let index = search.index();
-    for error in [Query::text(""), Query::text(&"a".repeat(5000)), Query::regex("["), Query::tokens(&[], index), Query::tokens(&[500], index)] {
+    for error in [
+        Query::text(""),
+        Query::text(&"a".repeat(5000)),
+        Query::regex("["),
+        Query::tokens(&[], index),
+        Query::tokens(&[500], index),
+    ] {
         assert!(matches!(error, Err(Error::Pattern { .. })), "{error:?}");
     }
     let without = tempfile::tempdir().unwrap();
@@ -405,7 +433,11 @@ fn a_query_of_another_index_is_an_error_where_it_names_what_is_not_there() {
         let query = Query::parse(&format!("0/{last}"), &other).unwrap();
         assert!(matches!(search.find(&query), Err(Error::Outside { .. })));
     }
-    let found = search.find(&Query::text("a").unwrap()).unwrap();
+    let query = Query::text("a").unwrap();
+    let found = search.find(&query).unwrap();
+    let other = Search::new(Arc::new(other), None);
+    assert!(matches!(other.firing(&found, 0, 5), Err(Error::Pattern { .. })));
+    assert!(matches!(other.matches(&found, &query, 5), Err(Error::Pattern { .. })));
     assert!(matches!(search.firing(&found, 2, 5), Err(Error::Outside { what: "SAE", number: 2, there: 2 })));
 }
 

@@ -25,12 +25,19 @@ fn memory() -> f64 {
 fn queries_on_four_million_tokens() {
     let assets = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/tinystories-2l");
     let folder = Folder::open(assets).unwrap();
-    let (model, tokenizer) = (Model::load(&folder, Processing::default()).unwrap(), folder.tokenizer().unwrap().unwrap());
-    let sae = |name: &str| Sae::load(&Folder::open(format!("{assets}/{name}")).unwrap()).unwrap().fit(model.config()).unwrap();
+    let (model, tokenizer) =
+        (Model::load(&folder, Processing::default()).unwrap(), folder.tokenizer().unwrap().unwrap());
+    let sae = |name: &str| {
+        Sae::load(&Folder::open(format!("{assets}/{name}")).unwrap()).unwrap().fit(model.config()).unwrap()
+    };
     let saes = ["sae-l0", "sae-l1"].map(sae);
     let corpus = Corpus::open(&format!("{assets}/stories.txt"), None).unwrap();
-    let tokenising =
-        Tokenising { bos: tokenizer.bos(), max_len: model.config().n_ctx, vocab_size: model.config().d_vocab, chunk_prompts: 256 };
+    let tokenising = Tokenising {
+        bos: tokenizer.bos(),
+        max_len: model.config().n_ctx,
+        vocab_size: model.config().d_vocab,
+        chunk_prompts: 256,
+    };
     let stories: Prompts = load(&corpus, Some(&tokenizer), tokenising).unwrap().prompts;
     let n = stories.len();
     let chunks = (0..TIMES * n).step_by(n / 8).map(|start| {
@@ -82,6 +89,11 @@ fn queries_on_four_million_tokens() {
         let started = Instant::now();
         search.matches(&found, &query_of, 5).unwrap();
         time(started);
-        println!("{query:40} {:>8} matches; find, fire, fire, show: {} ms; {:.0} MB", found.matches, times.join(" "), memory());
+        println!(
+            "{query:40} {:>8} matches; find, fire, fire, show: {} ms; {:.0} MB",
+            found.matches,
+            times.join(" "),
+            memory()
+        );
     }
 }

@@ -112,10 +112,8 @@ impl Explain {
             watch.tell(Event::new("explaining", batch.end as u64, "prompts").of(prompts.len() as u64));
         }
         drop(watch);
-        let caption = format!(
-            "The directions that are active at each position, the {} strongest of each SAE at most.",
-            self.top
-        );
+        let caption =
+            format!("The directions that are active at each position, the {} strongest of each SAE at most.", self.top);
         self.results.show(
             &Found { name: "active", caption: &caption, rows: &rows, bars: "activation", missing: "", overall: None },
             &opened,
@@ -133,7 +131,12 @@ impl Explain {
     }
 }
 
-fn indexed((index, part): &(Index, usize), direction: u32, activation: f32, opened: &Opened) -> anyhow::Result<Indexed> {
+fn indexed(
+    (index, part): &(Index, usize),
+    direction: u32,
+    activation: f32,
+    opened: &Opened,
+) -> anyhow::Result<Indexed> {
     let (sae, direction) = (index.sae(*part), direction as usize);
     let maximum = sae.maxima()[direction];
     let top = sae.token_counts(direction)?.first().map(|of| of.token);

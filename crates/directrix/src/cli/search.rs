@@ -134,13 +134,13 @@ impl Search {
         let query = match self.how() {
             "query" => Query::parse(&self.find, search.index()),
             "regex" => Query::regex(&self.find),
-            "tokens" => match self.find.split(',').map(str::parse).collect::<Result<Vec<u32>, _>>() {
-                Ok(ids) => Query::tokens(&ids, search.index()),
-                Err(_) => {
-                    let tokenizer = search.tokenizer().ok_or(index::Error::NoTokenizer)?;
-                    Query::tokens(&tokenizer.encode(&self.find)?, search.index())
-                }
-            },
+            "tokens" => {
+                let ids = self.find.split(',').map(str::parse).collect::<Result<Vec<u32>, _>>();
+                let of_text = || -> anyhow::Result<Vec<u32>> {
+                    Ok(search.tokenizer().ok_or(index::Error::NoTokenizer)?.encode(&self.find)?)
+                };
+                Query::tokens(&ids.or_else(|_| of_text())?, search.index())
+            }
             _ => Query::text(&self.find),
         };
         query.map_err(|error| usage(format!("FIND: {error}")))
@@ -173,7 +173,8 @@ impl Search {
             writeln!(out, "{}", paragraph(&left_out, 0))?;
         }
         if !rows.is_empty() {
-            let header = ["SAE", "direction", "top token", "fires", "share", "mean", "density", "lift", "precision", "G²"];
+            let header =
+                ["SAE", "direction", "top token", "fires", "share", "mean", "density", "lift", "precision", "G²"];
             let mut table = Shown::new(&header, 0).texts(|i| i == 0 || i == 2).keep(&[0, 1, 3, 4, 9, 2, 7]);
             for Row { sae, firing, top_token } in rows {
                 let percent = |share: f64, digits: usize| format!("{:.digits$} %", 100.0 * share);
@@ -200,8 +201,9 @@ impl Search {
             writeln!(out, "\n{}", paragraph(&format!("Matches, {order}"), 0))?;
         }
         for example in examples {
-            let activations = subject.named().zip(&example.activations);
-            let activations: String = activations.map(|(name, value)| format!("; {name}: {value:.2}")).collect();
+            let named = subject.named().zip(&example.activations);
+            let activations: Vec<String> = named.map(|(name, value)| format!("; {name}: {value:.2}")).collect();
+            let activations = activations.concat();
             let Match { prompt, position, .. } = example;
             writeln!(out, "{}", paragraph(&format!("prompt {prompt}, position {position}{activations}"), 2))?;
             let indent = if width() < 60 { 4 } else { 10 };
@@ -285,7 +287,8 @@ impl Subject<'_> {
         let tokens = self.search.index().prompt(example.prompt)?;
         let Match { prompt, position, ref activations } = *example;
         let [start, end] = context(position, around, tokens.len());
-        let texts = pieces(self.tokenizer(), &tokens[start..end], |i| start + i != position && start + i + 1 != position);
+        let texts =
+            pieces(self.tokenizer(), &tokens[start..end], |i| start + i != position && start + i + 1 != position);
         let at = position - start;
         let named = self.named().zip(activations).map(|(name, value)| (name, json!(value)));
         Ok(json!({

@@ -177,6 +177,9 @@ mod tests {
         assert!(coloured[2].0.contains("255;120;0m") && coloured[2].0.ends_with("c\x1b[0m"), "{coloured:?}");
         assert_eq!(coloured.iter().map(|(_, wide)| *wide).collect::<Vec<_>>(), [1, 1, 1]);
         assert_eq!(Shading::Marks.marked_words(&tokens, &[true, false, true]), words(&["«a»", "b", "«c»"]));
-        assert_eq!(Shading::Colours.marked_words(&tokens, &[false, true, false])[1], ("\x1b[30;48;2;255;120;0mb\x1b[0m".into(), 1));
+        assert_eq!(
+            Shading::Colours.marked_words(&tokens, &[false, true, false])[1],
+            ("\x1b[30;48;2;255;120;0mb\x1b[0m".into(), 1)
+        );
     }
 }

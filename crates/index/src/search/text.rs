@@ -5,8 +5,8 @@ use memchr::memmem::Finder;
 use rayon::prelude::*;
 use regex::bytes::Regex;
 
-use crate::index::Prompts;
 use crate::Result;
+use crate::index::Prompts;
 
 /// Prompts whose text is one piece of memory, and one piece of work.
 const PIECE: usize = 64;
@@ -43,13 +43,16 @@ impl Text {
             .enumerate()
             .map(|(token, n)| if *n == 0 { Vec::new() } else { tokenizer.bytes(token as u32) })
             .collect();
-        let bytes = occurrences.iter().zip(&texts).fold(0_u64, |sum, (n, text)| {
-            sum.saturating_add(n.saturating_mul(text.len() as u64))
-        });
+        let bytes = occurrences
+            .iter()
+            .zip(&texts)
+            .fold(0_u64, |sum, (n, text)| sum.saturating_add(n.saturating_mul(text.len() as u64)));
         check_memory(&[Need { option: "--limit, and make a smaller index", bytes }])?;
-        let pieces = prompts.shards.iter().enumerate().flat_map(|(shard, of)| {
-            (0..of.offsets.len() - 1).step_by(PIECE).map(move |first| (shard, first))
-        });
+        let pieces = prompts
+            .shards
+            .iter()
+            .enumerate()
+            .flat_map(|(shard, of)| (0..of.offsets.len() - 1).step_by(PIECE).map(move |first| (shard, first)));
         let piece = |(shard, first): (usize, usize)| {
             let offsets = &prompts.shards[shard].offsets[first..];
             let offsets = &offsets[..offsets.len().min(PIECE + 1)];
@@ -85,7 +88,8 @@ impl Text {
                 let first = shard.first_position + u64::from(range.start);
                 let tokens = prompts.tokens(piece.shard, range)?;
                 let bos = usize::from(begins_with(tokens, self.bos));
-                let mut tokens = Tokens { tokens, lengths: &self.lengths, at: bos, end: 0, first, found: &mut found };
+                let mut tokens =
+                    Tokens { ids: tokens, lengths: &self.lengths, at: bos, end: 0, first, found: &mut found };
                 each(state, &piece.bytes[start..*end], &mut tokens);
                 start = *end;
             }
@@ -97,31 +101,39 @@ impl Text {
     /// The last tokens of all places where `text` is, those that overlap too.
     pub(crate) fn find_text(&self, prompts: &Prompts, text: &str) -> Result<Vec<Vec<u64>>> {
         let finder = Finder::new(text);
-        self.find(prompts, || (), |(), bytes, tokens| {
-            let mut from = 0;
-            while let Some(at) = bytes.get(from..).and_then(|rest| finder.find(rest)) {
-                // Another match that ends in the same token would tell nothing new.
-                let Some(end) = tokens.reach(from + at + text.len()) else { return };
-                from = (end + 1).saturating_sub(text.len()).max(from + at + 1);
-            }
-        })
+        self.find(
+            prompts,
+            || (),
+            |(), bytes, tokens| {
+                let mut from = 0;
+                while let Some(at) = bytes.get(from..).and_then(|rest| finder.find(rest)) {
+                    // Another match that ends in the same token would tell nothing new.
+                    let Some(end) = tokens.reach(from + at + text.len()) else { return };
+                    from = (end + 1).saturating_sub(text.len()).max(from + at + 1);
+                }
+            },
+        )
     }
 
     /// The last tokens of all matches of `regex` that are not empty.
     pub(crate) fn find_regex(&self, prompts: &Prompts, regex: &Regex) -> Result<Vec<Vec<u64>>> {
-        self.find(prompts, || regex.clone(), |regex, bytes, tokens| {
-            for found in regex.find_iter(bytes).filter(|found| !found.is_empty()) {
-                if tokens.reach(found.end()).is_none() {
-                    return;
+        self.find(
+            prompts,
+            || regex.clone(),
+            |regex, bytes, tokens| {
+                for found in regex.find_iter(bytes).filter(|found| !found.is_empty()) {
+                    if tokens.reach(found.end()).is_none() {
+                        return;
+                    }
                 }
-            }
-        })
+            },
+        )
     }
 }
 
 /// A walk along the tokens of a prompt.
 struct Tokens<'a> {
-    tokens: &'a [u32],
+    ids: &'a [u32],
     lengths: &'a [usize],
     /// Tokens walked over.
     at: usize,
@@ -137,7 +149,7 @@ impl Tokens<'_> {
     /// which cannot be where the text is that of the tokens.
     fn reach(&mut self, end: usize) -> Option<usize> {
         while self.end < end {
-            self.end += self.lengths[*self.tokens.get(self.at)? as usize];
+            self.end += self.lengths[*self.ids.get(self.at)? as usize];
             self.at += 1;
         }
         self.found.push(self.first + self.at.checked_sub(1)? as u64);
@@ -155,7 +167,9 @@ pub(crate) fn regex(pattern: &str) -> Result<Regex, String> {
     const STATES: usize = 1 << 23;
     let mut builder = regex::bytes::RegexBuilder::new(pattern);
     builder.size_limit(PROGRAM).dfa_size_limit(STATES).nest_limit(64).build().map_err(|error| match error {
-        regex::Error::CompiledTooBig(_) => format!("the regular expression takes more than {PROGRAM} bytes; give a shorter one"),
+        regex::Error::CompiledTooBig(_) => {
+            format!("the regular expression takes more than {PROGRAM} bytes; give a shorter one")
+        }
         // The problem is on the last of several lines that draw the place.
         error => {
             let said = error.to_string();
