@@ -279,6 +279,7 @@ fn an_out_that_another_process_writes_is_left_alone_with_one_sentence() {
         (vec!["evaluate", "--limit", "2"], &out),
         (with_text(&["ablate", "--directions", "3"]), &out),
         (with_text(&["attribute"]), &out),
+        (with_text(&["explain"]), &out),
         (with_text(&["circuits", "cooccurrence"]), &out),
         (vec!["circuits", "cosine"], &out),
         (with_text(&["circuits", "graph"]), &out),

@@ -17,9 +17,20 @@ use safetensors::{Dtype, SafeTensors};
 
 #[test]
 fn every_command_helps_with_an_example() {
-    for command in
-        ["demo", "study", "evaluate", "index", "direction", "capture", "ablate", "attribute", "generate", "convert"]
-    {
+    for command in [
+        "demo",
+        "study",
+        "evaluate",
+        "index",
+        "direction",
+        "search",
+        "explain",
+        "capture",
+        "ablate",
+        "attribute",
+        "generate",
+        "convert",
+    ] {
         let help = done(&[command, "--help"]);
         assert!(help.contains("Examples:") && help.contains(&format!("\n  directrix {command} ")), "{help}");
     }

@@ -66,6 +66,8 @@ fn needed(command: &[String], folder: &Folder) -> Vec<String> {
             [&["--model", model.as_str()][..], &two].concat()
         }
         ["direction"] => vec!["3"],
+        ["search"] => vec!["said"],
+        ["explain"] => [&of_prompts[..], &sae].concat(),
         ["export"] => vec!["--to=parquet"],
         ["study"] => vec!["none.toml"],
         ["train"] => {

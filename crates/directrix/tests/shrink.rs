@@ -36,6 +36,7 @@ fn a_file_cut_short_while_it_is_read_is_an_error() {
     let readers = |delay: u64| {
         let ask = |args: &[&str]| directrix().args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let readers = [
+            ask(&["search", "--query", "sae-l0/429 | \"e\"", "--index", index.to_str().unwrap(), "--json"]),
             ask(&["direction", "3,77,429", "--index", index.to_str().unwrap(), "--json"]),
             ask(&["generate", "--model", model.to_str().unwrap(), "--prompt", "Once", "--tokens", "5"]),
         ];

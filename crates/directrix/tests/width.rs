@@ -29,7 +29,7 @@ fn every_table_fits_40_80_and_120_columns_and_breaks_no_number() {
     shown(&["index", "--limit", "60", "--out", &index], 80);
     let ablate =
         ["ablate", "--sae", sae, "--directions", "429,3", "--text", TEXT, "--text", "She said, \"Look at it.\""];
-    let commands: [(&[&str], bool); 13] = [
+    let commands: [(&[&str], bool); 16] = [
         (&ablate, true),
         (&[&ablate[..], &["--each"]].concat(), true),
         (&[&ablate[..], &["--everywhere"]].concat(), true),
@@ -41,6 +41,9 @@ fn every_table_fits_40_80_and_120_columns_and_breaks_no_number() {
         (&["circuits", "graph", "--text", TEXT, "--heads"], true),
         (&["circuits", "graph", "--text", TEXT, "--qk", "1.3"], true),
         (&["evaluate", "--limit", "5"], true),
+        (&["search", "said, \"", "--index", &index], true),
+        (&["search", "--query", "sae-l0/429", "--index", &index], true),
+        (&["explain", "--text", TEXT, "--index", &index], true),
         (&["direction", "429,0", "--sae", "sae-l0", "--index", &index], true),
         // The folder's name may be as long as it is.
         (&["capture", "--text", TEXT, "--sae", sae, "--hook", "blocks.*.mlp.hook_post", "--out", &captured], false),

@@ -1,18 +1,22 @@
 //! Where a pattern occurs in the corpus of an index, and which directions fire there.
 
+mod firing;
+mod found;
 mod query;
 mod set;
 mod text;
 
-use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use directrix_corpus::Tokenizer;
 use rayon::prelude::*;
 use serde::Serialize;
 
+pub use self::firing::Firing;
+pub use self::found::{Found, Place};
 pub use self::query::Query;
 
+use self::found::{Walk, around};
 use self::query::Node;
 use self::set::Set;
 use self::text::Text;
@@ -22,8 +26,6 @@ use crate::{Error, Index, Result, SaeIndex};
 
 /// Prompts whose tokens are looked at together.
 const PIECE: usize = 1024;
-/// Parts in which found positions are counted, so that their sums are the same on any number of threads.
-const PARTS: u64 = 16;
 
 /// Queries over an opened index, without the model.
 ///
@@ -75,32 +77,6 @@ pub struct Search {
     text: OnceLock<Text>,
 }
 
-/// The positions of a corpus that a query finds.
-///
-/// A match is a position: several places of a text that end in one token are one. Matches are looked for everywhere; those at
-/// positions that do not [count](crate::Options) are told apart and left out of all else, as they are of a direction's density, so that
-/// shares and densities are over the same positions.
-#[derive(Debug, Clone)]
-pub struct Found {
-    set: Set,
-    all: Arc<Prompts>,
-    /// Matches at positions that count.
-    pub matches: u64,
-    /// Prompts that have one.
-    pub prompts: u64,
-    /// Matches at positions that do not count.
-    pub left_out: u64,
-}
-
-/// A position of a prompt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Place {
-    /// The prompt.
-    pub prompt: usize,
-    /// Position in the prompt.
-    pub position: usize,
-}
-
 /// A match, and the activations there of the [directions](Query::directions) that the query names.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Match {
@@ -110,34 +86,6 @@ pub struct Match {
     pub position: usize,
     /// Of each direction, in the order of the query; 0 where it does not fire.
     pub activations: Vec<f32>,
-}
-
-/// How a direction fires at matches, beside all positions that count.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Firing {
-    /// The direction.
-    pub direction: usize,
-    /// Matches at which it fires.
-    pub fires: u64,
-    /// Share of the matches at which it fires.
-    pub share: f64,
-    /// Its mean activation over the matches at which it fires.
-    pub mean: f64,
-    /// Share of the positions at which it fires that are matches.
-    pub precision: f64,
-    /// Share of all positions at which it fires.
-    pub density: f64,
-    /// `share / density`: how many times as often it fires at a match as at any position.
-    pub lift: f64,
-    /// The log-likelihood ratio of its firing as often at matches as elsewhere, below 0 where it fires less often at matches:
-    ///
-    /// `G² = 2 Σ O ln(O / E)` over the four counts O of positions at which it fires or not, matches or not, where E is what
-    /// each would be were firing and matching independent (Dunning 1993, Accurate Methods for the Statistics of Surprise and Coincidence).
-    ///
-    /// Lift alone favours directions that fire once or twice, and share those that fire everywhere; this weighs how
-    /// far the share is from the density by how many positions say so. Positions of a prompt are no
-    /// independent draws, so it ranks and is no test.
-    pub g2: f64,
 }
 
 impl Search {
@@ -188,42 +136,22 @@ impl Search {
     /// The `k` directions of SAE number `sae` that fire at matches, by [`Firing::g2`].
     ///
     /// # Errors
-    /// If there is no such SAE, or its activations are damaged.
+    /// If there is no such SAE, its activations are damaged, or the matches are of another index.
     pub fn firing(&self, found: &Found, sae: usize, k: usize) -> Result<Vec<Firing>> {
-        let sae = self.sae(sae)?;
-        let tallies = self.tally(found, sae)?;
-        let counted = self.index.meta().counted.max(found.matches);
-        let firing = tallies.into_iter().enumerate().filter(|(_, tally)| tally.fires > 0).map(|(direction, tally)| {
-            let Tally { fires, sum } = tally;
-            let active = sae.direction(direction).active.max(fires);
-            let (share, density) = (fires as f64 / found.matches as f64, active as f64 / counted as f64);
-            Firing {
-                direction,
-                fires,
-                share,
-                mean: sum / fires as f64,
-                precision: fires as f64 / active as f64,
-                density,
-                lift: share / density,
-                g2: g2(fires, found.matches, active, counted),
-            }
-        });
-        let mut firing: Vec<Firing> = firing.collect();
-        firing.sort_by(|a, b| b.g2.total_cmp(&a.g2).then(a.direction.cmp(&b.direction)));
-        firing.truncate(k);
-        Ok(firing)
+        self.check(found)?;
+        firing::firing(self.index.meta(), self.sae(sae)?, found, k)
     }
 
     /// `k` matches of as many prompts. Where `query` names [directions](Query::directions), those at which the first of them fires
     /// most strongly, strongest first; else the first of each of `k` prompts spread evenly over those that have one.
     ///
     /// # Errors
-    /// If the query is of another index, or files of the index are damaged.
+    /// If the query or the matches are of another index, or files of the index are damaged.
     pub fn matches(&self, found: &Found, query: &Query, k: usize) -> Result<Vec<Match>> {
+        self.check(found)?;
         let best = match query.directions().first() {
             None => {
-                let mut places: Vec<Place> = found.places().collect();
-                places.dedup_by_key(|place| place.prompt);
+                let places = found.firsts();
                 let n = places.len();
                 if n > k {
                     (0..k).map(|i| places[(i as u128 * n as u128 / k as u128) as usize]).collect()
@@ -231,7 +159,7 @@ impl Search {
                     places
                 }
             }
-            Some(&(sae, direction)) => self.strongest(found, self.sae(sae)?, direction, k)?,
+            Some(&(sae, direction)) => found.strongest(self.sae(sae)?, direction, k)?,
         };
         let activation = |place: &Place, sae: usize, direction: usize| {
             let (directions, values) = self.sae(sae)?.at(place.prompt, place.position)?;
@@ -245,27 +173,11 @@ impl Search {
         best.into_iter().map(of).collect()
     }
 
-    /// Of each prompt the match at which a direction fires most strongly, of these the strongest.
-    fn strongest(&self, found: &Found, sae: &SaeIndex, direction: usize, k: usize) -> Result<Vec<Place>> {
-        let fires = sae.activations(direction)?;
-        let mut fires = fires
-            .iter()
-            .flat_map(|shard| {
-                shard.positions.iter().zip(shard.values).map(|(p, v)| (shard.first_position + u64::from(*p), *v))
-            })
-            .peekable();
-        let mut best: Vec<(f32, Place)> = Vec::new();
-        for (position, place) in found.positions() {
-            while fires.next_if(|(at, _)| *at < position).is_some() {}
-            let activation = fires.peek().filter(|(at, _)| *at == position).map_or(0.0, |(_, value)| *value);
-            match best.last_mut() {
-                Some(last) if last.1.prompt == place.prompt && last.0 >= activation => {}
-                Some(last) if last.1.prompt == place.prompt => *last = (activation, place),
-                _ => best.push((activation, place)),
-            }
+    fn check(&self, found: &Found) -> Result<()> {
+        if Arc::ptr_eq(&found.all, self.index.all_prompts()) {
+            return Ok(());
         }
-        best.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        Ok(best.into_iter().take(k).map(|(_, place)| place).collect())
+        Err(Error::Pattern { problem: "these matches were found in another index; find them in this one".into() })
     }
 
     fn sae(&self, sae: usize) -> Result<&SaeIndex> {
@@ -312,121 +224,6 @@ impl Search {
         let text = Text::of(self.index.all_prompts(), tokenizer)?;
         Ok(self.text.get_or_init(|| text))
     }
-
-    /// How often each direction fires at the positions found, and the sum of its activations there.
-    fn tally(&self, found: &Found, sae: &SaeIndex) -> Result<Vec<Tally>> {
-        let positions = self.index.meta().positions;
-        let parts = (found.matches / 4096).clamp(1, PARTS);
-        let part = |part: u64| {
-            let mut tallies = vec![Tally::default(); sae.directions()];
-            for (number, shard) in found.all.shards.iter().enumerate() {
-                let own =
-                    |position: u64| position.clamp(shard.first_position, shard.first_position + shard.tokens.len());
-                let within = own(positions * part / parts)..own(positions * (part + 1) / parts);
-                for run in found.set.runs(within) {
-                    let rows = (run.start - shard.first_position) as u32..(run.end - shard.first_position) as u32;
-                    let (directions, values) = sae.rows(number, rows)?;
-                    for (direction, value) in directions.iter().zip(values) {
-                        let tally = &mut tallies[*direction as usize];
-                        tally.fires += 1;
-                        tally.sum += f64::from(*value);
-                    }
-                }
-            }
-            Ok(tallies)
-        };
-        let parts: Vec<Vec<Tally>> = (0..parts).into_par_iter().map(part).collect::<Result<_>>()?;
-        let mut parts = parts.into_iter();
-        let mut sums = parts.next().unwrap_or_default();
-        for part in parts {
-            for (sum, part) in sums.iter_mut().zip(part) {
-                sum.fires += part.fires;
-                sum.sum += part.sum;
-            }
-        }
-        Ok(sums)
-    }
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Tally {
-    fires: u64,
-    sum: f64,
-}
-
-impl Found {
-    /// All matches at positions that count, in the order of the corpus.
-    pub fn places(&self) -> impl Iterator<Item = Place> {
-        self.positions().map(|(_, place)| place)
-    }
-
-    /// Whether a position is a match, and counts.
-    pub fn contains(&self, place: Place) -> bool {
-        let Ok(at) = self.all.place(place.prompt) else { return false };
-        let position = self.all.shards[at.shard].first_position + u64::from(at.start) + place.position as u64;
-        place.position < (at.end - at.start) as usize && self.set.contains(position)
-    }
-
-    /// The same as [`places`](Found::places), with their positions in the corpus.
-    fn positions(&self) -> impl Iterator<Item = (u64, Place)> {
-        let mut walk = Walk::of(&self.all);
-        self.set.iter().filter_map(move |position| {
-            let at = walk.to(position)?;
-            Some((position, Place { prompt: at.prompt, position: (position - at.range.start) as usize }))
-        })
-    }
-}
-
-/// A walk along the prompts.
-struct Walk<'a> {
-    prompts: &'a Prompts,
-    shard: usize,
-    /// The prompt, counted from the shard's first.
-    own: usize,
-}
-
-/// The prompt of a position.
-struct At {
-    shard: usize,
-    prompt: usize,
-    /// Its positions in the corpus.
-    range: Range<u64>,
-}
-
-impl Walk<'_> {
-    fn of(prompts: &Prompts) -> Walk<'_> {
-        Walk { prompts, shard: 0, own: 0 }
-    }
-
-    /// The prompt of a position that is not before the last one asked for.
-    fn to(&mut self, position: u64) -> Option<At> {
-        loop {
-            let shard = self.prompts.shards.get(self.shard)?;
-            let prompts = shard.offsets.len() - 1;
-            let end = |own: usize| shard.first_position + u64::from(shard.offsets[own + 1]);
-            // One step is the common one; after a gap it is a search.
-            if self.own < prompts && end(self.own) <= position {
-                self.own += 1;
-            }
-            if self.own < prompts && end(self.own) <= position {
-                let ends = &shard.offsets[self.own + 1..];
-                self.own += ends.partition_point(|end| shard.first_position + u64::from(*end) <= position);
-            }
-            if self.own < prompts {
-                let start = shard.first_position + u64::from(shard.offsets[self.own]);
-                let prompt = shard.first_prompt + self.own;
-                return Some(At { shard: self.shard, prompt, range: start..end(self.own) });
-            }
-            (self.shard, self.own) = (self.shard + 1, 0);
-        }
-    }
-}
-
-impl At {
-    fn token(&self, prompts: &Prompts, position: u64) -> Result<u32> {
-        let own = (position - prompts.shards[self.shard].first_position) as u32;
-        Ok(prompts.tokens(self.shard, own..own + 1)?[0])
-    }
 }
 
 /// The positions of the last of `tokens`, wherever they follow each other in a prompt.
@@ -452,31 +249,4 @@ fn find_tokens(prompts: &Prompts, tokens: &[u32]) -> Result<Vec<Vec<u64>>> {
         Ok(found)
     };
     pieces.collect::<Vec<_>>().into_par_iter().map(piece).collect()
-}
-
-/// All positions that are at most `distance` from one of the set in the same prompt.
-fn around(prompts: &Prompts, set: &Set, distance: u64) -> Set {
-    let mut all = Set::new(prompts.shards.last().map_or(0, |shard| shard.first_position + shard.tokens.len()));
-    let mut walk = Walk::of(prompts);
-    for position in set.iter() {
-        let Some(At { range, .. }) = walk.to(position) else { continue };
-        let (from, to) = (position.saturating_sub(distance), position.saturating_add(distance).saturating_add(1));
-        all.insert_range(from.max(range.start)..to.min(range.end));
-    }
-    all
-}
-
-/// [`Firing::g2`] of a direction that fires at `both` of `matches` and at `active` of `all` positions.
-fn g2(both: u64, matches: u64, active: u64, all: u64) -> f64 {
-    let [both, matches, active, all] = [both, matches, active, all].map(|count| count as f64);
-    let term = |observed: f64, expected: f64| if observed > 0.0 { observed * (observed / expected).ln() } else { 0.0 };
-    let elsewhere = all - matches;
-    let sum = term(both, matches * active / all)
-        + term(matches - both, matches * (all - active) / all)
-        + term(active - both, elsewhere * active / all)
-        + term(elsewhere - (active - both), elsewhere * (all - active) / all);
-    let is_less = both * all < matches * active;
-    // What rounding leaves of 0 may be below it.
-    let size = 2.0 * sum.max(0.0);
-    if is_less { -size } else { size }
 }

@@ -353,7 +353,7 @@ fn sequences_that_overlap_are_all_found() {
 #[test]
 fn what_cannot_be_looked_for_is_said_with_its_place() {
     let (_folder, search) = search(&[vec![0, 1, 2]], Counted::all());
-    let names: Vec<&str> = search.index().saes().iter().map(|sae| sae.name()).collect();
+    let names: Vec<&str> = search.index().saes().iter().map(directrix_index::SaeIndex::name).collect();
     let (name, last) = (names[0], search.index().sae(0).directions() - 1);
     let deep = format!("{}[1]{}", "(".repeat(33), ")".repeat(33));
     let long = format!("[1]{}", " ".repeat(4096));
@@ -433,7 +433,11 @@ fn a_query_of_another_index_is_an_error_where_it_names_what_is_not_there() {
         let query = Query::parse(&format!("0/{last}"), &other).unwrap();
         assert!(matches!(search.find(&query), Err(Error::Outside { .. })));
     }
-    let found = search.find(&Query::text("a").unwrap()).unwrap();
+    let query = Query::text("a").unwrap();
+    let found = search.find(&query).unwrap();
+    let other = Search::new(Arc::new(other), None);
+    assert!(matches!(other.firing(&found, 0, 5), Err(Error::Pattern { .. })));
+    assert!(matches!(other.matches(&found, &query, 5), Err(Error::Pattern { .. })));
     assert!(matches!(search.firing(&found, 2, 5), Err(Error::Outside { what: "SAE", number: 2, there: 2 })));
 }
 

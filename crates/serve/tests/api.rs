@@ -151,7 +151,8 @@ fn everything_that_is_described_is_answered() {
             let body = if method == "get" { Vec::new() } else { body.to_string().into_bytes() };
             let found = ask(plain(), &method.to_uppercase(), &(path.clone() + &query), JSON, &body);
             // Two directions that never fire together have no edge to check.
-            let is_honest = path == "/api/edges/check" && found.status == 404 && found.error().contains("fire together");
+            let is_honest =
+                path == "/api/edges/check" && found.status == 404 && found.error().contains("fire together");
             let said = String::from_utf8_lossy(&found.body);
             assert!(found.status == 200 || is_honest, "{method} {path}{query}: {} {said}", found.status);
             tried += 1;
@@ -394,7 +395,8 @@ fn what_is_looked_at_is_answered_beside_what_is_long_and_that_ends_with_its_clie
     let asks = || {
         let mut stream = TcpStream::connect(address).unwrap();
         let length = body.len();
-        let head = format!("POST /api/saes/1/effects HTTP/1.1\r\nHost: {address}\r\n{JSON}Content-Length: {length}\r\n\r\n");
+        let head =
+            format!("POST /api/saes/1/effects HTTP/1.1\r\nHost: {address}\r\n{JSON}Content-Length: {length}\r\n\r\n");
         stream.write_all(head.as_bytes()).unwrap();
         stream.write_all(body.as_bytes()).unwrap();
         stream.read_exact(&mut [0; 200]).unwrap();

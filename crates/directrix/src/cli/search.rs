@@ -134,13 +134,13 @@ impl Search {
         let query = match self.how() {
             "query" => Query::parse(&self.find, search.index()),
             "regex" => Query::regex(&self.find),
-            "tokens" => match self.find.split(',').map(str::parse).collect::<Result<Vec<u32>, _>>() {
-                Ok(ids) => Query::tokens(&ids, search.index()),
-                Err(_) => {
-                    let tokenizer = search.tokenizer().ok_or(index::Error::NoTokenizer)?;
-                    Query::tokens(&tokenizer.encode(&self.find)?, search.index())
-                }
-            },
+            "tokens" => {
+                let ids = self.find.split(',').map(str::parse).collect::<Result<Vec<u32>, _>>();
+                let of_text = || -> anyhow::Result<Vec<u32>> {
+                    Ok(search.tokenizer().ok_or(index::Error::NoTokenizer)?.encode(&self.find)?)
+                };
+                Query::tokens(&ids.or_else(|_| of_text())?, search.index())
+            }
             _ => Query::text(&self.find),
         };
         query.map_err(|error| usage(format!("FIND: {error}")))
@@ -201,8 +201,9 @@ impl Search {
             writeln!(out, "\n{}", paragraph(&format!("Matches, {order}"), 0))?;
         }
         for example in examples {
-            let activations = subject.named().zip(&example.activations);
-            let activations: String = activations.map(|(name, value)| format!("; {name}: {value:.2}")).collect();
+            let named = subject.named().zip(&example.activations);
+            let activations: Vec<String> = named.map(|(name, value)| format!("; {name}: {value:.2}")).collect();
+            let activations = activations.concat();
             let Match { prompt, position, .. } = example;
             writeln!(out, "{}", paragraph(&format!("prompt {prompt}, position {position}{activations}"), 2))?;
             let indent = if width() < 60 { 4 } else { 10 };

@@ -83,7 +83,7 @@ impl Query {
     pub fn parse(text: &str, index: &Index) -> Result<Query> {
         let mut parser = Parser { text: text.chars().collect(), at: 0, depth: 0, index };
         if parser.text.len() > LONGEST {
-            return Err(parser.wrong(LONGEST, format!("a query has {LONGEST} characters at most")));
+            return Err(wrong(LONGEST, format!("a query has {LONGEST} characters at most")));
         }
         let node = parser.any()?;
         if parser.next().is_some() {
@@ -189,7 +189,7 @@ impl Parser<'_> {
         let start = self.at;
         if matches!(next, Some('!' | '(')) {
             if self.depth == DEEPEST {
-                return Err(self.wrong(start, format!("parentheses and ! are {DEEPEST} deep at most")));
+                return Err(wrong(start, format!("parentheses and ! are {DEEPEST} deep at most")));
             }
             self.depth += 1;
         }
@@ -211,11 +211,11 @@ impl Parser<'_> {
             }
             Some('"') => {
                 let text = self.quoted('"')?;
-                Node::Text(checked_text(&text).map_err(|problem| self.wrong(start, problem))?)
+                Node::Text(checked_text(&text).map_err(|problem| wrong(start, problem))?)
             }
             Some('/') => {
                 let pattern = self.quoted('/')?;
-                Node::Regex(text::regex(&pattern).map_err(|problem| self.wrong(start, problem))?)
+                Node::Regex(text::regex(&pattern).map_err(|problem| wrong(start, problem))?)
             }
             Some('[') => self.tokens()?,
             Some(c) if !SIGNS.contains(c) => self.fires()?,
@@ -253,7 +253,7 @@ impl Parser<'_> {
             }
         }
         let what = if quote == '/' { "regular expression" } else { "text" };
-        Err(self.wrong(start, format!("the {what} that begins here has no {quote} at its end")))
+        Err(wrong(start, format!("the {what} that begins here has no {quote} at its end")))
     }
 
     /// `[318 22]`.
@@ -269,7 +269,7 @@ impl Parser<'_> {
             };
             tokens.push(token);
         }
-        checked_tokens(&tokens, self.index).map_err(|problem| self.wrong(start, problem))?;
+        checked_tokens(&tokens, self.index).map_err(|problem| wrong(start, problem))?;
         Ok(Node::Tokens(tokens))
     }
 
@@ -281,8 +281,8 @@ impl Parser<'_> {
             return Err(self.expected(&format!("/ and the number of a direction behind the SAE `{name}`")));
         }
         let sae = self.index.number_of(&name).ok_or_else(|| {
-            let names: Vec<&str> = self.index.saes().iter().map(|sae| sae.name()).collect();
-            self.wrong(start, format!("the index has no SAE `{name}`; it has {}", names.join(", ")))
+            let names: Vec<&str> = self.index.saes().iter().map(crate::SaeIndex::name).collect();
+            wrong(start, format!("the index has no SAE `{name}`; it has {}", names.join(", ")))
         })?;
         self.at += 1;
         let (number, digits) = (self.at, self.take(|c| c.is_ascii_digit()));
@@ -292,9 +292,7 @@ impl Parser<'_> {
         let of = self.index.sae(sae);
         let Some(direction) = digits.parse().ok().filter(|direction| *direction < of.directions()) else {
             let (name, last) = (of.name(), of.directions() - 1);
-            return Err(
-                self.wrong(number, format!("{name} has directions 0 to {last}, so there is no direction {digits}"))
-            );
+            return Err(wrong(number, format!("{name} has directions 0 to {last}, so there is no direction {digits}")));
         };
         let mut above = 0.0;
         if self.eat('>') {
@@ -341,10 +339,10 @@ impl Parser<'_> {
     /// The error of what stands at the place, which is not what should.
     fn expected(&mut self, expected: &str) -> Error {
         let found = self.next().map_or("its end".into(), |c| format!("`{}`", c.escape_debug()));
-        self.wrong(self.at, format!("expected {expected}, found {found}"))
+        wrong(self.at, format!("expected {expected}, found {found}"))
     }
+}
 
-    fn wrong(&self, at: usize, problem: String) -> Error {
-        Error::Query { at: at + 1, problem }
-    }
+fn wrong(at: usize, problem: String) -> Error {
+    Error::Query { at: at + 1, problem }
 }

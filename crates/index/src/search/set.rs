@@ -84,6 +84,11 @@ impl Set {
         })
     }
 
+    /// The first that is not before `position`.
+    pub(crate) fn first_from(&self, position: u64) -> Option<u64> {
+        self.next(position, self.len, 0)
+    }
+
     /// Those of `within`, as ranges of positions that follow each other, ascending.
     pub(crate) fn runs(&self, within: Range<u64>) -> impl Iterator<Item = Range<u64>> {
         let mut at = within.start;
@@ -142,6 +147,7 @@ mod tests {
             prop_assert_eq!(members(&left.clone().and(&right)), a.intersection(&b).copied().collect());
             prop_assert_eq!(members(&left.clone().or(&right)), a.union(&b).copied().collect());
             prop_assert_eq!(members(&left.clone().not()), (0..len).filter(|i| !a.contains(i)).collect());
+            prop_assert!((0..400).all(|i| left.first_from(i) == a.range(i..).next().copied()));
             let (from, to) = (range.0.min(len), range.1.min(len));
             let mut more = left.clone();
             more.insert_range(from..to);

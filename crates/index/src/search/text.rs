@@ -88,7 +88,8 @@ impl Text {
                 let first = shard.first_position + u64::from(range.start);
                 let tokens = prompts.tokens(piece.shard, range)?;
                 let bos = usize::from(begins_with(tokens, self.bos));
-                let mut tokens = Tokens { tokens, lengths: &self.lengths, at: bos, end: 0, first, found: &mut found };
+                let mut tokens =
+                    Tokens { ids: tokens, lengths: &self.lengths, at: bos, end: 0, first, found: &mut found };
                 each(state, &piece.bytes[start..*end], &mut tokens);
                 start = *end;
             }
@@ -132,7 +133,7 @@ impl Text {
 
 /// A walk along the tokens of a prompt.
 struct Tokens<'a> {
-    tokens: &'a [u32],
+    ids: &'a [u32],
     lengths: &'a [usize],
     /// Tokens walked over.
     at: usize,
@@ -148,7 +149,7 @@ impl Tokens<'_> {
     /// which cannot be where the text is that of the tokens.
     fn reach(&mut self, end: usize) -> Option<usize> {
         while self.end < end {
-            self.end += self.lengths[*self.tokens.get(self.at)? as usize];
+            self.end += self.lengths[*self.ids.get(self.at)? as usize];
             self.at += 1;
         }
         self.found.push(self.first + self.at.checked_sub(1)? as u64);
