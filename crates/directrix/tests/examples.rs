@@ -3,8 +3,10 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use common::{Folder, done, text};
 use directrix::circuits::Table;
@@ -66,14 +68,23 @@ fn users_folder() -> Folder {
 
 /// Runs a line of a shell, in which `directrix` is the command.
 fn shell(folder: &Path, line: &str) -> Output {
+    in_shell(folder, line).output().unwrap()
+}
+
+fn in_shell(folder: &Path, line: &str) -> Command {
     let own = Path::new(env!("CARGO_BIN_EXE_directrix")).parent().unwrap();
     let path = format!("{}:{}", own.display(), std::env::var("PATH").unwrap());
-    Command::new("sh").args(["-c", line]).current_dir(folder).env("PATH", path).env_remove("COLUMNS").output().unwrap()
+    let mut command = Command::new("sh");
+    command.args(["-c", line]).current_dir(folder).env("PATH", path).env_remove("COLUMNS");
+    command
 }
 
 /// Runs an example, which must succeed. What an earlier one made in its place gives way; a training is a first try, as the help
 /// says how.
 fn runs(folder: &Path, line: &str) -> String {
+    if line.starts_with("directrix serve") && !line.contains("--help") {
+        return serves(folder, line);
+    }
     let makes = |command: &str| line.starts_with(&format!("directrix {command}")) && !line.contains("--help");
     if makes("index") || makes("train") {
         let default = if makes("index") { "out/index" } else { "out/sae" };
@@ -83,6 +94,27 @@ fn runs(folder: &Path, line: &str) -> String {
     let output = shell(folder, &if makes("train") { format!("{line} {SHORT}") } else { line.into() });
     assert!(output.status.success(), "{line}: {}", text(&output.stderr));
     text(&output.stdout)
+}
+
+/// Runs an example that serves, until it has given its page.
+fn serves(folder: &Path, line: &str) -> String {
+    let index = line.split("--index ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or("out/index");
+    if !folder.join(index).is_dir() {
+        runs(folder, &format!("directrix index --limit 20 --out {index}"));
+    }
+    let line = if line.contains("--port") { line.into() } else { format!("{line} --port 0") };
+    let mut process = in_shell(folder, &format!("exec {line}")).stdout(Stdio::piped()).spawn().unwrap();
+    let mut url = String::new();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut url).unwrap();
+    let address = url.trim().trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let mut stream = TcpStream::connect(&address).unwrap_or_else(|error| panic!("{line}: {url}: {error}"));
+    write!(stream, "GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    assert!(page.starts_with("HTTP/1.1 200"), "{line}: {page}");
+    process.kill().unwrap();
+    process.wait().unwrap();
+    url
 }
 
 /// The examples of a help text, in which `\` goes on with the next line.

@@ -4,6 +4,8 @@
 mod common;
 
 use std::fs::{self, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::thread;
@@ -68,4 +70,35 @@ fn a_file_cut_short_while_it_is_read_is_an_error() {
         }
     }
     assert!(said > 0, "{unharmed} readers were done before a file was cut");
+}
+
+#[test]
+fn a_server_whose_index_is_cut_short_says_so_and_goes_on() {
+    let folder = Folder::new();
+    let index = folder.path().join("index");
+    done(&["index", "--limit", "300", "--out", index.to_str().unwrap()]);
+    let args = ["serve", "--index", index.to_str().unwrap(), "--port", "0"];
+    let mut server = directrix().args(args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut url = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut url).unwrap();
+    let address = url.trim().trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let get = |path: &str| {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert!(get("/api/saes/1/directions/5").starts_with("HTTP/1.1 200"));
+    let shards = fs::read_dir(&index).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
+    for path in shards.flat_map(|shard| fs::read_dir(shard).unwrap().map(|entry| entry.unwrap().path())) {
+        if path.is_file() {
+            OpenOptions::new().write(true).open(path).unwrap().set_len(0).unwrap();
+        }
+    }
+    let said = get("/api/search/directions?find=said&kind=text");
+    assert!(said.starts_with("HTTP/1.1 503") && said.contains("became shorter while it was served"), "{said}");
+    assert!(get("/api/info").starts_with("HTTP/1.1 200"));
+    server.kill().unwrap();
+    server.wait().unwrap();
 }

@@ -15,6 +15,9 @@ const POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-
 /// A report carries its scripts within, and may do nothing else: it has no origin, so that it cannot ask the server.
 const REPORT_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; form-action 'none'; base-uri 'none'; sandbox allow-scripts allow-downloads";
 
+/// The longest body that is read of any request, in bytes; an announced one that is longer is refused at once.
+pub(crate) const LONGEST: u64 = 16 << 20;
+
 /// Where the server listens, and the token that it asks for.
 pub(crate) struct Guard {
     pub(crate) address: SocketAddr,
@@ -24,6 +27,12 @@ pub(crate) struct Guard {
 pub(crate) async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     if let Err(refused) = guard.check(request.headers()) {
         return refused.into_response();
+    }
+    let length =
+        request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > LONGEST) {
+        let said = format!("no request here has more than {} MB", LONGEST >> 20);
+        return Refused::new(StatusCode::PAYLOAD_TOO_LARGE, said).into_response();
     }
     let path = request.uri().path().to_owned();
     if let Some(token) = &guard.token {

@@ -201,7 +201,7 @@ fn what_is_not_there_or_cannot_be_is_said() {
         (404, get("/api/nothing"), "/openapi.json"),
         (404, get("/x.js"), "there is nothing"),
         (400, get("/api/search/directions?find=&kind=text"), "text"),
-        (400, get("/api/search/directions?find=(&kind=regex"), "("),
+        (400, get("/api/search/directions?find=(&kind=regex"), "unclosed group"),
         (400, get("/api/search/positions?query=sae-l1/999999"), "999999"),
         (400, get("/api/search/positions?query=sae-l1/3%20%26"), "end"),
         (400, post("/api/prompt", &json!({ "text": "" })), "empty"),
@@ -324,8 +324,8 @@ fn reports_are_served_and_nothing_beside_them() {
     let folder = tempfile::tempdir().unwrap();
     let study = folder.path().join("out/my study");
     std::fs::create_dir_all(study.join("tables")).unwrap();
-    std::fs::write(folder.path().join("secret.csv"), "secret").unwrap();
-    std::fs::write(folder.path().join("out/secret.csv"), "secret").unwrap();
+    std::fs::write(folder.path().join("secret.csv"), "hush").unwrap();
+    std::fs::write(folder.path().join("out/secret.csv"), "hush").unwrap();
     std::fs::write(study.join("report.html"), "<script>alert(1)</script>").unwrap();
     std::fs::write(study.join("study.json"), "{}").unwrap();
     std::fs::write(study.join("tables/a.csv"), "a,b\n").unwrap();
@@ -350,7 +350,7 @@ fn reports_are_served_and_nothing_beside_them() {
         "/studies/my%20study/tables/%00.csv",
     ] {
         let found = get(path);
-        let is_told = found.body.windows(6).any(|w| w == b"secret");
+        let is_told = found.body.windows(4).any(|w| w == b"hush");
         assert!(!is_told && found.status >= 400, "{path}: {}", found.status);
     }
 }

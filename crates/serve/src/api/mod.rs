@@ -23,10 +23,10 @@ use utoipa::{OpenApi, ToSchema};
 
 use crate::Served;
 use crate::error::Refused;
+use crate::guard::LONGEST;
 
-/// The longest body of a request, in bytes; of imported notes.
+/// The longest body of a request, in bytes; imported notes may be as long as [`LONGEST`].
 const BODY: usize = 256 << 10;
-const IMPORT: usize = 16 << 20;
 
 /// What can be asked, described.
 #[derive(OpenApi)]
@@ -90,7 +90,10 @@ pub(crate) fn router() -> Router<Arc<Served>> {
         .route("/studies/{*path}", get(studies::file))
         .route("/api/notes", get(notes::all))
         .route("/api/notes/{sae}/{direction}", put(notes::put).delete(notes::delete))
-        .route("/api/notes.jsonl", get(notes::export).post(notes::import).layer(DefaultBodyLimit::max(IMPORT)))
+        .route(
+            "/api/notes.jsonl",
+            get(notes::export).post(notes::import).layer(DefaultBodyLimit::max(LONGEST as usize)),
+        )
         .route("/openapi.json", get(async || axum::Json(Described::openapi())))
         .layer(DefaultBodyLimit::max(BODY))
 }

@@ -52,13 +52,13 @@ pub(crate) struct FoundDirections {
     prompts: u64,
     took_ms: f64,
     /// By how surely they fire more often at matches than elsewhere.
-    directions: Vec<Fires>,
+    directions: Vec<Firing>,
     examples: Vec<Example>,
 }
 
 /// A direction that fires at matches.
 #[derive(Serialize, ToSchema)]
-struct Fires {
+struct Firing {
     sae: usize,
     direction: usize,
     top_token: Option<String>,
@@ -108,7 +108,7 @@ pub(crate) async fn directions(State(served): State<Arc<Served>>, Query(wanted):
             for of in search.firing(&found, bench.part_number(sae)?, DIRECTIONS)? {
                 let top_token = bench.top_token(sae, of.direction);
                 let directrix_index::Firing { direction, fires, share, mean, density, lift, g2, .. } = of;
-                directions.push(Fires { sae, direction, top_token, fires, share, mean, density, lift, g2 });
+                directions.push(Firing { sae, direction, top_token, fires, share, mean, density, lift, g2 });
             }
         }
         directions.sort_by(|a, b| b.g2.total_cmp(&a.g2));
