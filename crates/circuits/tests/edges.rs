@@ -7,7 +7,10 @@ use directrix_circuits::edges::{Between, Edge, Gradient, Measure, Path, Ranked, 
 use directrix_corpus::{Chunk, Prompts, Watch};
 use directrix_index::{Identity, Index, Input, Options, build};
 use directrix_kernels::{Matrix, dot};
-use directrix_model::{Ask, BlockHook, Folder, Frozen, HookPoint, Model, Processing, Quantity, Scalar};
+use directrix_model::{
+    Ask, BlockHook, Edit, Folder, Frozen, HookPoint, Intervention, Model, Positions, Processing, Quantity, Rows, Run,
+    Scalar,
+};
 use directrix_sae::{Architecture, Counted, End, Normalisation, Parameters, Sae, Site};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -93,6 +96,8 @@ fn where_the_path_is_linear_the_virtual_weight_is_the_causal_effect_and_the_attr
         let causal = by_edge(|see| between.causal(EVERY, &Watch::nobody(), see).unwrap());
         let attribution = by_edge(|see| between.attribution(Gradient::Whole, EVERY, &Watch::nobody(), see).unwrap());
         let frozen = by_edge(|see| between.attribution(Gradient::Frozen, EVERY, &Watch::nobody(), see).unwrap());
+        let steps = Gradient::Integrated { steps: 3 };
+        let integrated = by_edge(|see| between.attribution(steps, EVERY, &Watch::nobody(), see).unwrap());
         assert!(causal.len() > 50, "{name}: {}", causal.len());
         assert_eq!(attribution.len(), causal.len());
         for (edge, &(change, n)) in &causal {
@@ -107,11 +112,54 @@ fn where_the_path_is_linear_the_virtual_weight_is_the_causal_effect_and_the_attr
             let near = |value: f64| (value - expected).abs() < 1e-3 * expected.abs().max(1.0);
             assert!(near(-change), "{name} {edge:?}: ablation changes by {change}, weights say {expected}");
             assert!(
-                near(attribution[edge].0) && near(frozen[edge].0),
+                near(attribution[edge].0) && near(frozen[edge].0) && near(integrated[edge].0),
                 "{name} {edge:?}: {:?} {expected}",
                 attribution[edge]
             );
         }
+    }
+}
+
+#[test]
+fn integrated_gradients_add_up_to_what_all_first_directions_do_together() {
+    for (name, seed) in [("gpt2-tiny", 21), ("neo-tiny", 22), ("llama-tiny", 23)] {
+        let model = model(name);
+        let last = model.config().n_layers - 1;
+        let [writes, reads] = [HookPoint::Block(0, BlockHook::MlpOut), HookPoint::Block(last, BlockHook::ResidPost)];
+        let saes = [sae(&model, writes, 12, 0.0, seed), sae(&model, reads, 5, 100.0, seed + 10)];
+        let prompts = prompts(&model, 2, seed);
+        let (index, _folder) = index(&model, &saes, &prompts);
+        let between = between(&model, &saes, &index);
+        let one = Sample { prompts: 100, least: 1 };
+        let found = |gradient| by_edge(|see| between.attribution(gradient, one, &Watch::nobody(), see).unwrap());
+        let (integrated, at_the_end) = (found(Gradient::Integrated { steps: 40 }), found(Gradient::Whole));
+
+        // Of the one prompt that ranks, the pre-activations with all contributions and with none, at the positions that count.
+        let (first, counted) = (prompts.range(0..1), index.counted(0).unwrap());
+        let run = model.run(&first, &Ask::capture([writes, reads]), &[]).unwrap();
+        let acts = saes[0].encode(run.captured(writes)).unwrap();
+        let bias = Matrix::repeat(saes[0].b_dec(), first.positions());
+        let mut without = saes[0].decode(&acts, run.captured(writes));
+        for (row, bias) in (0..first.positions()).zip(bias.iter_rows()) {
+            let is_counted = counted.contains(&row);
+            without.row_mut(row).iter_mut().zip(bias).for_each(|(x, b)| *x = if is_counted { b - *x } else { 0.0 });
+        }
+        let add = Rows::each(&without.into(), 0..first.positions());
+        let none = Intervention::new(writes, Positions::All, Edit::Add(add));
+        let changed = model.run(&first, &Ask::capture([reads]), &[none]).unwrap();
+        let mut differ = 0.0_f64;
+        for second in 0..saes[1].directions() {
+            let encoder = saes[1].encoder().row(second);
+            let sum = |run: &Run| counted.clone().map(|at| dot(run.captured(reads).row(at), encoder)).sum::<f64>();
+            let expected = sum(&run) - sum(&changed);
+            let total = |of: &BTreeMap<Edge, (f64, usize)>| {
+                of.iter().filter(|(edge, _)| edge.second == second).map(|(_, (value, _))| value).sum::<f64>()
+            };
+            let (whole, end) = (total(&integrated), total(&at_the_end));
+            assert!((whole - expected).abs() < 1e-2 * expected.abs().max(1.0), "{name} {second}: {whole} {expected}");
+            differ = differ.max((end - expected).abs() / expected.abs().max(1.0));
+        }
+        assert!(differ > 1e-2, "{name}: the path bends, and a gradient at its end alone does not add up: {differ}");
     }
 }
 

@@ -35,10 +35,12 @@ fn every_measure_ranks_its_strongest_first_and_verification_says_what_holds() {
         ("correlation", 20),
         ("attribution", 2),
         ("frozen-attribution", 2),
+        ("integrated-attribution", 2),
         ("causal", 2),
     ];
     for (by, least) in measures {
-        let found = json(&[&["circuits", "edges", "--by", by, "--top", "7"], &few[..]].concat());
+        let steps: &[&str] = if by == "integrated-attribution" { &["--steps", "2"] } else { &[] };
+        let found = json(&[&["circuits", "edges", "--by", by, "--top", "7"], steps, &few[..]].concat());
         let column = by.replace('-', "_");
         let values: Vec<f64> = rows(&found).iter().map(|row| number(row, &column).abs()).collect();
         assert_eq!(values.len(), 7, "{by}");

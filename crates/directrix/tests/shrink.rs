@@ -7,11 +7,23 @@ use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
 use common::{Folder, directrix, done, text};
+
+/// All files of a folder and those below.
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let (mut folders, mut files) = (vec![folder.to_owned()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    files
+}
 
 #[test]
 fn a_file_cut_short_while_it_is_read_is_an_error() {
@@ -23,13 +35,7 @@ fn a_file_cut_short_while_it_is_read_is_an_error() {
     for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
         fs::copy(format!("../../assets/tinystories-2l/{file}"), model.join(file)).unwrap();
     }
-    let mut folders = vec![index.clone()];
-    let mut files = Vec::new();
-    while let Some(folder) = folders.pop() {
-        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
-            if path.is_dir() { folders.push(path) } else { files.push(path) }
-        }
-    }
+    let mut files = files_in(&index);
     files.push(model.join("model.safetensors"));
     files.retain(|file| fs::metadata(file).unwrap().len() > 1 << 16);
     files.sort();
@@ -90,11 +96,8 @@ fn a_server_whose_index_is_cut_short_says_so_and_goes_on() {
         answer
     };
     assert!(get("/api/saes/1/directions/5").starts_with("HTTP/1.1 200"));
-    let shards = fs::read_dir(&index).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
-    for path in shards.flat_map(|shard| fs::read_dir(shard).unwrap().map(|entry| entry.unwrap().path())) {
-        if path.is_file() {
-            OpenOptions::new().write(true).open(path).unwrap().set_len(0).unwrap();
-        }
+    for file in files_in(&index) {
+        OpenOptions::new().write(true).open(file).unwrap().set_len(0).unwrap();
     }
     let said = get("/api/search/directions?find=said&kind=text");
     assert!(said.starts_with("HTTP/1.1 503") && said.contains("became shorter while it was served"), "{said}");

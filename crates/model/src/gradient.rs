@@ -20,7 +20,7 @@ pub use scalar::{Quantity, Scalar, Term};
 
 use crate::config::Norm;
 use crate::positions::Lengths;
-use crate::{Ask, BlockHook, Error, HookPoint, Model, Result, Run, Spot};
+use crate::{Ask, BlockHook, Error, HookPoint, Intervention, Model, Result, Run, Spot};
 
 /// What counts as constant in a derivative.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -98,11 +98,11 @@ impl Model {
         );
         let along: Vec<HookPoint> = scalars.iter().flat_map(Scalar::hooks).collect();
         let Some(first) = hooks.iter().min().filter(|_| !along.is_empty()) else { return Ok(Gradients::none(hooks)) };
-        self.tape(&cut, *first, &along, watch)?.gradients(hooks, scalars, frozen, &[])
+        self.tape(&cut, *first, &along, &[], watch)?.gradients(hooks, scalars, frozen, &[])
     }
 
-    /// A run of the prompts that keeps what passes back to `first` need, of scalars whose terms are along these hook points: logits are along
-    /// `unembed.hook_in`.
+    /// A run of the prompts, changed by `interventions`, that keeps what passes back to `first` need, of scalars whose terms are along these
+    /// hook points: logits are along `unembed.hook_in`. Derivatives by what is at a hook point are by what is there when it is changed.
     ///
     /// # Errors
     /// As [`run`](Model::run); if there is no such hook point, or no term can be along it.
@@ -111,6 +111,7 @@ impl Model {
         prompts: &Prompts,
         first: HookPoint,
         along: &[HookPoint],
+        interventions: &[Intervention],
         watch: &'a Watch,
     ) -> Result<Tape<'a>> {
         along.iter().chain([&first]).try_for_each(|hook| hook.check(self.config()))?;
@@ -119,7 +120,7 @@ impl Model {
         }
         let last = along.iter().max().copied().unwrap_or(first);
         let captured: BTreeSet<HookPoint> = self.needed(first, last).into_iter().chain(along.iter().copied()).collect();
-        let run = self.run(prompts, &Ask::capture(captured.iter().copied()).watched(watch), &[])?;
+        let run = self.run(prompts, &Ask::capture(captured.iter().copied()).watched(watch), interventions)?;
         Ok(Tape { model: self, prompts: prompts.clone(), run, first, captured, watch })
     }
 

@@ -229,7 +229,7 @@ proptest! {
         let hooks = [HookPoint::Embed, HookPoint::Block(0, B::V), hook];
         let watch = Watch::nobody();
         let whole = model.gradients(&prompts, &hooks, std::slice::from_ref(&scalar), frozen, &watch).unwrap();
-        let tape = model.tape(&prompts, HookPoint::Embed, &[HookPoint::UnembedIn, hook], &watch).unwrap();
+        let tape = model.tape(&prompts, HookPoint::Embed, &[HookPoint::UnembedIn, hook], &[], &watch).unwrap();
         let apart = tape.gradients(&hooks, &[scalar], frozen, std::slice::from_ref(&cut)).unwrap();
         prop_assert!((0..6).all(|row| whole.of(0, hook).row(row) == apart.of(0, hook).row(row)));
         // Along the hook point itself a cut changes nothing but what is found there.
@@ -256,7 +256,7 @@ proptest! {
 fn what_cannot_be_cut_is_an_error_that_says_why() {
     let model = model("gpt2-tiny", Processing::default());
     let (prompts, watch) = (Prompts::from_rows([[1, 2, 3]]), Watch::nobody());
-    let tape = model.tape(&prompts, HookPoint::Embed, &[HookPoint::UnembedIn], &watch).unwrap();
+    let tape = model.tape(&prompts, HookPoint::Embed, &[HookPoint::UnembedIn], &[], &watch).unwrap();
     let failed = |cut: Cut| {
         let scalar = Scalar::logit_difference(0, 1, [1, 2]);
         tape.gradients(&[HookPoint::Embed], &[scalar], Frozen::default(), &[cut]).err().unwrap().to_string()
@@ -273,7 +273,7 @@ fn what_cannot_be_cut_is_an_error_that_says_why() {
     assert!(failed(skipping(HookPoint::Block(1, BlockHook::MlpIn), 31)).contains("a skip connection of [31, 32]"));
 
     // A tape has what it was asked for.
-    let late = model.tape(&prompts, HookPoint::Block(1, BlockHook::V), &[HookPoint::UnembedIn], &watch).unwrap();
+    let late = model.tape(&prompts, HookPoint::Block(1, BlockHook::V), &[HookPoint::UnembedIn], &[], &watch).unwrap();
     let of = |hook, quantity| {
         let scalar = Scalar::of(0, 1, quantity);
         late.gradients(&[hook], &[scalar], Frozen::default(), &[]).err().unwrap().to_string()
@@ -282,7 +282,7 @@ fn what_cannot_be_cut_is_an_error_that_says_why() {
     let hook = HookPoint::Block(2, BlockHook::MlpPost);
     let along = Quantity::Along { hook, direction: vec![1.0; 128].into() };
     assert!(of(HookPoint::Block(1, BlockHook::V), along).contains("was not asked for blocks.2.mlp.hook_post"));
-    assert!(model.tape(&prompts, hook, &[HookPoint::Block(2, BlockHook::Pattern)], &watch).is_err());
+    assert!(model.tape(&prompts, hook, &[HookPoint::Block(2, BlockHook::Pattern)], &[], &watch).is_err());
 }
 
 /// `cos(1.7 i)`.

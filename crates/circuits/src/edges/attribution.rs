@@ -1,10 +1,11 @@
 //! What gradients say of edges.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use directrix_corpus::{Event, Watch};
+use directrix_corpus::{Event, Prompts, Watch};
 use directrix_kernels::{Matrix, dot};
-use directrix_model::{Frozen, HookPoint, Quantity, Scalar, Term};
+use directrix_model::{Edit, Frozen, HookPoint, Intervention, Positions, Quantity, Rows, Scalar, Term};
 use directrix_sae::{Architecture, Normalisation};
 use rayon::prelude::*;
 
@@ -23,6 +24,13 @@ pub enum Gradient {
     Whole,
     /// The divisors of norms and attention patterns.
     Frozen,
+    /// Nothing, and the gradient is the mean of those at so many points on the straight way from none of the first SAE's contributions to all
+    /// of them (integrated gradients, Sundararajan et al. 2017; of an SAE as Marks et al. 2024): what is added up to the whole difference that
+    /// all of them make together.
+    Integrated {
+        /// How many.
+        steps: usize,
+    },
 }
 
 impl Gradient {
@@ -31,11 +39,22 @@ impl Gradient {
         Frozen { norms: frozen, patterns: frozen }
     }
 
+    /// The shares of the first SAE's contributions at which it is taken; `None` for all of them.
+    fn shares(self) -> Vec<Option<f32>> {
+        match self {
+            Gradient::Integrated { steps } => {
+                (0..steps.max(1)).map(|step| Some((step as f32 + 0.5) / steps.max(1) as f32)).collect()
+            }
+            _ => vec![None],
+        }
+    }
+
     /// Its measure.
     pub fn measure(self) -> Measure {
         match self {
             Gradient::Whole => Measure::Attribution,
             Gradient::Frozen => Measure::FrozenAttribution,
+            Gradient::Integrated { .. } => Measure::IntegratedAttribution,
         }
     }
 }
@@ -112,24 +131,50 @@ impl Between<'_> {
                     .iter()
                     .map(|target| self.scalar(target, numbers[target.prompt], target.prompt - first_prompt))
                     .collect::<Result<Vec<_>>>()?;
-                let gradients = self.model.gradients(&part, &[hook], &scalars, gradient.frozen(), watch)?;
-                let of_target = |(number, target): (usize, &Target)| {
-                    let (rows, mut added) = (gradients.of(number, hook), vec![0.0; firsts]);
-                    let mut fires = Vec::new();
-                    for position in counted[target.prompt].start..=target.last {
-                        let (directions, values) = self.of_first.at(numbers[target.prompt], position)?;
-                        for (&first, &value) in directions.iter().zip(values) {
-                            let row = written.row(first as usize);
-                            added[first as usize] += f64::from(value) * dot(rows.row(position), row);
-                            fires.push(first);
+                let shares = gradient.shares();
+                let mut found: Vec<Vec<(usize, f64)>> = vec![Vec::new(); batch.len()];
+                for share in &shares {
+                    let gradients = match share {
+                        None => self.model.gradients(&part, &[hook], &scalars, gradient.frozen(), watch)?,
+                        Some(share) => {
+                            let add = self.taken_out(
+                                &part,
+                                &numbers[first_prompt..],
+                                &counted[first_prompt..],
+                                &written,
+                                1.0 - share,
+                            )?;
+                            let changed = [Intervention::new(hook, Positions::All, Edit::Add(add))];
+                            let along = [self.second.site().reads.hook];
+                            let tape = self.model.tape(&part, hook, &along, &changed, watch)?;
+                            tape.gradients(&[hook], &scalars, gradient.frozen(), &[])?
+                        }
+                    };
+                    let of_target = |(number, target): (usize, &Target)| {
+                        let (rows, mut added) = (gradients.of(number, hook), vec![0.0; firsts]);
+                        let mut fires = Vec::new();
+                        for position in counted[target.prompt].start..=target.last {
+                            let (directions, values) = self.of_first.at(numbers[target.prompt], position)?;
+                            for (&first, &value) in directions.iter().zip(values) {
+                                let row = written.row(first as usize);
+                                added[first as usize] += f64::from(value) * dot(rows.row(position), row);
+                                fires.push(first);
+                            }
+                        }
+                        fires.sort_unstable();
+                        fires.dedup();
+                        Ok(fires.into_iter().map(|first| (first as usize, added[first as usize])).collect())
+                    };
+                    let here: Vec<Vec<(usize, f64)>> =
+                        batch.par_iter().enumerate().map(of_target).collect::<Result<_>>()?;
+                    // The same directions fire in every step.
+                    for (sums, here) in found.iter_mut().zip(here) {
+                        sums.resize(here.len(), (0, 0.0));
+                        for (sum, (first, value)) in sums.iter_mut().zip(here) {
+                            *sum = (first, sum.1 + value / shares.len() as f64);
                         }
                     }
-                    fires.sort_unstable();
-                    fires.dedup();
-                    Ok(fires.into_iter().map(|first| (first as usize, added[first as usize])).collect())
-                };
-                let found: Vec<Vec<(usize, f64)>> =
-                    batch.par_iter().enumerate().map(of_target).collect::<Result<_>>()?;
+                }
                 for (target, found) in batch.iter().zip(found) {
                     found.into_iter().for_each(|(first, value)| sums.add(target.place, first, value));
                 }
@@ -141,6 +186,28 @@ impl Between<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Rows that take a share of the first SAE's contributions out of the positions that count of some prompts, in their order.
+    fn taken_out(
+        &self,
+        prompts: &Prompts,
+        numbers: &[usize],
+        counted: &[Range<usize>],
+        written: &Matrix,
+        share: f32,
+    ) -> Result<Rows> {
+        let mut rows = Matrix::zeros(prompts.positions(), written.columns());
+        for (prompt, start) in prompts.offsets()[..prompts.len()].iter().enumerate() {
+            for position in counted[prompt].clone().take_while(|position| *position < prompts.get(prompt).len()) {
+                let (directions, values) = self.of_first.at(numbers[prompt], position)?;
+                for (&first, &value) in directions.iter().zip(values) {
+                    let row = written.row(first as usize);
+                    rows.row_mut(start + position).iter_mut().zip(row).for_each(|(x, w)| *x -= share * value * w);
+                }
+            }
+        }
+        Ok(Rows::each(&Arc::new(rows), 0..prompts.positions()))
     }
 
     /// The sum of the pre-activations of a target's direction where it fires in its prompt, which has this number in the index and

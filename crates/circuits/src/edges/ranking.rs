@@ -25,13 +25,15 @@ pub enum Measure {
     Attribution,
     /// The same with the divisors of norms and attention patterns taken as constants.
     FrozenAttribution,
+    /// The same as attribution, its gradient a mean over the way from none of the first SAE's contributions to all of them.
+    IntegratedAttribution,
     /// Change of the second's activation when the first is ablated, summed over a prompt; a mean over prompts in which both fire.
     Causal,
 }
 
 impl Measure {
     /// All of them.
-    pub const ALL: [Measure; 8] = [
+    pub const ALL: [Measure; 9] = [
         Measure::Cosine,
         Measure::VirtualWeight,
         Measure::MutualInformation,
@@ -39,6 +41,7 @@ impl Measure {
         Measure::Correlation,
         Measure::Attribution,
         Measure::FrozenAttribution,
+        Measure::IntegratedAttribution,
         Measure::Causal,
     ];
 
@@ -52,6 +55,7 @@ impl Measure {
             Measure::Correlation => "correlation",
             Measure::Attribution => "attribution",
             Measure::FrozenAttribution => "frozen-attribution",
+            Measure::IntegratedAttribution => "integrated-attribution",
             Measure::Causal => "causal",
         }
     }
@@ -71,6 +75,9 @@ impl Measure {
             }
             Measure::FrozenAttribution => {
                 "gradient of the second's activation, norms and patterns frozen, times the first's, summed over a prompt, mean over n prompts"
+            }
+            Measure::IntegratedAttribution => {
+                "gradient of the second's activation, a mean over the way from none of the first SAE's contributions to all, times the first's, summed over a prompt, mean over n prompts"
             }
             Measure::Causal => {
                 "change of the second's activation when the first is ablated, summed over a prompt, mean over n prompts"

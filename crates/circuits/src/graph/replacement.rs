@@ -90,7 +90,7 @@ impl<'a> Replacement<'a> {
         hooks.extend(all.filter(|hook| matches!(hook, HookPoint::Block(_, hook) if READ_BY_HEADS.contains(hook))));
         hooks.extend((0..config.n_layers).map(z).chain([HookPoint::UnembedIn]));
         let hooks: Vec<HookPoint> = hooks.into_iter().collect();
-        let tape = model.tape(&prompts, HookPoint::Embed, &hooks, watch)?;
+        let tape = model.tape(&prompts, HookPoint::Embed, &hooks, &[], watch)?;
 
         let mut found = Replacement {
             model,

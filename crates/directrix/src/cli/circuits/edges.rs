@@ -25,7 +25,8 @@ Examples:
 /// The strongest edges between the directions of two or more SAEs.
 ///
 /// Ranks all pairs of a direction of one SAE and a direction of a later one: by what the weights say (cosine, virtual-weight), by what
-/// fires together (mutual-information, conditional, correlation), by gradients (attribution, frozen-attribution), or by what
+/// fires together (mutual-information, conditional, correlation), by gradients (attribution, frozen-attribution,
+/// integrated-attribution), or by what
 /// ablating the first does to the second (causal). All but the first two need an index of the SAEs, of whose prompts every other one
 /// is used; `directrix circuits verify` tests edges on the rest.
 #[derive(Args)]
@@ -54,6 +55,9 @@ pub(super) struct EdgeArgs {
     /// For cosine and virtual-weight: edges through what this head, as LAYER.HEAD, reads and writes, instead of the residual stream
     #[arg(long, value_name = "L.H", value_parser = head)]
     head: Option<Path>,
+    /// For integrated-attribution: points on the way at which gradients are taken
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = whole::<usize>(1..=1000))]
+    steps: usize,
     #[command(flatten)]
     pub(super) sample: SampleArgs,
 }
@@ -155,6 +159,9 @@ impl EdgeArgs {
         match self.by {
             Measure::Attribution => between.attribution(Gradient::Whole, sample, watch, show)?,
             Measure::FrozenAttribution => between.attribution(Gradient::Frozen, sample, watch, show)?,
+            Measure::IntegratedAttribution => {
+                between.attribution(Gradient::Integrated { steps: self.steps }, sample, watch, show)?;
+            }
             Measure::Causal => between.causal(sample, watch, show)?,
             by => between
                 .coactivation(watch, |all| all.into_iter().filter(|r| r.measure == by).for_each(|r| ranking.show(r)))?,
