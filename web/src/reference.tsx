@@ -1,4 +1,5 @@
 /** The server's own description of what it can be asked. */
+import { useEffect } from "preact/hooks";
 import { get } from "./api";
 import { Wait } from "./parts";
 import { useLoaded } from "./state";
@@ -38,28 +39,42 @@ interface OpenApi {
 const METHODS = ["get", "post", "put", "delete"];
 
 const operations = (api: OpenApi) =>
-  Object.entries(api.paths).flatMap(([path, methods]) => METHODS.flatMap((method) => (methods[method] ? [{ id: `${method} ${path}`, method, path, of: methods[method] }] : [])));
+  Object.entries(api.paths).flatMap(([path, methods]) => METHODS.flatMap((method) => (methods[method] ? [{ id: `${method}${path.replaceAll(/[^\w]+/g, "-")}`, method, path, of: methods[method] }] : [])));
+
+/** What the address leads to is opened. */
+function open() {
+  const asked = document.getElementById(location.hash.slice(1));
+  if (asked instanceof HTMLDetailsElement) {
+    asked.open = true;
+    asked.scrollIntoView();
+  }
+}
 
 export function Reference() {
   const loaded = useLoaded("openapi", (signal) => get<OpenApi>("/openapi.json", signal));
+  useEffect(() => {
+    open();
+    addEventListener("hashchange", open);
+    return () => removeEventListener("hashchange", open);
+  }, [loaded.data]);
   return (
     <Wait on={loaded} what="Loading the description">
       {(api) => (
         <div class="reference">
           <nav class="contents" aria-label="Requests">
-            <ol>{operations(api).map(({ id, method, path }) => <li key={id}><a href={`#${encodeURIComponent(id)}`}><Method name={method} /> {path}</a></li>)}</ol>
+            <ol>{operations(api).map(({ id, method, path }) => <li key={id}><a href={`#${id}`}><Method name={method} /> {path}</a></li>)}</ol>
           </nav>
           <div>
             <h1>{api.info.title} <span class="faint">{api.info.version}</span></h1>
             {api.info.description && <p class="described">{api.info.description}</p>}
             <p><a href="/openapi.json" target="_blank">openapi.json</a></p>
-            {operations(api).map(({ id, method, path, of }) => <One key={id} id={encodeURIComponent(id)} method={method} path={path} of={of} schemas={api.components?.schemas ?? {}} />)}
+            {operations(api).map(({ id, method, path, of }) => <One key={id} id={id} method={method} path={path} of={of} schemas={api.components?.schemas ?? {}} />)}
+            <h2 class="part">What is sent</h2>
             {Object.entries(api.components?.schemas ?? {}).map(([name, schema]) => (
-              <article class="operation" key={name} id={`schema-${name}`}>
-                <h2><code>{name}</code></h2>
-                {schema.description && <p class="described">{schema.description}</p>}
+              <details class="operation" key={name} id={`schema-${name}`}>
+                <summary><code>{name}</code> <span class="faint">{schema.description}</span></summary>
                 <Shape of={schema} />
-              </article>
+              </details>
             ))}
           </div>
         </div>
@@ -74,9 +89,8 @@ type Schemas = Record<string, Schema>;
 
 function One({ id, method, path, of, schemas }: { id: string; method: string; path: string; of: Operation; schemas: Schemas }) {
   return (
-    <article class="operation" id={id}>
-      <h2><Method name={method} /> <code>{path}</code></h2>
-      {of.summary && <p>{of.summary}</p>}
+    <details class="operation" id={id}>
+      <summary><Method name={method} /> <code>{path}</code> <span class="faint">{of.summary}</span></summary>
       {of.description && <p class="described">{of.description}</p>}
       {of.parameters && of.parameters.length > 0 && (
         <table>
@@ -92,7 +106,7 @@ function One({ id, method, path, of, schemas }: { id: string; method: string; pa
       {Object.entries(of.responses ?? {}).map(([status, { description, content }]) => (
         <div key={status}><h3>{status} <span class="faint">{description}</span></h3>{content && <Bodies of={content} schemas={status.startsWith("2") ? schemas : {}} />}</div>
       ))}
-    </article>
+    </details>
   );
 }
 
