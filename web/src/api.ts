@@ -110,7 +110,6 @@ export interface MeanAttention {
   to_first: number;
   to_self: number;
   to_previous: number;
-  by_distance: number[];
   figure: PlotlyFigure;
 }
 export interface PlotlyFigure {

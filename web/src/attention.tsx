@@ -1,10 +1,10 @@
 /** What a head looks at. */
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { get, type MeanAttention, type PlotlyFigure, post, query } from "./api";
-import { Bars, Choice, Facts, Field, Figure, Select, type Shaded, TokenList, useWidth, Wait } from "./parts";
+import { Choice, Facts, Field, Figure, Select, type Shaded, TokenList, useWidth, Wait } from "./parts";
 import { choose, place } from "./place";
 import { info, useLoaded } from "./state";
-import { many, number, percent, tokenText } from "./text";
+import { many, percent, tokenText } from "./text";
 import { isDark } from "./theme";
 
 interface Plotly {
@@ -165,7 +165,7 @@ function Plot({ figure, name }: { figure: PlotlyFigure; name: string }) {
         </span>
       </div>
       {error && <p class="failed" role="alert">{error}</p>}
-      <div class="plot-box" tabIndex={0} role="region" aria-label="Mean attention"><div class="plot drawn" ref={box} style={{ width: figure.layout.width ? `${figure.layout.width}px` : undefined, height: `${figure.layout.height}px` }} /></div>
+      <div class="plot-box" tabIndex={0} role="region" aria-label="Mean attention by distance"><div class="plot drawn" ref={box} style={{ width: figure.layout.width ? `${figure.layout.width}px` : undefined, height: `${figure.layout.height}px` }} /></div>
     </figure>
   );
 }
@@ -182,12 +182,7 @@ function Mean({ layer, head }: { layer: number; head: number }) {
             ["to itself", percent(data.to_self)],
             ["to the one before", percent(data.to_previous)],
           ]} />
-          <div class="halves">
-            <Figure title="By distance" name={`attention-distance-L${layer}H${head}`} caption="Mean attention to the token so many positions before; 0 is the token itself.">
-              <Bars of={data.by_distance.slice(0, 16).map((value, i) => ({ label: String(i), value, shown: number(100 * value) + " %" }))} label="Mean attention by distance" />
-            </Figure>
-            <Plot figure={data.figure} name={`attention-mean-L${layer}H${head}`} />
-          </div>
+          <Plot figure={data.figure} name={`attention-mean-L${layer}H${head}`} />
         </>
       )}
     </Wait>

@@ -6,7 +6,7 @@ import { Bars, DirectionLink, Field, Figure, Quiet, Select, Table, Token, TokenL
 import { choose, place } from "./place";
 import { positionOf, PromptForm } from "./prompt";
 import { info, promptText, spelled, topToken, unspelled, useLoaded, usePaced, useTopTokens } from "./state";
-import { count, number, percent, shortened, signed, tokenText } from "./text";
+import { count, number, percent, sentence, shortened, signed, tokenText } from "./text";
 
 const set = (change: string[]) => choose({ change });
 
@@ -79,7 +79,7 @@ function ChangeList({ changes, sentences, length, position }: { changes: string[
             </div>
             <How change={change} most={first ? (all?.maximum[first[1]] ?? 0) : 0} set={(next) => replace(i, written(next))} />
             <Places where={change.where} length={length} position={position} set={(where) => replace(i, written({ ...change, where }))} />
-            {sentences[i] && <p class="note">{sentences[i]}</p>}
+            {sentences[i] && <p class="note">{sentence(sentences[i])}</p>}
           </li>
         );
       })}

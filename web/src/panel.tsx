@@ -232,7 +232,7 @@ function NoteEditor({ of, direction }: { of: number; direction: number }) {
 
 function DirectionList({ rows, name, caption, value, own }: { rows: Neighbour[]; name: string; caption: string; value: string; own?: boolean }) {
   const positions = rows.some((row) => row.n !== null);
-  return rows.length === 0 ? <div><h3>{caption}</h3><Quiet>None found.</Quiet></div> : (
+  return rows.length === 0 ? <figure><h3>{caption}</h3><Quiet>None found.</Quiet></figure> : (
     <Table
       rows={rows} name={name} caption={caption} most={10}
       columns={[

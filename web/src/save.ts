@@ -22,7 +22,7 @@ export function saveCsv(name: string, columns: string[], rows: Cell[][]) {
 
 const STYLES = [
   "fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "opacity", "font-family", "font-size", "font-weight",
-  "text-anchor", "image-rendering", "display",
+  "text-anchor", "image-rendering", "paint-order", "display",
 ];
 
 /** A copy with what the style sheet gives it written into it. */

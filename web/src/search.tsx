@@ -40,7 +40,7 @@ function Asked({ label, name, extra, examples }: { label: string; name: string; 
       <p class="try">
         <span>Try</span>
         {examples.map(([values, about]) => (
-          <button key={values[name]} type="button" class="example" title={about} onClick={() => choose({ kind: null, ...values }, false)}><code>{values[name]}</code> <span>{about}</span></button>
+          <button key={values[name]} type="button" class="example" title={about} onClick={() => choose({ kind: null, ...values }, false)}><code>{tokenText(values[name]!)}</code> <span>{about}</span></button>
         ))}
       </p>
     </form>
