@@ -9,7 +9,7 @@ export const Quiet = ({ children }: { children: ComponentChildren }) => <p class
 
 /** What is shown instead of data that are not there; while new ones come, the old ones stay, paler. */
 export function Wait<T>({ on, what, children }: { on: Loaded<T>; what: string; children: (data: T) => ComponentChildren }) {
-  if (on.error !== undefined) return <p class="failed" role="alert">{on.error}</p>;
+  if (on.error !== undefined) return <p class="failed" role="alert">{on.error} <button type="button" class="link" onClick={on.again}>Try again</button></p>;
   if (on.data === undefined) return on.loading ? <p class="none loading" role="status">{what} …</p> : null;
   return <div class={on.loading ? "stale" : ""} aria-busy={on.loading}>{children(on.data)}</div>;
 }

@@ -58,11 +58,12 @@ export interface Loaded<T> {
   data: T | undefined;
   error: string | undefined;
   loading: boolean;
+  again: () => void;
 }
 
 /** Loads when `of` changes (`null`: not at all), giving up what was on its way. What was there is kept until the new is. */
-export function useLoaded<T>(of: string | null, load: (signal: AbortSignal) => Promise<T>): Loaded<T> & { again: () => void } {
-  const [state, setState] = useState<Loaded<T>>({ data: undefined, error: undefined, loading: of !== null });
+export function useLoaded<T>(of: string | null, load: (signal: AbortSignal) => Promise<T>): Loaded<T> {
+  const [state, setState] = useState<Omit<Loaded<T>, "again">>({ data: undefined, error: undefined, loading: of !== null });
   const [round, setRound] = useState(0);
   useEffect(() => {
     if (of === null) {
