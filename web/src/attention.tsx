@@ -4,7 +4,7 @@ import { get, type MeanAttention, type PlotlyFigure, post, query } from "./api";
 import { Choice, Facts, Field, Figure, Select, type Shaded, TokenList, useWidth, Wait } from "./parts";
 import { choose, place } from "./place";
 import { info, useLoaded } from "./state";
-import { many, percent, tokenText } from "./text";
+import { many, percent, shortened, tokenText } from "./text";
 import { isDark } from "./theme";
 
 interface Plotly {
@@ -64,7 +64,7 @@ function Pattern({ text, texts, layer, head, position, go }: { text: string; tex
               <p class="label"><span>What L{layer}H{head} looks at from {looking} (<code>{tokenText(texts[looking]!)}</code>). Point at another token, or choose it.</span></p>
               <TokenList of={shaded} chosen={position} choose={go} point={setPointed} label={`Attention of L${layer}H${head}`} />
             </div>
-            <Figure title={`L${layer}H${head}`} name={`attention-L${layer}H${head}`} caption="Each row looks at the columns to its left. Darker: more of its attention.">
+            <Figure title={`L${layer}H${head}`} name={`attention-L${layer}H${head}`} caption="Each row looks at the columns to its left; the stronger the colour, the more of its attention.">
               <HeatMap pattern={pattern} texts={texts} row={looking} />
             </Figure>
           </div>
@@ -102,19 +102,32 @@ function HeatMap({ pattern, texts, row }: { pattern: number[][]; texts: string[]
     context.putImageData(pixels, 0, 0);
     setImage(canvas.toDataURL());
   }, [pattern, dark]);
-  const side = Math.min(width, 460);
+  // Few tokens leave room for their names.
+  const named = size <= 32;
+  const gutter = named ? 76 : 0;
+  const side = Math.max(0, Math.min(width - gutter, 460));
   const unit = side / size;
   const point = (event: PointerEvent) => {
     const at = (event.currentTarget as Element).getBoundingClientRect();
-    const [x, y] = [Math.floor((event.clientX - at.left) / unit), Math.floor((event.clientY - at.top) / unit)];
-    setCell(x <= y && y < size ? [x, y] : null);
+    const [x, y] = [Math.floor((event.clientX - at.left - gutter) / unit), Math.floor((event.clientY - at.top) / unit)];
+    setCell(x >= 0 && x <= y && y < size ? [x, y] : null);
   };
   return (
     <div ref={box} class="drawing">
-      <svg class="heat" width={side} height={side} role="img" aria-label="Attention of every position to every other" onPointerMove={point} onPointerLeave={() => setCell(null)}>
-        {image && <image href={image} width={side} height={side} preserveAspectRatio="none" />}
-        <rect class="frame" x="0.5" y="0.5" width={Math.max(0, side - 1)} height={Math.max(0, side - 1)} />
-        <rect class="row" x="0" y={row * unit} width={(row + 1) * unit} height={unit} />
+      <svg class="heat" width={side + gutter} height={side + gutter} role="img" aria-label="Attention of every position to every other" onPointerMove={point} onPointerLeave={() => setCell(null)}>
+        {image && <image href={image} x={gutter} width={side} height={side} preserveAspectRatio="none" />}
+        <rect class="frame" x={gutter + 0.5} y="0.5" width={Math.max(0, side - 1)} height={Math.max(0, side - 1)} />
+        <rect class="row" x={gutter} y={row * unit} width={(row + 1) * unit} height={unit} />
+        {named && texts.map((token, i) => {
+          const name = shortened(tokenText(token), 10);
+          const middle = (i + 0.5) * unit;
+          return (
+            <g key={i}>
+              <text class="name" x={gutter - 4} y={middle + 4}>{name}</text>
+              <text class="name" transform={`translate(${gutter + middle + 4} ${side + 5}) rotate(-90)`}>{name}</text>
+            </g>
+          );
+        })}
       </svg>
       <p class="note reading">
         {cell ? <>from {cell[1]} <code>{tokenText(texts[cell[1]]!)}</code> to {cell[0]} <code>{tokenText(texts[cell[0]]!)}</code>: {percent(pattern[cell[1]]?.[cell[0]] ?? 0)}</> : "Point at a cell."}

@@ -360,6 +360,8 @@ function Copy(request: { text: string; changes: string[]; position: number }) {
     (event.currentTarget as HTMLElement).querySelectorAll<HTMLElement>("[role=tab]")[at]!.focus();
   };
   const copy = async (text: string) => {
+    // Browsers have no clipboard for pages that came over a plain connection from another machine.
+    if (!isSecureContext) return getSelection()?.selectAllChildren(dialog.current!.querySelector("pre")!);
     await navigator.clipboard.writeText(text);
     setCopied(true);
     setTimeout(() => setCopied(false), 1500);
