@@ -48,7 +48,11 @@ export const toDirection = (number: number, direction: number) => address("/", {
 export function toIntervene(change: string, values: Values = {}) {
   const before = lastOf("/intervene");
   const others = before.getAll("change").filter((one) => one !== change);
-  return leftAt("/intervene", { text: before.get("text") ?? lastOf("/prompt").get("text"), ...values, change: [...others, change] });
+  return leftAt("/intervene", {
+    text: before.get("text") ?? lastOf("/prompt").get("text"),
+    ...values,
+    change: [...others, change],
+  });
 }
 
 /** The text of the prompt views. */
@@ -90,10 +94,13 @@ export function usePaced<T>(value: T, milliseconds: number) {
   const [paced, setPaced] = useState(value);
   const last = useRef(0);
   useEffect(() => {
-    const timer = setTimeout(() => {
-      last.current = Date.now();
-      setPaced(value);
-    }, last.current + milliseconds - Date.now());
+    const timer = setTimeout(
+      () => {
+        last.current = Date.now();
+        setPaced(value);
+      },
+      last.current + milliseconds - Date.now(),
+    );
     return () => clearTimeout(timer);
   }, [value, milliseconds]);
   return paced;
@@ -104,12 +111,14 @@ const columns = new Map<number, Promise<Directions>>();
 /** The top tokens of an SAE's directions, once loaded; none without an index. */
 export function useTopTokens(numbers: number[]) {
   return useLoaded(info.value.index ? numbers.join() : null, async () => {
-    const all = await Promise.all(numbers.map((sae) => {
-      const loading = columns.get(sae) ?? get<Directions>(`/api/saes/${sae}/directions`);
-      columns.set(sae, loading);
-      loading.catch(() => columns.delete(sae));
-      return loading;
-    }));
+    const all = await Promise.all(
+      numbers.map((sae) => {
+        const loading = columns.get(sae) ?? get<Directions>(`/api/saes/${sae}/directions`);
+        columns.set(sae, loading);
+        loading.catch(() => columns.delete(sae));
+        return loading;
+      }),
+    );
     return new Map(numbers.map((sae, i) => [sae, all[i]!]));
   });
 }

@@ -12,7 +12,19 @@ async function changed(page: Page, path: string, change: (answer: Record<string,
 }
 
 test("studies lead to their report and files", async ({ page }) => {
-  await page.route("**/api/studies", (route) => route.fulfill({ json: [{ name: "one", title: "<b>One</b> study", report: "/studies/one/report.html", tables: ["/studies/one/tables/effects.csv"], figures: [] }] }));
+  await page.route("**/api/studies", (route) =>
+    route.fulfill({
+      json: [
+        {
+          name: "one",
+          title: "<b>One</b> study",
+          report: "/studies/one/report.html",
+          tables: ["/studies/one/tables/effects.csv"],
+          figures: [],
+        },
+      ],
+    }),
+  );
   await page.goto("/studies");
   await expect(page.getByRole("link", { name: "<b>One</b> study" })).toHaveAttribute("href", "/studies/one/report.html");
   await page.getByText("Tables").click();
@@ -62,7 +74,11 @@ test("the reference opens what its address leads to", async ({ page }) => {
 test.describe("refused", () => {
   test.use({ refused: [500] });
   test("what fails is told in the server's words, and can be tried again", async ({ page }) => {
-    await page.route("**/api/saes/*/directions", (route) => route.fulfill({ status: 500, json: { error: "The index is gone: make it again." } }), { times: 1 });
+    await page.route(
+      "**/api/saes/*/directions",
+      (route) => route.fulfill({ status: 500, json: { error: "The index is gone: make it again." } }),
+      { times: 1 },
+    );
     await page.goto("/?sae=sae-l0");
     await expect(page.getByRole("alert")).toContainText("The index is gone: make it again.");
     await page.getByRole("button", { name: "Try again" }).click();
