@@ -11,7 +11,7 @@ export default defineConfig({
   outputDir: "test-results/runs",
   fullyParallel: true,
   workers: 2,
-  timeout: 30_000,
+  timeout: 60_000,
   expect: { timeout: 10_000 },
   reporter: [["list"]],
   use: {

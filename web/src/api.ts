@@ -1,6 +1,6 @@
 /** What the server is asked and what it answers. */
 
-export interface SaeInfo {
+interface SaeInfo {
   name: string;
   reads: string;
   writes: string;
@@ -42,7 +42,7 @@ export interface Example {
   texts: string[];
   values: number[];
 }
-export interface TokenValue {
+interface TokenValue {
   id: number;
   text: string;
   value: number;
@@ -79,7 +79,7 @@ export interface Edges {
   about: string;
   edges: Neighbour[];
 }
-export interface Part {
+interface Part {
   label: string;
   value: number;
 }
@@ -110,7 +110,6 @@ export interface MeanAttention {
   to_first: number;
   to_self: number;
   to_previous: number;
-  by_distance: number[];
   figure: PlotlyFigure;
 }
 export interface PlotlyFigure {
@@ -125,7 +124,7 @@ export interface Attribution {
   components: Part[];
   directions: { sae: number; direction: number; activation: number; value: number }[];
 }
-export type Pair = [number, number];
+type Pair = [number, number];
 export interface Intervened {
   changes: { text: string; sentence: string }[];
   texts: string[];

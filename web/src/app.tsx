@@ -55,25 +55,48 @@ export function App() {
     document.addEventListener("click", click);
     return () => document.removeEventListener("click", click);
   }, []);
-  const shared = ({ shares }: View) => Object.fromEntries(shares.flatMap((name) => (query.has(name) ? [[name, query.get(name)]] : []))) as Values;
+  const shared = ({ shares }: View) =>
+    Object.fromEntries(shares.flatMap((name) => (query.has(name) ? [[name, query.get(name)]] : []))) as Values;
   return (
     <>
-      <a class="skip" href="#work">Skip to the view</a>
+      <a class="skip" href="#work">
+        Skip to the view
+      </a>
       <header class="bar">
-        <a class="brand" href={leftAt("/", {})}>Directrix</a>
+        <a class="brand" href={leftAt("/", {})}>
+          Directrix
+        </a>
         <nav class="views" aria-label="Views">
           {VIEWS.map((one) => (
-            <a key={one.path} href={leftAt(one.path, shared(one))} aria-current={one === view ? "page" : undefined}>{one.name}</a>
+            <a key={one.path} href={leftAt(one.path, shared(one))} aria-current={one === view ? "page" : undefined}>
+              {one.name}
+            </a>
           ))}
         </nav>
         {opened.data && <Tools />}
-        <button type="button" class="theme" aria-label={isDark.value ? "Use light colours" : "Use dark colours"} onClick={toggleTheme}>
+        <button
+          type="button"
+          class="theme"
+          aria-label={isDark.value ? "Use light colours" : "Use dark colours"}
+          onClick={toggleTheme}
+        >
           {isDark.value ? "Light" : "Dark"}
         </button>
       </header>
       <main id="work" class="work" tabIndex={-1}>
         <Wait on={opened} what="Asking the server">
-          {() => view ? <view.view /> : <div class="empty"><h1>Not found</h1><p>There is no view at {path}. <a href="/">See the directions</a>.</p></div>}
+          {() =>
+            view ? (
+              <view.view />
+            ) : (
+              <div class="empty">
+                <h1>Not found</h1>
+                <p>
+                  There is no view at {path}. <a href="/">See the directions</a>.
+                </p>
+              </div>
+            )
+          }
         </Wait>
       </main>
       <Hint />
@@ -98,12 +121,20 @@ function Tools() {
   return (
     <>
       <form class="find" role="search" onSubmit={find}>
-        <input name="find" type="search" aria-label="Go to a direction, or search a text" placeholder="429 or text" autocomplete="off" />
+        <input
+          name="find"
+          type="search"
+          aria-label="Go to a direction, or search a text"
+          placeholder="429 or text"
+          autocomplete="off"
+        />
       </form>
       <label class="which">
         <span title={`${model.layers} layers, ${model.heads} heads, d_model ${model.d_model}`}>{model.name}</span>
         <Select
-          label="SAE" value={sae.value} options={saes.map((one, i) => [i, one.name] as const)}
+          label="SAE"
+          value={sae.value}
+          options={saes.map((one, i) => [i, one.name] as const)}
           set={(chosen) => choose({ sae: saes[chosen]!.name, direction: null }, false)}
         />
       </label>

@@ -13,7 +13,15 @@ export function parsed(text: string): Change | null {
   const [, what = "", from, to] = text.match(/^(.*?)(?:@(\d+)(?:\.\.(\d+))?)?$/) ?? [];
   const where = from === undefined ? null : { from: +from, to: +(to ?? from) };
   const [, site, directions, sign, value] = what.match(/^(.+)\/(\d+(?:,\d+)*)([*=])(-?\d+(?:\.\d+)?)$/) ?? [];
-  if (value !== undefined) return { kind: "directions", site: site!, directions: directions!, how: sign === "*" ? "scale" : "set", value: +value, where };
+  if (value !== undefined)
+    return {
+      kind: "directions",
+      site: site!,
+      directions: directions!,
+      how: sign === "*" ? "scale" : "set",
+      value: +value,
+      where,
+    };
   const [, name, how] = what.match(/^([^=]+)=(zero|mean|reconstruction)$/) ?? [];
   if (name === undefined) return null;
   if (how === "reconstruction") return { kind: "reconstruction", site: name, where };

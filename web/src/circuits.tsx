@@ -14,7 +14,15 @@ export function Circuits() {
     <>
       <div class="part-line first">
         <h1>Circuits</h1>
-        <Choice label="Of what" value={of} options={[["direction", "around a direction"], ["prompt", "of a prompt"]]} set={(of) => choose({ of: of === "prompt" ? of : null }, false)} />
+        <Choice
+          label="Of what"
+          value={of}
+          options={[
+            ["direction", "around a direction"],
+            ["prompt", "of a prompt"],
+          ]}
+          set={(of) => choose({ of: of === "prompt" ? of : null }, false)}
+        />
       </div>
       {of === "prompt" ? <AttributionGraph /> : <Around />}
     </>
@@ -39,7 +47,9 @@ async function found(open: Id[], measure: Measure, most: number, signal: AbortSi
   const edges = new Map<string, Edge>();
   const tokens = new Map<string, string | null>();
   const about = new Set<string>();
-  const asked = open.flatMap((id) => (["up", "down"] as const).map(async (way) => ({ id, way, answer: await loadEdges(...id, way, measure, signal) })));
+  const asked = open.flatMap((id) =>
+    (["up", "down"] as const).map(async (way) => ({ id, way, answer: await loadEdges(...id, way, measure, signal) })),
+  );
   for (const { id, way, answer } of await Promise.all(asked)) {
     if (answer.about) about.add(answer.about);
     for (const { sae, direction, value, n, top_token } of strongest(answer.edges, most)) {
@@ -52,7 +62,8 @@ async function found(open: Id[], measure: Measure, most: number, signal: AbortSi
   return { edges: [...edges.values()], tokens, about: [...about] };
 }
 
-const strongest = (edges: Neighbour[], most: number) => edges.toSorted((a, b) => Math.abs(b.value) - Math.abs(a.value)).slice(0, most);
+const strongest = (edges: Neighbour[], most: number) =>
+  edges.toSorted((a, b) => Math.abs(b.value) - Math.abs(a.value)).slice(0, most);
 
 function Around() {
   const { query } = place.value;
@@ -60,24 +71,48 @@ function Around() {
   const measure = MEASURES.find(([one]) => one === query.get("measure"))?.[0] ?? "weight";
   const most = +(query.get("most") ?? 6) || 6;
   const centre: Id | null = direction === null || sae.value < 0 ? null : [sae.value, direction];
-  const opened = query.getAll("open").map(unspelled).filter((id) => id !== null);
+  const opened = query
+    .getAll("open")
+    .map(unspelled)
+    .filter((id) => id !== null);
   const open: Id[] = centre ? [centre, ...opened] : [];
   const loaded = useLoaded(centre && JSON.stringify([open, measure, most]), (signal) => found(open, measure, most, signal));
   return (
     <>
       <div class="line">
-        <DirectionField label="Direction" value={centre ? spelled(...centre) : ""} set={(text) => {
-          const id = unspelled(text);
-          if (id) choose({ sae: saeName(id[0]), direction: id[1], open: null, edge: null }, false);
-        }} />
-        <Field label="Edges each way"><Select value={most} options={[3, 6, 10, 20].map((n) => [n, String(n)] as const)} set={(most) => choose({ most })} /></Field>
+        <DirectionField
+          label="Direction"
+          value={centre ? spelled(...centre) : ""}
+          set={(text) => {
+            const id = unspelled(text);
+            if (id) choose({ sae: saeName(id[0]), direction: id[1], open: null, edge: null }, false);
+          }}
+        />
+        <Field label="Edges each way">
+          <Select value={most} options={[3, 6, 10, 20].map((n) => [n, String(n)] as const)} set={(most) => choose({ most })} />
+        </Field>
         <Choice label="Measure" value={measure} options={MEASURES} set={(measure) => choose({ measure, edge: null })} />
       </div>
-      {!centre ? <div class="empty"><p>Which direction? Write one above, or choose one among the <a href="/">directions</a>.</p></div> : (
+      {!centre ? (
+        <div class="empty">
+          <p>
+            Which direction? Write one above, or choose one among the <a href="/">directions</a>.
+          </p>
+        </div>
+      ) : (
         <Wait on={loaded} what="Looking for edges">
-          {(data) => data.edges.length === 0
-            ? <div class="empty"><p>{spelled(...centre)} has no edges by this measure.</p>{data.about.map((one) => <p key={one}>{sentence(one)}</p>)}</div>
-            : <Drawn data={data} centre={centre} open={open} measure={measure} />}
+          {(data) =>
+            data.edges.length === 0 ? (
+              <div class="empty">
+                <p>{spelled(...centre)} has no edges by this measure.</p>
+                {data.about.map((one) => (
+                  <p key={one}>{sentence(one)}</p>
+                ))}
+              </div>
+            ) : (
+              <Drawn data={data} centre={centre} open={open} measure={measure} />
+            )
+          }
         </Wait>
       )}
     </>
@@ -100,7 +135,9 @@ function laidOut(edges: Edge[], centre: Id, width: number) {
   for (let round = 0; round < 4; round++) {
     for (const column of columns) {
       const pull = (name: string) => {
-        const ends = edges.flatMap(({ from, to }) => (key(...from) === name ? [rank.get(key(...to))!] : key(...to) === name ? [rank.get(key(...from))!] : []));
+        const ends = edges.flatMap(({ from, to }) =>
+          key(...from) === name ? [rank.get(key(...to))!] : key(...to) === name ? [rank.get(key(...from))!] : [],
+        );
         return ends.reduce((sum, end) => sum + end, 0) / (ends.length || 1);
       };
       const pulls = new Map(column.map((name) => [name, pull(name)]));
@@ -114,7 +151,8 @@ function laidOut(edges: Edge[], centre: Id, width: number) {
   const xs = columns.map((_, i) => EDGE + WIDE / 2 + i * between);
   const at = new Map<string, { id: Id; x: number; y: number }>();
   columns.forEach((column, i) => {
-    for (const name of column) at.set(name, { id: nodes.get(name)!, x: xs[i]!, y: 38 + (height - 56) / 2 + rank.get(name)! * (HIGH + GAP) });
+    for (const name of column)
+      at.set(name, { id: nodes.get(name)!, x: xs[i]!, y: 38 + (height - 56) / 2 + rank.get(name)! * (HIGH + GAP) });
   });
   return { at, height, total, heads: saes.map((sae, i) => ({ sae, x: xs[i]! })) };
 }
@@ -150,16 +188,34 @@ function Drawn({ data, centre, open, measure }: { data: Found; centre: Id; open:
   const name = `circuit-${saeName(centre[0])}-${centre[1]}-${measure}`;
   return (
     <>
-      <Figure name={name} title={`Edges by ${measure}`} caption={<><i class="key positive" /> positive <i class="key negative" /> negative; thicker: larger. Choose a node to see its own edges, an edge to check it. {about.map(sentence).join(" ")}</>}>
+      <Figure
+        name={name}
+        title={`Edges by ${measure}`}
+        caption={
+          <>
+            <i class="key positive" /> positive <i class="key negative" /> negative; thicker: larger. Choose a node to see its own
+            edges, an edge to check it. {about.map(sentence).join(" ")}
+          </>
+        }
+      >
         <div ref={box} class="plot-box circuit-box" tabIndex={0} role="region" aria-label="Circuit">
           <svg class="circuit" width={total} height={height} role="group" aria-label={`Edges around ${spelled(...centre)}`}>
-            {heads.map(({ sae, x }) => <text key={sae} class="head" x={x} y="20">{shortened(saeName(sae), 20)}</text>)}
+            {heads.map(({ sae, x }) => (
+              <text key={sae} class="head" x={x} y="20">
+                {shortened(saeName(sae), 20)}
+              </text>
+            ))}
             {edges.map((edge) => {
               const [from, to] = [at.get(key(...edge.from))!, at.get(key(...edge.to))!];
               const [x, end] = [from.x + WIDE / 2, to.x - WIDE / 2];
               const path = `M${x} ${from.y}C${(x + end) / 2} ${from.y} ${(x + end) / 2} ${to.y} ${end} ${to.y}`;
               return (
-                <g key={edgeName(edge)} class={`edge ${edge.value < 0 ? "negative" : ""} ${edge === chosen ? "chosen" : ""}`} aria-label={`Edge from ${spelled(...edge.from)} to ${spelled(...edge.to)}, ${measure} ${signed(edge.value)}`} {...activate(() => choose({ edge: edgeName(edge) }))}>
+                <g
+                  key={edgeName(edge)}
+                  class={`edge ${edge.value < 0 ? "negative" : ""} ${edge === chosen ? "chosen" : ""}`}
+                  aria-label={`Edge from ${spelled(...edge.from)} to ${spelled(...edge.to)}, ${measure} ${signed(edge.value)}`}
+                  {...activate(() => choose({ edge: edgeName(edge) }))}
+                >
                   <title>{`${spelled(...edge.from)} → ${spelled(...edge.to)}: ${signed(edge.value)}`}</title>
                   <path class="wide" d={path} />
                   <path class="line" d={path} stroke-width={0.8 + 4.2 * Math.sqrt(Math.abs(edge.value) / most)} />
@@ -170,10 +226,18 @@ function Drawn({ data, centre, open, measure }: { data: Found; centre: Id; open:
               const text = token(id);
               const label = `${id[1]}${text === null ? "" : ` ${tokenText(text)}`}`;
               return (
-                <g key={key(...id)} class={`node ${key(...id) === key(...centre) ? "centre" : ""} ${isOpen(id) ? "open" : ""}`} aria-label={`${spelled(...id)}${text === null ? "" : `, ${tokenText(text)}`}`} aria-expanded={isOpen(id)} {...activate(() => toggle(id))}>
+                <g
+                  key={key(...id)}
+                  class={`node ${key(...id) === key(...centre) ? "centre" : ""} ${isOpen(id) ? "open" : ""}`}
+                  aria-label={`${spelled(...id)}${text === null ? "" : `, ${tokenText(text)}`}`}
+                  aria-expanded={isOpen(id)}
+                  {...activate(() => toggle(id))}
+                >
                   <title>{`${spelled(...id)}${text === null ? "" : `, ${tokenText(text)}`}`}</title>
                   <rect x={x - WIDE / 2} y={y - HIGH / 2} width={WIDE} height={HIGH} rx={HIGH / 2} />
-                  <text x={x} y={y + 4}>{shortened(label, 16)}</text>
+                  <text x={x} y={y + 4}>
+                    {shortened(label, 16)}
+                  </text>
                 </g>
               );
             })}
@@ -182,16 +246,44 @@ function Drawn({ data, centre, open, measure }: { data: Found; centre: Id; open:
       </Figure>
       <div class="halves">
         <div class="card" aria-live="polite">
-          {chosen ? <EdgeCheck key={edgeName(chosen)} edge={chosen} measure={measure} /> : <Quiet>Choose an edge to see whether ablating its first direction changes its second.</Quiet>}
+          {chosen ? (
+            <EdgeCheck key={edgeName(chosen)} edge={chosen} measure={measure} />
+          ) : (
+            <Quiet>Choose an edge to see whether ablating its first direction changes its second.</Quiet>
+          )}
         </div>
         <Table
-          rows={edges} name={name} caption="Edges" most={10}
+          rows={edges}
+          name={name}
+          caption="Edges"
+          most={10}
           columns={[
-            { name: "from", value: (row) => spelled(...row.from), show: (row) => <DirectionLink sae={row.from[0]} direction={row.from[1]} /> },
-            { name: "to", value: (row) => spelled(...row.to), show: (row) => <DirectionLink sae={row.to[0]} direction={row.to[1]} /> },
+            {
+              name: "from",
+              value: (row) => spelled(...row.from),
+              show: (row) => <DirectionLink sae={row.from[0]} direction={row.from[1]} />,
+            },
+            {
+              name: "to",
+              value: (row) => spelled(...row.to),
+              show: (row) => <DirectionLink sae={row.to[0]} direction={row.to[1]} />,
+            },
             { name: measure, value: (row) => row.value, numeric: true, show: (row) => signed(row.value) },
             { name: "n", value: (row) => row.n, numeric: true },
-            { name: "check", value: edgeName, show: (row) => <button type="button" class="link" aria-label={`Choose the edge ${edgeName(row)}`} onClick={() => choose({ edge: edgeName(row) })}>choose</button> },
+            {
+              name: "check",
+              value: edgeName,
+              show: (row) => (
+                <button
+                  type="button"
+                  class="link"
+                  aria-label={`Choose the edge ${edgeName(row)}`}
+                  onClick={() => choose({ edge: edgeName(row) })}
+                >
+                  choose
+                </button>
+              ),
+            },
           ]}
         />
       </div>
@@ -201,17 +293,33 @@ function Drawn({ data, centre, open, measure }: { data: Found; centre: Id; open:
 
 function EdgeCheck({ edge, measure }: { edge: Edge; measure: Measure }) {
   const asked = place.value.query.has("check");
-  const checked = useLoaded(asked ? edgeName(edge) : null, (signal) => post<Check>("/api/edges/check", { from: edge.from, to: edge.to }, signal));
+  const checked = useLoaded(asked ? edgeName(edge) : null, (signal) =>
+    post<Check>("/api/edges/check", { from: edge.from, to: edge.to }, signal),
+  );
   return (
     <>
-      <h3><DirectionLink sae={edge.from[0]} direction={edge.from[1]} /> → <DirectionLink sae={edge.to[0]} direction={edge.to[1]} /></h3>
-      <p class="note">{measure} {signed(edge.value)}{edge.n !== null && `, n = ${edge.n}`}. <a href={toIntervene(`${spelled(...edge.from)}*0`)}>Ablate the first in a prompt</a>.</p>
-      {!asked && <button type="button" class="pill strong" onClick={() => choose({ check: 1 })}>Check causally</button>}
+      <h3>
+        <DirectionLink sae={edge.from[0]} direction={edge.from[1]} /> → <DirectionLink sae={edge.to[0]} direction={edge.to[1]} />
+      </h3>
+      <p class="note">
+        {measure} {signed(edge.value)}
+        {edge.n !== null && `, n = ${edge.n}`}.{" "}
+        <a href={toIntervene(`${spelled(...edge.from)}*0`)}>Ablate the first in a prompt</a>.
+      </p>
+      {!asked && (
+        <button type="button" class="pill strong" onClick={() => choose({ check: 1 })}>
+          Check causally
+        </button>
+      )}
       <Wait on={checked} what="Ablating">
         {(data) => (
           <>
             <p class="sentence">{data.sentence}</p>
-            <Figure name={`check-${edge.from.join("-")}-${edge.to.join("-")}`} title="Effect" caption={`Mean with 95 % interval; n = ${data.n}, p = ${number(data.p, 2)}.`}>
+            <Figure
+              name={`check-${edge.from.join("-")}-${edge.to.join("-")}`}
+              title="Effect"
+              caption={`Mean with 95 % interval; n = ${data.n}, p = ${number(data.p, 2)}.`}
+            >
               <Intervals rows={[{ name: "this edge", effect: data.effect, low: data.low, high: data.high }, ...data.controls]} />
             </Figure>
           </>
@@ -229,12 +337,22 @@ function Intervals({ rows }: { rows: { name: string; effect: number; low: number
   const x = (value: number) => 8 + ((value - low) / (high - low || 1)) * Math.max(0, width - 16);
   return (
     <div ref={box} class="drawing">
-      <svg class="dot-rows" width={width} height={rows.length * 40} role="img" aria-label={rows.map((row) => `${row.name}: ${signed(row.effect)}, ${signed(row.low)} to ${signed(row.high)}`).join("; ")}>
+      <svg
+        class="dot-rows"
+        width={width}
+        height={rows.length * 40}
+        role="img"
+        aria-label={rows.map((row) => `${row.name}: ${signed(row.effect)}, ${signed(row.low)} to ${signed(row.high)}`).join("; ")}
+      >
         <line class="grid" x1={x(0)} x2={x(0)} y1="0" y2={rows.length * 40} />
         {rows.map((row, i) => (
           <g key={i} class={i === 0 ? "" : "control"}>
-            <text class="row-name" x="2" y={i * 40 + 14}>{row.name}</text>
-            <text class="tick last" x={width - 2} y={i * 40 + 14}>{signed(row.effect)} ({signed(row.low)} to {signed(row.high)})</text>
+            <text class="row-name" x="2" y={i * 40 + 14}>
+              {row.name}
+            </text>
+            <text class="tick last" x={width - 2} y={i * 40 + 14}>
+              {signed(row.effect)} ({signed(row.low)} to {signed(row.high)})
+            </text>
             <line class="value" x1={x(row.low)} x2={x(row.high)} y1={i * 40 + 27} y2={i * 40 + 27} />
             <circle class="dot" cx={x(row.effect)} cy={i * 40 + 27} r="4.5" />
           </g>

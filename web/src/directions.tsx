@@ -10,7 +10,13 @@ import { count, fixed, number, shortened, signed, tokenText } from "./text";
 
 const ROW = 30;
 
-type Column = { id: string; name: string; title?: string; value: (all: Directions, d: number) => number | string | null; class?: string };
+type Column = {
+  id: string;
+  name: string;
+  title?: string;
+  value: (all: Directions, d: number) => number | string | null;
+  class?: string;
+};
 
 const COLUMNS: Column[] = [
   { id: "number", name: "№", title: "Direction", value: (_, d) => d },
@@ -20,11 +26,25 @@ const COLUMNS: Column[] = [
   { id: "prompts", name: "prompts", title: "Prompts in which it fires", value: (all, d) => all.prompts[d]!, class: "wider" },
   { id: "token", name: "top token", title: "The most frequent token among strong activations", value: topToken, class: "text" },
   { id: "share", name: "share", title: "Share of the top token among strong activations, %", value: (all, d) => all.share[d]! },
-  { id: "effect", name: "Δ loss", title: "Mean increase of the loss, in nats, when it is ablated where it fires most", value: (all, d) => all.effect[d] ?? null },
+  {
+    id: "effect",
+    name: "Δ loss",
+    title: "Mean increase of the loss, in nats, when it is ablated where it fires most",
+    value: (all, d) => all.effect[d] ?? null,
+  },
 ];
 
-const LIVES = [["", "dead or alive"], ["alive", "alive"], ["dead", "dead"]] as const;
-const MARKS = [["", "all"], ["starred", "starred"], ["labelled", "labelled"], ["noted", "with a note"]] as const;
+const LIVES = [
+  ["", "dead or alive"],
+  ["alive", "alive"],
+  ["dead", "dead"],
+] as const;
+const MARKS = [
+  ["", "all"],
+  ["starred", "starred"],
+  ["labelled", "labelled"],
+  ["noted", "with a note"],
+] as const;
 
 const words = new Intl.Collator("en", { numeric: true });
 
@@ -79,7 +99,15 @@ function ordered(query: URLSearchParams) {
 
 export function DirectionsView() {
   if (sae.value < 0) {
-    return <div class="empty"><h1>Unknown SAE</h1><p>{place.value.query.get("sae")} is not served here: choose one of {info.value.saes.map((one) => one.name).join(", ")} above.</p></div>;
+    return (
+      <div class="empty">
+        <h1>Unknown SAE</h1>
+        <p>
+          {place.value.query.get("sae")} is not served here: choose one of {info.value.saes.map((one) => one.name).join(", ")}{" "}
+          above.
+        </p>
+      </div>
+    );
   }
   return info.value.index ? <Browser key={sae.value} of={sae.value} /> : <NoIndex />;
 }
@@ -108,7 +136,12 @@ function Browser({ of }: { of: number }) {
       if (event.defaultPrevented || event.metaKey || event.ctrlKey || event.altKey) return;
       if ((event.target as Element).closest("input, select, textarea, dialog, [role=listbox]")) return;
       const moves: Record<string, (at: number) => number> = {
-        ArrowRight: (at) => at + 1, j: (at) => at + 1, ArrowLeft: (at) => at - 1, k: (at) => at - 1, Home: () => 0, End: () => Infinity,
+        ArrowRight: (at) => at + 1,
+        j: (at) => at + 1,
+        ArrowLeft: (at) => at - 1,
+        k: (at) => at - 1,
+        Home: () => 0,
+        End: () => Infinity,
       };
       const move = moves[event.key];
       if (!move) return;
@@ -129,7 +162,14 @@ function Browser({ of }: { of: number }) {
         </Wait>
       </div>
       {chosen !== undefined && all && (
-        <DirectionPanel of={of} direction={chosen} place={shown.indexOf(chosen)} among={shown.length} effect={all.effect[chosen] ?? null} step={step} />
+        <DirectionPanel
+          of={of}
+          direction={chosen}
+          place={shown.indexOf(chosen)}
+          among={shown.length}
+          effect={all.effect[chosen] ?? null}
+          step={step}
+        />
       )}
     </div>
   );
@@ -145,8 +185,26 @@ function Filters() {
       <fieldset class="field">
         <legend>{label}</legend>
         <span class="pair">
-          <input type="number" min="0" max="100" step="any" placeholder="from" aria-label={`${label}, from`} value={from} onInput={(event) => set(event.currentTarget.value, to)} />
-          <input type="number" min="0" max="100" step="any" placeholder="to" aria-label={`${label}, to`} value={to} onInput={(event) => set(from, event.currentTarget.value)} />
+          <input
+            type="number"
+            min="0"
+            max="100"
+            step="any"
+            placeholder="from"
+            aria-label={`${label}, from`}
+            value={from}
+            onInput={(event) => set(event.currentTarget.value, to)}
+          />
+          <input
+            type="number"
+            min="0"
+            max="100"
+            step="any"
+            placeholder="to"
+            aria-label={`${label}, to`}
+            value={to}
+            onInput={(event) => set(from, event.currentTarget.value)}
+          />
         </span>
       </fieldset>
     );
@@ -155,25 +213,55 @@ function Filters() {
     <div class="filters">
       <div class="filter-line">
         <Field label="Number or top token" wide>
-          <input type="search" value={query.get("q") ?? ""} placeholder="429, or a token" onInput={(event) => choose({ q: event.currentTarget.value })} />
+          <input
+            type="search"
+            value={query.get("q") ?? ""}
+            placeholder="429, or a token"
+            onInput={(event) => choose({ q: event.currentTarget.value })}
+          />
         </Field>
-        <button type="button" class="pill" aria-expanded={open} onClick={() => setOpen(!open)}>{open ? "Fewer filters" : "More filters"}</button>
+        <button type="button" class="pill" aria-expanded={open} onClick={() => setOpen(!open)}>
+          {open ? "Fewer filters" : "More filters"}
+        </button>
       </div>
       {open && (
         <div class="filter-grid">
           {ends("density", "Density, %")}
           {ends("share", "Share of top token, %")}
-          <Field label="Alive"><Select value={query.get("life") ?? ""} options={LIVES} set={(life) => choose({ life })} /></Field>
-          <Field label="Notes"><Select value={query.get("mark") ?? ""} options={MARKS} set={(mark) => choose({ mark })} /></Field>
-          <Field label="Text in label or note" wide><input type="search" value={query.get("note") ?? ""} onInput={(event) => choose({ note: event.currentTarget.value })} /></Field>
-          <button type="button" class="link reset" onClick={() => choose({ q: null, density: null, share: null, life: null, mark: null, note: null })}>Clear all</button>
+          <Field label="Alive">
+            <Select value={query.get("life") ?? ""} options={LIVES} set={(life) => choose({ life })} />
+          </Field>
+          <Field label="Notes">
+            <Select value={query.get("mark") ?? ""} options={MARKS} set={(mark) => choose({ mark })} />
+          </Field>
+          <Field label="Text in label or note" wide>
+            <input
+              type="search"
+              value={query.get("note") ?? ""}
+              onInput={(event) => choose({ note: event.currentTarget.value })}
+            />
+          </Field>
+          <button
+            type="button"
+            class="link reset"
+            onClick={() => choose({ q: null, density: null, share: null, life: null, mark: null, note: null })}
+          >
+            Clear all
+          </button>
         </div>
       )}
     </div>
   );
 }
 
-function List({ of, all, shown, chosen, step, learn }: {
+function List({
+  of,
+  all,
+  shown,
+  chosen,
+  step,
+  learn,
+}: {
   of: number;
   all: Directions;
   shown: number[];
@@ -215,25 +303,61 @@ function List({ of, all, shown, chosen, step, learn }: {
     step((at) => at + by);
   };
   const save = () =>
-    saveCsv(`${saeName(of)}-directions`, ["direction", "density", "maximum", "mean", "prompts", "top_token", "share", "effect", "starred", "label"], shown.map((d) => {
-      const note = notes.value.get(key(of, d));
-      return [d, all.density[d], all.maximum[d], all.mean[d], all.prompts[d], topToken(all, d), all.share[d], all.effect[d], note?.starred ?? false, note?.label];
-    }));
+    saveCsv(
+      `${saeName(of)}-directions`,
+      ["direction", "density", "maximum", "mean", "prompts", "top_token", "share", "effect", "starred", "label"],
+      shown.map((d) => {
+        const note = notes.value.get(key(of, d));
+        return [
+          d,
+          all.density[d],
+          all.maximum[d],
+          all.mean[d],
+          all.prompts[d],
+          topToken(all, d),
+          all.share[d],
+          all.effect[d],
+          note?.starred ?? false,
+          note?.label,
+        ];
+      }),
+    );
   return (
     <>
       <div class="list-head">
-        <p class="count" aria-live="polite">{count(shown.length)} of {count(all.maximum.length)} directions</p>
+        <p class="count" aria-live="polite">
+          {count(shown.length)} of {count(all.maximum.length)} directions
+        </p>
         <Effects of={of} directions={inView.filter((d) => all.effect[d] === null && all.maximum[d]! > 0)} learn={learn} />
-        <button type="button" class="link" aria-label="Save the list as CSV" onClick={save}>CSV</button>
+        <button type="button" class="link" aria-label="Save the list as CSV" onClick={save}>
+          CSV
+        </button>
       </div>
-      <div class="table-box list" ref={box} tabIndex={0} role="region" aria-label="Directions" onScroll={(event) => setView({ top: event.currentTarget.scrollTop, height: event.currentTarget.clientHeight })} onKeyDown={keys}>
+      <div
+        class="table-box list"
+        ref={box}
+        tabIndex={0}
+        role="region"
+        aria-label="Directions"
+        onScroll={(event) => setView({ top: event.currentTarget.scrollTop, height: event.currentTarget.clientHeight })}
+        onKeyDown={keys}
+      >
         <table aria-rowcount={shown.length + 1}>
           <thead>
             <tr>
-              <th scope="col" class="star"><span class="hidden">Starred</span></th>
+              <th scope="col" class="star">
+                <span class="hidden">Starred</span>
+              </th>
               {COLUMNS.map((column) => (
-                <th key={column.id} scope="col" class={`${column.class === "text" ? "" : "number"} ${column.class ?? ""}`} aria-sort={column === by ? (down ? "descending" : "ascending") : undefined}>
-                  <button type="button" title={column.title} onClick={() => sort(column)}>{column.name}</button>
+                <th
+                  key={column.id}
+                  scope="col"
+                  class={`${column.class === "text" ? "" : "number"} ${column.class ?? ""}`}
+                  aria-sort={column === by ? (down ? "descending" : "ascending") : undefined}
+                >
+                  <button type="button" title={column.title} onClick={() => sort(column)}>
+                    {column.name}
+                  </button>
                 </th>
               ))}
             </tr>
@@ -253,7 +377,11 @@ function List({ of, all, shown, chosen, step, learn }: {
 }
 
 /** The room of rows that are not in view. */
-const Space = ({ rows }: { rows: number }) => <tr class="space" aria-hidden="true"><td colSpan={COLUMNS.length + 1} style={{ height: `${rows * ROW}px` }} /></tr>;
+const Space = ({ rows }: { rows: number }) => (
+  <tr class="space" aria-hidden="true">
+    <td colSpan={COLUMNS.length + 1} style={{ height: `${rows * ROW}px` }} />
+  </tr>
+);
 
 function Row({ of, all, d, at, chosen }: { of: number; all: Directions; d: number; at: number; chosen: boolean }) {
   const note = notes.value.get(key(of, d));
@@ -268,24 +396,57 @@ function Row({ of, all, d, at, chosen }: { of: number; all: Directions; d: numbe
   };
   return (
     <tr aria-rowindex={at + 2} class={`${chosen ? "chosen" : ""} ${dead ? "dead" : ""}`} onClick={go}>
-      <td class="star">{note?.starred && <span title="Starred" role="img" aria-label="starred">★</span>}</td>
-      <td class="number"><a href={`?sae=${encodeURIComponent(saeName(of))}&direction=${d}`} aria-current={chosen ? "true" : undefined} tabIndex={-1}>{d}</a></td>
+      <td class="star">
+        {note?.starred && (
+          <span title="Starred" role="img" aria-label="starred">
+            ★
+          </span>
+        )}
+      </td>
+      <td class="number">
+        <a
+          href={`?sae=${encodeURIComponent(saeName(of))}&direction=${d}`}
+          aria-current={chosen ? "true" : undefined}
+          tabIndex={-1}
+        >
+          {d}
+        </a>
+      </td>
       <td class="number">{dead ? <span class="badge">dead</span> : number(100 * all.density[d]!)}</td>
       <td class="number">{dead ? "" : fixed(all.maximum[d]!, 2)}</td>
       <td class="number wider">{dead ? "" : fixed(all.mean[d]!, 2)}</td>
       <td class="number wider">{dead ? "" : count(all.prompts[d]!)}</td>
       <td class="text">
-        {note?.label ? <span class="label" title={`${note.label}${token === null ? "" : `, top token ${tokenText(token)}`}`}>{note.label}</span>
-          : token !== null && <code class="token" title={tokenText(token)}>{shortened(tokenText(token), 24)}</code>}
+        {note?.label ? (
+          <span class="label" title={`${note.label}${token === null ? "" : `, top token ${tokenText(token)}`}`}>
+            {note.label}
+          </span>
+        ) : (
+          token !== null && (
+            <code class="token" title={tokenText(token)}>
+              {shortened(tokenText(token), 24)}
+            </code>
+          )
+        )}
       </td>
-      <td class="number share" style={dead || token === null ? undefined : { "--share": share }}>{dead || token === null ? "" : fixed(100 * share, 0)}</td>
+      <td class="number share" style={dead || token === null ? undefined : { "--share": share }}>
+        {dead || token === null ? "" : fixed(100 * share, 0)}
+      </td>
       <td class="number">{effect === null ? "" : signed(effect, 2)}</td>
     </tr>
   );
 }
 
 /** Measures what ablating the directions in view does to the loss. */
-function Effects({ of, directions, learn }: { of: number; directions: number[]; learn: (direction: number, effect: number) => void }) {
+function Effects({
+  of,
+  directions,
+  learn,
+}: {
+  of: number;
+  directions: number[];
+  learn: (direction: number, effect: number) => void;
+}) {
   const [left, setLeft] = useState<number | null>(null);
   const [error, setError] = useState("");
   const running = useRef<AbortController | null>(null);
@@ -296,23 +457,51 @@ function Effects({ of, directions, learn }: { of: number; directions: number[]; 
     setError("");
     setLeft(directions.length);
     try {
-      await stream<{ direction: number; effect: number } | { done: true }>(`/api/saes/${of}/effects`, { directions }, control.signal, (line) => {
-        if ("done" in line) return;
-        learn(line.direction, line.effect);
-        setLeft((before) => (before ?? 1) - 1);
-      });
+      await stream<{ direction: number; effect: number } | { done: true }>(
+        `/api/saes/${of}/effects`,
+        { directions },
+        control.signal,
+        (line) => {
+          if ("done" in line) return;
+          learn(line.direction, line.effect);
+          setLeft((before) => (before ?? 1) - 1);
+        },
+      );
     } catch (error) {
       if (!control.signal.aborted) setError((error as Error).message);
     }
     if (!control.signal.aborted) setLeft(null);
   };
   if (left !== null) {
-    return <button type="button" class="pill" onClick={() => { running.current!.abort(); setLeft(null); }}>Measuring, {left} left: stop</button>;
+    return (
+      <button
+        type="button"
+        class="pill"
+        onClick={() => {
+          running.current!.abort();
+          setLeft(null);
+        }}
+      >
+        Measuring, {left} left: stop
+      </button>
+    );
   }
   return (
     <>
-      {error && <span class="failed" role="alert">{error}</span>}
-      <button type="button" class="pill" disabled={!directions.length} title="Ablates each direction in view in the prompts where it fires most" onClick={() => void measure()}>Measure loss effect</button>
+      {error && (
+        <span class="failed" role="alert">
+          {error}
+        </span>
+      )}
+      <button
+        type="button"
+        class="pill"
+        disabled={!directions.length}
+        title="Ablates each direction in view in the prompts where it fires most"
+        onClick={() => void measure()}
+      >
+        Measure loss effect
+      </button>
     </>
   );
 }

@@ -37,10 +37,41 @@ export function AttributionGraph() {
   return (
     <>
       <PromptForm text={text} run={start} />
-      <div class="line"><Field label="Answer, if not the last token"><input value={answer} onChange={(event) => choose({ answer: event.currentTarget.value })} /></Field></div>
-      {running && <p class="none loading" role="status">Drawing the graph; this takes seconds … <button type="button" class="pill" onClick={() => { running.abort(); setRunning(null); }}>Cancel</button></p>}
-      {error && <p class="failed" role="alert">{error}</p>}
-      {graph ? <Shown graph={graph} /> : !running && !error && <div class="empty"><p>Run the prompt to see which tokens, heads and directions write its prediction.</p></div>}
+      <div class="line">
+        <Field label="Answer, if not the last token">
+          <input value={answer} onChange={(event) => choose({ answer: event.currentTarget.value })} />
+        </Field>
+      </div>
+      {running && (
+        <p class="none loading" role="status">
+          Drawing the graph; this takes seconds …{" "}
+          <button
+            type="button"
+            class="pill"
+            onClick={() => {
+              running.abort();
+              setRunning(null);
+            }}
+          >
+            Cancel
+          </button>
+        </p>
+      )}
+      {error && (
+        <p class="failed" role="alert">
+          {error}
+        </p>
+      )}
+      {graph ? (
+        <Shown graph={graph} />
+      ) : (
+        !running &&
+        !error && (
+          <div class="empty">
+            <p>Run the prompt to see which tokens, heads and directions write its prediction.</p>
+          </div>
+        )
+      )}
     </>
   );
 }
@@ -48,8 +79,32 @@ export function AttributionGraph() {
 function Shown({ graph }: { graph: PromptGraph }) {
   const save = () => saveBlob(new Blob([JSON.stringify(graph.json)], { type: "application/json" }), "graph.json");
   return (
-    <Figure name="attribution-graph" title={graph.title} caption={<>{graph.caption} {graph.notes.map((note) => <span key={note}>{note} </span>)}<button type="button" class="link" onClick={save}>JSON for circuit-tracer</button></>}>
-      <div class="graph-key"><span><i />adds</span><span><i class="down" />takes away</span><span>thicker: more of the answer goes through it</span></div>
+    <Figure
+      name="attribution-graph"
+      title={graph.title}
+      caption={
+        <>
+          {graph.caption}{" "}
+          {graph.notes.map((note) => (
+            <span key={note}>{note} </span>
+          ))}
+          <button type="button" class="link" onClick={save}>
+            JSON for circuit-tracer
+          </button>
+        </>
+      }
+    >
+      <div class="graph-key">
+        <span>
+          <i />
+          adds
+        </span>
+        <span>
+          <i class="down" />
+          takes away
+        </span>
+        <span>thicker: more of the answer goes through it</span>
+      </div>
       <Drawing graph={graph} />
     </Figure>
   );
@@ -124,9 +179,20 @@ function Drawing({ graph }: { graph: PromptGraph }) {
   return (
     <>
       {/* The server draws it and escapes every text in it. */}
-      <div class="graph-box" ref={box} tabIndex={0} role="region" aria-label="Attribution graph" dangerouslySetInnerHTML={{ __html: graph.drawing }} />
+      <div
+        class="graph-box"
+        ref={box}
+        tabIndex={0}
+        role="region"
+        aria-label="Attribution graph"
+        dangerouslySetInnerHTML={{ __html: graph.drawing }}
+      />
       <div class="graph-panel" aria-live="polite">
-        {selected === null ? <Quiet>Choose a node to see what it is made of.</Quiet> : <NodePanel node={nodes[selected]!} number={selected} nodes={nodes} edges={edges} select={select} />}
+        {selected === null ? (
+          <Quiet>Choose a node to see what it is made of.</Quiet>
+        ) : (
+          <NodePanel node={nodes[selected]!} number={selected} nodes={nodes} edges={edges} select={select} />
+        )}
       </div>
     </>
   );
@@ -134,7 +200,13 @@ function Drawing({ graph }: { graph: PromptGraph }) {
 
 const sorted = (edges: Link[]) => edges.toSorted((a, b) => Math.abs(b[2]) - Math.abs(a[2]));
 
-function NodePanel({ node: [title, facts, link], number, nodes, edges, select }: {
+function NodePanel({
+  node: [title, facts, link],
+  number,
+  nodes,
+  edges,
+  select,
+}: {
   node: GraphNode;
   number: number;
   nodes: GraphNode[];
@@ -151,9 +223,18 @@ function NodePanel({ node: [title, facts, link], number, nodes, edges, select }:
         <h4>{heading}</h4>
         <ul>
           {found.slice(0, 12).map((edge, i) => (
-            <li key={i}><span class={edge[2] < 0 ? "down" : "up"}>{signed(edge[2])}</span><button type="button" onClick={() => select(edge[end])}>{nodes[edge[end]]![0]}</button></li>
+            <li key={i}>
+              <span class={edge[2] < 0 ? "down" : "up"}>{signed(edge[2])}</span>
+              <button type="button" onClick={() => select(edge[end])}>
+                {nodes[edge[end]]![0]}
+              </button>
+            </li>
           ))}
-          {rest.length > 0 && <li class="rest"><span>{signed(rest.reduce((sum, edge) => sum + edge[2], 0))}</span>from {rest.length} others</li>}
+          {rest.length > 0 && (
+            <li class="rest">
+              <span>{signed(rest.reduce((sum, edge) => sum + edge[2], 0))}</span>from {rest.length} others
+            </li>
+          )}
         </ul>
       </div>
     );
@@ -162,7 +243,10 @@ function NodePanel({ node: [title, facts, link], number, nodes, edges, select }:
     <>
       <h3 class="title">{direction === undefined ? title : <a href={toDirection(+sae!, +direction)}>{title}</a>}</h3>
       <Facts of={facts} />
-      <div class="lists">{list("What adds to it", 0)}{list("What it adds to", 1)}</div>
+      <div class="lists">
+        {list("What adds to it", 0)}
+        {list("What it adds to", 1)}
+      </div>
     </>
   );
 }

@@ -6,7 +6,7 @@ import { Bars, DirectionLink, Field, Figure, Quiet, Select, Table, Token, TokenL
 import { choose, place } from "./place";
 import { positionOf, PromptForm } from "./prompt";
 import { info, promptText, spelled, topToken, unspelled, useLoaded, usePaced, useTopTokens } from "./state";
-import { count, number, percent, shortened, signed, tokenText } from "./text";
+import { count, number, percent, sentence, shortened, signed, tokenText } from "./text";
 
 const set = (change: string[]) => choose({ change });
 
@@ -28,14 +28,26 @@ export function Intervene() {
           <div class="workbench">
             <div class="changes">
               <h2>Changes</h2>
-              <ChangeList changes={changes} sentences={done.data?.changes.map((one) => one.sentence) ?? []} length={data.texts.length} position={position} />
+              <ChangeList
+                changes={changes}
+                sentences={done.data?.changes.map((one) => one.sentence) ?? []}
+                length={data.texts.length}
+                position={position}
+              />
               <AddChange changes={changes} prompt={data} position={position} />
               {changes.length > 0 && <Copy text={text} changes={changes} position={position} />}
             </div>
             <div>
-              {changes.length === 0
-                ? <div class="empty"><p>Nothing is changed yet.</p><p>Add an active direction, a component or a spelling; the run without and with the changes is shown here.</p></div>
-                : <Wait on={done} what="Running with the changes">{(after) => <Effect after={after} position={position} />}</Wait>}
+              {changes.length === 0 ? (
+                <div class="empty">
+                  <p>Nothing is changed yet.</p>
+                  <p>Add an active direction, a component or a spelling; the run without and with the changes is shown here.</p>
+                </div>
+              ) : (
+                <Wait on={done} what="Running with the changes">
+                  {(after) => <Effect after={after} position={position} />}
+                </Wait>
+              )}
               {changes.length > 0 && (
                 <>
                   <Controls text={text} changes={changes} position={position} />
@@ -50,18 +62,42 @@ export function Intervene() {
   );
 }
 
-function ChangeList({ changes, sentences, length, position }: { changes: string[]; sentences: string[]; length: number; position: number }) {
+function ChangeList({
+  changes,
+  sentences,
+  length,
+  position,
+}: {
+  changes: string[];
+  sentences: string[];
+  length: number;
+  position: number;
+}) {
   const tops = useTopTokens(info.value.saes.map((_, i) => i));
   const replace = (at: number, text: string) => set(changes.map((one, i) => (i === at ? text : one)));
   return (
     <ol class="change-list">
       {changes.map((text, i) => {
         const change = parsed(text);
-        const remove = <button type="button" class="remove" aria-label={`Remove ${text}`} onClick={() => set(changes.filter((_, j) => j !== i))}>×</button>;
+        const remove = (
+          <button
+            type="button"
+            class="remove"
+            aria-label={`Remove ${text}`}
+            onClick={() => set(changes.filter((_, j) => j !== i))}
+          >
+            ×
+          </button>
+        );
         if (!change) {
           return (
             <li key={i}>
-              <div class="change-head"><Field label="Written" wide><input value={text} onChange={(event) => replace(i, event.currentTarget.value)} /></Field>{remove}</div>
+              <div class="change-head">
+                <Field label="Written" wide>
+                  <input value={text} onChange={(event) => replace(i, event.currentTarget.value)} />
+                </Field>
+                {remove}
+              </div>
             </li>
           );
         }
@@ -71,15 +107,25 @@ function ChangeList({ changes, sentences, length, position }: { changes: string[
           <li key={i}>
             <div class="change-head">
               <strong>
-                {change.kind !== "directions" ? change.site
-                  : first && !change.directions.includes(",") ? <DirectionLink sae={first[0]} direction={first[1]} /> : `${change.site}/${change.directions}`}
+                {change.kind !== "directions" ? (
+                  change.site
+                ) : first && !change.directions.includes(",") ? (
+                  <DirectionLink sae={first[0]} direction={first[1]} />
+                ) : (
+                  `${change.site}/${change.directions}`
+                )}
               </strong>
               {first && all && <Token>{topToken(all, first[1])}</Token>}
               {remove}
             </div>
             <How change={change} most={first ? (all?.maximum[first[1]] ?? 0) : 0} set={(next) => replace(i, written(next))} />
-            <Places where={change.where} length={length} position={position} set={(where) => replace(i, written({ ...change, where }))} />
-            {sentences[i] && <p class="note">{sentences[i]}</p>}
+            <Places
+              where={change.where}
+              length={length}
+              position={position}
+              set={(where) => replace(i, written({ ...change, where }))}
+            />
+            {sentences[i] && <p class="note">{sentence(sentences[i])}</p>}
           </li>
         );
       })}
@@ -90,35 +136,108 @@ function ChangeList({ changes, sentences, length, position }: { changes: string[
 function How({ change, most, set }: { change: Change; most: number; set: (change: Change) => void }) {
   if (change.kind === "reconstruction") return <p class="note">replaced by its reconstruction</p>;
   if (change.kind === "component") {
-    return <Field label="By"><Select value={change.how} options={[["zero", "zero"], ["mean", "its mean"]]} set={(how) => set({ ...change, how })} /></Field>;
+    return (
+      <Field label="By">
+        <Select
+          value={change.how}
+          options={[
+            ["zero", "zero"],
+            ["mean", "its mean"],
+          ]}
+          set={(how) => set({ ...change, how })}
+        />
+      </Field>
+    );
   }
   const { how, value } = change;
   const off = how === "scale" && value === 0;
   const end = how === "scale" ? 5 : Math.ceil(2 * most) || 10;
   const slide = (event: Event) => set({ ...change, value: +(event.currentTarget as HTMLInputElement).value });
-  const modes = { off: { how: "scale", value: 0 }, scale: { how: "scale", value: 2 }, set: { how: "set", value: Number((most || 1).toPrecision(2)) } } as const;
+  const modes = {
+    off: { how: "scale", value: 0 },
+    scale: { how: "scale", value: 2 },
+    set: { how: "set", value: Number((most || 1).toPrecision(2)) },
+  } as const;
   return (
     <div class="how">
       <Field label="Activation">
-        <Select value={off ? "off" : how} options={[["off", "off"], ["scale", "times"], ["set", "set to"]]} set={(mode) => set({ ...change, ...modes[mode] })} />
+        <Select
+          value={off ? "off" : how}
+          options={[
+            ["off", "off"],
+            ["scale", "times"],
+            ["set", "set to"],
+          ]}
+          set={(mode) => set({ ...change, ...modes[mode] })}
+        />
       </Field>
-      <input type="range" aria-label={how === "scale" ? "Factor" : "Value"} min={how === "scale" ? -2 : 0} max={end} step={how === "scale" ? 0.05 : end / 200} value={value} onInput={slide} />
-      <input type="number" aria-label={how === "scale" ? "Factor, exactly" : "Value, exactly"} step="any" value={value} onChange={(event) => event.currentTarget.value !== "" && slide(event)} />
+      <input
+        type="range"
+        aria-label={how === "scale" ? "Factor" : "Value"}
+        min={how === "scale" ? -2 : 0}
+        max={end}
+        step={how === "scale" ? 0.05 : end / 200}
+        value={value}
+        onInput={slide}
+      />
+      <input
+        type="number"
+        aria-label={how === "scale" ? "Factor, exactly" : "Value, exactly"}
+        step="any"
+        value={value}
+        onChange={(event) => event.currentTarget.value !== "" && slide(event)}
+      />
     </div>
   );
 }
 
-function Places({ where, length, position, set }: { where: Where; length: number; position: number; set: (where: Where) => void }) {
+function Places({
+  where,
+  length,
+  position,
+  set,
+}: {
+  where: Where;
+  length: number;
+  position: number;
+  set: (where: Where) => void;
+}) {
   const kind = !where ? "everywhere" : where.from === where.to ? "one" : "range";
-  const ends = { everywhere: null, one: { from: where?.from ?? position, to: where?.from ?? position }, range: { from: 0, to: Math.max(1, where?.to ?? position) } };
+  const ends = {
+    everywhere: null,
+    one: { from: where?.from ?? position, to: where?.from ?? position },
+    range: { from: 0, to: Math.max(1, where?.to ?? position) },
+  };
   const input = (label: string, value: number, change: (value: number) => Where) => (
-    <input type="number" aria-label={label} min="0" max={length - 1} value={value} onChange={(event) => event.currentTarget.value !== "" && set(change(+event.currentTarget.value))} />
+    <input
+      type="number"
+      aria-label={label}
+      min="0"
+      max={length - 1}
+      value={value}
+      onChange={(event) => event.currentTarget.value !== "" && set(change(+event.currentTarget.value))}
+    />
   );
   return (
     <div class="how">
-      <Field label="Positions"><Select value={kind} options={[["everywhere", "everywhere"], ["one", "at"], ["range", "from, to"]]} set={(kind) => set(ends[kind])} /></Field>
+      <Field label="Positions">
+        <Select
+          value={kind}
+          options={[
+            ["everywhere", "everywhere"],
+            ["one", "at"],
+            ["range", "from, to"],
+          ]}
+          set={(kind) => set(ends[kind])}
+        />
+      </Field>
       {where && kind === "one" && input("Position", where.from, (at) => ({ from: at, to: at }))}
-      {where && kind === "range" && <>{input("First position", where.from, (from) => ({ from, to: where.to }))}{input("Last position", where.to, (to) => ({ from: where.from, to }))}</>}
+      {where && kind === "range" && (
+        <>
+          {input("First position", where.from, (from) => ({ from, to: where.to }))}
+          {input("Last position", where.to, (to) => ({ from: where.from, to }))}
+        </>
+      )}
     </div>
   );
 }
@@ -147,13 +266,20 @@ function AddChange({ changes, prompt, position }: { changes: string[]; prompt: P
           <option value="">Choose …</option>
           {saes.map((sae, i) => {
             const at = prompt.active[i]?.[position];
-            return at && (
-              <optgroup key={sae.name} label={sae.name}>
-                {at.directions.map((direction, k) => {
-                  const token = topToken(tops.data?.get(i), direction);
-                  return <option key={direction} value={`${spelled(i, direction)}*0`}>{direction}{token === null ? "" : ` ${shortened(tokenText(token), 16)}`}, {number(at.values[k])}</option>;
-                })}
-              </optgroup>
+            return (
+              at && (
+                <optgroup key={sae.name} label={sae.name}>
+                  {at.directions.map((direction, k) => {
+                    const token = topToken(tops.data?.get(i), direction);
+                    return (
+                      <option key={direction} value={`${spelled(i, direction)}*0`}>
+                        {direction}
+                        {token === null ? "" : ` ${shortened(tokenText(token), 16)}`}, {number(at.values[k])}
+                      </option>
+                    );
+                  })}
+                </optgroup>
+              )
             );
           })}
         </select>
@@ -161,68 +287,152 @@ function AddChange({ changes, prompt, position }: { changes: string[]; prompt: P
       <Field label="A component, or an SAE's reconstruction">
         <select value="" onChange={pick}>
           <option value="">Choose …</option>
-          <optgroup label="Reconstruction">{saes.map((sae) => <option key={sae.name} value={`${sae.name}=reconstruction`}>{sae.name}</option>)}</optgroup>
-          <optgroup label="Components">{components.map((name) => <option key={name} value={`${name}=zero`}>{name}</option>)}</optgroup>
+          <optgroup label="Reconstruction">
+            {saes.map((sae) => (
+              <option key={sae.name} value={`${sae.name}=reconstruction`}>
+                {sae.name}
+              </option>
+            ))}
+          </optgroup>
+          <optgroup label="Components">
+            {components.map((name) => (
+              <option key={name} value={`${name}=zero`}>
+                {name}
+              </option>
+            ))}
+          </optgroup>
         </select>
       </Field>
       <form onSubmit={submit}>
-        <Field label="Or written" wide><input value={spelling} placeholder={`${saes.at(-1)?.name}/429*0@5..9`} onInput={(event) => setSpelling(event.currentTarget.value)} /></Field>
-        <button type="submit" class="pill">Add</button>
+        <Field label="Or written" wide>
+          <input
+            value={spelling}
+            placeholder={`${saes.at(-1)?.name}/429*0@5..9`}
+            onInput={(event) => setSpelling(event.currentTarget.value)}
+          />
+        </Field>
+        <button type="submit" class="pill">
+          Add
+        </button>
       </form>
     </div>
   );
 }
 
-const change = ([before, after]: [number, number], digits = 3) => <>{number(before, digits)} → {number(after, digits)}</>;
+const change = ([before, after]: [number, number], digits = 3) => (
+  <>
+    {number(before, digits)} → {number(after, digits)}
+  </>
+);
 
 function Effect({ after, position }: { after: Intervened; position: number }) {
-  const differences = after.losses[1].map((loss, i) => (loss === null || after.losses[0][i] == null ? null : loss - after.losses[0][i]));
+  const differences = after.losses[1].map((loss, i) =>
+    loss === null || after.losses[0][i] == null ? null : loss - after.losses[0][i],
+  );
   const most = Math.max(0.5, ...differences.map((one) => Math.abs(one ?? 0)));
   const { answer } = after;
   return (
     <>
       <dl class="facts">
-        {after.mean_loss && <div><dt>mean loss, nats</dt><dd>{signed(after.mean_loss[1] - after.mean_loss[0])}</dd><dd class="note">{change(after.mean_loss)}</dd></div>}
+        {after.mean_loss && (
+          <div>
+            <dt>mean loss, nats</dt>
+            <dd>{signed(after.mean_loss[1] - after.mean_loss[0])}</dd>
+            <dd class="note">{change(after.mean_loss)}</dd>
+          </div>
+        )}
         {answer && (
           <>
-            <div><dt>log-probability of <Token>{answer.text}</Token></dt><dd>{signed(answer.log_prob[1] - answer.log_prob[0])}</dd><dd class="note">{change(answer.log_prob)}</dd></div>
-            <div><dt>its rank</dt><dd>{count(answer.rank[0] + 1)} → {count(answer.rank[1] + 1)}</dd><dd class="note">1 is the most likely</dd></div>
-            <div><dt>its logit</dt><dd>{signed(answer.logit[1] - answer.logit[0])}</dd><dd class="note">{change(answer.logit)}</dd></div>
+            <div>
+              <dt>
+                log-probability of <Token>{answer.text}</Token>
+              </dt>
+              <dd>{signed(answer.log_prob[1] - answer.log_prob[0])}</dd>
+              <dd class="note">{change(answer.log_prob)}</dd>
+            </div>
+            <div>
+              <dt>its rank</dt>
+              <dd>
+                {count(answer.rank[0] + 1)} → {count(answer.rank[1] + 1)}
+              </dd>
+              <dd class="note">1 is the most likely</dd>
+            </div>
+            <div>
+              <dt>its logit</dt>
+              <dd>{signed(answer.logit[1] - answer.logit[0])}</dd>
+              <dd class="note">{change(answer.logit)}</dd>
+            </div>
           </>
         )}
       </dl>
       <div class="prompt">
-        <p class="label"><span>Change of each token's loss: <i class="key above" /> more, <i class="key below" /> less. Choose a position to see what comes after it.</span></p>
+        <p class="label">
+          <span>
+            Change of each token's loss: <i class="key above" /> more, <i class="key below" /> less. Choose a position to see what
+            comes after it.
+          </span>
+        </p>
         <TokenList
-          label="Tokens by the change of their loss" chosen={position} choose={(position) => choose({ position })}
+          label="Tokens by the change of their loss"
+          chosen={position}
+          choose={(position) => choose({ position })}
           of={after.texts.map((text, i) => {
             const by = differences[i] ?? null;
-            return by === null ? { text } : { text, shade: Math.abs(by) < 1e-6 ? 0 : by / most, hint: `${tokenText(text)}  ${number(after.losses[0][i])} → ${number(after.losses[1][i])}` };
+            return by === null
+              ? { text }
+              : {
+                  text,
+                  shade: Math.abs(by) < 1e-6 ? 0 : by / most,
+                  hint: `${tokenText(text)}  ${number(after.losses[0][i])} → ${number(after.losses[1][i])}`,
+                };
           })}
         />
       </div>
       <div class="halves">
-        <Figure title={`What comes after position ${after.position}`} name="intervention-next" caption={<><i class="key before" /> before, <i class="key after" /> after</>}>
+        <Figure
+          title={`What comes after position ${after.position}`}
+          name="intervention-next"
+          caption={
+            <>
+              <i class="key before" /> before, <i class="key after" /> after
+            </>
+          }
+        >
           <Bars
             label="Next tokens before and after"
             of={after.next.map(({ text, prob, rank }) => ({
-              label: tokenText(text), before: prob[0], value: prob[1], shown: `${percent(prob[0], 2)} → ${percent(prob[1], 2)}`,
+              label: tokenText(text),
+              before: prob[0],
+              value: prob[1],
+              shown: `${percent(prob[0], 2)} → ${percent(prob[1], 2)}`,
               title: `${tokenText(text)}: rank ${rank[0] + 1} → ${rank[1] + 1}`,
             }))}
           />
         </Figure>
         {after.directions.length > 0 ? (
           <Table
-            rows={after.directions} name="intervention-directions" most={12} caption="Largest changes of activation"
+            rows={after.directions}
+            name="intervention-directions"
+            most={12}
+            caption="Largest changes of activation"
             columns={[
-              { name: "direction", value: (row) => spelled(row.sae, row.direction), show: (row) => <DirectionLink sae={row.sae} direction={row.direction} /> },
+              {
+                name: "direction",
+                value: (row) => spelled(row.sae, row.direction),
+                show: (row) => <DirectionLink sae={row.sae} direction={row.direction} />,
+              },
               { name: "top token", value: (row) => row.top_token, show: (row) => <Token>{row.top_token}</Token> },
               { name: "at", value: (row) => row.position, numeric: true },
               { name: "before", value: (row) => row.before, numeric: true },
               { name: "after", value: (row) => row.after, numeric: true },
             ]}
           />
-        ) : <div><h3>Largest changes of activation</h3><Quiet>No direction changes.</Quiet></div>}
+        ) : (
+          <div>
+            <h3>Largest changes of activation</h3>
+            <Quiet>No direction changes.</Quiet>
+          </div>
+        )}
       </div>
     </>
   );
@@ -236,24 +446,40 @@ function Controls({ text, changes, position }: { text: string; changes: string[]
     <>
       <div class="part-line">
         <h2 class="part">Controls</h2>
-        <button type="button" class="pill" aria-expanded={open} onClick={() => choose({ controls: open ? null : 1 })}>{open ? "Hide controls" : "Compare with controls"}</button>
+        <button type="button" class="pill" aria-expanded={open} onClick={() => choose({ controls: open ? null : 1 })}>
+          {open ? "Hide controls" : "Compare with controls"}
+        </button>
       </div>
       {open && (
         <Wait on={loaded} what="Drawing controls">
-          {({ controls, mean_loss, answer }) => !controls?.length ? <Quiet>These changes have no controls: only directions do.</Quiet> : (
-            <div class="halves">
-              {mean_loss && (
-                <Figure title="Change of the mean loss" name="controls-loss" caption="Each dot is one draw; the line is what these changes do.">
-                  <Dots value={mean_loss[1] - mean_loss[0]} rows={controls.map(({ name, mean_loss: draws }) => [name, draws.map((one) => one - mean_loss[0])])} />
-                </Figure>
-              )}
-              {answer && (
-                <Figure title="Change of the answer's log-probability" name="controls-log-prob">
-                  <Dots value={answer.log_prob[1] - answer.log_prob[0]} rows={controls.map(({ name, log_prob }) => [name, log_prob.map((one) => one - answer.log_prob[0])])} />
-                </Figure>
-              )}
-            </div>
-          )}
+          {({ controls, mean_loss, answer }) =>
+            !controls?.length ? (
+              <Quiet>These changes have no controls: only directions do.</Quiet>
+            ) : (
+              <div class="halves">
+                {mean_loss && (
+                  <Figure
+                    title="Change of the mean loss"
+                    name="controls-loss"
+                    caption="Each dot is one draw; the line is what these changes do."
+                  >
+                    <Dots
+                      value={mean_loss[1] - mean_loss[0]}
+                      rows={controls.map(({ name, mean_loss: draws }) => [name, draws.map((one) => one - mean_loss[0])])}
+                    />
+                  </Figure>
+                )}
+                {answer && (
+                  <Figure title="Change of the answer's log-probability" name="controls-log-prob">
+                    <Dots
+                      value={answer.log_prob[1] - answer.log_prob[0]}
+                      rows={controls.map(({ name, log_prob }) => [name, log_prob.map((one) => one - answer.log_prob[0])])}
+                    />
+                  </Figure>
+                )}
+              </div>
+            )
+          }
         </Wait>
       )}
     </>
@@ -269,17 +495,35 @@ function Dots({ value, rows }: { value: number; rows: [string, number[]][] }) {
   const height = rows.length * 40 + 24;
   return (
     <div ref={box} class="drawing">
-      <svg class="dot-rows" width={width} height={height} role="img" aria-label={`These changes ${signed(value)}; ${rows.map(([name, draws]) => `${name}: ${draws.map((one) => signed(one)).join(", ")}`).join("; ")}`}>
+      <svg
+        class="dot-rows"
+        width={width}
+        height={height}
+        role="img"
+        aria-label={`These changes ${signed(value)}; ${rows.map(([name, draws]) => `${name}: ${draws.map((one) => signed(one)).join(", ")}`).join("; ")}`}
+      >
         <line class="grid" x1={x(0)} x2={x(0)} y1="0" y2={height - 20} />
         <line class="value" x1={x(value)} x2={x(value)} y1="0" y2={height - 20} />
         {rows.map(([name, draws], i) => (
           <g key={name}>
-            <text class="row-name" x="2" y={i * 40 + 14}>{name}</text>
-            {draws.map((one, k) => <circle key={k} class="dot" cx={x(one)} cy={i * 40 + 27} r="4.5"><title>{signed(one)}</title></circle>)}
+            <text class="row-name" x="2" y={i * 40 + 14}>
+              {name}
+            </text>
+            {draws.map((one, k) => (
+              <circle key={k} class="dot" cx={x(one)} cy={i * 40 + 27} r="4.5">
+                <title>{signed(one)}</title>
+              </circle>
+            ))}
           </g>
         ))}
-        <text class={`tick ${x(value) > width / 2 ? "last" : "first"}`} x={x(value)} y={height - 5}>{signed(value)}</text>
-        {Math.abs(x(0) - x(value)) > 70 && <text class={`tick ${x(0) > width / 2 ? "last" : "first"}`} x={x(0)} y={height - 5}>0</text>}
+        <text class={`tick ${x(value) > width / 2 ? "last" : "first"}`} x={x(value)} y={height - 5}>
+          {signed(value)}
+        </text>
+        {Math.abs(x(0) - x(value)) > 70 && (
+          <text class={`tick ${x(0) > width / 2 ? "last" : "first"}`} x={x(0)} y={height - 5}>
+            0
+          </text>
+        )}
       </svg>
     </div>
   );
@@ -310,7 +554,12 @@ function Generate({ text, changes }: { text: string; changes: string[] }) {
   };
   const field = (name: keyof typeof options, label: string, limits: { min: number; max: number; step: number }) => (
     <Field label={label}>
-      <input type="number" {...limits} value={options[name]} onChange={(event) => event.currentTarget.value !== "" && setOptions({ ...options, [name]: +event.currentTarget.value })} />
+      <input
+        type="number"
+        {...limits}
+        value={options[name]}
+        onChange={(event) => event.currentTarget.value !== "" && setOptions({ ...options, [name]: +event.currentTarget.value })}
+      />
     </Field>
   );
   return (
@@ -320,17 +569,44 @@ function Generate({ text, changes }: { text: string; changes: string[] }) {
         {field("tokens", "Tokens", { min: 1, max: 200, step: 1 })}
         {field("temperature", "Temperature", { min: 0, max: 2, step: 0.05 })}
         {field("seed", "Seed", { min: 0, max: 2 ** 31, step: 1 })}
-        {running
-          ? <button type="button" class="pill" onClick={() => { running.abort(); setRunning(null); }}>Stop</button>
-          : <button type="submit" class="pill strong">Generate</button>}
+        {running ? (
+          <button
+            type="button"
+            class="pill"
+            onClick={() => {
+              running.abort();
+              setRunning(null);
+            }}
+          >
+            Stop
+          </button>
+        ) : (
+          <button type="submit" class="pill strong">
+            Generate
+          </button>
+        )}
       </form>
-      {error && <p class="failed" role="alert">{error}</p>}
+      {error && (
+        <p class="failed" role="alert">
+          {error}
+        </p>
+      )}
       {texts && (
         <div class="halves" aria-busy={running !== null}>
           {(["before", "after"] as const).map((which) => (
             <div class="prompt" key={which}>
               <p class="label">{which === "before" ? "Without the changes" : "With the changes"}</p>
-              <p class="tokens"><span class="faint">{text}</span>{texts[which].map((token, i) => <span key={i} class={`t new ${texts.before[i] !== texts.after[i] && which === "after" && i < texts.before.length ? "different" : ""}`}>{token}</span>)}</p>
+              <p class="tokens">
+                <span class="faint">{text}</span>
+                {texts[which].map((token, i) => (
+                  <span
+                    key={i}
+                    class={`t new ${texts.before[i] !== texts.after[i] && which === "after" && i < texts.before.length ? "different" : ""}`}
+                  >
+                    {token}
+                  </span>
+                ))}
+              </p>
             </div>
           ))}
         </div>
@@ -339,7 +615,12 @@ function Generate({ text, changes }: { text: string; changes: string[] }) {
   );
 }
 
-const FORMS = [["command", "Command line"], ["study", "Study"], ["python", "Python"], ["curl", "curl"]] as const;
+const FORMS = [
+  ["command", "Command line"],
+  ["study", "Study"],
+  ["python", "Python"],
+  ["curl", "curl"],
+] as const;
 
 function Copy(request: { text: string; changes: string[]; position: number }) {
   const dialog = useRef<HTMLDialogElement>(null);
@@ -360,29 +641,52 @@ function Copy(request: { text: string; changes: string[]; position: number }) {
     (event.currentTarget as HTMLElement).querySelectorAll<HTMLElement>("[role=tab]")[at]!.focus();
   };
   const copy = async (text: string) => {
+    // Browsers have no clipboard for pages that came over a plain connection from another machine.
+    if (!isSecureContext) return getSelection()?.selectAllChildren(dialog.current!.querySelector("pre")!);
     await navigator.clipboard.writeText(text);
     setCopied(true);
     setTimeout(() => setCopied(false), 1500);
   };
   return (
     <>
-      <button type="button" class="pill" onClick={show}>Copy as …</button>
+      <button type="button" class="pill" onClick={show}>
+        Copy as …
+      </button>
       <dialog ref={dialog} class="copy" aria-label="Copy as" onClose={() => setOpen(false)}>
         <div class="dialog-head">
           <div role="tablist" aria-label="Form" class="choice" onKeyDown={turn}>
             {FORMS.map(([one, name]) => (
-              <button key={one} type="button" role="tab" id={`tab-${one}`} aria-selected={one === form} aria-controls="copied-text" tabIndex={one === form ? 0 : -1} onClick={() => setForm(one)}>{name}</button>
+              <button
+                key={one}
+                type="button"
+                role="tab"
+                id={`tab-${one}`}
+                aria-selected={one === form}
+                aria-controls="copied-text"
+                tabIndex={one === form ? 0 : -1}
+                onClick={() => setForm(one)}
+              >
+                {name}
+              </button>
             ))}
           </div>
-          <button type="button" class="remove" aria-label="Close" onClick={() => dialog.current!.close()}>×</button>
+          <button type="button" class="remove" aria-label="Close" onClick={() => dialog.current!.close()}>
+            ×
+          </button>
         </div>
         <div id="copied-text" role="tabpanel" aria-labelledby={`tab-${form}`}>
           <Wait on={loaded} what="Writing it down">
-            {(texts) => <><pre tabIndex={0}>{texts[form]}</pre><button type="button" class="pill strong" onClick={() => void copy(texts[form])}>{copied ? "Copied" : "Copy"}</button></>}
+            {(texts) => (
+              <>
+                <pre tabIndex={0}>{texts[form]}</pre>
+                <button type="button" class="pill strong" onClick={() => void copy(texts[form])}>
+                  {copied ? "Copied" : "Copy"}
+                </button>
+              </>
+            )}
           </Wait>
         </div>
       </dialog>
     </>
   );
 }
-

@@ -1,7 +1,33 @@
 /** One direction: what is known of it. */
 import { useEffect, useState } from "preact/hooks";
-import { type DirectionAttribution, type Edges, type Example, Failure, get, type Neighbour, type Neighbours, type Note, type Panel, put, query } from "./api";
-import { Bars, Choice, DirectionLink, Facts, Field, Figure, Histogram, Quiet, type Shaded, Table, Token, Tokens, Wait } from "./parts";
+import {
+  type DirectionAttribution,
+  type Edges,
+  type Example,
+  Failure,
+  get,
+  type Neighbour,
+  type Neighbours,
+  type Note,
+  type Panel,
+  put,
+  query,
+} from "./api";
+import {
+  Bars,
+  Choice,
+  DirectionLink,
+  Facts,
+  Field,
+  Figure,
+  Histogram,
+  Quiet,
+  type Shaded,
+  Table,
+  Token,
+  Tokens,
+  Wait,
+} from "./parts";
 import { address, leftAt } from "./place";
 import { info, keepNote, key, notes, saeName, spelled, toDirection, toIntervene, useLoaded, usePaced } from "./state";
 import { count, many, number, percent, sentence, signed, tokenText } from "./text";
@@ -22,21 +48,47 @@ export function DirectionPanel({ of, direction, place, among, effect, step }: Pr
   // Who holds an arrow key down passes by many.
   const settled = usePaced(direction, 60);
   const known = Number.isInteger(settled) && settled < info.value.saes[of]!.directions;
-  const panel = useLoaded(known ? `${of}/${settled}` : null, (signal) => get<Panel>(`/api/saes/${of}/directions/${settled}`, signal));
+  const panel = useLoaded(known ? `${of}/${settled}` : null, (signal) =>
+    get<Panel>(`/api/saes/${of}/directions/${settled}`, signal),
+  );
   const note = notes.value.get(key(of, direction));
   return (
     <article class="panel" aria-label="Direction">
       <header class="panel-head">
-        <h2><span class="faint">{saeName(of)}/</span>{direction}{note?.label && <span class="label"> {note.label}</span>}</h2>
+        <h2>
+          <span class="faint">{saeName(of)}/</span>
+          {direction}
+          {note?.label && <span class="label"> {note.label}</span>}
+        </h2>
         <span class="steps">
-          <button type="button" aria-label="Previous direction" title="Previous (← or k)" disabled={place === 0} onClick={() => step((at) => at - 1)}>←</button>
+          <button
+            type="button"
+            aria-label="Previous direction"
+            title="Previous (← or k)"
+            disabled={place === 0}
+            onClick={() => step((at) => at - 1)}
+          >
+            ←
+          </button>
           <span class="count">{place < 0 ? "not in the list" : `${count(place + 1)} of ${count(among)}`}</span>
-          <button type="button" aria-label="Next direction" title="Next (→ or j)" disabled={place === among - 1} onClick={() => step((at) => at + 1)}>→</button>
+          <button
+            type="button"
+            aria-label="Next direction"
+            title="Next (→ or j)"
+            disabled={place === among - 1}
+            onClick={() => step((at) => at + 1)}
+          >
+            →
+          </button>
         </span>
       </header>
-      {!known && Object.is(settled, direction)
-        ? <p class="failed" role="alert">{saeName(of)} has no direction {Number.isNaN(direction) ? "of that name" : direction}: it has {count(info.value.saes[of]!.directions)}, counted from 0.</p>
-        : <>
+      {!known && Object.is(settled, direction) ? (
+        <p class="failed" role="alert">
+          {saeName(of)} has no direction {Number.isNaN(direction) ? "of that name" : direction}: it has{" "}
+          {count(info.value.saes[of]!.directions)}, counted from 0.
+        </p>
+      ) : (
+        <>
           <nav class="actions" aria-label="This direction elsewhere">
             <a href={toIntervene(`${spelled(of, direction)}*0`, { sae: saeName(of) })}>Intervene</a>
             <a href={leftAt("/prompt", { sae: saeName(of), colour: spelled(of, direction) })}>Colour a prompt</a>
@@ -44,8 +96,11 @@ export function DirectionPanel({ of, direction, place, among, effect, step }: Pr
             <a href={address("/search", { sae: saeName(of), by: "query", query: spelled(of, direction) })}>All positions</a>
           </nav>
           <NoteEditor key={key(of, direction)} of={of} direction={direction} />
-          <Wait on={panel} what="Loading the direction">{(data) => <About data={data} effect={effect} />}</Wait>
-        </>}
+          <Wait on={panel} what="Loading the direction">
+            {(data) => <About data={data} effect={effect} />}
+          </Wait>
+        </>
+      )}
     </article>
   );
 }
@@ -53,7 +108,12 @@ export function DirectionPanel({ of, direction, place, among, effect, step }: Pr
 function About({ data, effect }: { data: Panel; effect: number | null }) {
   const { sae, direction } = data;
   const name = `${saeName(sae)}-${direction}`;
-  if (data.maximum === 0) return <div class="empty"><p>Dead: it fires nowhere in the corpus.</p></div>;
+  if (data.maximum === 0)
+    return (
+      <div class="empty">
+        <p>Dead: it fires nowhere in the corpus.</p>
+      </div>
+    );
   const facts: [string, string][] = [
     ["maximum", number(data.maximum)],
     ["fires at", `${count(data.active)} positions (${percent(data.density)})`],
@@ -63,7 +123,8 @@ function About({ data, effect }: { data: Panel; effect: number | null }) {
     ["at the first token", number(data.at_first)],
   ];
   if (effect !== null) facts.push(["loss when ablated", `${signed(effect)} nats`]);
-  const bars = (tokens: Panel["raised"]) => tokens.map(({ text, value }) => ({ label: tokenText(text), value, shown: signed(value, 2) }));
+  const bars = (tokens: Panel["raised"]) =>
+    tokens.map(({ text, value }) => ({ label: tokenText(text), value, shown: signed(value, 2) }));
   return (
     <>
       <Facts of={facts} />
@@ -73,7 +134,10 @@ function About({ data, effect }: { data: Panel; effect: number | null }) {
         </Figure>
         {data.tokens.length > 0 && (
           <Table
-            rows={data.tokens} name={`${name}-tokens`} most={5} caption="Top tokens"
+            rows={data.tokens}
+            name={`${name}-tokens`}
+            most={5}
+            caption="Top tokens"
             columns={[
               { name: "token", value: (row) => row.text, show: (row) => <Token>{row.text}</Token> },
               { name: "count", value: (row) => row.count, numeric: true },
@@ -83,14 +147,25 @@ function About({ data, effect }: { data: Panel; effect: number | null }) {
         )}
         {data.raised.length > 0 && (
           <>
-            <Figure title="Raises" name={`${name}-raised`}><Bars of={bars(data.raised)} label="Tokens whose logit it raises" /></Figure>
-            <Figure title="Lowers" name={`${name}-lowered`}><Bars of={bars(data.lowered)} label="Tokens whose logit it lowers" /></Figure>
+            <Figure title="Raises" name={`${name}-raised`}>
+              <Bars of={bars(data.raised)} label="Tokens whose logit it raises" />
+            </Figure>
+            <Figure title="Lowers" name={`${name}-lowered`}>
+              <Bars of={bars(data.lowered)} label="Tokens whose logit it lowers" />
+            </Figure>
           </>
         )}
       </div>
       {data.raised.length > 0 && <p class="note">Logits per unit of activation.</p>}
       <h3 class="part">Examples</h3>
-      {KINDS.map((kind, i) => <Examples key={`${key(sae, direction)} ${i}`} name={kind} of={data} examples={data.examples.filter((one) => one.kind === i)} />)}
+      {KINDS.map((kind, i) => (
+        <Examples
+          key={`${key(sae, direction)} ${i}`}
+          name={kind}
+          of={data}
+          examples={data.examples.filter((one) => one.kind === i)}
+        />
+      ))}
       <NeighbourLists of={sae} direction={direction} />
       <EdgeLists of={sae} direction={direction} />
     </>
@@ -104,15 +179,23 @@ function Examples({ name, of, examples }: { name: string; of: Panel; examples: E
   const range = `${number(Math.min(...examples.map((one) => one.activation)))} to ${number(Math.max(...examples.map((one) => one.activation)))}`;
   return (
     <div class="examples">
-      <h4>{name} <span class="faint">{range}</span></h4>
-      {(all ? examples : examples.slice(0, few)).map((one) => <ExampleBox key={`${one.prompt} ${one.position}`} of={of} example={one} />)}
-      {examples.length > few && <button type="button" class="pill" onClick={() => setAll(!all)}>{all ? "Show fewer" : `Show all ${examples.length}`}</button>}
+      <h4>
+        {name} <span class="faint">{range}</span>
+      </h4>
+      {(all ? examples : examples.slice(0, few)).map((one) => (
+        <ExampleBox key={`${one.prompt} ${one.position}`} of={of} example={one} />
+      ))}
+      {examples.length > few && (
+        <button type="button" class="pill" onClick={() => setAll(!all)}>
+          {all ? "Show fewer" : `Show all ${examples.length}`}
+        </button>
+      )}
     </div>
   );
 }
 
 /** Tokens shaded by the activation of a direction. */
-export function byActivation(texts: string[], values: number[], maximum: number, start: number, marked: number): Shaded[] {
+function byActivation(texts: string[], values: number[], maximum: number, start: number, marked: number): Shaded[] {
   return texts.map((text, i) => {
     const value = values[i] ?? 0;
     return {
@@ -128,30 +211,63 @@ function ExampleBox({ of: { sae, direction, maximum }, example }: { of: Panel; e
   const { prompt, position, activation, start, texts, values, length } = example;
   const [whole, setWhole] = useState(false);
   const [dfa, setDfa] = useState(false);
-  const all = useLoaded(whole ? "whole" : null, (signal) => get<{ texts: string[]; values: number[] }>(`/api/prompts/${prompt}?${query({ sae, direction })}`, signal));
+  const all = useLoaded(whole ? "whole" : null, (signal) =>
+    get<{ texts: string[]; values: number[] }>(`/api/prompts/${prompt}?${query({ sae, direction })}`, signal),
+  );
   const attribution = useLoaded(dfa ? "dfa" : null, (signal) =>
-    get<DirectionAttribution>(`/api/saes/${sae}/directions/${direction}/attribution?${query({ prompt, position })}`, signal));
-  const shown = whole && all.data
-    ? byActivation(all.data.texts, all.data.values, maximum, 0, position)
-    : byActivation(texts, values, maximum, start, position);
-  const more = (end: boolean) => !whole && end && <button type="button" class="dots here" aria-label="Show the whole prompt" onClick={() => setWhole(true)}>…</button>;
+    get<DirectionAttribution>(`/api/saes/${sae}/directions/${direction}/attribution?${query({ prompt, position })}`, signal),
+  );
+  const shown =
+    whole && all.data
+      ? byActivation(all.data.texts, all.data.values, maximum, 0, position)
+      : byActivation(texts, values, maximum, start, position);
+  const more = (end: boolean) =>
+    !whole &&
+    end && (
+      <button type="button" class="dots here" aria-label="Show the whole prompt" onClick={() => setWhole(true)}>
+        …
+      </button>
+    );
   return (
     <div class="prompt">
       <p class="label">
-        <span>{number(activation)} at position {position} of prompt {prompt}</span>
+        <span>
+          {number(activation)} at position {position} of prompt {prompt}
+        </span>
         <span class="files">
-          {whole && <button type="button" class="link" onClick={() => setWhole(false)}>Less</button>}
+          {whole && (
+            <button type="button" class="link" onClick={() => setWhole(false)}>
+              Less
+            </button>
+          )}
           <a href={address("/prompt", { sae: saeName(sae), prompt, position, colour: spelled(sae, direction) })}>Open</a>
-          <button type="button" class="link" aria-expanded={dfa} onClick={() => setDfa(!dfa)}>What drives it</button>
+          <button type="button" class="link" aria-expanded={dfa} onClick={() => setDfa(!dfa)}>
+            What drives it
+          </button>
         </span>
       </p>
-      <div class="between">{more(start > 0)}<Tokens of={shown} label={`Prompt ${prompt}`} />{more(start + texts.length < length)}</div>
-      {all.error && <p class="failed" role="alert">{all.error}</p>}
+      <div class="between">
+        {more(start > 0)}
+        <Tokens of={shown} label={`Prompt ${prompt}`} />
+        {more(start + texts.length < length)}
+      </div>
+      {all.error && (
+        <p class="failed" role="alert">
+          {all.error}
+        </p>
+      )}
       {dfa && (
         <Wait on={attribution} what="Attributing">
           {(data) => (
-            <Figure title="What drives it (DFA)" name={`${saeName(sae)}-${direction}-dfa-${prompt}-${position}`} caption={data.about}>
-              <Bars of={data.components.map(({ label, value }) => ({ label, value, shown: signed(value) }))} label="Attribution of the activation" />
+            <Figure
+              title="What drives it (DFA)"
+              name={`${saeName(sae)}-${direction}-dfa-${prompt}-${position}`}
+              caption={data.about}
+            >
+              <Bars
+                of={data.components.map(({ label, value }) => ({ label, value, shown: signed(value) }))}
+                label="Attribution of the activation"
+              />
             </Figure>
           )}
         </Wait>
@@ -183,7 +299,8 @@ function NoteEditor({ of, direction }: { of: number; direction: number }) {
       setTheirs(null);
     } catch (error) {
       // Where it was deleted meanwhile, there is none in the answer.
-      if (error instanceof Failure && error.status === 409) setTheirs({ ...blank, changed: "", ...(error.body as { instead?: Note }).instead, sae: of, direction });
+      if (error instanceof Failure && error.status === 409)
+        setTheirs({ ...blank, changed: "", ...(error.body as { instead?: Note }).instead, sae: of, direction });
       else setError((error as Error).message);
     }
   };
@@ -196,47 +313,124 @@ function NoteEditor({ of, direction }: { of: number; direction: number }) {
     event.preventDefault();
     void save(mine);
   };
-  if (!edit) return kept ? <div class="note-shown">{kept.starred && "★ "}<strong>{kept.label}</strong>{kept.text && <p>{kept.text}</p>}</div> : null;
+  if (!edit)
+    return kept ? (
+      <div class="note-shown">
+        {kept.starred && "★ "}
+        <strong>{kept.label}</strong>
+        {kept.text && <p>{kept.text}</p>}
+      </div>
+    ) : null;
   return (
     <form class="note-editor" onSubmit={submit}>
       <div class="note-line">
-        <button type="button" class="star" aria-pressed={mine.starred} aria-label="Star" onClick={() => void save({ ...mine, starred: !mine.starred })}>{mine.starred ? "★" : "☆"}</button>
-        <Field label="Label" wide><input value={mine.label} maxLength={200} placeholder="What is it?" onFocus={() => setOpen(true)} onInput={(event) => setMine({ ...mine, label: event.currentTarget.value })} /></Field>
-        {!open && !mine.text && <button type="button" class="link" onClick={() => setOpen(true)}>Add a note</button>}
+        <button
+          type="button"
+          class="star"
+          aria-pressed={mine.starred}
+          aria-label="Star"
+          onClick={() => void save({ ...mine, starred: !mine.starred })}
+        >
+          {mine.starred ? "★" : "☆"}
+        </button>
+        <Field label="Label" wide>
+          <input
+            value={mine.label}
+            maxLength={200}
+            placeholder="What is it?"
+            onFocus={() => setOpen(true)}
+            onInput={(event) => setMine({ ...mine, label: event.currentTarget.value })}
+          />
+        </Field>
+        {!open && !mine.text && (
+          <button type="button" class="link" onClick={() => setOpen(true)}>
+            Add a note
+          </button>
+        )}
       </div>
       {(open || mine.text) && (
         <>
-          <Field label="Note" wide><textarea rows={2} value={mine.text} onInput={(event) => setMine({ ...mine, text: event.currentTarget.value })} /></Field>
+          <Field label="Note" wide>
+            <textarea rows={2} value={mine.text} onInput={(event) => setMine({ ...mine, text: event.currentTarget.value })} />
+          </Field>
           <div class="note-foot">
-            <button type="submit" class="pill strong" disabled={!changed}>Save</button>
-            <span class="count" role="status">{changed ? "Not saved yet" : kept ? "Saved" : ""}</span>
+            <button type="submit" class="pill strong" disabled={!changed}>
+              Save
+            </button>
+            <span class="count" role="status">
+              {changed ? "Not saved yet" : kept ? "Saved" : ""}
+            </span>
           </div>
         </>
       )}
-      {error && <p class="failed" role="alert">{error}</p>}
+      {error && (
+        <p class="failed" role="alert">
+          {error}
+        </p>
+      )}
       {theirs && (
         <div class="conflict" role="alert">
           <p>This note was changed elsewhere meanwhile. Nothing is lost: which one should stay?</p>
           <div class="halves">
-            {([["There", theirs], ["Yours", mine]] as const).map(([name, note]) => (
-              <div key={name}><h4>{name}</h4><p>{note.starred && "★ "}<strong>{note.label || "no label"}</strong></p><p class="text">{note.text || "no text"}</p></div>
+            {(
+              [
+                ["There", theirs],
+                ["Yours", mine],
+              ] as const
+            ).map(([name, note]) => (
+              <div key={name}>
+                <h4>{name}</h4>
+                <p>
+                  {note.starred && "★ "}
+                  <strong>{note.label || "no label"}</strong>
+                </p>
+                <p class="text">{note.text || "no text"}</p>
+              </div>
             ))}
           </div>
-          <button type="button" class="pill" onClick={() => take(theirs)}>Take theirs</button>{" "}
-          <button type="button" class="pill strong" onClick={() => void save({ ...mine, version: theirs.version })}>Keep mine</button>
+          <button type="button" class="pill" onClick={() => take(theirs)}>
+            Take theirs
+          </button>{" "}
+          <button type="button" class="pill strong" onClick={() => void save({ ...mine, version: theirs.version })}>
+            Keep mine
+          </button>
         </div>
       )}
     </form>
   );
 }
 
-function DirectionList({ rows, name, caption, value, own }: { rows: Neighbour[]; name: string; caption: string; value: string; own?: boolean }) {
+function DirectionList({
+  rows,
+  name,
+  caption,
+  value,
+  own,
+}: {
+  rows: Neighbour[];
+  name: string;
+  caption: string;
+  value: string;
+  own?: boolean;
+}) {
   const positions = rows.some((row) => row.n !== null);
-  return rows.length === 0 ? <div><h3>{caption}</h3><Quiet>None found.</Quiet></div> : (
+  return rows.length === 0 ? (
+    <figure>
+      <h3>{caption}</h3>
+      <Quiet>None found.</Quiet>
+    </figure>
+  ) : (
     <Table
-      rows={rows} name={name} caption={caption} most={10}
+      rows={rows}
+      name={name}
+      caption={caption}
+      most={10}
       columns={[
-        { name: "direction", value: (row) => spelled(row.sae, row.direction), show: (row) => <DirectionLink sae={row.sae} direction={row.direction} plain={own === true} /> },
+        {
+          name: "direction",
+          value: (row) => spelled(row.sae, row.direction),
+          show: (row) => <DirectionLink sae={row.sae} direction={row.direction} plain={own === true} />,
+        },
         { name: "top token", value: (row) => row.top_token, show: (row) => <Token>{row.top_token}</Token> },
         { name: value, value: (row) => row.value, numeric: true, show: (row) => signed(row.value) },
         ...(positions ? [{ name: "n", value: (row: Neighbour) => row.n, numeric: true }] : []),
@@ -246,7 +440,9 @@ function DirectionList({ rows, name, caption, value, own }: { rows: Neighbour[];
 }
 
 function NeighbourLists({ of, direction }: { of: number; direction: number }) {
-  const loaded = useLoaded(key(of, direction), (signal) => get<Neighbours>(`/api/saes/${of}/directions/${direction}/neighbours`, signal));
+  const loaded = useLoaded(key(of, direction), (signal) =>
+    get<Neighbours>(`/api/saes/${of}/directions/${direction}/neighbours`, signal),
+  );
   const name = `${saeName(of)}-${direction}`;
   return (
     <>
@@ -264,7 +460,12 @@ function NeighbourLists({ of, direction }: { of: number; direction: number }) {
   );
 }
 
-export const MEASURES = [["cosine", "cosine"], ["weight", "weight"], ["attribution", "attribution"], ["causal", "causal"]] as const;
+export const MEASURES = [
+  ["cosine", "cosine"],
+  ["weight", "weight"],
+  ["attribution", "attribution"],
+  ["causal", "causal"],
+] as const;
 export type Measure = (typeof MEASURES)[number][0];
 
 export const loadEdges = (of: number, direction: number, way: "up" | "down", measure: Measure, signal: AbortSignal) =>
@@ -278,7 +479,12 @@ function EdgeLists({ of, direction }: { of: number; direction: number }) {
   const name = `${saeName(of)}-${direction}-${measure}`;
   const list = (on: typeof up, way: string, caption: string) => (
     <Wait on={on} what="Looking for edges">
-      {(data) => <><DirectionList rows={data.edges} name={`${name}-${way}`} caption={caption} value={measure} />{data.about && <p class="note">{sentence(data.about)}</p>}</>}
+      {(data) => (
+        <>
+          <DirectionList rows={data.edges} name={`${name}-${way}`} caption={caption} value={measure} />
+          {data.about && <p class="note">{sentence(data.about)}</p>}
+        </>
+      )}
     </Wait>
   );
   return (
@@ -288,7 +494,10 @@ function EdgeLists({ of, direction }: { of: number; direction: number }) {
         <Choice label="Measure" value={measure} options={MEASURES} set={setMeasure} />
         <a href={toDirection(of, direction).replace("/?", "/circuits?")}>As a graph</a>
       </div>
-      <div class="halves">{list(up, "upstream", "Upstream")}{list(down, "downstream", "Downstream")}</div>
+      <div class="halves">
+        {list(up, "upstream", "Upstream")}
+        {list(down, "downstream", "Downstream")}
+      </div>
     </>
   );
 }

@@ -9,23 +9,52 @@ export const Quiet = ({ children }: { children: ComponentChildren }) => <p class
 
 /** What is shown instead of data that are not there; while new ones come, the old ones stay, paler. */
 export function Wait<T>({ on, what, children }: { on: Loaded<T>; what: string; children: (data: T) => ComponentChildren }) {
-  if (on.error !== undefined) return <p class="failed" role="alert">{on.error}</p>;
-  if (on.data === undefined) return on.loading ? <p class="none loading" role="status">{what} …</p> : null;
-  return <div class={on.loading ? "stale" : ""} aria-busy={on.loading}>{children(on.data)}</div>;
+  if (on.error !== undefined)
+    return (
+      <p class="failed" role="alert">
+        {on.error}{" "}
+        <button type="button" class="link" onClick={on.again}>
+          Try again
+        </button>
+      </p>
+    );
+  if (on.data === undefined)
+    return on.loading ? (
+      <p class="none loading" role="status">
+        {what} …
+      </p>
+    ) : null;
+  return (
+    <div class={on.loading ? "stale" : ""} aria-busy={on.loading}>
+      {children(on.data)}
+    </div>
+  );
 }
 
 export const NoIndex = () => (
   <div class="empty">
     <p>There is no index yet: what every direction fires on is not known.</p>
-    <p>Make one with <code>directrix index</code>, then start with <code>directrix serve --index FOLDER</code>.</p>
+    <p>
+      Make one with <code>directrix index</code>, then start with <code>directrix serve --index FOLDER</code>.
+    </p>
   </div>
 );
 
 export function Field({ label, children, wide }: { label: string; children: ComponentChildren; wide?: boolean }) {
-  return <label class={wide ? "field wide" : "field"}><span>{label}</span>{children}</label>;
+  return (
+    <label class={wide ? "field wide" : "field"}>
+      <span>{label}</span>
+      {children}
+    </label>
+  );
 }
 
-export function Select<T extends string | number>({ value, options, set, label }: {
+export function Select<T extends string | number>({
+  value,
+  options,
+  set,
+  label,
+}: {
   value: T;
   options: readonly (readonly [T, string])[];
   set: (value: T) => void;
@@ -34,13 +63,22 @@ export function Select<T extends string | number>({ value, options, set, label }
 }) {
   return (
     <select aria-label={label} value={value} onChange={(event) => set(options[event.currentTarget.selectedIndex]![0])}>
-      {options.map(([one, name]) => <option key={one} value={one}>{name}</option>)}
+      {options.map(([one, name]) => (
+        <option key={one} value={one}>
+          {name}
+        </option>
+      ))}
     </select>
   );
 }
 
 /** One of a few, side by side. */
-export function Choice<T extends string>({ label, value, options, set }: {
+export function Choice<T extends string>({
+  label,
+  value,
+  options,
+  set,
+}: {
   label: string;
   value: T;
   options: readonly (readonly [T, string])[];
@@ -49,18 +87,35 @@ export function Choice<T extends string>({ label, value, options, set }: {
   return (
     <div class="choice" role="group" aria-label={label}>
       {options.map(([one, name]) => (
-        <button key={one} type="button" aria-pressed={one === value} onClick={() => set(one)}>{name}</button>
+        <button key={one} type="button" aria-pressed={one === value} onClick={() => set(one)}>
+          {name}
+        </button>
       ))}
     </div>
   );
 }
 
 export function Facts({ of }: { of: [string, ComponentChildren][] }) {
-  return <dl class="facts-line">{of.map(([name, value]) => <div key={name}><dt>{name}</dt><dd>{value}</dd></div>)}</dl>;
+  return (
+    <dl class="facts-line">
+      {of.map(([name, value]) => (
+        <div key={name}>
+          <dt>{name}</dt>
+          <dd>{value}</dd>
+        </div>
+      ))}
+    </dl>
+  );
 }
 
 export const Token = ({ children }: { children: string | null }) =>
-  children === null ? <span class="faint">none</span> : <code class="token" title={tokenText(children)}>{shortened(tokenText(children), 20)}</code>;
+  children === null ? (
+    <span class="faint">none</span>
+  ) : (
+    <code class="token" title={tokenText(children)}>
+      {shortened(tokenText(children), 20)}
+    </code>
+  );
 
 export const DirectionLink = ({ sae, direction, plain }: { sae: number; direction: number; plain?: boolean }) => (
   <a href={toDirection(sae, direction)}>{plain ? direction : spelled(sae, direction)}</a>
@@ -95,18 +150,30 @@ export function Tokens({ of, label }: { of: Shaded[]; label: string }) {
   const leave = () => box.current!.querySelector(".told")?.classList.remove("told");
   return (
     <p class="tokens" ref={box} tabIndex={0} role="group" aria-label={label} onKeyDown={step} onBlur={leave}>
-      {of.map((token, i) => <TokenSpan key={i} {...token} />)}
+      {of.map((token, i) => (
+        <TokenSpan key={i} {...token} />
+      ))}
     </p>
   );
 }
 
 function TokenSpan({ text, shade, hint, class: name }: Shaded) {
   const shown = shade ? { "--a": Math.abs(shade).toFixed(3) } : undefined;
-  return <span class={`t ${shade && shade < 0 ? "below" : ""} ${name ?? ""}`} style={shown} data-hint={hint}>{running(text)}</span>;
+  return (
+    <span class={`t ${shade && shade < 0 ? "below" : ""} ${name ?? ""}`} style={shown} data-hint={hint}>
+      {running(text)}
+    </span>
+  );
 }
 
 /** A running text of which one token is chosen, by a click or by arrow keys. */
-export function TokenList({ of, chosen, label, choose, point }: {
+export function TokenList({
+  of,
+  chosen,
+  label,
+  choose,
+  point,
+}: {
   of: Shaded[];
   chosen: number;
   label: string;
@@ -115,21 +182,44 @@ export function TokenList({ of, chosen, label, choose, point }: {
 }) {
   const id = useId();
   const keys = (event: KeyboardEvent) => {
-    const to = { ArrowRight: chosen + 1, ArrowDown: chosen + 1, ArrowLeft: chosen - 1, ArrowUp: chosen - 1, Home: 0, End: of.length - 1 }[event.key];
+    const to = {
+      ArrowRight: chosen + 1,
+      ArrowDown: chosen + 1,
+      ArrowLeft: chosen - 1,
+      ArrowUp: chosen - 1,
+      Home: 0,
+      End: of.length - 1,
+    }[event.key];
     if (to === undefined) return;
     event.preventDefault();
     event.stopPropagation();
     choose(Math.max(0, Math.min(of.length - 1, to)));
   };
   return (
-    <div class="tokens choosable" role="listbox" tabIndex={0} aria-label={label} aria-activedescendant={`${id}-${chosen}`} onKeyDown={keys} onPointerLeave={() => point?.(null)}>
+    <div
+      class="tokens choosable"
+      role="listbox"
+      tabIndex={0}
+      aria-label={label}
+      aria-activedescendant={`${id}-${chosen}`}
+      onKeyDown={keys}
+      onPointerLeave={() => point?.(null)}
+    >
       {of.map(({ text, shade, hint, class: name }, i) => (
         <span
-          key={i} id={`${id}-${i}`} role="option" aria-selected={i === chosen} aria-label={`${i}: ${tokenText(text)}`}
+          key={i}
+          id={`${id}-${i}`}
+          role="option"
+          aria-selected={i === chosen}
+          aria-label={`${i}: ${tokenText(text)}`}
           class={`t ${shade && shade < 0 ? "below" : ""} ${i === chosen ? "marked" : ""} ${name ?? ""}`}
-          style={shade ? { "--a": Math.abs(shade).toFixed(3) } : undefined} data-hint={hint}
-          onClick={() => choose(i)} onPointerEnter={() => point?.(i)}
-        >{running(text)}</span>
+          style={shade ? { "--a": Math.abs(shade).toFixed(3) } : undefined}
+          data-hint={hint}
+          onClick={() => choose(i)}
+          onPointerEnter={() => point?.(i)}
+        >
+          {running(text)}
+        </span>
       ))}
     </div>
   );
@@ -171,7 +261,12 @@ export function Hint() {
 }
 
 /** A drawing with its title, what it shows, and its files. */
-export function Figure({ title, name, caption, children }: {
+export function Figure({
+  title,
+  name,
+  caption,
+  children,
+}: {
   title?: ComponentChildren;
   name: string;
   caption?: ComponentChildren;
@@ -188,12 +283,20 @@ export function Figure({ title, name, caption, children }: {
       <div class="figure-head">
         {title && <h3>{title}</h3>}
         <span class="files">
-          <button type="button" class="link" aria-label={`Save ${name} as SVG`} onClick={save(saveSvg)}>SVG</button>
-          <button type="button" class="link" aria-label={`Save ${name} as PNG`} onClick={save(savePng)}>PNG</button>
+          <button type="button" class="link" aria-label={`Save ${name} as SVG`} onClick={save(saveSvg)}>
+            SVG
+          </button>
+          <button type="button" class="link" aria-label={`Save ${name} as PNG`} onClick={save(savePng)}>
+            PNG
+          </button>
         </span>
       </div>
       {children}
-      {caption && <figcaption><p>{caption}</p></figcaption>}
+      {caption && (
+        <figcaption>
+          <p>{caption}</p>
+        </figcaption>
+      )}
     </figure>
   );
 }
@@ -212,7 +315,7 @@ export function useWidth() {
   return [box, width] as const;
 }
 
-export interface Bar {
+interface Bar {
   label: string;
   value: number;
   /** What it was, where it changed. */
@@ -234,23 +337,53 @@ export function Bars({ of, label }: { of: Bar[]; label: string }) {
   const room = Math.max(20, width - names - numbers - 8);
   const x = (value: number) => names + 6 + (high === low ? 0 : ((value - low) / (high - low)) * room);
   const bar = (value: number, top: number, height: number, kind: string) => (
-    <rect class={`${kind} ${value < 0 ? "negative" : ""}`} x={Math.min(x(0), x(value))} y={top} width={Math.max(1, Math.abs(x(value) - x(0)))} height={height} rx="1" />
+    <rect
+      class={`${kind} ${value < 0 ? "negative" : ""}`}
+      x={Math.min(x(0), x(value))}
+      y={top}
+      width={Math.max(1, Math.abs(x(value) - x(0)))}
+      height={height}
+      rx="1"
+    />
   );
   return (
     <div ref={box} class="drawing">
-      <svg class="bars" width={width} height={of.length * ROW + 2} role={of.some((one) => one.href) ? "group" : "img"} aria-label={`${label}: ${of.map((one) => `${one.label} ${one.shown}`).join(", ")}`}>
+      <svg
+        class="bars"
+        width={width}
+        height={of.length * ROW + 2}
+        role={of.some((one) => one.href) ? "group" : "img"}
+        aria-label={`${label}: ${of.map((one) => `${one.label} ${one.shown}`).join(", ")}`}
+      >
         {of.map((one, i) => {
           const top = i * ROW;
-          const name = <text class="name" x={names} y={top + 15}>{shortened(one.label, Math.max(3, Math.floor((names - 4) / 7)))}</text>;
+          const name = (
+            <text class="name" x={names} y={top + 15}>
+              {shortened(one.label, Math.max(3, Math.floor((names - 4) / 7)))}
+            </text>
+          );
           return (
             <g key={i}>
               <title>{one.title ?? `${one.label}: ${one.shown}`}</title>
               <rect class="behind" x="0" y={top} width={width} height={ROW} />
-              {one.href ? <a href={one.href} aria-label={one.label}>{name}</a> : name}
-              {one.before === undefined
-                ? bar(one.value, top + 4, ROW - 8, "bar")
-                : <>{bar(one.before, top + 3, 6, "bar before")}{bar(one.value, top + 10, 8, "bar")}</>}
-              <text class="shown" x={width - 2} y={top + 15}>{one.shown}</text>
+              {one.href ? (
+                <a href={one.href} aria-label={one.label}>
+                  {name}
+                </a>
+              ) : (
+                name
+              )}
+              {one.before === undefined ? (
+                bar(one.value, top + 4, ROW - 8, "bar")
+              ) : (
+                <>
+                  {bar(one.before, top + 3, 6, "bar before")}
+                  {bar(one.value, top + 10, 8, "bar")}
+                </>
+              )}
+              <text class="shown" x={width - 2} y={top + 15}>
+                {one.shown}
+              </text>
             </g>
           );
         })}
@@ -274,18 +407,31 @@ export function Histogram({ counts, end, label }: { counts: number[]; end: numbe
         {Array.from({ length: powers + 1 }, (_, power) => (
           <g key={power}>
             <line class="grid" x1={left} x2={width - 4} y1={y(10 ** power - 1)} y2={y(10 ** power - 1)} />
-            {power > 0 && <text class="tick" x={left - 6} y={y(10 ** power - 1) + 4}>{(10 ** power).toLocaleString("en")}</text>}
+            {power > 0 && (
+              <text class="tick" x={left - 6} y={y(10 ** power - 1) + 4}>
+                {(10 ** power).toLocaleString("en")}
+              </text>
+            )}
           </g>
         ))}
         {counts.map((n, i) => (
           <g key={i}>
             <title>{`${bin(i)}: ${n.toLocaleString("en")} positions`}</title>
             <rect class="behind" x={left + i * step} y={8} width={Math.max(0, step)} height={height} />
-            {n > 0 && <rect class="bar" x={left + i * step + 0.5} y={y(n)} width={Math.max(1, step - 1)} height={8 + height - y(n)} />}
+            {n > 0 && (
+              <rect class="bar" x={left + i * step + 0.5} y={y(n)} width={Math.max(1, step - 1)} height={8 + height - y(n)} />
+            )}
           </g>
         ))}
         {[0, 0.5, 1].map((part) => (
-          <text key={part} class={`tick below ${part === 0 ? "first" : part === 1 ? "last" : ""}`} x={left + part * (width - left - 8)} y={height + 8 + 15}>{number(part * end)}</text>
+          <text
+            key={part}
+            class={`tick below ${part === 0 ? "first" : part === 1 ? "last" : ""}`}
+            x={left + part * (width - left - 8)}
+            y={height + 8 + 15}
+          >
+            {number(part * end)}
+          </text>
         ))}
       </svg>
     </div>
@@ -304,7 +450,13 @@ export interface Column<T> {
 const words = new Intl.Collator("en", { numeric: true });
 
 /** A table that can be sorted and saved. */
-export function Table<T>({ rows, columns, name, caption, most }: {
+export function Table<T>({
+  rows,
+  columns,
+  name,
+  caption,
+  most,
+}: {
   rows: T[];
   columns: Column<T>[];
   name: string;
@@ -330,7 +482,20 @@ export function Table<T>({ rows, columns, name, caption, most }: {
       <div class="figure-head">
         <h3>{caption}</h3>
         <span class="files">
-          <button type="button" class="link" aria-label={`Save ${name} as CSV`} onClick={() => saveCsv(name, columns.map((column) => column.name), sorted.map((row) => columns.map((column) => column.value(row))))}>CSV</button>
+          <button
+            type="button"
+            class="link"
+            aria-label={`Save ${name} as CSV`}
+            onClick={() =>
+              saveCsv(
+                name,
+                columns.map((column) => column.name),
+                sorted.map((row) => columns.map((column) => column.value(row))),
+              )
+            }
+          >
+            CSV
+          </button>
         </span>
       </div>
       <div class="table-box" tabIndex={0} role="region" aria-label={name}>
@@ -338,8 +503,15 @@ export function Table<T>({ rows, columns, name, caption, most }: {
           <thead>
             <tr>
               {columns.map((column, i) => (
-                <th key={column.name} scope="col" class={column.numeric ? "number" : ""} aria-sort={by?.[0] === i ? (by[1] ? "ascending" : "descending") : undefined}>
-                  <button type="button" onClick={() => setBy([i, by?.[0] === i ? !by[1] : !column.numeric])}>{column.name}</button>
+                <th
+                  key={column.name}
+                  scope="col"
+                  class={column.numeric ? "number" : ""}
+                  aria-sort={by?.[0] === i ? (by[1] ? "ascending" : "descending") : undefined}
+                >
+                  <button type="button" onClick={() => setBy([i, by?.[0] === i ? !by[1] : !column.numeric])}>
+                    {column.name}
+                  </button>
                 </th>
               ))}
             </tr>
@@ -349,7 +521,11 @@ export function Table<T>({ rows, columns, name, caption, most }: {
               <tr key={i}>
                 {columns.map((column) => (
                   <td key={column.name} class={`${column.numeric ? "number" : ""} ${column.class ?? ""}`}>
-                    {column.show ? column.show(row) : column.numeric ? number(column.value(row) as number | null) : String(column.value(row) ?? "")}
+                    {column.show
+                      ? column.show(row)
+                      : column.numeric
+                        ? number(column.value(row) as number | null)
+                        : String(column.value(row) ?? "")}
                   </td>
                 ))}
               </tr>
@@ -358,7 +534,9 @@ export function Table<T>({ rows, columns, name, caption, most }: {
         </table>
       </div>
       {most !== undefined && rows.length > most && (
-        <button type="button" class="pill" onClick={() => setAll(!all)}>{all ? `Show ${most} rows` : `Show all ${rows.length} rows`}</button>
+        <button type="button" class="pill" onClick={() => setAll(!all)}>
+          {all ? `Show ${most} rows` : `Show all ${rows.length} rows`}
+        </button>
       )}
     </figure>
   );
@@ -369,8 +547,18 @@ export function DirectionField({ label, value, set }: { label: string; value: st
   const id = useId();
   return (
     <Field label={label}>
-      <input type="search" list={id} value={value} placeholder={`${info.value.saes.at(-1)?.name ?? "sae"}/429`} onChange={(event) => set(event.currentTarget.value.trim())} />
-      <datalist id={id}>{info.value.saes.map((one) => <option key={one.name} value={`${one.name}/`} />)}</datalist>
+      <input
+        type="search"
+        list={id}
+        value={value}
+        placeholder={`${info.value.saes.at(-1)?.name ?? "sae"}/429`}
+        onChange={(event) => set(event.currentTarget.value.trim())}
+      />
+      <datalist id={id}>
+        {info.value.saes.map((one) => (
+          <option key={one.name} value={`${one.name}/`} />
+        ))}
+      </datalist>
     </Field>
   );
 }

@@ -1,7 +1,7 @@
 /** The address: which view is open, and everything that was chosen in it. */
 import { signal } from "@preact/signals";
 
-export interface Place {
+interface Place {
   path: string;
   query: URLSearchParams;
 }

@@ -4,7 +4,18 @@ import { AttentionPart } from "./attention";
 import { type Attribution, post, type PromptView } from "./api";
 import { Bars, DirectionField, Facts, Field, Figure, Select, type Shaded, Table, Token, TokenList, Wait } from "./parts";
 import { choose, place } from "./place";
-import { info, promptText, saeName, spelled, toDirection, toIntervene, topToken, unspelled, useLoaded, useTopTokens } from "./state";
+import {
+  info,
+  promptText,
+  saeName,
+  spelled,
+  toDirection,
+  toIntervene,
+  topToken,
+  unspelled,
+  useLoaded,
+  useTopTokens,
+} from "./state";
 import { number, percent, shortened, signed, tokenText } from "./text";
 
 /** Where a text is written; it is run when asked for. */
@@ -18,11 +29,19 @@ export function PromptForm({ text, run }: { text: string; run: (text: string) =>
   return (
     <form class="prompt-form" onSubmit={submit}>
       <Field label="Prompt" wide>
-        <textarea rows={3} spellcheck={false} value={written} onInput={(event) => setWritten(event.currentTarget.value)} onKeyDown={(event) => {
-          if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) submit(event);
-        }} />
+        <textarea
+          rows={3}
+          spellcheck={false}
+          value={written}
+          onInput={(event) => setWritten(event.currentTarget.value)}
+          onKeyDown={(event) => {
+            if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) submit(event);
+          }}
+        />
       </Field>
-      <button type="submit" class="pill strong" title="Ctrl + Enter">Run</button>
+      <button type="submit" class="pill strong" title="Ctrl + Enter">
+        Run
+      </button>
     </form>
   );
 }
@@ -39,12 +58,18 @@ export function PromptPage() {
   const fromCorpus = query.has("text") || asked === null ? null : +asked;
   const text = promptText.value;
   const loaded = useLoaded(fromCorpus === null ? text : `${fromCorpus}`, (signal) =>
-    post<PromptView>("/api/prompt", fromCorpus === null ? { text } : { prompt: fromCorpus }, signal));
+    post<PromptView>("/api/prompt", fromCorpus === null ? { text } : { prompt: fromCorpus }, signal),
+  );
   return (
     <>
       <h1 class="hidden">Prompt</h1>
-      <PromptForm text={fromCorpus === null ? text : (loaded.data?.text ?? "")} run={(text) => choose({ text, prompt: null, position: null }, false)} />
-      <Wait on={loaded} what="Running the prompt">{(data) => <Ran data={data} />}</Wait>
+      <PromptForm
+        text={fromCorpus === null ? text : (loaded.data?.text ?? "")}
+        run={(text) => choose({ text, prompt: null, position: null }, false)}
+      />
+      <Wait on={loaded} what="Running the prompt">
+        {(data) => <Ran data={data} />}
+      </Wait>
     </>
   );
 }
@@ -75,11 +100,19 @@ function Ran({ data }: { data: PromptView }) {
     <>
       <div class="prompt">
         <div class="label controls">
-          <span>{data.texts.length} tokens, shaded by {colour ? `the activation of ${spelled(...colour)}` : "their loss"}</span>
+          <span>
+            {data.texts.length} tokens, shaded by {colour ? `the activation of ${spelled(...colour)}` : "their loss"}
+          </span>
           <DirectionField label="Shade by a direction" value={written} set={(colour) => choose({ colour })} />
         </div>
         <TokenList of={shadedBy(data, colour)} chosen={position} choose={go} label="Tokens of the prompt" />
-        {written !== "" && !fires && <p class="none">{colour ? `${spelled(...colour)} does not fire in this prompt, or is not among the 50 strongest.` : `No direction is spelled ${written}.`}</p>}
+        {written !== "" && !fires && (
+          <p class="none">
+            {colour
+              ? `${spelled(...colour)} does not fire in this prompt, or is not among the 50 strongest.`
+              : `No direction is spelled ${written}.`}
+          </p>
+        )}
       </div>
       <At data={data} position={position} />
       <AttentionPart text={data.text} texts={data.texts} position={position} go={go} />
@@ -109,7 +142,14 @@ function At({ data, position }: { data: PromptView; position: number }) {
       <div class="columns">
         {next && (
           <Figure title="What comes next" name={`next-${position}`}>
-            <Bars of={next.texts.map((text, i) => ({ label: tokenText(text), value: next.probs[i]!, shown: percent(next.probs[i]!, 2) }))} label="Next tokens" />
+            <Bars
+              of={next.texts.map((text, i) => ({
+                label: tokenText(text),
+                value: next.probs[i]!,
+                shown: percent(next.probs[i]!, 2),
+              }))}
+              label="Next tokens"
+            />
           </Figure>
         )}
         {saes.map((sae, i) => {
@@ -118,14 +158,37 @@ function At({ data, position }: { data: PromptView; position: number }) {
           return (
             <div key={sae.name}>
               <Table
-                rows={rows} name={`active-${sae.name}-${position}`} most={10} caption={<>{sae.name} <span class="faint">{at?.total ?? 0} active</span></>}
+                rows={rows}
+                name={`active-${sae.name}-${position}`}
+                most={10}
+                caption={
+                  <>
+                    {sae.name} <span class="faint">{at?.total ?? 0} active</span>
+                  </>
+                }
                 columns={[
-                  { name: "direction", value: (row) => row.direction, show: (row) => <a href={toDirection(i, row.direction)}>{row.direction}</a> },
-                  { name: "top token", value: (row) => topToken(tops.data?.get(i), row.direction), show: (row) => <Token>{topToken(tops.data?.get(i), row.direction)}</Token> },
+                  {
+                    name: "direction",
+                    value: (row) => row.direction,
+                    show: (row) => <a href={toDirection(i, row.direction)}>{row.direction}</a>,
+                  },
+                  {
+                    name: "top token",
+                    value: (row) => topToken(tops.data?.get(i), row.direction),
+                    show: (row) => <Token>{topToken(tops.data?.get(i), row.direction)}</Token>,
+                  },
                   { name: "activation", value: (row) => row.value, numeric: true },
                   {
-                    name: "change", value: (row) => `${spelled(i, row.direction)}*0`,
-                    show: (row) => <a aria-label={`Ablate ${spelled(i, row.direction)}`} href={toIntervene(`${spelled(i, row.direction)}*0`, { text: data.text, position })}>off</a>,
+                    name: "change",
+                    value: (row) => `${spelled(i, row.direction)}*0`,
+                    show: (row) => (
+                      <a
+                        aria-label={`Ablate ${spelled(i, row.direction)}`}
+                        href={toIntervene(`${spelled(i, row.direction)}*0`, { text: data.text, position })}
+                      >
+                        off
+                      </a>
+                    ),
                   },
                 ]}
               />
@@ -141,7 +204,8 @@ function At({ data, position }: { data: PromptView; position: number }) {
 function LogitAttribution({ data, position }: { data: PromptView; position: number }) {
   const token = place.value.query.get("token") ?? "";
   const loaded = useLoaded(`${data.text}\n${position}\n${token}`, (signal) =>
-    post<Attribution>("/api/attribution", { text: data.text, position, ...(token !== "" && { token }) }, signal));
+    post<Attribution>("/api/attribution", { text: data.text, position, ...(token !== "" && { token }) }, signal),
+  );
   const candidates = data.next[position]?.texts ?? [];
   const [all, setAll] = useState(false);
   return (
@@ -149,26 +213,47 @@ function LogitAttribution({ data, position }: { data: PromptView; position: numb
       <div class="part-line">
         <h2 class="part">Who writes the logit</h2>
         <Field label="Of the token">
-          <Select value={token} options={[["", "that follows"], ...[...new Set([...candidates, ...(token ? [token] : [])])].map((one) => [one, shortened(tokenText(one), 24)] as const)]} set={(token) => choose({ token })} />
+          <Select
+            value={token}
+            options={[
+              ["", "that follows"],
+              ...[...new Set([...candidates, ...(token ? [token] : [])])].map(
+                (one) => [one, shortened(tokenText(one), 24)] as const,
+              ),
+            ]}
+            set={(token) => choose({ token })}
+          />
         </Field>
       </div>
       <Wait on={loaded} what="Attributing">
         {(found) => (
           <>
-            <p class="note">Logit of <Token>{found.token}</Token>: {number(found.logit)}. {found.about}</p>
+            <p class="note">
+              Logit of <Token>{found.token}</Token>: {number(found.logit)}. {found.about}
+            </p>
             <div class="halves">
               <Figure title="By component" name={`attribution-components-${position}`}>
-                <Bars of={found.components.map(({ label, value }) => ({ label, value, shown: signed(value) }))} label="Logit attribution of components" />
+                <Bars
+                  of={found.components.map(({ label, value }) => ({ label, value, shown: signed(value) }))}
+                  label="Logit attribution of components"
+                />
               </Figure>
               <Figure title="By direction" name={`attribution-directions-${position}`}>
                 <Bars
                   label="Logit attribution of directions"
                   of={found.directions.slice(0, all ? undefined : 20).map(({ sae, direction, activation, value }) => ({
-                    label: `${saeName(sae)}/${direction}`, value, shown: signed(value), href: toDirection(sae, direction),
+                    label: `${saeName(sae)}/${direction}`,
+                    value,
+                    shown: signed(value),
+                    href: toDirection(sae, direction),
                     title: `${spelled(sae, direction)}: activation ${number(activation)}, ${signed(value)}`,
                   }))}
                 />
-                {found.directions.length > 20 && <button type="button" class="pill" onClick={() => setAll(!all)}>{all ? "Show 20" : `Show all ${found.directions.length}`}</button>}
+                {found.directions.length > 20 && (
+                  <button type="button" class="pill" onClick={() => setAll(!all)}>
+                    {all ? "Show 20" : `Show all ${found.directions.length}`}
+                  </button>
+                )}
               </Figure>
             </div>
           </>

@@ -21,8 +21,19 @@ export function saveCsv(name: string, columns: string[], rows: Cell[][]) {
 }
 
 const STYLES = [
-  "fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "opacity", "font-family", "font-size", "font-weight",
-  "text-anchor", "image-rendering", "display",
+  "fill",
+  "fill-opacity",
+  "stroke",
+  "stroke-width",
+  "stroke-dasharray",
+  "opacity",
+  "font-family",
+  "font-size",
+  "font-weight",
+  "text-anchor",
+  "image-rendering",
+  "paint-order",
+  "display",
 ];
 
 /** A copy with what the style sheet gives it written into it. */
@@ -42,7 +53,12 @@ function standalone(drawings: SVGSVGElement[]) {
   svg!.append(...over.flatMap((one) => [...one.children]));
   const { width, height } = drawings[0]!.getBoundingClientRect();
   const page = getComputedStyle(document.documentElement).getPropertyValue("--page").trim();
-  for (const [name, value] of [["xmlns", "http://www.w3.org/2000/svg"], ["width", String(width)], ["height", String(height)], ["style", `background:${page}`]] as const) {
+  for (const [name, value] of [
+    ["xmlns", "http://www.w3.org/2000/svg"],
+    ["width", String(width)],
+    ["height", String(height)],
+    ["style", `background:${page}`],
+  ] as const) {
     svg!.setAttribute(name, value);
   }
   return { text: new XMLSerializer().serializeToString(svg!), width, height, page };

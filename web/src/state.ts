@@ -48,7 +48,11 @@ export const toDirection = (number: number, direction: number) => address("/", {
 export function toIntervene(change: string, values: Values = {}) {
   const before = lastOf("/intervene");
   const others = before.getAll("change").filter((one) => one !== change);
-  return leftAt("/intervene", { text: before.get("text") ?? lastOf("/prompt").get("text"), ...values, change: [...others, change] });
+  return leftAt("/intervene", {
+    text: before.get("text") ?? lastOf("/prompt").get("text"),
+    ...values,
+    change: [...others, change],
+  });
 }
 
 /** The text of the prompt views. */
@@ -58,11 +62,12 @@ export interface Loaded<T> {
   data: T | undefined;
   error: string | undefined;
   loading: boolean;
+  again: () => void;
 }
 
 /** Loads when `of` changes (`null`: not at all), giving up what was on its way. What was there is kept until the new is. */
-export function useLoaded<T>(of: string | null, load: (signal: AbortSignal) => Promise<T>): Loaded<T> & { again: () => void } {
-  const [state, setState] = useState<Loaded<T>>({ data: undefined, error: undefined, loading: of !== null });
+export function useLoaded<T>(of: string | null, load: (signal: AbortSignal) => Promise<T>): Loaded<T> {
+  const [state, setState] = useState<Omit<Loaded<T>, "again">>({ data: undefined, error: undefined, loading: of !== null });
   const [round, setRound] = useState(0);
   useEffect(() => {
     if (of === null) {
@@ -89,10 +94,13 @@ export function usePaced<T>(value: T, milliseconds: number) {
   const [paced, setPaced] = useState(value);
   const last = useRef(0);
   useEffect(() => {
-    const timer = setTimeout(() => {
-      last.current = Date.now();
-      setPaced(value);
-    }, last.current + milliseconds - Date.now());
+    const timer = setTimeout(
+      () => {
+        last.current = Date.now();
+        setPaced(value);
+      },
+      last.current + milliseconds - Date.now(),
+    );
     return () => clearTimeout(timer);
   }, [value, milliseconds]);
   return paced;
@@ -103,12 +111,14 @@ const columns = new Map<number, Promise<Directions>>();
 /** The top tokens of an SAE's directions, once loaded; none without an index. */
 export function useTopTokens(numbers: number[]) {
   return useLoaded(info.value.index ? numbers.join() : null, async () => {
-    const all = await Promise.all(numbers.map((sae) => {
-      const loading = columns.get(sae) ?? get<Directions>(`/api/saes/${sae}/directions`);
-      columns.set(sae, loading);
-      loading.catch(() => columns.delete(sae));
-      return loading;
-    }));
+    const all = await Promise.all(
+      numbers.map((sae) => {
+        const loading = columns.get(sae) ?? get<Directions>(`/api/saes/${sae}/directions`);
+        columns.set(sae, loading);
+        loading.catch(() => columns.delete(sae));
+        return loading;
+      }),
+    );
     return new Map(numbers.map((sae, i) => [sae, all[i]!]));
   });
 }

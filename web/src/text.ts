@@ -11,7 +11,7 @@ export function visible(text: string) {
 }
 
 /** A text on one line. */
-export function oneLine(text: string) {
+function oneLine(text: string) {
   return visible(text.replace(/[↵⇥]/g, code).replace(/\n/g, "↵").replace(/\t/g, "⇥"));
 }
 

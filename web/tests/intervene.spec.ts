@@ -1,7 +1,7 @@
 import type { Page } from "@playwright/test";
 import { expect, test } from "./page";
 
-const TEXT = "Tim saw a big dog. Tim said, \"I like it.\"";
+const TEXT = 'Tim saw a big dog. Tim said, "I like it."';
 const at = (changes: string[], more: Record<string, string> = {}) => {
   const query = new URLSearchParams({ text: TEXT, ...more });
   for (const change of changes) query.append("change", change);
@@ -71,7 +71,9 @@ test("changes are written, placed and taken away", async ({ page }) => {
   await expect(page).toHaveURL(/0_mlp_out%3Dzero%40\d+/);
   await page.getByRole("combobox", { name: "A component" }).selectOption("sae-l1=reconstruction");
   await expect(page.locator(".change-list li")).toHaveCount(2);
-  await expect(page.getByRole("listbox", { name: "Tokens by the change of their loss" }).locator("[data-hint]").first()).toBeVisible();
+  await expect(
+    page.getByRole("listbox", { name: "Tokens by the change of their loss" }).locator("[data-hint]").first(),
+  ).toBeVisible();
 });
 
 test("a direction is added from its panel to what is changed already", async ({ page }) => {
@@ -104,7 +106,12 @@ test("what was done is copied in four forms", async ({ page }) => {
   await page.goto(at(["sae-l0/429*0"]));
   await page.getByRole("button", { name: "Copy as" }).click();
   const dialog = page.getByRole("dialog", { name: "Copy as" });
-  for (const [tab, text] of [["Command line", "directrix"], ["Python", "import"], ["curl", "curl"], ["Study", "429"]] as const) {
+  for (const [tab, text] of [
+    ["Command line", "directrix"],
+    ["Python", "import"],
+    ["curl", "curl"],
+    ["Study", "429"],
+  ] as const) {
     await dialog.getByRole("tab", { name: tab }).click();
     await expect(dialog.locator("pre")).toContainText(text);
   }

@@ -71,7 +71,9 @@ test("notes go out and come in", async ({ page, request }) => {
   await forget(request, 2003);
   await page.reload();
   await expect(page.getByRole("row", { name: /sae-l1\/2003/ })).toHaveCount(0);
-  await page.getByLabel("Import").setInputFiles({ name: "notes.jsonl", mimeType: "application/jsonl", buffer: Buffer.from(`${lines[0]}\nno note\n`) });
+  await page
+    .getByLabel("Import")
+    .setInputFiles({ name: "notes.jsonl", mimeType: "application/jsonl", buffer: Buffer.from(`${lines[0]}\nno note\n`) });
   await expect(page.getByText("1 note imported, 1 line left out")).toBeVisible();
   await expect(page.getByText(/^line 2: /)).toBeVisible();
   await expect(page.getByRole("row", { name: /sae-l1\/2003/ })).toContainText("and in");

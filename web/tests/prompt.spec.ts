@@ -1,7 +1,7 @@
 import type { Page } from "@playwright/test";
 import { expect, test } from "./page";
 
-const TEXT = "Tim saw a big dog. Tim said, \"I like it.\"";
+const TEXT = 'Tim saw a big dog. Tim said, "I like it."';
 const HOSTILE = "<script>alert(1)</script> <img src=x onerror=alert(2)>\n\u202eright to left שלום";
 const at = (path: string, values: Record<string, string>) => `${path}?${new URLSearchParams(values)}`;
 const tokens = (page: Page) => page.getByRole("listbox", { name: "Tokens of the prompt" });
@@ -24,14 +24,23 @@ test("a text is run, and each position looked at", async ({ page }) => {
   await expect(page.getByRole("img", { name: /^Logit attribution of components: .*\d/ })).toBeVisible();
   await expect(page.getByRole("group", { name: /^Logit attribution of directions: .*\d/ })).toBeVisible();
   for (const sae of ["sae-l0", "sae-l1"]) {
-    await expect(page.getByRole("region", { name: `active-${sae}-${+position + 1}` }).locator("tbody tr").first()).toBeVisible();
+    await expect(
+      page
+        .getByRole("region", { name: `active-${sae}-${+position + 1}` })
+        .locator("tbody tr")
+        .first(),
+    ).toBeVisible();
   }
 });
 
 test("tokens are shaded by a direction that fires", async ({ page }) => {
   await page.goto(at("/prompt", { text: TEXT }));
   await expect(tokens(page)).toBeVisible();
-  const direction = await page.getByRole("region", { name: /^active-sae-l1/ }).locator("tbody a").first().textContent();
+  const direction = await page
+    .getByRole("region", { name: /^active-sae-l1/ })
+    .locator("tbody a")
+    .first()
+    .textContent();
   const field = page.getByLabel("Shade by a direction");
   await field.fill(`sae-l1/${direction}`);
   await field.press("Enter");
@@ -48,7 +57,9 @@ test("a head's pattern follows the token that is pointed at", async ({ page }) =
   const option = list.getByRole("option").nth(3);
   await option.hover();
   await expect(list.getByRole("option").nth(4)).toHaveClass(/later/);
-  const parts = await list.getByRole("option").evaluateAll((all) => all.map((one) => parseFloat(one.getAttribute("data-hint")!.split(/\s/).at(-2)!)));
+  const parts = await list
+    .getByRole("option")
+    .evaluateAll((all) => all.map((one) => parseFloat(one.getAttribute("data-hint")!.split(/\s/).at(-2)!)));
   expect(parts.slice(0, 4).reduce((sum, part) => sum + part, 0)).toBeGreaterThan(98);
   expect(parts.slice(4).every((part) => part === 0)).toBe(true);
   await expect(page.locator("svg.heat image")).toHaveAttribute("href", /^data:image\/png/);
@@ -59,8 +70,7 @@ test("a head's pattern follows the token that is pointed at", async ({ page }) =
 test("a head's mean over prompts is drawn", async ({ page }) => {
   await page.goto(at("/prompt", { text: TEXT, over: "corpus" }));
   await expect(page.getByText("to the one before")).toBeVisible({ timeout: 20_000 });
-  await expect(page.getByRole("img", { name: /^Mean attention by distance/ })).toBeVisible();
-  await expect(page.locator(".plot")).not.toBeEmpty();
+  await expect(page.getByRole("region", { name: "Mean attention by distance" }).locator("svg").first()).toBeVisible();
 });
 
 test("a prompt of the corpus is opened from an example", async ({ page }) => {
