@@ -70,7 +70,9 @@ test("a head's pattern follows the token that is pointed at", async ({ page }) =
 test("a head's mean over prompts is drawn", async ({ page }) => {
   await page.goto(at("/prompt", { text: TEXT, over: "corpus" }));
   await expect(page.getByText("to the one before")).toBeVisible({ timeout: 20_000 });
-  await expect(page.getByRole("region", { name: "Mean attention by distance" }).locator("svg").first()).toBeVisible();
+  await expect(page.getByRole("region", { name: "Mean attention by distance" }).locator("svg").first()).toBeVisible({
+    timeout: 20_000,
+  });
 });
 
 test("a prompt of the corpus is opened from an example", async ({ page }) => {
