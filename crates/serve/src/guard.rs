@@ -36,14 +36,14 @@ pub(crate) async fn guard(State(guard): State<Arc<Guard>>, request: Request, nex
     }
     let path = request.uri().path().to_owned();
     if let Some(token) = &guard.token {
-        let given = request
-            .uri()
-            .query()
-            .and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("token=")).map(String::from));
+        let pairs = request.uri().query().unwrap_or_default().split('&');
+        let (given, rest): (Vec<&str>, Vec<&str>) = pairs.partition(|pair| pair.starts_with("token="));
         // A link with the token is followed once; the browser keeps it from then on, out of sight.
-        if given.as_deref().is_some_and(|given| same(given, token)) {
+        if given.iter().any(|given| same(&given["token=".len()..], token)) {
+            let rest = rest.join("&");
+            let to = if rest.is_empty() { path } else { format!("{path}?{rest}") };
             let cookie = format!("directrix={token}; HttpOnly; SameSite=Strict; Path=/");
-            let mut response = Redirect::to(&path).into_response();
+            let mut response = Redirect::to(&to).into_response();
             if let Ok(cookie) = HeaderValue::from_str(&cookie) {
                 response.headers_mut().insert(header::SET_COOKIE, cookie);
             }

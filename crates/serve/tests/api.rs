@@ -264,6 +264,8 @@ fn only_the_servers_own_pages_may_ask() {
     for view in ["/circuits?sae=sae-l1", "/notes"] {
         assert_eq!(get(view).body, page.body);
     }
+    let tag = page.head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap();
+    assert_eq!(ask(address, "GET", "/", &format!("If-None-Match: {tag}\r\n"), b"").status, 304);
     for asset in ["/assets/index.js", "/assets/index.css", "/look.css", "/look.js", "/plotly.js"] {
         assert_eq!(get(asset).status, 200, "{asset}");
     }
@@ -280,7 +282,8 @@ fn a_token_is_asked_for_where_there_is_one() {
     assert_eq!(with("", "/").status, 401);
     assert_eq!(with("Authorization: Bearer abc-12345679\r\n", "/api/info").status, 401);
     assert_eq!(with("Authorization: Bearer abc-12345678\r\n", "/api/info").status, 200);
-    let link = with("", "/?token=abc-12345678");
+    let link = with("", "/circuits?sae=sae-l1&token=abc-12345678&way=up");
+    assert!(link.head.contains("location: /circuits?sae=sae-l1&way=up"), "{}", link.head);
     assert!(link.status == 303 && link.head.contains("HttpOnly; SameSite=Strict"), "{}", link.head);
     assert_eq!(with("Cookie: a=b; directrix=abc-12345678\r\n", "/api/info").status, 200);
 }

@@ -28,7 +28,7 @@ reconstruction in place of its site; a part of the model (L0H1, 0_attn_out, 1_ml
 /// Prompts of the index over which parts have their means.
 const MEAN_PROMPTS: usize = 200;
 
-/// Change a prompt's run in several places together, and see the prediction before and after.
+/// Change a prompt's run in several places together.
 ///
 /// Shows the most likely next tokens without and with the changes, or the directions whose activation changes most; a sentence says what
 /// becomes of the losses. The workbench (`directrix serve`) shows the same as a page, and gives such a command to copy.

@@ -25,9 +25,9 @@ const INDEX: &str = "out/index";
 
 const PORT: u16 = 7171;
 
-/// Open the workbench: a page on what directions fire on, what changing them does, and how they are linked.
+/// Open the workbench, a page on an index.
 ///
-/// Serves an index with the model and SAEs that it is of, and the reports of studies. Without --index, the shipped model, SAEs and stories,
+/// The page shows what directions fire on, what changing them does to a prompt, and how they are linked. It serves an index with the model and SAEs that it is of, and the reports of studies. Without --index, the shipped model, SAEs and stories,
 /// whose index is made in out/index at first. The page is for this machine alone unless --bind says otherwise. The last line printed is its
 /// address, to be opened in a browser; Ctrl-C ends it.
 #[derive(Args)]

@@ -68,6 +68,7 @@ pub(crate) async fn attention(State(served): State<Arc<Served>>, Json(wanted): J
 }
 
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Head {
     layer: usize,
     head: usize,

@@ -26,6 +26,7 @@ const LONGEST: usize = 255;
 
 /// Which edges of a direction are wanted.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Wanted {
     /// `up` for the directions that influence it, `down` for those that it influences.
     way: Way,
@@ -272,6 +273,7 @@ fn short(p: f64) -> String {
 
 /// Where a direction fires.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Spot {
     prompt: usize,
     position: usize,

@@ -240,6 +240,7 @@ fn examples(bench: &Workbench, part: &SaeIndex, direction: usize) -> Answered<Ve
 }
 
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Of {
     /// The SAE and direction whose activations are wanted.
     sae: usize,

@@ -25,6 +25,7 @@ const AFTER: usize = 15;
 
 /// What is looked for.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Find {
     find: String,
     kind: Kind,
@@ -125,6 +126,7 @@ pub(crate) async fn directions(State(served): State<Arc<Served>>, Query(wanted):
 
 /// A combination of directions, texts and tokens.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Combined {
     /// As `sae-l1/429 & !sae-l0/17`, `sae-l0/17 within 5 of "said"`.
     query: String,
