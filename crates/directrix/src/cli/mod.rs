@@ -49,7 +49,7 @@ Examples:
   directrix demo                      run the shipped study; prints the path of its report
   directrix index                     index the shipped model, SAEs and stories in out/index
   directrix direction 42              show what direction 42 of the last SAE fires on
-  directrix search 'said, \"'           find the directions that fire on a text
+  directrix search 'said, \"'          find the directions that fire on a text
   directrix generate --prompt \"Once upon a time\"";
 
 #[derive(Subcommand)]

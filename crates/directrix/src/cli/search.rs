@@ -31,7 +31,7 @@ With --query, FIND combines (docs/search.md):
 
 Examples:
   directrix search 'said, \"'
-  directrix search --regex '\\b[Ss]?he said\\b' --sae sae-l1 --top 20
+  directrix search --regex '[Ss]?he said' --sae sae-l1 --top 20
   directrix search --tokens ' it' --examples 0
   directrix search --query 'sae-l0/429 & !\"it\"'
   directrix search --query 'sae-l1/429>0.5 within 5 of /[.!?]\"/' --json";
