@@ -193,8 +193,9 @@ function Drawn({ data, centre, open, measure }: { data: Found; centre: Id; open:
         title={`Edges by ${measure}`}
         caption={
           <>
-            <i class="key positive" /> positive <i class="key negative" /> negative; thicker: larger. Choose a node to see its own
-            edges, an edge to check it. {about.map(sentence).join(" ")}
+            <i class="key positive" /> {measure === "causal" ? "rises when ablated" : "positive"} <i class="key negative" />{" "}
+            {measure === "causal" ? "falls when ablated" : "negative"}; thicker: larger. Choose a node to see its own edges, an edge to
+            check it. {about.map(sentence).join(" ")}
           </>
         }
       >
