@@ -4,15 +4,13 @@
 mod common;
 
 use std::fs::{self, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use common::{Folder, directrix, done, text};
+use common::{Folder, Served, directrix, done, text};
 
 /// All files of a folder and those below.
 fn files_in(folder: &Path) -> Vec<PathBuf> {
@@ -83,25 +81,12 @@ fn a_server_whose_index_is_cut_short_says_so_and_goes_on() {
     let folder = Folder::new();
     let index = folder.path().join("index");
     done(&["index", "--limit", "300", "--out", index.to_str().unwrap()]);
-    let args = ["serve", "--index", index.to_str().unwrap(), "--port", "0"];
-    let mut server = directrix().args(args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let mut url = String::new();
-    BufReader::new(server.stdout.take().unwrap()).read_line(&mut url).unwrap();
-    let address = url.trim().trim_start_matches("http://").trim_end_matches('/').to_owned();
-    let get = |path: &str| {
-        let mut stream = TcpStream::connect(&address).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    };
-    assert!(get("/api/saes/1/directions/5").starts_with("HTTP/1.1 200"));
+    let server = Served::start(&["--index", index.to_str().unwrap()]);
+    assert!(server.get("/api/saes/1/directions/5").starts_with("HTTP/1.1 200"));
     for file in files_in(&index) {
         OpenOptions::new().write(true).open(file).unwrap().set_len(0).unwrap();
     }
-    let said = get("/api/search/directions?find=said&kind=text");
+    let said = server.get("/api/search/directions?find=said&kind=text");
     assert!(said.starts_with("HTTP/1.1 503") && said.contains("became shorter while it was served"), "{said}");
-    assert!(get("/api/info").starts_with("HTTP/1.1 200"));
-    server.kill().unwrap();
-    server.wait().unwrap();
+    assert!(server.get("/api/info").starts_with("HTTP/1.1 200"));
 }

@@ -105,6 +105,15 @@ impl Index {
         self.prompts.tokens(shard, start..end)
     }
 
+    /// Up to `n` prompts, spread evenly over all.
+    ///
+    /// # Errors
+    /// If their tokens are damaged.
+    pub fn spread(&self, n: usize) -> Result<Vec<&[u32]>> {
+        let (there, n) = (self.prompts(), n.min(self.prompts()));
+        (0..n).map(|i| self.prompt(i * there / n)).collect()
+    }
+
     /// The positions of a prompt from the first that [counts](Options) to the last; tokens that do not count may lie between.
     ///
     /// # Errors

@@ -191,3 +191,26 @@ fn failed(error: &rusqlite::Error) -> Refused {
     };
     Refused::new(StatusCode::INSUFFICIENT_STORAGE, said)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_loses_nothing_that_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let notes = Notes::open(&folder.path().join("notes.sqlite"), true).unwrap();
+        let note = |direction: usize, text: String| {
+            let (label, changed) = (String::new(), String::new());
+            Note { sae: "sae".into(), direction, label, text, starred: false, version: 0, changed }
+        };
+        notes.put(note(1, "first".into())).unwrap();
+        lock(&notes.file).pragma_update(None, "max_page_count", 4).unwrap();
+        let refused = notes.put(note(2, "x".repeat(TEXT))).unwrap_err();
+        assert!(refused.status == StatusCode::INSUFFICIENT_STORAGE && refused.sentence.contains("disk is full"));
+        let import: Vec<Note> = (3..9).map(|direction| note(direction, "y".repeat(5000))).collect();
+        assert!(notes.import(&import).is_err());
+        assert_eq!(notes.all().unwrap().len(), 1);
+        notes.put(note(4, "small".into())).unwrap();
+    }
+}

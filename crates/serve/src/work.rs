@@ -49,7 +49,9 @@ struct Lane {
 
 impl Lane {
     fn new(name: &'static str, permits: usize, gives_way: bool) -> std::io::Result<Lane> {
-        let builder = rayon::ThreadPoolBuilder::new().num_threads(rayon::current_num_threads()).thread_name(move |i| format!("{name}-{i}"));
+        let builder = rayon::ThreadPoolBuilder::new()
+            .num_threads(rayon::current_num_threads())
+            .thread_name(move |i| format!("{name}-{i}"));
         let builder = builder.start_handler(move |_| {
             if gives_way {
                 give_way();

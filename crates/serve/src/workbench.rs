@@ -225,9 +225,7 @@ impl Workbench {
         if let Some(means) = indexed.means.get() {
             return Ok(means);
         }
-        let there = indexed.index.meta().prompts;
-        let n = there.min(MEAN_PROMPTS);
-        let prompts = (0..n).map(|i| indexed.index.prompt(i * there / n)).collect::<Result<Vec<_>, _>>()?;
+        let prompts = indexed.index.spread(MEAN_PROMPTS)?;
         let means = PartMeans::of(&self.opened.model, &Prompts::from_rows(prompts), watch)?;
         Ok(indexed.means.get_or_init(|| means))
     }

@@ -18,8 +18,9 @@ use super::watch::watch;
 const EXAMPLES: &str = "\
 Examples:
   directrix intervene --text 'Tim said, \"I like it.\"' --change 'sae-l1/429*0'
-  directrix intervene --text 'Tim said, \"I like it.\"' --change 'sae-l1/429=8@5..9' --change L0H1=zero --directions
-  directrix intervene --text 'Once upon a time' --change 1_mlp_out=mean --index out/index --position 3
+  directrix intervene --text 'Tim said, \"I like it.\"' --change L0H1=zero --directions \\
+      --change 'sae-l1/429=8@5..7'
+  directrix intervene --text 'Once upon a time' --change 1_mlp_out=mean --index out/index
 
 SAE/DIRECTIONS*NUMBER multiplies the activations of directions (0 ablates them), =NUMBER sets them; SAE=reconstruction puts the SAE's
 reconstruction in place of its site; a part of the model (L0H1, 0_attn_out, 1_mlp_out) becomes zero or, with an index, its mean.
@@ -98,8 +99,7 @@ impl Intervene {
             return Ok(None);
         };
         let index = open_index(folder)?;
-        let (there, n) = (index.prompts(), index.prompts().min(MEAN_PROMPTS));
-        let prompts = (0..n).map(|i| index.prompt(i * there / n)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Some(PartMeans::of(&opened.model, &Prompts::from_rows(prompts), watch)?))
+        let prompts = Prompts::from_rows(index.spread(MEAN_PROMPTS)?);
+        Ok(Some(PartMeans::of(&opened.model, &prompts, watch)?))
     }
 }

@@ -4,8 +4,10 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -104,5 +106,48 @@ impl Folder {
             writeln!(lines, "{{\"tokens\": {tokens:?}}}").unwrap();
         }
         self.write(name, lines)
+    }
+}
+
+/// A server that runs until it is dropped.
+pub(crate) struct Served {
+    pub(crate) process: Child,
+    address: String,
+}
+
+impl Served {
+    /// Serves with these flags at a free port.
+    pub(crate) fn start(args: &[&str]) -> Served {
+        let mut command = directrix();
+        command.args([&["serve", "--port", "0"], args].concat()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut process = command.spawn().unwrap();
+        let mut url = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut url).unwrap();
+        let address = url.trim().trim_start_matches("http://").trim_end_matches('/').to_owned();
+        Served { process, address }
+    }
+
+    /// The answer to a request, head and body.
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let (host, length) = (&self.address, body.len());
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {length}"
+        );
+        write!(stream, "{head}\r\nConnection: close\r\n\r\n{body}").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    pub(crate) fn get(&self, path: &str) -> String {
+        self.ask("GET", path, "")
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
     }
 }

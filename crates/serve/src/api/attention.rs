@@ -99,10 +99,7 @@ pub(crate) async fn mean(
     let compute = move |watch: &Watch| {
         let hook = check(&bench, layer, head)?;
         let index = &bench.indexed()?.index;
-        let there = index.prompts();
-        let n = there.min(PROMPTS);
-        let rows = (0..n).map(|i| index.prompt(i * there / n)).collect::<Result<Vec<_>, _>>()?;
-        let prompts = Prompts::from_rows(rows.into_iter().filter(|tokens| tokens.len() > 1));
+        let prompts = Prompts::from_rows(index.spread(PROMPTS)?.into_iter().filter(|tokens| tokens.len() > 1));
         let (mut by_distance, mut to_first) = (vec![0.0_f64; DISTANCES], 0.0);
         for batch in batches(&prompts, BATCH) {
             let part = prompts.range(batch);
