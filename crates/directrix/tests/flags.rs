@@ -67,6 +67,9 @@ fn needed(command: &[String], folder: &Folder) -> Vec<String> {
         }
         ["direction"] => vec!["3"],
         ["search"] => vec!["said"],
+        // A server that can be started would not end.
+        ["serve"] => vec!["--index=none"],
+        ["intervene"] => vec!["--text", "Once upon a time", "--change", "sae-l1/3*0"],
         ["explain"] => [&of_prompts[..], &sae].concat(),
         ["export"] => vec!["--to=parquet"],
         ["study"] => vec!["none.toml"],
@@ -98,6 +101,7 @@ fn every_number_of_every_command_is_refused_in_one_sentence_where_it_cannot_be()
                 "WHAT",
                 "WHICH",
                 "TOKEN",
+                "CHANGE",
                 "NAME=VALUES",
                 "HOW",
                 "ID|TOKEN",

@@ -11,6 +11,7 @@ use directrix::lab::{OtherIndex, Wanted, saes_of};
 use directrix::serve::{Server, Workbench};
 
 use super::inputs::ThreadArgs;
+use super::numbers::whole;
 use super::terminal::{note, remark, stdout};
 use super::watch::{sources, watch};
 
@@ -52,10 +53,10 @@ pub(crate) struct Serve {
 #[derive(Args)]
 pub(crate) struct ListenArgs {
     /// Port to listen at; 0 for any that is free
-    #[arg(long, value_name = "PORT", default_value_t = PORT)]
+    #[arg(long, value_name = "PORT", default_value_t = PORT, value_parser = whole::<u16>(0..=65_535))]
     port: u16,
     /// Address to listen at; any but this machine's own needs --token
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", value_parser = address)]
     bind: IpAddr,
     /// Secret that every request must name
     #[arg(long, value_name = "TOKEN", value_parser = token)]
@@ -66,6 +67,10 @@ impl Default for ListenArgs {
     fn default() -> Self {
         ListenArgs { port: PORT, bind: IpAddr::from([127, 0, 0, 1]), token: None }
     }
+}
+
+fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| "give an address, such as 127.0.0.1 or ::1".into())
 }
 
 fn token(text: &str) -> Result<String, String> {
