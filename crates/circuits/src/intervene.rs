@@ -414,7 +414,8 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// Runs one prompt with changes.
+    /// Runs one prompt with changes. What fires where no change comes before is taken from `before`, the same prompt's run without
+    /// changes, if it is given.
     ///
     /// # Errors
     /// As [`Model::run_hooked`] and [`ChangeAt::check`]; if an SAE cannot encode what it reads.
@@ -424,16 +425,24 @@ impl Observed {
         tokens: &[u32],
         position: usize,
         hooks: &Hooks,
+        before: Option<&Observed>,
         watch: &Watch,
     ) -> Result<Observed> {
-        let reads: BTreeSet<HookPoint> = saes.iter().map(|sae| sae.site().reads.hook).collect();
+        let is_changed =
+            |sae: &Sae| hooks.changes.iter().any(|change| change.sae().is_some_and(|of| std::ptr::eq(of, sae)));
+        let first = hooks.functions().iter().map(|hooked| hooked.hook).min();
+        let is_known = |sae: &Sae| {
+            let reads = sae.site().reads.hook;
+            before.is_some() && first.is_none_or(|first| reads < first || reads == first && is_changed(sae))
+        };
+        let reads = saes.iter().filter(|sae| !is_known(sae)).map(|sae| sae.site().reads.hook).collect::<BTreeSet<_>>();
         let mut ask = Ask::capture(reads).watched(watch).with_logits(Positions::At(vec![position]));
         if tokens.len() > 1 {
             ask = ask.with_losses();
         }
         // What is there before a site's own changes is seen by a function that comes before theirs.
-        let found = |sae: &Sae| hooks.changes.iter().any(|change| change.sae().is_some_and(|of| std::ptr::eq(of, sae)));
-        let kept: Vec<Option<Kept>> = saes.iter().map(|sae| found(sae).then(Kept::default)).collect();
+        let kept: Vec<Option<Kept>> =
+            saes.iter().map(|sae| (is_changed(sae) && !is_known(sae)).then(Kept::default)).collect();
         let keep = |(sae, kept): (&Sae, &Option<Kept>)| {
             let kept = kept.clone()?;
             let function = move |at: RowAt, row: &mut [f32]| drop(lock(&kept).insert(at.spot.position, row.to_vec()));
@@ -443,13 +452,14 @@ impl Observed {
             saes.iter().zip(&kept).filter_map(keep).chain(hooks.functions().iter().cloned()).collect();
         let run = hooks.finished(model.run_hooked(&Prompts::from_rows([tokens]), &ask, &functions))?;
         let mut active = Vec::new();
-        for (sae, kept) in saes.iter().zip(kept) {
-            active.push(match kept {
-                None => sae.encode(run.captured(sae.site().reads.hook))?,
-                Some(kept) => {
+        for (number, (sae, kept)) in saes.iter().zip(kept).enumerate() {
+            active.push(match (before.filter(|_| is_known(sae)), kept) {
+                (Some(before), _) => hooks.changed(sae, &before.active[number]),
+                (None, Some(kept)) => {
                     let rows: Vec<Vec<f32>> = lock(&kept).values().cloned().collect();
                     hooks.changed(sae, &sae.encode(&Matrix::from_rows(&rows))?)
                 }
+                (None, None) => sae.encode(run.captured(sae.site().reads.hook))?,
             });
         }
         let (logits, sum) = (run.logits().row(0).to_vec(), log_sum_exp(run.logits())[0]);

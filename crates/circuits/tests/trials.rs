@@ -316,11 +316,13 @@ proptest! {
         let positions = if everywhere { 0..tokens.len() } else { first..last + 1 };
         let trial = Trial { prompt: 0, sae, positions, change: same, look: Look::MeanLoss };
         let effect = effects(&f.model, &prompts, &[trial], &Watch::nobody()).unwrap();
-        let observe = |changes: &[ChangeAt]| {
+        let observe = |changes: &[ChangeAt], before: Option<&Observed>| {
             let hooks = Hooks::of(&f.model, changes, None).unwrap();
-            Observed::of(&f.model, saes, &tokens, tokens.len() - 2, &hooks, &Watch::nobody()).unwrap()
+            Observed::of(&f.model, saes, &tokens, tokens.len() - 2, &hooks, before, &Watch::nobody()).unwrap()
         };
-        let (before, after) = (observe(&[]), observe(&[change]));
+        let before = observe(&[], None);
+        let after = observe(std::slice::from_ref(&change), Some(&before));
+        prop_assert!(after.active == observe(&[change], None).active);
         for (seen, of) in [(&effect[0].before, &before), (&effect[0].after, &after)] {
             let (expected, found) = (seen.loss().unwrap(), of.mean_loss().unwrap());
             prop_assert!((expected - found).abs() <= 1e-4 * expected.abs().max(1.0), "{expected} {found}");
@@ -354,7 +356,7 @@ fn a_later_change_reads_what_an_earlier_one_left() {
     let observe = |texts: &[&str]| {
         let changes: Vec<ChangeAt> = texts.iter().map(|text| ChangeAt::parse(text, &f.model, saes).unwrap()).collect();
         let hooks = Hooks::of(&f.model, &changes, None).unwrap();
-        Observed::of(&f.model, saes, &tokens, 4, &hooks, &Watch::nobody()).unwrap()
+        Observed::of(&f.model, saes, &tokens, 4, &hooks, None, &Watch::nobody()).unwrap()
     };
     let both = ["sae-l0=reconstruction", "sae-l1=reconstruction"];
     let together = observe(&both);
@@ -363,6 +365,16 @@ fn a_later_change_reads_what_an_earlier_one_left() {
     let alone = observe(&both[..1]);
     assert!(alone.active[1] == together.active[1] && alone.active[1] != observe(&[]).active[1]);
     assert!(alone.active[0] == observe(&[]).active[0] && alone.losses != together.losses);
+    // What is known without changes is not encoded again, and is the same.
+    let hooks = |texts: &[&str]| -> Vec<ChangeAt> {
+        texts.iter().map(|text| ChangeAt::parse(text, &f.model, saes).unwrap()).collect()
+    };
+    let unchanged = observe(&[]);
+    for texts in [&both[..], &both[1..], &["sae-l0/3=2@1..4", "L0H1=zero"], &["1_mlp_out=zero"]] {
+        let hooks = Hooks::of(&f.model, &hooks(texts), None).unwrap();
+        let known = Observed::of(&f.model, saes, &tokens, 4, &hooks, Some(&unchanged), &Watch::nobody()).unwrap();
+        assert!(known.active == observe(texts).active && known.losses == observe(texts).losses, "{texts:?}");
+    }
     // Of parts, by their names; a part set to zero is gone, a mean is one's own to give.
     assert_ne!(observe(&["L0H1=zero@3"]).losses, observe(&[]).losses);
     assert_eq!(observe(&["0_attn_out=zero@5"]).losses[..5], observe(&[]).losses[..5]);

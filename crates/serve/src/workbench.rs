@@ -35,6 +35,7 @@ pub struct Workbench {
     /// What was last seen without changes, by tokens and position.
     unchanged: Mutex<Vec<Unchanged>>,
     known: Vec<Known>,
+    common: OnceLock<(Vec<usize>, Matrix)>,
     weights: Mutex<HashMap<(usize, usize, Measure), Arc<Weights>>>,
 }
 
@@ -50,7 +51,6 @@ pub(crate) struct Indexed {
     pub(crate) search: Search,
     parts: Vec<usize>,
     means: OnceLock<PartMeans>,
-    common: OnceLock<Vec<bool>>,
 }
 
 /// What is computed once of an SAE.
@@ -94,6 +94,7 @@ impl Workbench {
             effects: Mutex::default(),
             unchanged: Mutex::default(),
             known,
+            common: OnceLock::new(),
             weights: Mutex::default(),
         })
     }
@@ -209,14 +210,21 @@ impl Workbench {
         Ok(weights)
     }
 
-    /// Which tokens are common enough to be told of; all without an index.
-    pub(crate) fn is_common(&self, token: usize) -> Answered<bool> {
-        let Some(indexed) = &self.indexed else { return Ok(true) };
-        if let Some(common) = indexed.common.get() {
-            return Ok(common[token]);
+    /// The tokens that are common enough to be told of, all without an index, and what their logits read: `[d_model, tokens]`.
+    pub(crate) fn common(&self) -> Answered<&(Vec<usize>, Matrix)> {
+        if let Some(common) = self.common.get() {
+            return Ok(common);
         }
-        let common = indexed.index.occurrences()?.into_iter().map(|count| count > RARE).collect();
-        Ok(indexed.common.get_or_init(|| common)[token])
+        let vocabulary = 0..self.opened.model.config().d_vocab;
+        let tokens: Vec<usize> = match &self.indexed {
+            None => vocabulary.collect(),
+            Some(indexed) => {
+                let counts = indexed.index.occurrences()?;
+                vocabulary.filter(|token| counts.get(*token).is_some_and(|count| *count > RARE)).collect()
+            }
+        };
+        let read = self.opened.model.weights().w_u.view().columns_at(&tokens);
+        Ok(self.common.get_or_init(|| (tokens, read)))
     }
 
     /// The means of the model's parts over prompts of the index.
@@ -275,6 +283,6 @@ impl Indexed {
         let (index, parts) = opened.existing_index_of_all(folder)?;
         let index = Arc::new(index);
         let search = Search::new(index.clone(), opened.tokenizer.clone());
-        Ok(Indexed { index, search, parts, means: OnceLock::new(), common: OnceLock::new() })
+        Ok(Indexed { index, search, parts, means: OnceLock::new() })
     }
 }

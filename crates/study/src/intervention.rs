@@ -75,11 +75,12 @@ impl<'a> Intervention<'a> {
         };
         let changes = changes.iter().map(parse).collect::<directrix_circuits::Result<Vec<_>>>()?;
         let position = position.unwrap_or(tokens.len().saturating_sub(2));
-        let observe = |changes: &[ChangeAt<'a>]| {
+        let observe = |changes: &[ChangeAt<'a>], before: Option<&Observed>| {
             let hooks = Hooks::of(&opened.model, changes, means)?;
-            Observed::of(&opened.model, &opened.saes, tokens, position, &hooks, watch)
+            Observed::of(&opened.model, &opened.saes, tokens, position, &hooks, before, watch)
         };
-        let (before, after) = (observe(&[])?, observe(&changes)?);
+        let before = observe(&[], None)?;
+        let after = observe(&changes, Some(&before))?;
         Ok(Intervention { opened, tokens: tokens.to_vec(), changes, before, after })
     }
 

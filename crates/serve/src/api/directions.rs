@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use directrix_circuits::{Change, Look, Trial, effects as effects_of, logit_boosts};
+use directrix_circuits::{Change, Look, Trial, effects as effects_of};
 use directrix_corpus::{Prompts, Watch};
 use directrix_index::{Example, SaeIndex, TokenCount};
 use directrix_kernels::{Matrix, dot};
@@ -167,18 +167,14 @@ fn panel(bench: &Workbench, sae: usize, direction: usize) -> Answered<Panel> {
     let token = |id: u32| Token { id, text: bench.opened.token(id) };
     let (mut raised, mut lowered) = (Vec::new(), Vec::new());
     // What is written elsewhere than to the residual stream raises no logits of its own.
-    if let Ok(boosts) = logit_boosts(&bench.opened.model, of, direction as u32) {
-        let mut common = vec![false; boosts.len()];
-        for (token, is_common) in common.iter_mut().enumerate() {
-            *is_common = bench.is_common(token)?;
-        }
+    if let Ok(written) = of.to_residual(&bench.opened.model, &of.w_dec().gather([direction].into_iter())) {
+        let (tokens, read) = bench.common()?;
+        let mut boosts = Matrix::zeros(1, tokens.len());
+        directrix_kernels::product(written.view(), read.view(), &mut boosts, false);
         for (sign, ends) in [(1.0, &mut raised), (-1.0, &mut lowered)] {
-            let values = boosts
-                .iter()
-                .zip(&common)
-                .map(|(boost, common)| if *common { sign * f64::from(*boost) } else { f64::NAN });
-            let most = largest(values, BOOSTS).into_iter().filter(|(_, value)| *value > 0.0);
-            ends.extend(most.map(|(id, value)| Boost { token: token(id as u32), value: sign * value }));
+            let most = largest(boosts.row(0).iter().map(|boost| sign * f64::from(*boost)), BOOSTS).into_iter();
+            let most = most.filter(|(_, value)| *value > 0.0);
+            ends.extend(most.map(|(at, value)| Boost { token: token(tokens[at] as u32), value: sign * value }));
         }
     }
     let denser = (0..part.directions()).filter(|other| part.direction(*other).active > facts.active).count();

@@ -148,11 +148,12 @@ fn intervened(bench: &Workbench, wanted: &Wanted, watch: &Watch) -> Answered<Int
     let changes = parse(bench, &wanted.changes, Some(tokens.len()))?;
     let position = wanted.position.unwrap_or(tokens.len().saturating_sub(2));
     check_position(position, tokens.len())?;
-    let observe = |changes: &[ChangeAt]| -> Answered<Observed> {
+    let observe = |changes: &[ChangeAt], before: Option<&Observed>| -> Answered<Observed> {
         let hooks = hooks(bench, changes, watch)?;
-        Ok(Observed::of(&opened.model, &opened.saes, &tokens, position, &hooks, watch)?)
+        Ok(Observed::of(&opened.model, &opened.saes, &tokens, position, &hooks, before, watch)?)
     };
-    let before = bench.unchanged(&tokens, position, || observe(&[]))?;
+    let before = bench.unchanged(&tokens, position, || observe(&[], None))?;
+    let observe = |changes: &[ChangeAt]| observe(changes, Some(&before));
     let after = if changes.is_empty() { before.as_ref().clone() } else { observe(&changes)? };
     let both = [before.as_ref(), &after];
 
@@ -167,7 +168,8 @@ fn intervened(bench: &Workbench, wanted: &Wanted, watch: &Watch) -> Answered<Int
         }
     });
     let mut likely = before.likely(LIKELY);
-    likely.extend(after.likely(LIKELY).into_iter().filter(|token| !before.likely(LIKELY).contains(token)));
+    let new: Vec<u32> = after.likely(LIKELY).into_iter().filter(|token| !likely.contains(token)).collect();
+    likely.extend(new);
     let next = likely.into_iter().map(|id| {
         let [one, two] = both.map(|of| of.prediction(id));
         Likely {
