@@ -79,6 +79,15 @@ fn main() -> io::Result<()> {
     let texts = prompt["texts"].as_array().into_iter().flatten().skip(1).take(load.tokens - 1);
     let text: String = texts.filter_map(Value::as_str).collect();
 
+    // What is ablated fires in the text.
+    let view = first.ask("POST", "/api/prompt", &json!({ "text": text }).to_string())?.1;
+    let view: Value = serde_json::from_slice(&view)?;
+    let fire = view["active"][last].as_array().into_iter().flatten();
+    let fire = fire.flat_map(|at| at["directions"].as_array().into_iter().flatten().filter_map(Value::as_u64));
+    let mut fire: Vec<u64> = fire.collect();
+    fire.sort_unstable();
+    fire.dedup();
+
     let end = Instant::now() + Duration::from_secs(load.seconds);
     let reads: Vec<_> = (0..load.clients as u64)
         .map(|client| {
@@ -101,9 +110,9 @@ fn main() -> io::Result<()> {
 
     let (mut seen, mut inside, mut number) = (Vec::new(), Vec::new(), 0);
     while Instant::now() < end {
+        // Another direction every time.
+        let change = format!("{}/{}*0", saes[last].0, fire[number % fire.len()]);
         number += 1;
-        // Another direction and value every time, so that nothing is known of it.
-        let change = format!("{}/{}={}", saes[last].0, number % saes[last].1, number as f64 * 0.01);
         let body = json!({ "text": text, "changes": [change] }).to_string();
         let start = Instant::now();
         let (status, answer) = first.ask("POST", "/api/intervene", &body)?;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use directrix_corpus::{Prompts, Watch};
 use directrix_kernels::{Matrix, SparseActivations, log_sum_exp};
-use directrix_model::{Ask, HookPoint, Hooked, Model, Positions, Prediction, RowAt, Spot};
+use directrix_model::{Ask, HookPoint, Hooked, Model, Positions, Prediction, RowAt, Spot, Target};
 use directrix_sae::Sae;
 use serde::Serialize;
 
@@ -185,6 +185,15 @@ impl<'a> ChangeAt<'a> {
             Made::OfSite(_, change) if self.is_at(position) => Some(change),
             _ => None,
         }
+    }
+
+    /// The first position at which it does anything, where its site's SAE has these activations without it.
+    fn first_effect(&self, acts: &SparseActivations) -> Option<usize> {
+        let Made::OfSite(_, change @ (Change::Ablate(_) | Change::Scale { .. })) = &self.made else {
+            return Some(self.first());
+        };
+        let fires = |position: &usize| acts.at(*position).0.iter().any(|d| change.directions().contains(d));
+        (0..acts.positions()).filter(|position| self.is_at(*position)).find(fires)
     }
 
     fn is_at(&self, position: usize) -> bool {
@@ -414,8 +423,8 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// Runs one prompt with changes. What fires where no change comes before is taken from `before`, the same prompt's run without
-    /// changes, if it is given.
+    /// Runs one prompt with changes. What no change can reach is taken from `before`, the same prompt's run without changes looked at at the
+    /// same position, if it is given: what fires before the first of them in the pass, and the losses before the first position.
     ///
     /// # Errors
     /// As [`Model::run_hooked`] and [`ChangeAt::check`]; if an SAE cannot encode what it reads.
@@ -435,11 +444,26 @@ impl Observed {
             let reads = sae.site().reads.hook;
             before.is_some() && first.is_none_or(|first| reads < first || reads == first && is_changed(sae))
         };
+        // The first position at which something changes, if any.
+        let first_change = |change: &ChangeAt| {
+            let number = saes.iter().position(|sae| change.sae().is_some_and(|of| std::ptr::eq(of, sae)));
+            match before.zip(number).filter(|(_, number)| is_known(&saes[*number])) {
+                Some((before, number)) => change.first_effect(&before.active[number]),
+                None => Some(change.first()),
+            }
+        };
+        let start = match before {
+            Some(before) => match hooks.changes.iter().filter_map(first_change).min() {
+                Some(start) => start,
+                None => return Ok(before.clone()),
+            },
+            None => 0,
+        };
         let reads = saes.iter().filter(|sae| !is_known(sae)).map(|sae| sae.site().reads.hook).collect::<BTreeSet<_>>();
-        let mut ask = Ask::capture(reads).watched(watch).with_logits(Positions::At(vec![position]));
-        if tokens.len() > 1 {
-            ask = ask.with_losses();
-        }
+        let next = tokens.iter().enumerate().skip(start + 1);
+        let targets = next.map(|(next, &token)| Target { prompt: 0, position: next - 1, token });
+        let ask =
+            Ask::capture(reads).watched(watch).with_logits(Positions::At(vec![position])).with_predictions(targets);
         // What is there before a site's own changes is seen by a function that comes before theirs.
         let kept: Vec<Option<Kept>> =
             saes.iter().map(|sae| (is_changed(sae) && !is_known(sae)).then(Kept::default)).collect();
@@ -464,7 +488,10 @@ impl Observed {
         }
         let (logits, sum) = (run.logits().row(0).to_vec(), log_sum_exp(run.logits())[0]);
         let log_probs = logits.iter().map(|&logit| f64::from(logit) - sum).collect();
-        Ok(Observed { losses: run.losses().to_vec(), position, log_probs, logits, active })
+        let mut losses =
+            before.map_or_else(Vec::new, |before| before.losses[..start.min(before.losses.len())].to_vec());
+        losses.extend(run.predictions().iter().map(|prediction| -prediction.log_prob as f32));
+        Ok(Observed { losses, position, log_probs, logits, active })
     }
 
     /// The mean of the losses; `None` of a single position.

@@ -322,7 +322,8 @@ proptest! {
         };
         let before = observe(&[], None);
         let after = observe(std::slice::from_ref(&change), Some(&before));
-        prop_assert!(after.active == observe(&[change], None).active);
+        let whole = observe(&[change], None);
+        prop_assert!(after.active == whole.active && after.losses == whole.losses && after.logits == whole.logits);
         for (seen, of) in [(&effect[0].before, &before), (&effect[0].after, &after)] {
             let (expected, found) = (seen.loss().unwrap(), of.mean_loss().unwrap());
             prop_assert!((expected - found).abs() <= 1e-4 * expected.abs().max(1.0), "{expected} {found}");

@@ -20,7 +20,6 @@ pub struct Intervention {
     /// The changes.
     pub changes: Vec<String>,
     /// The position whose prediction is looked at; the last but one where none is given.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub position: Option<usize>,
     /// Likely tokens shown, of before and of after.
     pub tokens: usize,
