@@ -21,6 +21,9 @@ struct Load {
     clients: usize,
     #[arg(long, default_value_t = 10)]
     seconds: u64,
+    /// Milliseconds that a reader looks at what it got
+    #[arg(long, default_value_t = 0)]
+    pause: u64,
     /// Prompt of the corpus whose first tokens are intervened on
     #[arg(long, default_value_t = 0)]
     prompt: usize,
@@ -91,7 +94,7 @@ fn main() -> io::Result<()> {
     let end = Instant::now() + Duration::from_secs(load.seconds);
     let reads: Vec<_> = (0..load.clients as u64)
         .map(|client| {
-            let (address, saes) = (load.address.clone(), saes.clone());
+            let (address, saes, pause) = (load.address.clone(), saes.clone(), load.pause);
             thread::spawn(move || -> io::Result<(Vec<f64>, usize)> {
                 let (mut client_of, mut times, mut errors, mut seed) = (Client::new(&address)?, Vec::new(), 0, client);
                 while Instant::now() < end {
@@ -102,6 +105,7 @@ fn main() -> io::Result<()> {
                     let (status, _) = client_of.ask("GET", &path, "")?;
                     times.push(start.elapsed().as_secs_f64() * 1e3);
                     errors += usize::from(status != 200);
+                    thread::sleep(Duration::from_millis(pause));
                 }
                 Ok((times, errors))
             })
