@@ -43,7 +43,7 @@ use std::path::Path;
 
 pub use array::{Appender, Mapped, Pieces, Sums};
 pub use beside::{Beside, write};
-pub use folder::{finish_replacing, replace_folder};
+pub use folder::{finish_replacing, is_begun, remove_folder, replace_folder};
 pub use journal::Journal;
 pub use lock::Lock;
 pub use map::{Map, exit_if_a_map_shrinks, shrunken, survive_if_a_map_shrinks};

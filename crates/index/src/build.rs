@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use directrix_corpus::durable::{self, Lock, finish_replacing, replace_folder};
+use directrix_corpus::durable::{self, Lock, finish_replacing, is_begun, remove_folder, replace_folder};
 use directrix_corpus::{Chunk, Event, Prompts, Watch};
 use directrix_kernels::SparseActivations;
 use directrix_model::{Ask, HookPoint, Model, batches};
@@ -120,7 +120,7 @@ impl Build<'_> {
             return Ok(index);
         }
         if !self.is_made(&partial) {
-            let foreign = partial.exists() && !is_ours(&partial) && !is_begun(&partial);
+            let foreign = partial.exists() && !is_ours(&partial) && !is_begun(&partial, CHECKPOINT);
             if !foreign {
                 lock.clean(&partial)?;
             }
@@ -131,7 +131,7 @@ impl Build<'_> {
                 && partial.is_dir()
                 && !Checkpoint::read(&partial).is_some_and(|c| c.has_runs())
             {
-                fs::remove_dir_all(&partial).map_err(|error| Error::write(&partial, error))?;
+                remove_folder(&partial)?;
             }
             made?;
         }
@@ -197,13 +197,6 @@ fn is_ours(folder: &Path) -> bool {
     folder.join(INDEX).is_file() || folder.join(CHECKPOINT).exists()
 }
 
-/// Whether a folder holds nothing, or nothing but a first checkpoint that a killed process left unfinished.
-fn is_begun(folder: &Path) -> bool {
-    let is_left = |name: &str| name.starts_with(&format!(".{CHECKPOINT}.")) && name.ends_with(".partial");
-    fs::read_dir(folder)
-        .is_ok_and(|entries| entries.flatten().all(|entry| entry.file_name().to_str().is_some_and(is_left)))
-}
-
 /// Whether there is nothing, or a folder with nothing in it.
 fn is_free(folder: &Path) -> bool {
     !folder.exists() || fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
@@ -240,11 +233,10 @@ impl<'a> Pass<'a> {
                 return Err(Error::Other { path: folder.into(), difference });
             }
         }
-        if is_ours(folder) {
-            fs::remove_dir_all(folder).map_err(|error| Error::write(folder, error))?;
-        } else if !is_free(folder) {
+        if !is_ours(folder) && !is_free(folder) {
             return Err(Error::Occupied { path: folder.into() });
         }
+        remove_folder(folder)?;
         // What is made from here on is known to be ours, whenever the process is killed.
         let identity = build.identity.clone();
         Checkpoint { format: FORMAT, identity, shards: Vec::new(), files: Vec::new() }.write(folder)?;

@@ -144,6 +144,12 @@ fn killed_at_any_moment_and_damaged_since_a_pass_goes_on() {
         changed.push((".checkpoint.json.1-0.partial".into(), b"{".to_vec()));
         states.push(changed);
     }
+    // Killed while it removed a pass that it could not go on from: some of that one's files are left, beside its place.
+    std::fs::remove_dir_all(&out).unwrap();
+    make(&folder.path().join("index.partial.old"), &state[..state.len() / 2]);
+    index(&fixture, &prompts, &out);
+    assert!(files(&out) == whole);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     for state in states {
         std::fs::remove_dir_all(&out).unwrap();
         make(&partial, &state);

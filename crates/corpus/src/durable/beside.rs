@@ -107,11 +107,13 @@ pub(super) fn clean(folder: &Path) -> Result<()> {
 pub(super) fn clean_of(path: &Path) -> Result<()> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let before = format!(".{}.", name.to_string_lossy());
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
-    let number =
-        |name: &str| name.strip_prefix(&before).and_then(|rest| rest.strip_suffix(UNFINISHED)).is_some_and(is_number);
-    remove(folder, number)
+    remove(folder, |left| is_unfinished(left, &name.to_string_lossy()))
+}
+
+/// Whether a file called `left` is what a killed process left unfinished of the file `name`.
+pub(super) fn is_unfinished(left: &str, name: &str) -> bool {
+    let number = left.strip_prefix(&format!(".{name}.")).and_then(|rest| rest.strip_suffix(UNFINISHED));
+    number.is_some_and(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-'))
 }
 
 fn remove(folder: &Path, unfinished: impl Fn(&str) -> bool) -> Result<()> {

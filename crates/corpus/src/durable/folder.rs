@@ -4,9 +4,11 @@
 //! the old folder waits under `NAME.old`; [`finish_replacing`] then does the rest.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::At;
+use super::beside::is_unfinished;
 use crate::Result;
 
 /// Puts the folder `new` at `path`, and removes what stood there.
@@ -40,6 +42,27 @@ pub fn finish_replacing(new: Option<&Path>, path: &Path) -> Result<()> {
     remove(&old)
 }
 
+/// Removes the folder at `path`, if there is one. It is renamed to `NAME.old` first, so that a process killed meanwhile leaves
+/// nothing half removed at `path`; what one left there is removed too.
+///
+/// # Errors
+/// [`Error::Write`](crate::Error::Write).
+pub fn remove_folder(path: &Path) -> Result<()> {
+    let old = parked(path);
+    remove(&old)?;
+    match fs::rename(path, &old) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        renamed => renamed.writing(path).and_then(|()| remove(&old)),
+    }
+}
+
+/// Whether the folder holds nothing, or nothing but its first file, `name`, as a killed process left it unfinished.
+pub fn is_begun(folder: &Path, name: &str) -> bool {
+    fs::read_dir(folder).is_ok_and(|entries| {
+        entries.flatten().all(|entry| entry.file_name().to_str().is_some_and(|left| is_unfinished(left, name)))
+    })
+}
+
 fn remove(old: &Path) -> Result<()> {
     if old.exists() { fs::remove_dir_all(old).writing(old) } else { Ok(()) }
 }
@@ -53,6 +76,34 @@ fn parked(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_half_removed_is_out_of_the_way_and_goes_with_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let (at, old) = (folder.path().join("index.partial"), folder.path().join("index.partial.old"));
+        let make = |folder: &Path| {
+            fs::create_dir(folder).unwrap();
+            fs::write(folder.join("part"), "").unwrap();
+        };
+        make(&at);
+        make(&old);
+        remove_folder(&at).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        make(&old);
+        remove_folder(&at).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_folder_with_a_file_of_anyone_else_is_not_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        let begun = || is_begun(folder.path(), "about.json");
+        assert!(begun());
+        fs::write(folder.path().join(".about.json.7-0.partial"), "").unwrap();
+        assert!(begun());
+        fs::write(folder.path().join("thesis.tex"), "").unwrap();
+        assert!(!begun() && !is_begun(&folder.path().join("thesis.tex"), "about.json"));
+    }
 
     #[test]
     fn killed_at_any_moment_the_old_or_the_new_folder_is_there() {

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use directrix_corpus::durable::{self, finish_replacing, replace_folder};
+use directrix_corpus::durable::{self, finish_replacing, is_begun, remove_folder, replace_folder};
 use serde_json::Value;
 
 use super::written;
@@ -34,9 +34,7 @@ impl Export {
         finish_replacing(None, out)?;
         check(out, Some(&about["form"]))?;
         check(&partial, None)?;
-        if partial.exists() {
-            fs::remove_dir_all(&partial).map_err(|error| written(&partial, error))?;
-        }
+        remove_folder(&partial)?;
         let export = Export { partial, out: out.into() };
         let bytes = serde_json::to_vec_pretty(about).map_err(|error| written(out, error.into()))?;
         durable::write(&export.path().join(ABOUT), &bytes)?;
@@ -60,22 +58,22 @@ impl Export {
 impl Drop for Export {
     fn drop(&mut self) {
         // After `finish` nothing is there; and what cannot be removed, the next export removes.
-        drop(fs::remove_dir_all(&self.partial));
+        drop(remove_folder(&self.partial));
     }
 }
 
 /// That a folder is not there, is empty or holds an export, in this form where one is named.
 fn check(folder: &Path, form: Option<&Value>) -> Result<()> {
     let occupied = |problem: String| Err(Error::Occupied { path: folder.into(), problem });
-    let entries = match fs::read_dir(folder) {
+    match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return occupied(error.to_string()),
-        Ok(entries) => entries.count(),
-    };
+        Ok(_) => {}
+    }
     let about = fs::read(folder.join(ABOUT)).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
     match (about.map(|mut about| about["form"].take()), form) {
         (Some(there), Some(form)) if there != *form => occupied(format!("it holds an export as {there}")),
-        (None, _) if entries > 0 => occupied("it holds files that are no export".into()),
+        (None, _) if !is_begun(folder, ABOUT) => occupied("it holds files that are no export".into()),
         _ => Ok(()),
     }
 }
@@ -115,7 +113,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("out");
         export(&out, "a", "old").unwrap();
-        std::mem::forget(Export::begin(&out, &json!({ "form": "a" })).unwrap());
+        let killed = Export::begin(&out, &json!({ "form": "a" })).unwrap();
+        // As it was before its first file was whole.
+        fs::rename(killed.path().join(ABOUT), killed.path().join(".export.json.7-0.partial")).unwrap();
+        std::mem::forget(killed);
         assert!(out.join("old").exists() && folder.path().join("out.partial").exists());
         drop(Export::begin(&out, &json!({ "form": "a" })).unwrap());
         assert!(out.join("old").exists());
