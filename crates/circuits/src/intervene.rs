@@ -292,6 +292,25 @@ impl<'a> Hooks<'a> {
         Ok(Hooks { changes: changes.to_vec(), hooked, failed })
     }
 
+    /// Of changes of SAEs' sites, each at positions of its own, which may be told from the end of a prompt.
+    ///
+    /// # Errors
+    /// If one cannot be made at its site.
+    pub fn at(changes: impl IntoIterator<Item = (&'a Sae, Change, Positions)>) -> Result<Hooks<'a>> {
+        let (failed, mut hooked, mut made) = (Arc::new(Mutex::new(None)), Vec::new(), Vec::new());
+        for (sae, change, positions) in changes {
+            change.check(sae)?;
+            let change = ChangeAt { made: Made::OfSite(sae, change), positions: None };
+            let functions: Vec<Hooked> = match sae.site().is_one_place() {
+                true => vec![at_one_place(sae, &change, &failed)],
+                false => of_transcoder(sae, &change, &failed).into(),
+            };
+            hooked.extend(functions.into_iter().map(|function| Hooked { positions: positions.clone(), ..function }));
+            made.push(change);
+        }
+        Ok(Hooks { changes: made, hooked, failed })
+    }
+
     /// Activations of an SAE, those of directions that are changed as they are then.
     fn changed(&self, sae: &Sae, acts: &SparseActivations) -> SparseActivations {
         let own: Vec<&ChangeAt> =
@@ -474,7 +493,7 @@ impl Observed {
         };
         let functions: Vec<Hooked> =
             saes.iter().zip(&kept).filter_map(keep).chain(hooks.functions().iter().cloned()).collect();
-        let run = hooks.finished(model.run_hooked(&Prompts::from_rows([tokens]), &ask, &functions))?;
+        let run = hooks.finished(model.run_hooked(&Prompts::from_rows([tokens]), &ask, &[], &functions))?;
         let mut active = Vec::new();
         for (number, (sae, kept)) in saes.iter().zip(kept).enumerate() {
             active.push(match (before.filter(|_| is_known(sae)), kept) {

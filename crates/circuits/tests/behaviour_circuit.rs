@@ -223,7 +223,7 @@ impl Shipped {
         let tokens = self.prompts.get(prompt);
         let target = Target { prompt: 0, position: tokens.len() - 2, token: tokens[tokens.len() - 1] };
         let ask = Ask::nothing().with_predictions([target]);
-        self.model.run_hooked(&Prompts::from_rows([cut.get(prompt)]), &ask, &functions).unwrap().predictions()[0]
+        self.model.run_hooked(&Prompts::from_rows([cut.get(prompt)]), &ask, &[], &functions).unwrap().predictions()[0]
             .log_prob
     }
 }
@@ -341,7 +341,7 @@ fn attributions_are_the_derivatives_towards_the_means() {
                 position: tokens.len() - 2,
                 token: tokens[tokens.len() - 1],
             });
-            let run = of.model.run_hooked(&cut, &Ask::nothing().with_predictions(targets), &[hooked]).unwrap();
+            let run = of.model.run_hooked(&cut, &Ask::nothing().with_predictions(targets), &[], &[hooked]).unwrap();
             run.predictions().iter().map(|prediction| prediction.log_prob).sum::<f64>() / of.prompts.len() as f64
         };
         let step = 0.02;

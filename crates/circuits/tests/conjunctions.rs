@@ -112,7 +112,7 @@ fn means_are_over_every_position_at_which_all_three_fire_each_run_alone() {
                     };
                     let hooked =
                         Hooked { hook: hooks[0], positions: Positions::At(vec![position]), function: Arc::new(ablate) };
-                    let run = wired.model.run_hooked(&prompts, &Ask::capture([hooks[1]]), &[hooked]).unwrap();
+                    let run = wired.model.run_hooked(&prompts, &Ask::capture([hooks[1]]), &[], &[hooked]).unwrap();
                     let after = second.encode(run.captured(hooks[1])).unwrap().get(position, downstream as u32);
                     *sum += f64::from((before - after) / before);
                 }

@@ -64,4 +64,4 @@ pub use rotary::{Rotary, RotaryScaling};
 pub use run::{Prediction, Run, batches};
 pub use session::{Case, Session};
 pub use tensors::{Leaf, Numbers, Tensors, torch_file};
-pub use weights::{Block, Gate, NormWeights, Weights};
+pub use weights::{Block, Gate, NamedWeight, NormWeights, Stored, Weights};

@@ -40,6 +40,16 @@ impl Run {
         &self.captured[&hook]
     }
 
+    /// As [`captured`](Run::captured), given away; `None` if it was not asked for or is gone.
+    pub fn take_captured(&mut self, hook: HookPoint) -> Option<Matrix> {
+        self.captured.remove(&hook)
+    }
+
+    /// The logits given away, if they were asked for and are not gone.
+    pub fn take_logits(&mut self) -> Option<Matrix> {
+        self.logits.take()
+    }
+
     /// The logits, one row per asked position.
     ///
     /// # Panics
@@ -80,16 +90,11 @@ impl Model {
     /// column does not exist; if a number that was asked for is not finite; or if the run was
     /// [stopped](Ask::watched).
     pub fn run(&self, prompts: &Prompts, ask: &Ask, interventions: &[Intervention]) -> Result<Run> {
-        let lengths = Lengths::of(prompts);
-        let mut edits = Edits::new();
-        for intervention in interventions {
-            let spots = lengths.spots(&intervention.positions)?;
-            edits.entry(intervention.hook).or_default().extend(intervention.row_edits(self.config(), &spots)?);
-        }
-        Ok(self.pass(self.whole(prompts, edits, None)?, ask)?.0)
+        self.run_hooked(prompts, ask, interventions, &[])
     }
 
-    /// Runs the model on every prompt, with functions that change numbers on the way.
+    /// Runs the model on every prompt, with functions that change numbers on the way; at a hook point that both change, after the
+    /// interventions.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -105,16 +110,26 @@ impl Model {
     ///     }
     /// };
     /// let hooked = Hooked { hook, positions: Positions::All, function: Arc::new(first) };
-    /// let run = model.run_hooked(&Prompts::from_rows([[1, 2, 3]]), &Ask::capture([hook]), &[hooked])?;
+    /// let run = model.run_hooked(&Prompts::from_rows([[1, 2, 3]]), &Ask::capture([hook]), &[], &[hooked])?;
     /// assert_eq!(run.captured(hook).row(2)[..3], [1.0, 0.0, 0.0]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
     /// As [`run`](Self::run).
-    pub fn run_hooked(&self, prompts: &Prompts, ask: &Ask, functions: &[Hooked]) -> Result<Run> {
+    pub fn run_hooked(
+        &self,
+        prompts: &Prompts,
+        ask: &Ask,
+        interventions: &[Intervention],
+        functions: &[Hooked],
+    ) -> Result<Run> {
         let lengths = Lengths::of(prompts);
         let mut edits = Edits::new();
+        for intervention in interventions {
+            let spots = lengths.spots(&intervention.positions)?;
+            edits.entry(intervention.hook).or_default().extend(intervention.row_edits(self.config(), &spots)?);
+        }
         for hooked in functions {
             let spots = lengths.spots(&hooked.positions)?;
             edits.entry(hooked.hook).or_default().extend(hooked.row_edits(self.config(), &spots)?);

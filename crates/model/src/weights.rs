@@ -88,57 +88,103 @@ pub struct Weights {
     pub b_u: Vec<f32>,
 }
 
-impl Weights {
-    /// Every weight under TransformerLens's name, with its shape there: heads as an axis of their own, and `_W_K`, `_W_V` and
-    /// their biases where several query heads share each.
-    pub fn named(&self, config: &Config) -> Vec<(String, Vec<usize>, Vec<f32>)> {
-        let (h, d, dh, m) = (config.attention.query_heads, config.d_model, config.attention.d_head, config.mlp.d_mlp);
-        let numbers = |w: &Weight| w.to_matrix().into_owned().into_data();
-        let mut all = vec![("embed.W_E".to_owned(), vec![config.d_vocab, d], numbers(&self.w_e))];
-        if let Some(w_pos) = &self.w_pos {
-            all.push(("pos_embed.W_pos".into(), vec![config.n_ctx, d], numbers(w_pos)));
+/// A weight under TransformerLens's name.
+#[derive(Debug, Clone)]
+pub struct NamedWeight<'a> {
+    /// `embed.W_E`, `blocks.0.attn.W_Q`, …; `_W_K`, `_W_V` and their biases where several query heads share each.
+    pub name: String,
+    /// Its shape there: heads are an axis of their own, before the others.
+    pub shape: Vec<usize>,
+    /// Its numbers.
+    pub stored: Stored<'a>,
+}
+
+/// Where the numbers of a [`NamedWeight`] lie.
+#[derive(Debug, Clone, Copy)]
+pub enum Stored<'a> {
+    /// Row after row, in the shape's order.
+    Rows(&'a Weight),
+    /// `[d_model, heads × d_head]`: heads side by side in the columns.
+    HeadsInColumns(&'a Weight),
+    /// In the shape's order.
+    Numbers(&'a [f32]),
+}
+
+impl NamedWeight<'_> {
+    /// A copy of its numbers, in the shape's order.
+    pub fn numbers(&self) -> Vec<f32> {
+        match self.stored {
+            Stored::Rows(weight) => weight.to_matrix().into_owned().into_data(),
+            Stored::Numbers(numbers) => numbers.to_vec(),
+            Stored::HeadsInColumns(weight) => {
+                let (weight, d_head) = (weight.to_matrix(), self.shape[2]);
+                let of_head = |head| weight.columns_of(head * d_head..(head + 1) * d_head).into_data();
+                (0..self.shape[0]).flat_map(of_head).collect()
+            }
         }
-        let norm = |all: &mut Vec<_>, name: String, ln: Option<&NormWeights>| {
-            let Some(NormWeights { w, b }) = ln else { return };
-            all.push((format!("{name}.w"), vec![w.len()], w.clone()));
-            all.extend(b.as_ref().map(|b| (format!("{name}.b"), vec![b.len()], b.clone())));
-        };
+    }
+}
+
+impl Weights {
+    /// Every weight under TransformerLens's name, where it lies.
+    pub fn named(&self, config: &Config) -> Vec<NamedWeight<'_>> {
+        let (h, d, dh, m) = (config.attention.query_heads, config.d_model, config.attention.d_head, config.mlp.d_mlp);
+        let mut all = Named(Vec::new());
+        all.add("embed.W_E", &[config.d_vocab, d], Stored::Rows(&self.w_e));
+        if let Some(w_pos) = &self.w_pos {
+            all.add("pos_embed.W_pos", &[config.n_ctx, d], Stored::Rows(w_pos));
+        }
         let shared = if config.heads_are_single() { "" } else { "_" };
         for (l, block) in self.blocks.iter().enumerate() {
             let name = |part: &str| format!("blocks.{l}.{part}");
-            norm(&mut all, name("ln1"), block.ln1.as_ref());
+            all.norm(&name("ln1"), block.ln1.as_ref());
             for (mark, part, w, b) in [
                 ("", "Q", &block.w_q, &block.b_q),
                 (shared, "K", &block.w_k, &block.b_k),
                 (shared, "V", &block.w_v, &block.b_v),
             ] {
                 let heads = b.len() / dh;
-                let w = w.to_matrix();
-                let by_head = (0..heads).flat_map(|i| w.columns_of(i * dh..(i + 1) * dh).into_data()).collect();
-                all.push((name(&format!("attn.{mark}W_{part}")), vec![heads, d, dh], by_head));
-                all.push((name(&format!("attn.{mark}b_{part}")), vec![heads, dh], b.clone()));
+                all.add(&name(&format!("attn.{mark}W_{part}")), &[heads, d, dh], Stored::HeadsInColumns(w));
+                all.add(&name(&format!("attn.{mark}b_{part}")), &[heads, dh], Stored::Numbers(b));
             }
             let [q_norm, k_norm] = block.qk_norms.as_ref().map_or([None; 2], |norms| norms.each_ref().map(Some));
-            norm(&mut all, name("attn.q_norm"), q_norm);
-            norm(&mut all, name("attn.k_norm"), k_norm);
-            all.push((name("attn.W_O"), vec![h, dh, d], numbers(&block.w_o)));
-            all.push((name("attn.b_O"), vec![d], block.b_o.clone()));
-            norm(&mut all, name("ln2"), block.ln2.as_ref());
+            all.norm(&name("attn.q_norm"), q_norm);
+            all.norm(&name("attn.k_norm"), k_norm);
+            all.add(&name("attn.W_O"), &[h, dh, d], Stored::Rows(&block.w_o));
+            all.add(&name("attn.b_O"), &[d], Stored::Numbers(&block.b_o));
+            all.norm(&name("ln2"), block.ln2.as_ref());
             if let Some(Gate { w, b }) = &block.gate {
-                all.push((name("mlp.W_gate"), vec![d, m], numbers(w)));
-                all.push((name("mlp.b_gate"), vec![m], b.clone()));
+                all.add(&name("mlp.W_gate"), &[d, m], Stored::Rows(w));
+                all.add(&name("mlp.b_gate"), &[m], Stored::Numbers(b));
             }
-            all.push((name("mlp.W_in"), vec![d, m], numbers(&block.w_in)));
-            all.push((name("mlp.b_in"), vec![m], block.b_in.clone()));
-            all.push((name("mlp.W_out"), vec![m, d], numbers(&block.w_out)));
-            all.push((name("mlp.b_out"), vec![d], block.b_out.clone()));
+            all.add(&name("mlp.W_in"), &[d, m], Stored::Rows(&block.w_in));
+            all.add(&name("mlp.b_in"), &[m], Stored::Numbers(&block.b_in));
+            all.add(&name("mlp.W_out"), &[m, d], Stored::Rows(&block.w_out));
+            all.add(&name("mlp.b_out"), &[d], Stored::Numbers(&block.b_out));
             let [ln1_post, ln2_post] = block.post_norms.as_ref().map_or([None; 2], |norms| norms.each_ref().map(Some));
-            norm(&mut all, name("ln1_post"), ln1_post);
-            norm(&mut all, name("ln2_post"), ln2_post);
+            all.norm(&name("ln1_post"), ln1_post);
+            all.norm(&name("ln2_post"), ln2_post);
         }
-        norm(&mut all, "ln_final".into(), self.ln_final.as_ref());
-        all.push(("unembed.W_U".into(), vec![d, config.d_vocab], numbers(&self.w_u)));
-        all.push(("unembed.b_U".into(), vec![config.d_vocab], self.b_u.clone()));
-        all
+        all.norm("ln_final", self.ln_final.as_ref());
+        all.add("unembed.W_U", &[d, config.d_vocab], Stored::Rows(&self.w_u));
+        all.add("unembed.b_U", &[config.d_vocab], Stored::Numbers(&self.b_u));
+        all.0
+    }
+}
+
+/// Weights that are being named.
+struct Named<'a>(Vec<NamedWeight<'a>>);
+
+impl<'a> Named<'a> {
+    fn add(&mut self, name: &str, shape: &[usize], stored: Stored<'a>) {
+        self.0.push(NamedWeight { name: name.into(), shape: shape.into(), stored });
+    }
+
+    fn norm(&mut self, name: &str, norm: Option<&'a NormWeights>) {
+        let Some(NormWeights { w, b }) = norm else { return };
+        self.add(&format!("{name}.w"), &[w.len()], Stored::Numbers(w));
+        if let Some(b) = b {
+            self.add(&format!("{name}.b"), &[b.len()], Stored::Numbers(b));
+        }
     }
 }

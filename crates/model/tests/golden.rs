@@ -77,8 +77,8 @@ fn weights_hook_points_logits_and_losses_agree_with_transformer_lens() {
             .named(model.config())
             .into_iter()
             // TransformerLens has no bias of a gate.
-            .filter(|(name, ..)| !name.ends_with("b_gate"))
-            .map(|(name, shape, data)| (name, (shape, data)))
+            .filter(|weight| !weight.name.ends_with("b_gate"))
+            .map(|weight| (weight.name.clone(), (weight.shape.clone(), weight.numbers())))
             .collect();
         let expected_weights = expected(&fixture, "weight.");
         assert_eq!(expected_weights.len(), named.len());

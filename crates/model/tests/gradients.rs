@@ -153,7 +153,7 @@ proptest! {
             .collect();
         let gradients = model.gradients(&prompts, &hooks, &scalars, frozen, &Watch::nobody()).unwrap();
         let held = held(&model, &prompts, frozen);
-        let plain = model.run_hooked(&prompts, &ask(&scalars), &held).unwrap();
+        let plain = model.run_hooked(&prompts, &ask(&scalars), &[], &held).unwrap();
         for (found, expected) in gradients.values().iter().zip(values(&plain, &prompts, &scalars)) {
             prop_assert!((found - expected).abs() < 1e-4 * expected.abs().max(1.0), "{found} {expected}");
         }
@@ -180,7 +180,7 @@ proptest! {
                 at[prompt] = vec![position];
                 let mut all = held.clone();
                 all.push(Hooked { hook, positions: Positions::Each(at), function: Arc::new(function) });
-                values(&model.run_hooked(&prompts, &ask(&scalars), &all).unwrap(), &prompts, &scalars)
+                values(&model.run_hooked(&prompts, &ask(&scalars), &[], &all).unwrap(), &prompts, &scalars)
             };
             let step = 8e-3;
             let [(more, less), (more_near, less_near)] = [step, step / 2.0].map(|step| (moved(step), moved(-step)));

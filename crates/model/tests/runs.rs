@@ -137,7 +137,7 @@ proptest! {
         let mut tokens = prompt.clone();
         for token in model.generate(&prompt, sampling, &hooked, &Watch::nobody(), |_| ()).unwrap() {
             let ask = Ask::nothing().with_logits(Positions::FromEnd(1));
-            let run = model.run_hooked(&Prompts::from_rows([&tokens]), &ask, &hooked).unwrap();
+            let run = model.run_hooked(&Prompts::from_rows([&tokens]), &ask, &[], &hooked).unwrap();
             let row = run.logits().row(0);
             prop_assert!(row.iter().all(|x| *x <= row[token as usize]));
             tokens.push(token);
@@ -193,7 +193,7 @@ fn functions_see_every_row_with_its_place() {
         });
         let hooked = Hooked { hook: hook.parse().unwrap(), positions, function };
         let hook = hooked.hook;
-        let run = model.run_hooked(&prompts, &Ask::capture([hook]), &[hooked]).unwrap();
+        let run = model.run_hooked(&prompts, &Ask::capture([hook]), &[], &[hooked]).unwrap();
         let mut seen = std::mem::take(&mut *seen.lock().unwrap());
         seen.sort_unstable();
         (run.captured(hook).clone(), seen)
@@ -257,7 +257,7 @@ fn a_stopped_run_ends_between_two_stages() {
             }
         }),
     });
-    let error = model.run_hooked(&prompts, &Ask::nothing().with_losses().watched(&watch), &hooked).unwrap_err();
+    let error = model.run_hooked(&prompts, &Ask::nothing().with_losses().watched(&watch), &[], &hooked).unwrap_err();
     assert!(matches!(error, Error::Stopped));
     assert_eq!(begun.load(Ordering::Relaxed), 1);
 }

@@ -124,14 +124,14 @@ pub struct Parameters {
 
 /// A sparse autoencoder: `pre = (x - b_dec) W_enc + b_enc`, activations as its [`Architecture`] says, `recon = acts W_dec +
 /// b_dec`. Without `subtract_b_dec`, the encoder reads `x` itself. It may [normalise](Normalisation) what it reads, and add some of
-/// it to what it writes (`w_skip`). It knows its [`Site`] but needs no model: it encodes anybody's activations.
+/// it to what it writes (`w_skip`). It knows its [`Site`] but needs no model: it encodes anybody's activations. Clones share the numbers.
 #[derive(Debug, Clone)]
 pub struct Sae {
     name: String,
     site: Site,
-    parameters: Parameters,
+    parameters: Arc<Parameters>,
     /// `b_enc - b_dec W_enc`: the input bias folded into the encoder's.
-    bias: Vec<f32>,
+    bias: Arc<[f32]>,
     trained_on: Option<Processing>,
     /// Made of the encoder when it is first used.
     screen: Arc<OnceLock<Option<Screen>>>,
@@ -149,11 +149,11 @@ impl Sae {
         let Parameters { encoder, b_enc, b_dec, subtract_b_dec, .. } = &parameters;
         let bias = if *subtract_b_dec {
             let folded = |(direction, b): (usize, &f32)| (*b as f64 - dot(b_dec, encoder.row(direction))) as f32;
-            b_enc.par_iter().enumerate().map(folded).collect()
+            b_enc.par_iter().enumerate().map(folded).collect::<Vec<f32>>().into()
         } else {
-            b_enc.clone()
+            b_enc.as_slice().into()
         };
-        Ok(Sae { name, site, bias, parameters, trained_on: None, screen: Arc::default() })
+        Ok(Sae { name, site, bias, parameters: parameters.into(), trained_on: None, screen: Arc::default() })
     }
 
     /// The same SAE, trained on a model whose weights were processed like this.
@@ -272,7 +272,7 @@ impl Sae {
     }
 
     fn encode_view(&self, rows: View) -> Result<SparseActivations> {
-        let Parameters { architecture, encoder, .. } = &self.parameters;
+        let Parameters { architecture, encoder, .. } = &*self.parameters;
         let keep = match architecture {
             Architecture::Relu | Architecture::Gated { .. } => Keep::Positive,
             Architecture::TopK { k } => Keep::Largest(*k),
@@ -370,7 +370,7 @@ impl Sae {
 
     /// The activation of a direction that activates by itself on what is encoded.
     fn activation_of(&self, x: &[f32], d: usize) -> Result<f32> {
-        let Parameters { architecture, encoder, b_enc, .. } = &self.parameters;
+        let Parameters { architecture, encoder, b_enc, .. } = &*self.parameters;
         let pre = (dot(x, encoder.row(d)) + self.bias[d] as f64) as f32;
         let magnitude = match architecture {
             Architecture::Gated { r_mag, b_mag } => (pre - b_enc[d]) * r_mag[d].exp() + b_mag[d],
@@ -391,7 +391,7 @@ impl Sae {
     /// If it has no such direction, or the row is of another width than the SAE reads.
     pub fn linear(&self, row: &[f32], direction: u32) -> (Vec<f32>, f64) {
         let d = direction as usize;
-        let Parameters { architecture, encoder, b_enc, normalisation, .. } = &self.parameters;
+        let Parameters { architecture, encoder, b_enc, normalisation, .. } = &*self.parameters;
         let columns = self.site.reads.columns_in(row.len()).expect("the row is as wide as the SAE reads");
         let (_, mut scale, _) = normalisation.of(&row[columns.clone()]);
         let mut bias = f64::from(self.bias[d]);
@@ -418,7 +418,7 @@ impl Sae {
     /// If there are other rows than positions, or they are of another width than the SAE reads.
     pub fn decode(&self, acts: &SparseActivations, rows: &Matrix) -> Matrix {
         let mut recon = directrix_kernels::decode(acts, self.w_dec(), self.b_dec());
-        let Parameters { normalisation, w_skip, .. } = &self.parameters;
+        let Parameters { normalisation, w_skip, .. } = &*self.parameters;
         let undone = self.undoes_normalisation();
         if !undone && w_skip.is_none() {
             return recon;

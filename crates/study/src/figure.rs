@@ -1,12 +1,12 @@
 //! Figures as data: what is shown, apart from how it is drawn.
 
 use directrix_corpus::one_line;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A figure: one chart with its words.
 ///
 /// It is drawn twice: interactively in the report ([`Figure::to_plotly`]) and as a static file ([`Figure::to_svg`]).
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
     /// Identifier, used as file name: lower case words joined by `-`.
     pub name: String,
@@ -25,7 +25,7 @@ pub struct Figure {
 }
 
 /// The data of a [`Figure`], by kind of chart. Values that are not finite are not shown.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Shape {
     /// One line per series over shared categories.
@@ -78,7 +78,7 @@ pub enum Shape {
 }
 
 /// Intervals to compare bars with: of a control, for example.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Band {
     /// Its name in the legend.
     pub name: String,
@@ -89,7 +89,7 @@ pub struct Band {
 }
 
 /// One line of [`Shape::Lines`].
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Series {
     /// Its name in the legend.
     pub name: String,

@@ -207,7 +207,7 @@ impl<'a> Held<'a> {
             }));
         }
         let ask = Ask::capture([HookPoint::UnembedIn]);
-        self.model.run_hooked(&self.prompts, &ask, &hooked).unwrap();
+        self.model.run_hooked(&self.prompts, &ask, &[], &hooked).unwrap();
         std::mem::take(&mut *seen.lock().unwrap())
     }
 
