@@ -11,7 +11,7 @@ use crate::error::{Failure, Result};
 use crate::watch::detached;
 
 /// Text to token ids and back.
-#[pyclass(frozen, module = "directrix")]
+#[pyclass(frozen, module = "directrix", name = "CoreTokenizer")]
 pub(crate) struct Tokenizer(pub(crate) corpus::Tokenizer);
 
 #[pymethods]

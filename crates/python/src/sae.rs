@@ -22,11 +22,14 @@ pub(crate) struct Sae(pub(crate) sae::Sae);
 
 #[pymethods]
 impl Sae {
-    /// Loads an SAE of any form that is read, by its path, the name of one that is part of the program, or a repository of the hub.
+    /// Loads an SAE of any form that is read, by its path, the name of one that is part of the program, or a repository of the hub; it is
+    /// then called `name`, or by its source.
     #[staticmethod]
-    fn load(py: Python, source: &str) -> Result<Sae> {
+    #[pyo3(signature = (source, name = None))]
+    fn load(py: Python, source: &str, name: Option<&str>) -> Result<Sae> {
         watched(py, |watch| {
             let folder = Sources::watched(watch).sae_folder(source)?;
+            let folder = name.map_or(folder.clone(), |name| folder.named(name));
             Ok::<Sae, Failure>(Sae(sae::Sae::load(&folder)?))
         })
     }

@@ -1,1 +1,43 @@
-from . import _directrix
+"""A workbench for the sparse directions inside a language model.
+
+Models run in Rust under TransformerLens's names, SAEs under SAELens's; an index says what every direction fires on, and analyses say what
+it does. Results are numpy arrays and tables that polars, pandas and pyarrow read.
+
+>>> import directrix as dx
+>>> model = dx.Model.from_pretrained("tinystories-2l")
+>>> sae = dx.Sae.from_pretrained("tinystories-2l/sae-l1")
+>>> _, cache = model.run_with_cache("Once upon a time", return_type=None, names_filter=sae.cfg.hook_name)
+>>> sae.encode(cache[sae.cfg.hook_name]).shape
+(1, 5, 2048)
+"""
+
+from ._arrays import split
+from ._directrix import (
+    CircuitsError,
+    CorpusError,
+    DirectrixError,
+    IndexingError,
+    Intervention,
+    LabError,
+    ModelError,
+    Prompts,
+    SaeError,
+    SparseActivations,
+    StudyError,
+    __version__,
+)
+from ._names import get_act_name
+from .browse import Browser
+from .cache import ActivationCache
+from .figure import Figure, bars, heatmap, histogram, line, scatter
+from .index import Index
+from .model import HookPoint, Model
+from .opened import Opened, open
+from .progress import show_progress
+from .sae import Sae
+from .shaded import ShadedText, ShadedTexts
+from .study import Report, Study
+from .table import Table
+from .tokenizer import Tokenizer
+
+show_progress()
