@@ -17,6 +17,7 @@ from ._directrix import DirectrixError
 
 if TYPE_CHECKING:
     from .index import Index
+    from .table import Table
 
 #: Directions of a page, where none are named.
 DIRECTIONS = 500
@@ -34,7 +35,7 @@ class Browser:
     def of(cls, index: Index, directions: npt.ArrayLike | None, sae: int | str, k: int) -> Browser:
         """Of some directions of an SAE of an index."""
         number = index.number_of(sae)
-        table = index.directions(number).to_dict()
+        table = index.directions(number)
         fires = np.asarray(table["active"]) > 0
         if directions is None:
             wanted = np.flatnonzero(fires)[:DIRECTIONS]
@@ -66,11 +67,11 @@ class Browser:
 
 
 def _direction(
-    index: Index, table: dict[str, Any], direction: int, sae: int, k: int, words: dict[str, int]
+    index: Index, table: Table, direction: int, sae: int, k: int, words: dict[str, int]
 ) -> dict[str, Any]:
     numbers = {name: _plain(table[name][direction]) for name in ("direction", "maximum", "density", "mean", "prompts")}
     top = {"top_token": table["top_token_text"][direction], "share": _plain(table["top_token_share"][direction])}
-    found = index.top_examples(direction, sae, k).to_dict()
+    found = index.top_examples(direction, sae, k)
     examples = []
     for prompt, position in zip(found["prompt"], found["position"], strict=True):
         start, end = max(0, int(position) - BEFORE), int(position) + AFTER + 1

@@ -117,10 +117,10 @@ class Index:
 
     def show(self, direction: int, sae: int | str = 0, k: int = 5) -> ShadedTexts:
         """The prompts in which a direction fires most strongly, shaded."""
-        examples = self._core.top_examples(self.number_of(sae), direction, k).to_dict()
+        found = self.top_examples(direction, sae, k)
         maximum = float(self.maxima(sae)[direction])
         texts = []
-        for prompt, position, activation in zip(*examples.values(), strict=True):
+        for prompt, position, activation in zip(found["prompt"], found["position"], found["activation"], strict=True):
             values = self.on_prompt(direction, int(prompt), sae)
             label = f"prompt {prompt}, activation {activation:.2f}"
             texts.append(ShadedText(self._core.texts(self.prompt(int(prompt))), values, maximum, label, int(position)))

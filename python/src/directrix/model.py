@@ -293,6 +293,9 @@ class Model:
         interventions = [hook for hook in self._hooks.get() if isinstance(hook, Intervention)]
         functions = self._functions([hook for hook in self._hooks.get() if not isinstance(hook, Intervention)])
         logits, losses = return_type in ("logits", "both"), return_type in ("loss", "both")
+        # Without a soft cap these are the logits, which are made once.
+        are_logits = logits and self.cfg.output_logits_soft_cap is None and "unembed.hook_out" in names
+        names = [name for name in names if not (are_logits and name == "unembed.hook_out")]
 
         def run(part: Prompts) -> tuple[dict[str, Floats], Floats | None, Floats | None]:
             replaced = self._replaced(part, interventions, functions)
@@ -312,6 +315,8 @@ class Model:
             values = {name: _batched(name, value, len(prompts)) for name, value in values.items()}
             all_logits = None if all_logits is None else _batched("logits", all_logits, len(prompts))
             all_losses = None if all_losses is None else all_losses.reshape(len(prompts), -1)
+        if are_logits and all_logits is not None:
+            values["unembed.hook_out"] = all_logits
         loss: Any = all_losses
         if all_losses is not None and not per_token:
             if all_losses.size == 0:
@@ -453,7 +458,7 @@ def to_prompts(model: Model, input: Input) -> Prompts:
 
 
 #: What TransformerLens caches only if told to.
-_ON_DEMAND = ("hook_result", "hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input", "hook_mlp_in", "hook_out", "hook_in")
+_ON_DEMAND = ("hook_result", "hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input", "hook_mlp_in")
 _WHOLE = {"W_E": "embed.W_E", "W_pos": "pos_embed.W_pos", "W_U": "unembed.W_U", "b_U": "unembed.b_U"}
 _BY_LAYER = {
     **{name: f"attn.{name}" for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O")},

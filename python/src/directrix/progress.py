@@ -26,7 +26,7 @@ def show_progress(show: bool = True) -> None:
         if step is None:
             return
         if shown is None:
-            shown = bars[work] = (step, tqdm(desc=step, total=total, unit=f" {unit}", leave=False))
+            shown = bars[work] = (step, tqdm(desc=step, total=total, unit=f" {unit}", leave=False, mininterval=0.5))
         shown[1].update(done - shown[1].n)
 
     _directrix.set_progress(told)

@@ -50,7 +50,8 @@ class Table:
         return column in self.columns
 
     def __getitem__(self, column: str) -> npt.NDArray[np.int64] | npt.NDArray[np.float64] | list[str]:
-        return self._core.column(column)
+        # Without rows there is nothing that says which columns they would have had.
+        return self._core.column(column) if len(self) else np.zeros(0)
 
     def row(self, number: int) -> dict[str, Any]:
         """One row, by column."""
