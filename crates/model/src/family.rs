@@ -5,6 +5,7 @@ mod gemma3;
 mod gpt2;
 mod gpt_neo;
 mod gpt_neox;
+mod hooked_transformer;
 mod llama;
 mod mistral;
 mod qwen2;
@@ -45,7 +46,7 @@ pub struct Family {
     pub(crate) weights: fn(&Checkpoint) -> Result<Weights>,
 }
 
-static FAMILIES: [&Family; 9] = [
+static FAMILIES: [&Family; 10] = [
     &gpt_neo::FAMILY,
     &gpt2::FAMILY,
     &gpt_neox::FAMILY,
@@ -55,6 +56,7 @@ static FAMILIES: [&Family; 9] = [
     &qwen3::FAMILY,
     &gemma2::FAMILY,
     &gemma3::FAMILY,
+    &hooked_transformer::FAMILY,
 ];
 
 /// The family that a configuration names: by its architecture, or where it names none by its model type, as transformers does.

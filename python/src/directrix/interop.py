@@ -34,16 +34,42 @@ def core_of_transformers(model: Any, tokenizer: Any, steps: Steps) -> _directrix
     config = json.loads(model.config.to_json_string(use_diff=True))
     config["architectures"] = [type(model).__name__]
     name = model.config.name_or_path or type(model).__name__
-    return _core(name, config, model.state_dict(), tokenizer, steps)
+    state = model.state_dict()
+    try:
+        # In memory, transformers 5 has names that it does not write.
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:
+        pass
+    else:
+        state = revert_weight_conversion(model, state)
+    return _core(name, config, state, tokenizer, steps)
 
 
 def core_of_transformer_lens(model: Any) -> _directrix.CoreModel:
     """Of a HookedTransformer: its weights as they are now."""
     cfg = model.cfg
-    state = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith((".mask", ".IGNORE"))}
+    state = model.state_dict()
     plain = {key: value for key, value in cfg.to_dict().items() if isinstance(value, (bool, int, float, str, list, type(None)))}
-    config = {**plain, "architectures": ["HookedTransformer"], "model_type": "transformer_lens"}
-    return _core(cfg.model_name or "HookedTransformer", config, state, model.tokenizer, (False, False, False, False))
+    config = {**plain, "architectures": ["HookedTransformer"], "model_type": "hooked_transformer"}
+    return _core(cfg.model_name or "HookedTransformer", config, state, model.tokenizer, _processing(cfg, state))
+
+
+def _processing(cfg: Any, state: Mapping[str, Any]) -> Steps:
+    """How weights were processed, as far as they show it: `fold_ln`, `center_writing_weights`, `center_unembed`, `fold_value_biases`."""
+
+    def is_centred(end: str, axis: int) -> bool:
+        means = [(tensor.float().mean(axis).abs().max(), tensor.abs().max()) for name, tensor in state.items() if name.endswith(end)]
+        return all(float(mean) <= 1e-5 * max(float(largest), 1e-30) for mean, largest in means)
+
+    is_layer_norm = str(cfg.normalization_type).startswith("LN")
+    centred = is_layer_norm and all(is_centred(name, -1) for name in ("W_E", "W_pos", "attn.W_O", "mlp.W_out"))
+    values = [tensor for name, tensor in state.items() if name.endswith("b_V")]
+    return (
+        str(cfg.normalization_type).endswith("Pre"),
+        centred,
+        is_centred("W_U", -1),
+        all(not bool(tensor.any()) for tensor in values),
+    )
 
 
 def core_of_saelens(sae: Any) -> _directrix.CoreSae:
