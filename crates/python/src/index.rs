@@ -208,7 +208,11 @@ impl Index {
         }
     }
 
-    fn token(&self, token: u32) -> String {
+    pub(crate) fn token(&self, token: u32) -> String {
         corpus::token_text(self.search.tokenizer(), token)
+    }
+
+    pub(crate) fn tokenizer(&self) -> Option<&corpus::Tokenizer> {
+        self.search.tokenizer()
     }
 }
