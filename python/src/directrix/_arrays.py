@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -41,13 +42,13 @@ def as_floats(value: Any, what: str, last: int | None = None) -> Floats:
         raise DirectrixError(f"{what} is of type {array.dtype}; give real numbers, such as float32")
     if last is not None and (array.ndim == 0 or array.shape[-1] != last):
         raise DirectrixError(f"{what} is of shape {array.shape}; its last axis must have {last} numbers")
-    return np.ascontiguousarray(array, dtype=np.float32)
+    return np.asarray(array, dtype=np.float32, order="C")
 
 
 def as_rows(value: Any, what: str, last: int) -> tuple[Floats, tuple[int, ...]]:
     """`value` as `[rows, last]`, and the shape of its other axes."""
     array = as_floats(value, what, last)
-    return array.reshape(-1, last), array.shape[:-1]
+    return array.reshape(math.prod(array.shape[:-1]), last), array.shape[:-1]
 
 
 def as_ids(value: Any) -> npt.NDArray[np.uint32]:
@@ -59,7 +60,7 @@ def as_ids(value: Any) -> npt.NDArray[np.uint32]:
         raise DirectrixError(f"token ids are of type {array.dtype}; give whole numbers")
     if int(array.min()) < 0 or int(array.max()) > np.iinfo(np.uint32).max:
         raise DirectrixError(f"token ids are from {array.min()} to {array.max()}; there are none below 0 or so large")
-    return np.ascontiguousarray(array, dtype=np.uint32)
+    return np.asarray(array, dtype=np.uint32, order="C")
 
 
 def prompts_of_ids(tokens: Tokens) -> Prompts:

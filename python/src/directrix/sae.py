@@ -92,7 +92,7 @@ class Sae:
     def encode(self, x: npt.ArrayLike) -> Floats:
         """Activations `[…, d_sae]` of what it reads, `[…, d_in]`; zeros included. `encode_sparse` gives those alone that are not zero."""
         rows, shape = self._read(x)
-        return self._core.encode(rows).to_dense().reshape(*shape, -1)
+        return self._core.encode(rows).to_dense().reshape(*shape, int(self.cfg.d_sae))
 
     def encode_sparse(self, x: npt.ArrayLike) -> SparseActivations:
         """The activations that are not zero, a row for each of `[…, d_in]`: `indptr`, `indices` and `data` of a CSR matrix.
@@ -109,12 +109,12 @@ class Sae:
         if isinstance(acts, SparseActivations):
             return self._core.decode(acts, rows)
         dense, shape = as_rows(acts, "activations", int(self.cfg.d_sae))
-        return self._core.decode(_sparse(dense), rows).reshape(*shape, -1)
+        return self._core.decode(_sparse(dense), rows).reshape(*shape, int(self.cfg.d_out))
 
     def __call__(self, x: npt.ArrayLike) -> Floats:
         """The reconstruction of what it reads."""
         rows, shape = self._read(x)
-        return self._core.decode(self._core.encode(rows), rows).reshape(*shape, -1)
+        return self._core.decode(self._core.encode(rows), rows).reshape(*shape, int(self.cfg.d_out))
 
     def ablate(self, directions: int | Sequence[int], positions: Positions = None) -> Intervention:
         """Takes out what directions contribute, activation times row of the decoder, and leaves what the SAE does not explain."""
