@@ -81,6 +81,9 @@ def test_the_browser_is_one_page_with_all_data(index: dx.Index, tmp_path: Path) 
 
 def test_a_study_is_run_and_shown(tmp_path: Path) -> None:
     text = """
+    title = "Who writes the closing quotation"
+    model = "tinystories-2l"
+    corpus = "tinystories-2l/stories.txt"
     saes = ["tinystories-2l/sae-l0", "tinystories-2l/sae-l1"]
     limit = 300
     [behaviour]

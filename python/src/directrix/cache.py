@@ -259,4 +259,5 @@ def _at(values: Floats, pos_slice: PosSlice, axis: int = -2) -> Floats:
     where = pos_slice if isinstance(pos_slice, (int, np.integer, slice)) else np.asarray(pos_slice)
     whole: list[Any] = [slice(None)] * values.ndim
     whole[axis] = where
-    return values[tuple(whole)]
+    taken: Floats = values[tuple(whole)]
+    return taken
