@@ -1005,9 +1005,8 @@ def prompt_graph(
         int(terms),
         slug,
     )
-    tables = [Table(found[name]) for name in ("nodes", "edges", "heads", "checks", "look")]
-    rest = [found[name] for name in PromptGraph._fields[len(tables) :]]
-    return PromptGraph(*tables, *rest)
+    found |= {name: Table(found[name]) for name in ("nodes", "edges", "heads", "checks", "look")}
+    return PromptGraph(**found)
 
 
 class Intervened(NamedTuple):

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use directrix_circuits::{
-    self as circuits, About, AnswerLosses, Change, Chosen, Interval, LossClaim, Matched, Subspace, Trial,
+    self as circuits, About, AnswerLosses, Cells, Change, Chosen, Interval, LossClaim, Matched, Subspace, Trial,
 };
 use directrix_sae as sae;
 use numpy::ndarray::IxDyn;
@@ -11,7 +11,7 @@ use numpy::{PyArray, PyReadonlyArray1};
 use pyo3::prelude::*;
 use serde::Serialize;
 
-use super::{checked, part, reals, some, table_of};
+use super::{checked, column, part, reals, some, table_of};
 use crate::array::owned;
 use crate::error::{Failure, Result};
 use crate::index::Index;
@@ -81,8 +81,10 @@ fn answer_losses(
     let caption = "The loss of each prompt's answer in nats, with the site before it unchanged, replaced by its mean, by zero, with the \
                    directions ablated, and replaced by the SAE's reconstruction";
     let AnswerLosses { original, mean, zero, directions, sae } = losses;
+    let numbers = column("prompt", Cells::Integer((0..n as i64).collect()));
     let columns = [("original", original), ("mean", mean), ("zero", zero), ("directions", directions), ("sae", sae)];
-    let losses = table_of("answer-losses", caption, columns.map(|(name, values)| reals(name, values)));
+    let columns = std::iter::once(numbers).chain(columns.map(|(name, values)| reals(name, values)));
+    let losses = table_of("answer-losses", caption, columns);
     let caption = "Shares of losses added, each of means over the same n prompts, with both ends of its 95 % interval (bootstrap over \
                    prompts): of what zero ablation adds, what the reconstruction takes away again; of what mean ablation adds, what ablating \
                    the directions adds";
