@@ -11,7 +11,6 @@ _U32 = npt.NDArray[np.uint32]
 _Positions = int | Sequence[int] | Sequence[Sequence[int]] | None
 _Column = npt.NDArray[np.int64] | npt.NDArray[np.float64] | list[str]
 
-__all__: list[str]
 __version__: str
 
 class DirectrixError(Exception): ...

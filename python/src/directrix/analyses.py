@@ -1,11 +1,11 @@
 """Analyses: what changing directions does, who wrote a prediction, which directions belong together.
 
 Each gives a `Table`, or several under names. A mean stands beside the number of values it is over (`n`), its standard error (`se`) and the
-half width of its 95 % interval (`half_width`); `p` is by Student's t, and `q` the false-discovery rate in the table (Benjamini and Hochberg
-1995). Losses are in nats, positions and ranks are counted from 0. Where a token has an id, `token_text` is its text.
+half width of its 95 % interval (`half_width`); `p` is by Student's t, and `q` the false-discovery rate in the table (Benjamini and
+Hochberg 1995). Losses are in nats, positions and ranks are counted from 0. Where a token has an id, `token_text` is its text.
 
-Prompts are a text, texts, token ids or `Prompts`; the *answer* of a prompt is its last token, which the position before it predicts. An SAE of
-an index is found by its hook point, size and name; `index_sae` names it by number or name where that does not tell.
+Prompts are a text, texts, token ids or `Prompts`; the *answer* of a prompt is its last token, which the position before it predicts. An
+SAE of an index is found by its hook point, size and name; `index_sae` names it by number or name where that does not tell.
 
 Long work releases the interpreter's lock and stops on an interrupt.
 """
@@ -89,7 +89,8 @@ class BeforeTokens(NamedTuple):
 
 
 def before_tokens(index: Index, one: Token, other: Token, *, sae: int | str = 0) -> BeforeTokens:
-    """Mean activation of every direction where the token `one` follows, and where `other` does, over the positions of the corpus that count.
+    """Mean activation of every direction where the token `one` follows, and where `other` does, over the positions of the corpus that
+    count.
 
     `difference` is the first mean less the second; its interval is clustered by prompt (Liang and Zeger 1986). Largest differences first.
     """
@@ -116,7 +117,9 @@ class BehaviourPrompts(NamedTuple):
 
 
 def behaviour_prompts(opened: Opened, contains: str, ends_with: str, *, limit: int | None = None) -> BehaviourPrompts:
-    """The texts of a corpus that contain a text, each cut after the next `ends_with`, which is to be one token, the answer; at most `limit`."""
+    """The texts of a corpus that contain a text, each cut after the next `ends_with`, which is to be one token, the answer; at most
+    `limit`.
+    """
     return BehaviourPrompts(*_directrix.behaviour_prompts(opened._core, contains, ends_with, limit))
 
 
@@ -137,8 +140,8 @@ def active_directions(
 
     `acts` has a row for each prompt (`answer_activations`), `maxima` the highest activation of each direction over a corpus
     (`index.maxima(sae)`). A direction is active above `share_of_maximum` of its maximum, and listed if it is so on `share_of_prompts` of
-    them; at most `top`. `mean_activation` is over the `prompts` on which it is active; the `share` of all prompts has both ends of its 95 %
-    interval (Wilson).
+    them; at most `top`. `mean_activation` is over the `prompts` on which it is active; the `share` of all prompts has both ends of its 95
+    % interval (Wilson).
     """
     return Table(
         _directrix.active_directions(
@@ -148,8 +151,8 @@ def active_directions(
 
 
 def coactivation(acts: Acts, directions: Directions, *, above: float = 0.1) -> npt.NDArray[np.float64]:
-    """The correlation over prompts of whether directions are active, above `above`: `[directions, directions]`; NaN where one is active on all
-    prompts or on none. `acts` has a row for each prompt.
+    """The correlation over prompts of whether directions are active, above `above`: `[directions, directions]`; NaN where one is active on
+    all prompts or on none. `acts` has a row for each prompt.
     """
     return _directrix.coactivation(_acts(acts), _list(directions), float(above))
 
@@ -167,8 +170,8 @@ def activity(
 def explain(model: Model, saes: Sae | Sequence[Sae], prompts: Input, *, top: int = 5, index: Index | None = None) -> Table:
     """The directions that are active at each position of each prompt, the `top` strongest of each SAE.
 
-    With an index of these SAEs, each stands beside its activation as a share of its maximum over the corpus (`of_maximum`) and the token that
-    it fires on most often (`top_token`).
+    With an index of these SAEs, each stands beside its activation as a share of its maximum over the corpus (`of_maximum`) and the token
+    that it fires on most often (`top_token`).
     """
     return Table(
         _directrix.explain(model._core, _saes(saes), to_prompts(model, prompts), int(top), None if index is None else index._core)
@@ -206,7 +209,8 @@ def ablate(
         position: Where, in each prompt; -2 predicts its last token. The prediction of the token behind it is looked at.
         everywhere: At every position; the mean loss over the prompt is looked at.
         reconstruct: Replace the site by the reconstruction without them, instead of subtracting.
-        only_active: Leave prompts as they are in which none of them is active there: their ablated values are NaN, and they are in no mean.
+        only_active: Leave prompts as they are in which none of them is active there: their ablated values are NaN, and they are in no
+            mean.
         index: What draws the control of random directions of matched density; without it, these fire as often in the prompts.
 
     Controls, drawn anew for each prompt: `random_rows`, as much taken out along random rows of the same norm; `random_directions`.
@@ -293,8 +297,8 @@ def answer_effects(
     index: Index | None = None,
     index_sae: int | str | None = None,
 ) -> AnswerEffects:
-    """What a change of an SAE's directions (`sae.ablate`, `sae.set`, `sae.scale`, `sae.reconstruct`), made before the answer, does to the answer's
-    log-probability (nats), logit and rank (tokens with a higher logit): unchanged, and `_changed`.
+    """What a change of an SAE's directions (`sae.ablate`, `sae.set`, `sae.scale`, `sae.reconstruct`), made before the answer, does to the
+    answer's log-probability (nats), logit and rank (tokens with a higher logit): unchanged, and `_changed`.
     """
     tables = _directrix.answer_effects(
         model._core, intervention, to_prompts(model, prompts), _core(index), _number(index, index_sae)
@@ -330,8 +334,9 @@ def answer_losses(
 ) -> AnswerLosses:
     """How much of the answer's loss the SAE recovers, and how much of what its site does the directions carry.
 
-    The site before the answer is as it is, at its `mean` (`[d_out]`; by default that over `mean_over`, or else over the prompts), zero, with the
-    directions ablated, or reconstructed. Recovered: `(zero − sae) / (zero − original)`; carried: `(directions − original) / (mean − original)`.
+    The site before the answer is as it is, at its `mean` (`[d_out]`; by default that over `mean_over`, or else over the prompts), zero,
+    with the directions ablated, or reconstructed. Recovered: `(zero − sae) / (zero − original)`; carried: `(directions − original) / (mean
+    − original)`.
     """
     own = to_prompts(model, prompts)
     losses, shares = _directrix.answer_losses(
@@ -354,8 +359,8 @@ def keep_directions(
 ) -> Table:
     """Keeps nothing of the site before the answer but the span of the decoder rows of the first directions: how few carry the behaviour.
 
-    A row for each of `sizes` and each `rest`, what is orthogonal to them: at the `mean` (as of `answer_losses`) or zero. `loss_increase` in nats;
-    with an index, `random_rows` is that of as many dimensions of random rows.
+    A row for each of `sizes` and each `rest`, what is orthogonal to them: at the `mean` (as of `answer_losses`) or zero. `loss_increase`
+    in nats; with an index, `random_rows` is that of as many dimensions of random rows.
     """
     own = to_prompts(model, prompts)
     row = _mean(model, sae, own, mean, mean_over)
@@ -383,8 +388,8 @@ def mean_ablations(
 ) -> MeanAblations:
     """Replaces each head, attention and MLP by its mean at every position before the answer, one at a time.
 
-    Means are over the positions of each prompt of `mean_over` (by default the prompts), then over prompts. The control changes the part by as
-    much along random rows.
+    Means are over the positions of each prompt of `mean_over` (by default the prompts), then over prompts. The control changes the part by
+    as much along random rows.
     """
     own = to_prompts(model, prompts)
     over = own if mean_over is None else to_prompts(model, mean_over)
@@ -393,7 +398,9 @@ def mean_ablations(
 
 
 class Patching(NamedTuple):
-    """What patching between pairs of prompts shows. Effects are changes of the logit difference: the clean answer's less the corrupted one's."""
+    """What patching between pairs of prompts shows. Effects are changes of the logit difference: the clean answer's less the corrupted
+    one's.
+    """
 
     #: A row for each part: total, direct and indirect effect, means over pairs.
     parts: Table
@@ -409,11 +416,12 @@ def patching(
     *,
     each_position: bool = True,
 ) -> Patching:
-    """Gives each part of the model, in the clean prompt of a pair, the values it has in the corrupted one (activation patching: Vig et al. 2020,
-    Meng et al. 2022), and takes the effect apart into what goes straight to the logits and what goes through later parts (Pearl 2001).
+    """Gives each part of the model, in the clean prompt of a pair, the values it has in the corrupted one (activation patching: Vig et al.
+    2020, Meng et al. 2022), and takes the effect apart into what goes straight to the logits and what goes through later parts (Pearl
+    2001).
 
-    A pair is `(clean, corrupted, (answer of the clean, answer of the corrupted))`: two prompts of equally many tokens, which do not end with
-    their answers.
+    A pair is `(clean, corrupted, (answer of the clean, answer of the corrupted))`: two prompts of equally many tokens, which do not end
+    with their answers.
     """
     meant = []
     for pair in pairs:
@@ -457,7 +465,8 @@ def direct_attribution(
 
 
 def remainder(model: Model, sae: Sae, prompts: Input, *, answer: Token | None = None) -> Table:
-    """Mean DLA to the answer of what the SAE's site writes (`site`), of its `reconstruction` and of the difference (`remainder`): three rows.
+    """Mean DLA to the answer of what the SAE's site writes (`site`), of its `reconstruction` and of the difference (`remainder`): three
+    rows.
 
     The answer is by default the last token of the prompts, if all end alike; it is looked at at the position before the last.
     """
@@ -466,8 +475,8 @@ def remainder(model: Model, sae: Sae, prompts: Input, *, answer: Token | None = 
 
 
 def mean_decomposition(model: Model, sae: Sae, prompts: Input) -> Floats:
-    """What each component adds to each neuron's pre-activation, `[components, d_mlp]`: mean over the positions of a prompt, then over prompts.
-    Components are those of `attribution_to_direction`, in its order.
+    """What each component adds to each neuron's pre-activation, `[components, d_mlp]`: mean over the positions of a prompt, then over
+    prompts. Components are those of `attribution_to_direction`, in its order.
     """
     return _directrix.mean_decomposition(model._core, sae._core, to_prompts(model, prompts))
 
@@ -482,8 +491,8 @@ def attribution_to_direction(
     inactive: Literal["zero", "mean"] = "zero",
     mean_over: Input | None = None,
 ) -> Table:
-    """Attribution to a direction (DFA): what each component adds to its pre-activation through the active neurons of the MLP that it reads, at one
-    position of each prompt; means over prompts.
+    """Attribution to a direction (DFA): what each component adds to its pre-activation through the active neurons of the MLP that it
+    reads, at one position of each prompt; means over prompts.
 
     Neurons that are not active contribute nothing, or with `inactive="mean"` their mean over `mean_over` (by default the prompts).
     """
@@ -501,9 +510,9 @@ def direction_attribution(
 ) -> Table:
     """What every direction writes towards the answer, by its weights.
 
-    A row for each direction, in order: `attribution` is `W_dec W_out W_U[answer]`, logit per unit of activation, LayerNorm's scale not applied;
-    `scaled` is times the mean activation before the answer, zeros included. `acts` are these activations, if they are there already; `answer` is
-    by default the last token of the first prompt.
+    A row for each direction, in order: `attribution` is `W_dec W_out W_U[answer]`, logit per unit of activation, LayerNorm's scale not
+    applied; `scaled` is times the mean activation before the answer, zeros included. `acts` are these activations, if they are there
+    already; `answer` is by default the last token of the prompts, if all end alike.
     """
     own = None if prompts is None else to_prompts(model, prompts)
     if own is None and (acts is None or answer is None):
@@ -511,29 +520,30 @@ def direction_attribution(
     if acts is None and own is not None:
         acts = answer_activations(model, sae, own)
     if answer is None and own is not None:
-        if len(own) == 0 or len(own[0]) == 0:
-            raise DirectrixError("there is no prompt whose last token would be the answer")
-        answer = int(own[0][-1])
+        lasts = {int(own[i][-1]) for i in range(len(own)) if len(own[i])}
+        if len(lasts) != 1:
+            raise DirectrixError("the prompts do not all end with one token; say which is the `answer`")
+        answer = lasts.pop()
     return Table(_directrix.direction_attribution(model._core, sae._core, _token(answer), _acts(acts)))
 
 
 def log_prob_boosts(model: Model, sae: Sae, prompts: Input, direction: int) -> Table:
-    """The mean log-probability of every token before the answer, in nats, with a direction (`on`) and with it ablated there (`off`). A row for each
-    token of the vocabulary, in order; `boost` is the mean of `on − off`, `q` is over all tokens.
+    """The mean log-probability of every token before the answer, in nats, with a direction (`on`) and with it ablated there (`off`). A row
+    for each token of the vocabulary, in order; `boost` is the mean of `on − off`, `q` is over all tokens.
     """
     return Table(_directrix.log_prob_boosts(model._core, sae._core, to_prompts(model, prompts), int(direction)))
 
 
 def logit_boosts(model: Model, sae: Sae, direction: int) -> Table:
-    """What a direction adds to every token's logit per unit of activation, by the weights alone: `W_dec W_out W_U`, LayerNorm's scale not applied.
-    A row for each token of the vocabulary, in order: `boost`.
+    """What a direction adds to every token's logit per unit of activation, by the weights alone: `W_dec W_out W_U`, LayerNorm's scale not
+    applied. A row for each token of the vocabulary, in order: `boost`.
     """
     return Table(_directrix.logit_boosts(model._core, sae._core, int(direction)))
 
 
 def logit_boost_ends(model: Model, sae: Sae, *, k: int = 10, tokens: npt.ArrayLike | None = None) -> Table:
-    """The `k` tokens whose logit a unit of each direction raises most, and the `k` that it lowers most, by `logit_boosts`; of some tokens alone if
-    they are given. A row for each direction, `end` (`raised`, `lowered`) and `rank` from 0.
+    """The `k` tokens whose logit a unit of each direction raises most, and the `k` that it lowers most, by `logit_boosts`; of some tokens
+    alone if they are given. A row for each direction, `end` (`raised`, `lowered`) and `rank` from 0.
     """
     return Table(_directrix.logit_boost_ends(model._core, sae._core, int(k), None if tokens is None else _list(tokens)))
 
@@ -542,8 +552,8 @@ def logit_boost_ends(model: Model, sae: Sae, *, k: int = 10, tokens: npt.ArrayLi
 
 
 def cosine_pairs(model: Model, first: Sae, second: Sae, *, k: int = 10, lower_triangle: bool = False) -> Table:
-    """The `k` pairs of directions with the highest cosine between what the first writes (`W_dec W_out`) and what the second reads (`W_in W_enc`), over
-    all pairs. `lower_triangle` leaves out pairs whose second number is above the first, as `torch.tril` does.
+    """The `k` pairs of directions with the highest cosine between what the first writes (`W_dec W_out`) and what the second reads (`W_in
+    W_enc`), over all pairs. `lower_triangle` leaves out pairs whose second number is above the first, as `torch.tril` does.
     """
     return Table(_directrix.cosine_pairs(model._core, first._core, second._core, int(k), lower_triangle))
 
@@ -559,7 +569,8 @@ def pair_effects(
     prompts: int = 100,
     index_sae: int | str | None = None,
 ) -> Table:
-    """What ablating either direction of a pair does where the first is most active: means over the `prompts` prompts of the index in which it is.
+    """What ablating either direction of a pair does where the first is most active: means over the `prompts` prompts of the index in which
+    it is.
 
     `pairs` is a table with `first` and `second`, or `[n, 2]`; by default the `k` with the highest cosine. Losses are in nats;
     `activation_change` is that of the second direction when the first is ablated, beside both controls.
@@ -607,8 +618,8 @@ def match_directions(
     index: Index | None = None,
     index_saes: tuple[int | str, int | str] | None = None,
 ) -> Matching:
-    """Which direction of one SAE is which of another of the same site: matched one to one so that the sum of similarities is the largest there is,
-    exactly; pairs no more alike than `least` are none.
+    """Which direction of one SAE is which of another of the same site: matched one to one so that the sum of similarities is the largest
+    there is, exactly; pairs no more alike than `least` are none.
 
     Alike are decoder rows (cosine) or, with an index of both, activations (Pearson's correlation over the positions that count).
     `index_saes` names both in it; by default by their names.
@@ -624,8 +635,8 @@ def match_directions(
 def cooccurrence(
     model: Model, first: Sae, second: Sae, prompts: Input, *, first_position: int = 10, above: float = 1.0
 ) -> Table:
-    """Which first directions a second one needs (AND): at every position from `first_position` on, the most active direction of the second SAE, and its
-    activation with each direction of the first SAE that is active above `above` there ablated. The largest decreases first.
+    """Which first directions a second one needs (AND): at every position from `first_position` on, the most active direction of the second
+    SAE, and its activation with each direction of the first SAE that is active above `above` there ablated. The largest decreases first.
     """
     return Table(
         _directrix.cooccurrence(
@@ -645,8 +656,9 @@ def cooccurrence_pairs(
     index: Index | None = None,
     index_sae: int | str | None = None,
 ) -> Table:
-    """As `cooccurrence`, each pair of directions over all of its positions: the mean `difference` (ablated less original), with intervals clustered by
-    prompt. Pairs found in several prompts come first, the most negative first; with an index, these stand beside both controls.
+    """As `cooccurrence`, each pair of directions over all of its positions: the mean `difference` (ablated less original), with intervals
+    clustered by prompt. Pairs found in several prompts come first, the most negative first; with an index, these stand beside both
+    controls.
     """
     return Table(
         _directrix.cooccurrence_pairs(
@@ -679,11 +691,11 @@ def edges(
 ) -> Table:
     """The `top` strongest edges from directions of each SAE to those of every later one.
 
-    By what the weights say (`cosine`, `virtual-weight`: of the residual stream or through one `head`, `(layer, head)`), by what fires together
-    (`mutual-information`, `conditional`, `correlation`), by gradients (`attribution`, `frozen-attribution`, `integrated-attribution` in `steps`;
-    Syed et al. 2023, Marks et al. 2024, Sundararajan et al. 2017), or by what ablating the first does to the second (`causal`). All but the first
-    two need an index of the SAEs, and look at its prompts of even number: `sample_prompts` of each direction, and pairs that fire together in
-    `least_prompts`. `verify_edges` looks at the others.
+    By what the weights say (`cosine`, `virtual-weight`: of the residual stream or through one `head`, `(layer, head)`), by what fires
+    together (`mutual-information`, `conditional`, `correlation`), by gradients (`attribution`, `frozen-attribution`,
+    `integrated-attribution` in `steps`; Syed et al. 2023, Marks et al. 2024, Sundararajan et al. 2017), or by what ablating the first does
+    to the second (`causal`). All but the first two need an index of the SAEs, and look at its prompts of even number: `sample_prompts` of
+    each direction, and pairs that fire together in `least_prompts`. `verify_edges` looks at the others.
     """
     return Table(
         _directrix.edges(
@@ -709,9 +721,9 @@ def verify_edges(
 ) -> Table:
     """The causal effect of each edge on prompts that did not choose it (those of odd number), `verify_prompts` at most, beside controls.
 
-    `edges` is what the function `edges` gave, or pairs of directions of two SAEs, `[n, 2]`; by default the `top` strongest are ranked as there.
-    `change` is that of the second's activation when the first is ablated where it fires, summed over a prompt; `verified` is 1 where it exceeds zero
-    and both controls at a false-discovery rate of `rate` over the list (signed-rank tests; Berger 1982).
+    `edges` is what the function `edges` gave, or pairs of directions of two SAEs, `[n, 2]`; by default the `top` strongest are ranked as
+    there. `change` is that of the second's activation when the first is ablated where it fires, summed over a prompt; `verified` is 1
+    where it exceeds zero and both controls at a false-discovery rate of `rate` over the list (signed-rank tests; Berger 1982).
     """
     given = None
     if edges is not None:
@@ -758,8 +770,8 @@ def edge_agreement(
     verify_prompts: int = 24,
     rate: float = 0.05,
 ) -> Agreement:
-    """Ranks all pairs of directions of two SAEs by every measure of `edges` (but `integrated-attribution`), verifies the best of each, and compares the
-    rankings with that by causal effect.
+    """Ranks all pairs of directions of two SAEs by every measure of `edges` (but `integrated-attribution`), verifies the best of each, and
+    compares the rankings with that by causal effect.
     """
     tables = _directrix.edge_agreement(
         model._core,
@@ -785,8 +797,9 @@ def upstream(
     sample_prompts: int = 16,
     least_prompts: int = 4,
 ) -> Table:
-    """The directions of the first SAE by how much of a direction of the second ablating each alone takes, where both fire; on prompts of the index of
-    even number. `lost` is a share of its activation, a mean over `n` prompts; `fires` the share of its positions at which the other fires.
+    """The directions of the first SAE by how much of a direction of the second ablating each alone takes, where both fire; on prompts of
+    the index of even number. `lost` is a share of its activation, a mean over `n` prompts; `fires` the share of its positions at which the
+    other fires.
     """
     how = (256, float(share_of_maximum), 0.25, 0.1, 0.05, 0.8)
     sampled = (int(sample_prompts), int(least_prompts))
@@ -812,9 +825,10 @@ def conjunctions(
 ) -> Table:
     """Which directions of the first SAE a direction of the second needs together (`and`), or of which each is enough (`or`).
 
-    A row for each two of `firsts` (by default the `most` that take most alone, found on prompts of even number), at positions at which all three fire
-    in prompts of odd number: the shares of its activation lost when either and both are ablated; `interaction` is what both take less what each takes,
-    about -1 if both are needed, 1 if each is enough, 0 if they add up (`additive`), beside the control of two other directions that fire there.
+    A row for each two of `firsts` (by default the `most` that take most alone, found on prompts of even number), at positions at which all
+    three fire in prompts of odd number: the shares of its activation lost when either and both are ablated; `interaction` is what both
+    take less what each takes, about -1 if both are needed, 1 if each is enough, 0 if they add up (`additive`), beside the control of two
+    other directions that fire there.
 
     Args:
         positions: Positions of each pair, at most.
@@ -856,8 +870,8 @@ def joint_set(
 ) -> Table:
     """The smallest set found of directions of the first SAE whose ablation together takes `enough` of the activation of one of the second.
 
-    Chosen on prompts of even number (`lost_choosing`). A row for the first, the first two and so on: `lost` is the share that they take on prompts of
-    odd number, beside as many other directions that fire there.
+    Chosen on prompts of even number (`lost_choosing`). A row for the first, the first two and so on: `lost` is the share that they take on
+    prompts of odd number, beside as many other directions that fire there.
     """
     how = (int(positions), float(share_of_maximum), 0.25, 0.1, 0.05, float(enough))
     return Table(
@@ -899,13 +913,13 @@ def behaviour_circuit(
     enough: float = 0.8,
     named: int = 20,
 ) -> BehaviourCircuit:
-    """Ranks the directions of SAEs, what each does not reconstruct, and heads by attribution patching, and measures how much of a behaviour the first of
-    them keep with all others at their means (faithfulness), and how much the others keep without them (completeness): Marks et al. 2024 (*Sparse
-    feature circuits*, 4), after Wang et al. 2022.
+    """Ranks the directions of SAEs, what each does not reconstruct, and heads by attribution patching, and measures how much of a
+    behaviour the first of them keep with all others at their means (faithfulness), and how much the others keep without them
+    (completeness): Marks et al. 2024 (*Sparse feature circuits*, 4), after Wang et al. 2022.
 
-    The behaviour is the answer's log-probability in nats, or its logit less that of `against`. `prompts` choose and `reporting` report; without the
-    latter every other prompt reports, and there must be four. The smallest circuit keeps `enough` on those that choose; `named` of its nodes are
-    looked at alone.
+    The behaviour is the answer's log-probability in nats, or its logit less that of `against`. `prompts` choose and `reporting` report;
+    without the latter every other prompt reports, and there must be four. The smallest circuit keeps `enough` on those that choose;
+    `named` of its nodes are looked at alone.
     """
     sizes, nodes, summary = _directrix.behaviour_circuit(
         model._core,
@@ -966,8 +980,8 @@ def prompt_graph(
 ) -> PromptGraph:
     """The attribution graph of a predicted token (the local replacement model of Ameisen et al. 2025, *Circuit Tracing*).
 
-    Nodes are embeddings, active directions, what SAEs miss (errors), and logits; an edge is what one adds to another's activation or logit directly, with
-    divisors of norms and attention patterns held.
+    Nodes are embeddings, active directions, what SAEs miss (errors), and logits; an edge is what one adds to another's activation or logit
+    directly, with divisors of norms and attention patterns held.
 
     Args:
         saes: SAEs or transcoders, in the order of what they write.
@@ -979,7 +993,8 @@ def prompt_graph(
         head_nodes: Take what heads write for nodes, and trace nothing further back through attention.
         heads: Split every edge over the attention heads that carry it.
         check: Ablate so many of the most influential directions, and the sources of as many edges, in the model itself.
-        look: Why a head looks where it does: `(layer, head)`, from the last position to the one it looks at most, or `(layer, head, query, key)`.
+        look: Why a head looks where it does: `(layer, head)`, from the last position to the one it looks at most, or `(layer, head, query,
+            key)`.
         terms: Pairs of a head's score that are listed.
         slug: The name of the graph in its JSON.
     """
@@ -1035,9 +1050,10 @@ def intervene(
 ) -> Intervened:
     """Changes a prompt's run in several places together.
 
-    A change is spelled as everywhere: `sae-l1/429*0` ablates a direction, `sae-l1/429,17*2.5` multiplies two, `sae-l1/429=3.2` sets one, also where it
-    does not fire, `sae-l1=reconstruction` puts the reconstruction in place of a site, `L0H3=zero` and `1_mlp_out=mean` replace a part of the model; its
-    mean is over `mean_over`, or over 200 prompts of the index. `@5` or `@5..9` behind it says at which positions; without, at every one.
+    A change is spelled as everywhere: `sae-l1/429*0` ablates a direction, `sae-l1/429,17*2.5` multiplies two, `sae-l1/429=3.2` sets one,
+    also where it does not fire, `sae-l1=reconstruction` puts the reconstruction in place of a site, `L0H3=zero` and `1_mlp_out=mean`
+    replace a part of the model; its mean is over `mean_over`, or over 200 prompts of the index. `@5` or `@5..9` behind it says at which
+    positions; without, at every one.
 
     `position` is that whose prediction is shown, by default the last but one; `top` the rows of next tokens and directions.
     """

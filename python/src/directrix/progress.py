@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+from importlib.util import find_spec
 from typing import Any
 
 from . import _directrix
 
 
 def show_progress(show: bool = True) -> None:
-    """Shows a bar for what takes more than a second, or none."""
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        show = False
-    if not show:
+    """Shows a bar for what takes more than a second, or none. It is there from the start where tqdm is."""
+    if not show or find_spec("tqdm") is None:
         _directrix.set_progress(None)
         return
     bars: dict[int, tuple[str, Any]] = {}
@@ -26,7 +24,15 @@ def show_progress(show: bool = True) -> None:
         if step is None:
             return
         if shown is None:
-            shown = bars[work] = (step, tqdm(desc=step, total=total, unit=f" {unit}", leave=False, mininterval=0.5))
+            shown = bars[work] = (step, _bar(step, total, unit))
         shown[1].update(done - shown[1].n)
 
     _directrix.set_progress(told)
+
+
+def _bar(step: str, total: int | None, unit: str) -> Any:
+    with warnings.catch_warnings():
+        # That a bar of widgets would be nicer is nothing to warn of.
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm
+    return tqdm(desc=step, total=total, unit=f" {unit}", leave=False, mininterval=0.5)
