@@ -301,9 +301,10 @@ impl<'a> Hooks<'a> {
         for (sae, change, positions) in changes {
             change.check(sae)?;
             let change = ChangeAt { made: Made::OfSite(sae, change), positions: None };
-            let functions: Vec<Hooked> = match sae.site().is_one_place() {
-                true => vec![at_one_place(sae, &change, &failed)],
-                false => of_transcoder(sae, &change, &failed).into(),
+            let functions: Vec<Hooked> = if sae.site().is_one_place() {
+                vec![at_one_place(sae, &change, &failed)]
+            } else {
+                of_transcoder(sae, &change, &failed).into()
             };
             hooked.extend(functions.into_iter().map(|function| Hooked { positions: positions.clone(), ..function }));
             made.push(change);

@@ -4,7 +4,12 @@ use pyo3::create_exception;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 
-create_exception!(directrix, DirectrixError, PyException, "What Directrix refuses or cannot do, and what to do about it.");
+create_exception!(
+    directrix,
+    DirectrixError,
+    PyException,
+    "What Directrix refuses or cannot do, and what to do about it."
+);
 
 /// What went wrong in a room, or in Python.
 pub(crate) enum Failure {
@@ -18,7 +23,7 @@ pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 impl Failure {
     /// Of an argument, which `problem` says all about.
     pub(crate) fn argument(problem: impl Into<String>) -> Failure {
-        Failure::Room(|message| DirectrixError::new_err(message), problem.into())
+        Failure::Room(DirectrixError::new_err, problem.into())
     }
 }
 
@@ -43,7 +48,7 @@ macro_rules! rooms {
 
         impl From<$name::Error> for Failure {
             fn from(error: $name::Error) -> Failure {
-                Failure::Room(|message| $exception::new_err(message), error.to_string())
+                Failure::Room($exception::new_err, error.to_string())
             }
         })*
 

@@ -138,7 +138,13 @@ impl Index {
     }
 
     /// Activations of a direction at every position of a prompt, `[positions]`.
-    fn on_prompt<'py>(&self, py: Python<'py>, sae: usize, direction: usize, prompt: usize) -> Result<Bound<'py, PyArray1<f32>>> {
+    fn on_prompt<'py>(
+        &self,
+        py: Python<'py>,
+        sae: usize,
+        direction: usize,
+        prompt: usize,
+    ) -> Result<Bound<'py, PyArray1<f32>>> {
         let values = self.of(sae, direction)?.on_prompt(self.known(prompt)?, direction)?;
         Ok(PyArray1::from_vec(py, values))
     }
@@ -158,7 +164,11 @@ impl Index {
             let rows: Vec<Place> = matches.iter().map(|m| Place { prompt: m.prompt, position: m.position }).collect();
             let places = Table::of("matches", "Matches, each in a prompt of its own", &rows);
             let firing = self.search.firing(&found, sae, k)?;
-            let firing = Table::of("firing", "Directions that fire at the matches, by how far more often than elsewhere", &firing);
+            let firing = Table::of(
+                "firing",
+                "Directions that fire at the matches, by how far more often than elsewhere",
+                &firing,
+            );
             Ok::<_, Failure>((found.matches, found.prompts, places, firing))
         })
     }
@@ -171,7 +181,12 @@ impl Index {
 
     fn __repr__(&self) -> String {
         let saes: Vec<&str> = self.index.saes().iter().map(SaeIndex::name).collect();
-        format!("Index({} prompts, {} positions; {})", self.index.prompts(), self.index.meta().positions, saes.join(", "))
+        format!(
+            "Index({} prompts, {} positions; {})",
+            self.index.prompts(),
+            self.index.meta().positions,
+            saes.join(", ")
+        )
     }
 }
 
@@ -189,7 +204,10 @@ impl Index {
 
     pub(crate) fn sae(&self, sae: usize) -> Result<&SaeIndex> {
         let n = self.index.saes().len();
-        self.index.saes().get(sae).ok_or_else(|| Failure::argument(format!("there is no SAE {sae}; the index is of {n}")))
+        self.index
+            .saes()
+            .get(sae)
+            .ok_or_else(|| Failure::argument(format!("there is no SAE {sae}; the index is of {n}")))
     }
 
     /// The SAE, if it has the direction.

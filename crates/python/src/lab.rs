@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use directrix_index::Options;
-use directrix_sae::Counted;
 use directrix_lab::{self as lab, OtherIndex, Sources, Steps, Wanted};
+use directrix_sae::Counted;
 use pyo3::prelude::*;
 
 use crate::error::{Failure, Result};

@@ -39,5 +39,7 @@ fn _directrix(module: &Bound<PyModule>) -> PyResult<()> {
     module.add_class::<table::Table>()?;
     module.add_function(wrap_pyfunction!(watch::set_progress, module)?)?;
     error::register(module)?;
-    analyses::register(module)
+    analyses::register(module)?;
+    // Nothing of it is for `import *`, and its stubs name no such list.
+    module.as_any().delattr("__all__")
 }

@@ -23,6 +23,7 @@ use crate::watch::watched;
 
 /// A decoder-only transformer with its tokenizer. Its weights are shared.
 #[pyclass(frozen, module = "directrix", name = "CoreModel")]
+#[expect(clippy::struct_field_names, reason = "a model of the model room, with what belongs to it")]
 pub(crate) struct Model {
     pub(crate) model: model::Model,
     pub(crate) name: String,
@@ -39,17 +40,10 @@ type Array<'py> = Bound<'py, PyArray<f32, IxDyn>>;
 #[pymethods]
 impl Model {
     /// Loads a model by its path, the name of one that is part of the program, one of TransformerLens's names, or a repository of the hub.
+    /// Its weights are processed by these steps: `fold_ln`, `center_writing_weights`, `center_unembed`, `fold_value_biases`.
     #[staticmethod]
-    fn load(
-        py: Python,
-        source: &str,
-        fold_ln: bool,
-        center_writing_weights: bool,
-        center_unembed: bool,
-        fold_value_biases: bool,
-    ) -> Result<Model> {
-        let processing = Processing { fold_ln, center_writing_weights, center_unembed, fold_value_biases };
-        watched(py, |watch| Model::of(&Sources::watched(watch).model(source)?, processing))
+    fn load(py: Python, source: &str, steps: [bool; 4]) -> Result<Model> {
+        watched(py, |watch| Model::of(&Sources::watched(watch).model(source)?, processing(steps)))
     }
 
     /// A model whose files are in memory: `files` are named texts such as `config.json` and `tokenizer.json`.
@@ -59,22 +53,21 @@ impl Model {
         name: &str,
         files: BTreeMap<String, String>,
         tensors: Vec<Tensor>,
-        processing: [bool; 4],
+        steps: [bool; 4],
     ) -> Result<Model> {
-        let [fold_ln, center_writing_weights, center_unembed, fold_value_biases] = processing;
-        let processing = Processing { fold_ln, center_writing_weights, center_unembed, fold_value_biases };
         let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
             let dtype: Dtype = serde_json::from_value(dtype.as_str().into())
                 .map_err(|_| Failure::argument(format!("{name} is of the type {dtype}, which is not read")))?;
             let bytes = bytes.as_slice().map_err(|error| Failure::Python(error.into()))?;
-            let view = TensorView::new(dtype, shape.clone(), bytes).map_err(|e| Failure::argument(format!("{name}: {e}")))?;
+            let view =
+                TensorView::new(dtype, shape.clone(), bytes).map_err(|e| Failure::argument(format!("{name}: {e}")))?;
             Ok::<_, Failure>((name.clone(), view))
         });
         let views = views.collect::<Result<Vec<_>>>()?;
         let weights = safetensors::serialize(views, None).map_err(|error| Failure::argument(error.to_string()))?;
         let files = files.into_iter().map(|(name, text)| (name, text.into_bytes()));
         let folder = Folder::in_memory(name, files.chain([("model.safetensors".to_owned(), weights)]));
-        watched(py, |_| Model::of(&folder, processing))
+        watched(py, |_| Model::of(&folder, processing(steps)))
     }
 
     /// What it is called: where it is from.
@@ -259,6 +252,10 @@ impl Model {
     }
 }
 
+fn processing([fold_ln, center_writing_weights, center_unembed, fold_value_biases]: [bool; 4]) -> Processing {
+    Processing { fold_ln, center_writing_weights, center_unembed, fold_value_biases }
+}
+
 /// Interventions, by the way they are made.
 struct Changes {
     at_hooks: Vec<model::Intervention>,
@@ -286,7 +283,12 @@ impl Changes {
 }
 
 /// Puts `rows` in the place of what a run finds at a hook point: one for each position, prompt after prompt.
-fn put<'a>(config: &model::Config, hook: HookPoint, rows: &'a Matrix, prompts: &'a corpus::Prompts) -> Result<Hooked<'a>> {
+fn put<'a>(
+    config: &model::Config,
+    hook: HookPoint,
+    rows: &'a Matrix,
+    prompts: &'a corpus::Prompts,
+) -> Result<Hooked<'a>> {
     let longest = prompts.longest();
     let shape = hook.shape(config, longest);
     let wanted = (prompts.positions(), shape.iter().product());

@@ -128,10 +128,8 @@ impl Sae {
     fn __repr__(&self) -> String {
         let (sae, site) = (&self.0, self.0.site());
         let (architecture, directions, name) = (sae.architecture().name(), sae.directions(), sae.name());
-        match site.is_one_place() {
-            true => format!("Sae({name}: {architecture}, {directions} directions of {})", site.reads),
-            false => format!("Sae({name}: {architecture}, {directions} directions of {} to {})", site.reads, site.writes),
-        }
+        let to = if site.is_one_place() { String::new() } else { format!(" to {}", site.writes) };
+        format!("Sae({name}: {architecture}, {directions} directions of {}{to})", site.reads)
     }
 }
 
@@ -222,4 +220,3 @@ impl SparseActivations {
         format!("SparseActivations({positions} positions, {} directions, {active} active)", self.directions)
     }
 }
-

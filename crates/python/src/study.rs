@@ -8,6 +8,9 @@ use pyo3::prelude::*;
 use crate::error::{Failure, Result};
 use crate::watch::watched;
 
+/// The report's path, what is to be told, and the seconds of each step.
+type Finished = (String, Vec<String>, Vec<(String, f64)>);
+
 /// A study file: model, SAEs, corpus, a behaviour, and the analyses to make.
 #[pyclass(frozen, module = "directrix", name = "CoreStudy")]
 pub(crate) struct Study {
@@ -35,7 +38,7 @@ impl Study {
 
     /// Makes every analysis and writes report, tables and figures to `out`. Gives the report's path, what is to be told, and the seconds
     /// of each step.
-    fn run(&self, py: Python, out: &str) -> Result<(String, Vec<String>, Vec<(String, f64)>)> {
+    fn run(&self, py: Python, out: &str) -> Result<Finished> {
         let finished = watched(py, |watch| self.study.run(&self.name, Path::new(out), watch))?;
         Ok((finished.report.display().to_string(), finished.notes, finished.timings))
     }

@@ -81,15 +81,13 @@ class CoreTable:
 @final
 class CoreModel:
     @staticmethod
-    def load(
-        source: str, fold_ln: bool, center_writing_weights: bool, center_unembed: bool, fold_value_biases: bool
-    ) -> CoreModel: ...
+    def load(source: str, steps: Sequence[bool]) -> CoreModel: ...
     @staticmethod
     def of_tensors(
         name: str,
         files: dict[str, str],
         tensors: Sequence[tuple[str, str, Sequence[int], npt.NDArray[np.uint8]]],
-        processing: Sequence[bool],
+        steps: Sequence[bool],
     ) -> CoreModel: ...
     @property
     def name(self) -> str: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from os import PathLike, fspath
 from types import SimpleNamespace
 from typing import Any, Literal, TypeAlias
 
@@ -70,7 +71,7 @@ class Model:
     @classmethod
     def from_pretrained(
         cls,
-        source: str = "tinystories-2l",
+        source: str | PathLike[str] = "tinystories-2l",
         *,
         fold_ln: bool = True,
         center_writing_weights: bool = True,
@@ -82,12 +83,13 @@ class Model:
 
         Weights are processed as TransformerLens does by default.
         """
-        return cls(_directrix.CoreModel.load(source, fold_ln, center_writing_weights, center_unembed, fold_value_biases))
+        steps = (fold_ln, center_writing_weights, center_unembed, fold_value_biases)
+        return cls(_directrix.CoreModel.load(fspath(source), steps))
 
     @classmethod
-    def from_pretrained_no_processing(cls, source: str) -> Model:
+    def from_pretrained_no_processing(cls, source: str | PathLike[str]) -> Model:
         """As `from_pretrained`, the weights as they are in the checkpoint."""
-        return cls(_directrix.CoreModel.load(source, False, False, False, False))
+        return cls(_directrix.CoreModel.load(fspath(source), [False] * 4))
 
     @classmethod
     def from_transformers(

@@ -85,8 +85,8 @@ class Table:
         head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
         body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in cells)
         more = f"<p>{len(self):,} rows, of which {SHOWN} are shown</p>" if len(self) > SHOWN else ""
-        caption = f'<caption style="caption-side: top; text-align: left">{html.escape(self.caption)}</caption>'
-        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+        caption = f'<div style="max-width: 60em">{html.escape(self.caption)}</div>'
+        return f"{caption}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
 
 
 def _shown(cell: Any) -> str:

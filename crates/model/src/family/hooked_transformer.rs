@@ -90,7 +90,7 @@ const REFUSED: [&str; 8] = [
 fn config(settings: &Settings) -> Result<Config> {
     for name in REFUSED {
         if let Some(field) = settings.find_some(name)
-            && !(field.is_flag() && !field.flag()?)
+            && (!field.is_flag() || field.flag()?)
         {
             return Err(field.wrong("null or false; such models are not supported").into());
         }
@@ -204,7 +204,9 @@ fn rotary(settings: &Settings, d_head: usize, window: Option<usize>) -> Result<R
     };
     let adjacent_pairs = flag(settings, "rotary_adjacent_pairs", false)?;
     if dimensions % 2 == 1 {
-        return Err(settings.problem(format!("{dimensions} dimensions are rotated (`rotary_dim`); give an even number")).into());
+        return Err(settings
+            .problem(format!("{dimensions} dimensions are rotated (`rotary_dim`); give an even number"))
+            .into());
     }
     let base = if window.is_some() { local.unwrap_or(base) } else { base };
     Ok(Rotary { dimensions, base, adjacent_pairs, scaling })
@@ -223,7 +225,11 @@ fn weights(checkpoint: &Checkpoint) -> Result<Weights> {
         };
         let both = |is_there: bool, [one, other]: [&str; 2], width: usize| {
             let of = |part| checkpoint.hooked_norm(&at(part), width);
-            Ok::<_, crate::Error>(if is_there { of(one)?.zip(of(other)?).map(|(one, other)| [one, other]) } else { None })
+            Ok::<_, crate::Error>(if is_there {
+                of(one)?.zip(of(other)?).map(|(one, other)| [one, other])
+            } else {
+                None
+            })
         };
         let (w_q, b_q) = reads("", "Q", query_heads)?;
         let (w_k, b_k) = reads(shared, "K", key_heads)?;
