@@ -11,91 +11,41 @@ it does. Results are numpy arrays and tables that polars, pandas and pyarrow rea
 (1, 5, 2048)
 """
 
-from ._arrays import split
+from ._arrays import split as split
 from ._directrix import (
-    CircuitsError,
-    CorpusError,
-    DirectrixError,
-    IndexingError,
-    Intervention,
-    LabError,
-    ModelError,
-    Prompts,
-    SaeError,
-    SparseActivations,
-    StudyError,
-    __version__,
+    CircuitsError as CircuitsError,
+    CorpusError as CorpusError,
+    DirectrixError as DirectrixError,
+    IndexingError as IndexingError,
+    Intervention as Intervention,
+    LabError as LabError,
+    ModelError as ModelError,
+    Prompts as Prompts,
+    SaeError as SaeError,
+    SparseActivations as SparseActivations,
+    StudyError as StudyError,
+    __version__ as __version__,
 )
-from ._names import get_act_name
-from .analyses import (
-    ablate,
-    ablate_each,
-    Ablated,
-    active_directions,
-    activity,
-    Agreement,
-    answer_activations,
-    answer_effects,
-    answer_losses,
-    AnswerEffects,
-    AnswerLosses,
-    attribution_to_direction,
-    before_tokens,
-    BeforeTokens,
-    behaviour_circuit,
-    behaviour_prompts,
-    BehaviourCircuit,
-    BehaviourPrompts,
-    coactivation,
-    conjunctions,
-    cooccurrence,
-    cooccurrence_pairs,
-    cosine_pairs,
-    direct_attribution,
-    DirectAttribution,
-    direction_attribution,
-    edge_agreement,
-    edges,
-    explain,
-    intervene,
-    Intervened,
-    joint_set,
-    keep_directions,
-    log_prob_boosts,
-    logit_attribution,
-    logit_boost_ends,
-    logit_boosts,
-    match_directions,
-    Matching,
-    mean_ablations,
-    mean_decomposition,
-    mean_site,
-    MeanAblations,
-    pair_effects,
-    Patching,
-    patching,
-    prompt_graph,
-    PromptGraph,
-    remainder,
-    Similarities,
-    similarities,
-    single_ablations,
-    token_occurrences,
-    top_tokens,
-    upstream,
-    verify_edges,
+from ._names import get_act_name as get_act_name
+from .analyses import *
+from .browse import Browser as Browser
+from .cache import ActivationCache as ActivationCache
+from .figure import (
+    Figure as Figure,
+    bars as bars,
+    heatmap as heatmap,
+    histogram as histogram,
+    line as line,
+    scatter as scatter,
 )
-from .browse import Browser
-from .cache import ActivationCache
-from .figure import Figure, bars, heatmap, histogram, line, scatter
-from .index import Index
-from .model import HookPoint, Model
-from .opened import Opened, open
-from .progress import show_progress
-from .sae import Sae
-from .shaded import ShadedText, ShadedTexts
-from .study import Report, Study
-from .table import Table
-from .tokenizer import Tokenizer
+from .index import Index as Index
+from .model import HookPoint as HookPoint, Model as Model
+from .opened import Opened as Opened, open as open
+from .progress import show_progress as show_progress
+from .sae import Sae as Sae
+from .shaded import ShadedText as ShadedText, ShadedTexts as ShadedTexts
+from .study import Report as Report, Study as Study
+from .table import Table as Table
+from .tokenizer import Tokenizer as Tokenizer
 
 show_progress()
