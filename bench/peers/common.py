@@ -75,10 +75,10 @@ def load_model(folder: Path, processed: bool = True):
 class Inputs:
     """One task's inputs: `stories` and `prompts` (1-D token tensors) are cut to the units this peer is to do."""
 
-    def __init__(self, folder: Path, task: str, peer: str, read_sae=Sae):
+    def __init__(self, folder: Path, task: str, peer: str, read_sae=Sae, units: int | None = None):
         spec = json.loads((folder / "inputs.json").read_text())
         self.folder, self.read_sae = folder, read_sae
-        self.units = spec["units"].get(task, {}).get(peer, 1)
+        self.units = units or spec["units"].get(task, {}).get(peer, 1)
         self.stories = [torch.tensor(ids) for ids in spec["stories"][:self.units]]
         self.prompts = [torch.tensor(ids) for ids in spec["prompts"][:self.units]]
         self.directions, self.joint, self.above, self.tables = (spec[k] for k in ("directions", "joint", "above", "tables"))
@@ -114,6 +114,7 @@ def parser(doc: str, tasks: dict) -> argparse.ArgumentParser:
     parser.add_argument("task", choices=tasks)
     parser.add_argument("out", help="OUT.safetensors and OUT.json are written")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--units", type=int, help="how many stories, prompts or pairs [default: what the inputs say]")
     return parser
 
 
@@ -121,7 +122,7 @@ def run(tasks: dict, peer: str, args: argparse.Namespace, read_sae=Sae):
     """Runs a task: a function from inputs to its tensors and further facts (among them "units", if not those asked for)."""
     torch.set_num_threads(args.threads)
     torch.set_grad_enabled(False)
-    inputs = Inputs(args.inputs, args.task, peer, read_sae)
+    inputs = Inputs(args.inputs, args.task, peer, read_sae, args.units)
     if args.task != "product":
         inputs.load()
     start = time.perf_counter()

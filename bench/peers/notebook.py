@@ -56,7 +56,29 @@ def tables(x):
     return tensors, {"tokens": sum(map(len, x.stories))}
 
 
+def top_tokens(x):
+    """Positions above half of the maximum, and those of them on the commonest token. Only positions from the tenth on, without the
+    last, have a maximum and are counted, as in Directrix."""
+    tensors = {}
+    for i, sae in enumerate(x.saes):
+        maximum = torch.stack([acts_of(x.model, sae, s[None])[10:-1].max(0).values for s in x.stories]).max(0).values
+        counts = torch.zeros(sae.directions, x.model.cfg.d_vocab, dtype=torch.int32)
+        for story in x.stories:
+            acts = acts_of(x.model, sae, story[None])
+            for pos in range(10, len(story) - 1):
+                on = torch.argwhere(acts[pos] > 0.5 * maximum).flatten()
+                counts[on, story[pos]] += 1
+        tensors |= {f"count.{i}": counts.sum(1, dtype=torch.int32), f"count_of_top.{i}": counts.max(1).values}
+        del counts
+    return tensors, {"tokens": sum(map(len, x.stories))}
+
+
 # ---- ablations ----
+
+def answers(x):
+    """Activations before the answer."""
+    return {"acts": torch.stack([acts_of(x.model, x.saes[1], p[None])[-2] for p in x.prompts])}, {}
+
 
 def ablation_hook(sae, directions, pos=None):
     def hook(value, hook):
@@ -113,6 +135,32 @@ def loss_recovered(x):
         with model.hooks(hooks):
             losses.append([model(p[None], return_type="loss", loss_per_token=True)[0, -1].item() for p in x.prompts])
     return {"losses": torch.tensor(losses).T}, {}
+
+
+def at_mean(x):
+    """The answer's logit, and the same with the site before it at its mean."""
+    def hook(value, hook):
+        value[0, -2] = x.site_mean
+        return value
+
+    def logit(p):
+        return x.model(p[None])[0, -2, p[-1]].item()
+    logits = []
+    for p in x.prompts:
+        before = logit(p)
+        with x.model.hooks([(x.saes[1].hook, hook)]):
+            logits.append((before, logit(p)))
+    return {"logits": torch.tensor(logits)}, {}
+
+
+def boosts(x):
+    """The log-probability of every token before the answer, with a direction and without."""
+    model, sae, both = x.model, x.saes[1], []
+    for p in x.prompts:
+        on = model(p[None])[0, -2].log_softmax(-1)
+        with model.hooks(ablation_hook(sae, x.directions[:1], -2)):
+            both.append(torch.stack([on, model(p[None])[0, -2].log_softmax(-1)]))
+    return {"log_probs": torch.stack(both).mean(0)}, {}
 
 
 def gradient(x):
@@ -193,6 +241,18 @@ def logit_attribution(x):
     return {"components": torch.stack(out).mean(0)}, {}
 
 
+def remainder(x):
+    """Of the last SAE's site to one token, of its reconstruction, and of what is left."""
+    model, sae, out = x.model, x.saes[1], []
+    for p in x.prompts:
+        _, cache = model.run_with_cache(p[None])
+        site = cache[sae.hook][0, -2]
+        written = torch.stack([site, sae.forward(site)[1]]) @ model.W_out[sae.layer]
+        parts = torch.stack([written[0], written[1], written[0] - written[1]])
+        out.append(cache.apply_ln_to_stack(parts, pos_slice=-2) @ model.W_U[:, x.prompts[0][-1]])
+    return {"parts": torch.stack(out).mean(0)}, {}
+
+
 def feature_attribution(x):
     """Of every component to one direction, through the neurons active at the position before the last."""
     model, sae, direction = x.model, x.saes[1], x.directions[0]
@@ -217,6 +277,8 @@ def cosine(x, k=10):
 TASKS = {
     "index": index,
     "tables": tables,
+    "top-tokens": top_tokens,
+    "answers": answers,
     "ablate-last": lambda x: ablate(x, x.saes[1], x.directions),
     "ablate-first": lambda x: ablate(x, x.saes[0], x.directions),
     "ablate-everywhere": lambda x: ablate(x, x.saes[0], x.directions[:4], everywhere=True),
@@ -225,6 +287,9 @@ TASKS = {
     "logit-attribution": logit_attribution,
     "feature-attribution": feature_attribution,
     "loss-recovered": loss_recovered,
+    "at-mean": at_mean,
+    "boosts": boosts,
+    "remainder": remainder,
     "gradient": gradient,
     "edges-causal": edges_causal,
     "edges-attribution": edges_attribution,

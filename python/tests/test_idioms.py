@@ -13,7 +13,7 @@ import directrix as dx
 from conftest import REPOSITORY, close, tokens_of
 
 sys.path.insert(0, str(REPOSITORY / "python" / "examples"))
-from idioms import IDIOMS, Idiom
+from idioms import FOLDER, IDIOMS, Idiom, notebook
 
 
 @pytest.mark.parametrize("idiom", IDIOMS, ids=[idiom.title for idiom in IDIOMS])
@@ -45,3 +45,10 @@ def test_an_idiom_finds_the_same(idiom: Idiom, folder: Path, model: dx.Model, ho
     assert len(theirs) == len(ours)
     for one, other in zip(theirs, ours, strict=True):
         close(other, one)
+
+
+def test_the_port_notebook_holds_these_idioms() -> None:
+    nbformat = pytest.importorskip("nbformat")
+    kept = nbformat.read(FOLDER / "port.ipynb", as_version=4)
+    assert [cell.source for cell in kept.cells] == [cell.source for cell in notebook().cells]
+    assert all(cell.outputs or "compare" not in cell.source for cell in kept.cells if cell.cell_type == "code")

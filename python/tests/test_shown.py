@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import directrix as dx
+from conftest import REPOSITORY
 
 
 def test_data_frames_take_tables(index: dx.Index) -> None:
@@ -97,3 +98,12 @@ def test_a_study_is_run_and_shown(tmp_path: Path) -> None:
     except dx.StudyError as error:
         pytest.fail(str(error))
     assert report.path.is_file() and report.tables() and "iframe" in report._repr_html_()
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/python.md"])
+def test_examples_of_documents_run(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / document).read_text(), re.S)
+    assert blocks
+    for block in blocks:
+        exec(block, {})
