@@ -8,7 +8,6 @@ import os
 import resource
 import tempfile
 import time
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ class Inputs:
     def __init__(self, folder: Path, scratch: Path, units: int):
         import directrix as dx
         spec = json.loads((folder / "inputs.json").read_text())
-        self.folder, self.scratch = folder, scratch
+        self.scratch = scratch
         self.directions, self.joint, self.above = (spec[k] for k in ("directions", "joint", "above"))
         self.tokens = sum(map(len, spec["stories"][:units]))
         stories = scratch / "stories.jsonl"
@@ -29,12 +28,9 @@ class Inputs:
         self.opened = dx.open(folder / "model", [folder / "sae-0", folder / "sae-1"], stories)
         self.model, self.saes = self.opened.model, self.opened.saes
         self.prompts = self.model.to_prompts(spec["prompts"][:units])
+        self.site_mean = load_file(folder / "site_mean.safetensors")["mean"]
         # A first pass, which is not timed.
         self.model(spec["prompts"][0][:8])
-
-    @cached_property
-    def site_mean(self):
-        return load_file(self.folder / "site_mean.safetensors")["mean"]
 
 
 def columns(table, *names):
@@ -84,13 +80,10 @@ def joint(dx, x):
 
 def at_mean(dx, x):
     mean = dx.Intervention.at_hook(x.saes[1].cfg.hook_name, "set", rows=x.site_mean[None], positions=-2)
-
-    def logits():
-        return [of[-2, tokens[-1]] for of, tokens in zip(dx.split(x.model(x.prompts).reshape(x.prompts.positions, -1), x.prompts),
-                                                         x.prompts)]
-    before = logits()
+    answers = range(len(x.prompts)), -2, [tokens[-1] for tokens in x.prompts]
+    before = x.model(x.prompts)[answers]
     with x.model.hooks([mean]):
-        return {"logits": np.stack([before, logits()], -1)}, {}
+        return {"logits": np.stack([before, x.model(x.prompts)[answers]], -1)}, {}
 
 
 def loss_recovered(dx, x):
