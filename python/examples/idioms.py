@@ -114,6 +114,28 @@ IDIOMS = [
         "found = model.run_with_hooks(tokens, return_type='loss', fwd_hooks=[sae.reconstruct()])",
     ),
     Idiom(
+        "Activation patching, every layer and position",
+        "other = tokens.flip(0)\n"
+        "_, clean = hooked.run_with_cache(tokens)\n"
+        "found = np.zeros((2, tokens.shape[1]))\n"
+        "for layer in range(2):\n"
+        "    for position in range(tokens.shape[1]):\n"
+        "        def patch(value, hook):\n"
+        "            value[:, position] = clean[hook.name][:, position]\n"
+        "            return value\n\n"
+        "        logits = hooked.run_with_hooks(other, fwd_hooks=[(f'blocks.{layer}.hook_resid_pre', patch)])\n"
+        "        found[layer, position] = (logits[:, -1, answer] - logits[:, -1, answer + 1]).mean()",
+        "other = tokens.flip(0)\n"
+        "_, clean = model.run_with_cache(tokens, None, ['resid_pre0', 'resid_pre1'])\n"
+        "changes = [\n"
+        "    dx.Intervention.at_hook(f'blocks.{layer}.hook_resid_pre', 'set', rows=clean['resid_pre', layer][:, position], positions=position)\n"
+        "    for layer in range(2) for position in range(tokens.shape[1])\n"
+        "]\n"
+        "log_probs = model.log_probs_each(other, changes)\n"
+        "found = (log_probs[:, :, answer] - log_probs[:, :, answer + 1]).mean(1).reshape(2, -1)",
+        "All changes go on from one run, each from its position and layer on.",
+    ),
+    Idiom(
         "Ablating directions, one by one, on every prompt",
         "losses = []\n"
         "for direction in directions:\n"
@@ -156,6 +178,7 @@ hook = sae.cfg.hook_name
 
 story = 'Once upon a time, there was a little girl named Lily. She loved to play outside. One day, Lily said, "I like this big tree."'
 tokens = torch.tensor(np.repeat(model.to_tokens(story), 8, axis=0))
+tokens[4:, 1:6] = tokens[:4, 6:11]  # half of the prompts begin otherwise
 answer = model.to_single_token('."')
 fires = np.flatnonzero(sae.encode(model.run_with_cache(tokens[:1], None, hook)[1][hook])[0, -2] > 0)
 directions = [int(direction) for direction in fires[:8]]"""

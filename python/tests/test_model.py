@@ -197,3 +197,50 @@ def test_generating_is_the_same_again_and_steered_by_directions(shipped: dx.Mode
     sae = dx.Sae.from_pretrained("tinystories-2l/sae-l1")
     steered = shipped.generate("Once upon a time", 20, seed=3, interventions=[sae.set([1001], 30.0)])
     assert steered != text
+
+
+def test_many_changes_at_once_are_each_alone(model: dx.Model, folder: Any) -> None:
+    tokens = tokens_of(model, 3, 7, 10)
+    _, cache = model.run_with_cache(tokens[::-1].copy())
+    make, sae = dx.Intervention.at_hook, dx.Sae.from_pretrained(folder / "sae-l0")
+    rows = cache["resid_pre", 1][:, 2:4].reshape(-1, model.cfg.d_model)
+    changes: list[Any] = [
+        make("blocks.1.hook_resid_pre", "set", rows=rows, positions=[2, 3]),
+        make("blocks.0.mlp.hook_post", "zero", positions=-1),
+        make("blocks.0.mlp.hook_post", "scale", by=2.0),
+        [make("hook_embed", "zero", positions=3), make("blocks.1.attn.hook_z", "zero", head=0)],
+        make("blocks.0.attn.hook_pattern", "scale", by=0.5, head=1),
+        make("ln_final.hook_normalized", "add", rows=np.ones((1, model.cfg.d_model), np.float32), positions=-2),
+        [],
+        sae.ablate([1, 2, 3]),
+        sae.reconstruct(positions=-2),
+        sae.set(4, 2.0, positions=[1, 2]),
+    ]
+    for position in (-1, -2, [0, 3, 5]):
+        found = model.log_probs_each(tokens, changes, position)
+        assert found.shape == (len(changes), 3, model.cfg.d_vocab)
+        at = np.broadcast_to(np.asarray(position), 3) % 7
+        for change, log_probs in zip(changes, found, strict=True):
+            logits = model.run_with_hooks(tokens, fwd_hooks=change if isinstance(change, list) else [change])
+            expected = logits[np.arange(3), at].astype(np.float64)
+            expected -= np.log(np.exp(expected - expected.max(-1, keepdims=True)).sum(-1, keepdims=True)) + expected.max(-1, keepdims=True)
+            close(log_probs, expected)
+
+
+def test_many_changes_that_cannot_be_are_refused(shipped: dx.Model) -> None:
+    make, sae = dx.Intervention.at_hook, dx.Sae.from_pretrained("tinystories-2l/sae-l1")
+    hook, width = "blocks.1.mlp.hook_post", shipped.cfg.d_mlp
+    for changes, position, message in (
+        ([make(hook, "zero")], -99, "99|positions"),
+        ([make(hook, "zero", positions=50)], -1, "50"),
+        ([make(hook, "set", rows=np.zeros((2, width), np.float32))], -1, "2 rows"),
+        ([make(hook, "set", rows=np.zeros((9, width), np.float32))], -1, "9 rows"),
+        ([sae.ablate(3, positions=[0, 2])], -1, "one position"),
+        ([sae.ablate(3, positions=50)], -1, "50|no position"),
+        ([[sae.ablate(3), make(hook, "zero")]], -1, "together"),
+    ):
+        with pytest.raises(dx.DirectrixError, match=message):
+            shipped.log_probs_each("Once upon a time", changes, position)
+    assert shipped.log_probs_each("Once upon a time", []).shape == (0, 1, shipped.cfg.d_vocab)
+    with pytest.raises(dx.DirectrixError):
+        shipped.log_probs_each([[]], [make(hook, "zero")])

@@ -107,3 +107,26 @@ def test_examples_of_documents_run(document: str, tmp_path: Path, monkeypatch: p
     assert blocks
     for block in blocks:
         exec(block, {})
+
+
+def test_an_index_goes_to_parquet_and_to_datasets(index: dx.Index, shipped: dx.Model, tmp_path: Path) -> None:
+    sae = dx.Sae.from_pretrained("tinystories-2l/sae-l1")
+    n = index.export(tmp_path / "parquet", "parquet", "sae-l1", directions=[3, 5])
+    pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = parquet.read_table(tmp_path / "parquet" / "activations.parquet").to_pydict()
+    assert len(rows["direction"]) == n and set(rows["direction"]) <= {3, 5}
+    assert index.export(tmp_path / "parquet", "parquet", "sae-l1", directions=[3]) <= n
+    assert index.export(tmp_path / "datasets", "datasets", "sae-l1", context=32, of=(shipped, sae)) > 0
+    assert list((tmp_path / "datasets").glob("*.arrow"))
+    for wrong, message in (
+        (lambda: index.export(tmp_path / "x", "csv"), "there are parquet"),
+        (lambda: index.export(tmp_path / "x", "datasets", "sae-l1"), "give `model`|give"),
+        (lambda: index.export(tmp_path / "x", "datasets", "sae-l0", context=32, of=(shipped, sae)), "another SAE"),
+        (lambda: index.export(tmp_path / "x", "datasets", "sae-l1", of=(shipped, sae)), "equally long"),
+        (lambda: index.export(tmp_path / "x", directions=[10**6]), "no direction"),
+    ):
+        with pytest.raises(dx.DirectrixError, match=message):
+            wrong()
+    assert not (tmp_path / "x").exists()

@@ -3,9 +3,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use directrix_corpus::Prompts;
 use directrix_kernels::{Matrix, dot};
 use serde::{Deserialize, Serialize};
 
+use crate::positions::Lengths;
 use crate::{BlockHook, Config, Error, HookPoint, Positions, Result, Spot};
 
 /// A change made at a hook point at some positions.
@@ -188,6 +190,40 @@ impl Intervention {
     pub fn in_columns(mut self, columns: Columns) -> Intervention {
         self.columns = columns;
         self
+    }
+
+    /// The intervention as it is in each prompt of a batch, with the rows that are for its positions: what the [cases](crate::Case) of a
+    /// session are made of.
+    ///
+    /// # Errors
+    /// If a position does not exist, or there are other rows than positions.
+    pub fn of_each(&self, prompts: &Prompts) -> Result<Vec<Intervention>> {
+        let lengths = Lengths::of(prompts);
+        let mut before = 0;
+        let mut of_prompt = |prompt| {
+            let at = lengths.in_prompt(prompt, &self.positions)?;
+            let own = before..before + at.len();
+            before = own.end;
+            let mut made = Intervention { positions: Positions::At(at), ..self.clone() };
+            if let Edit::Set(rows) | Edit::Add(rows) | Edit::Project(rows) = &mut made.edit
+                && let Some(each) = &mut rows.each
+            {
+                if each.len() < own.end {
+                    let problem = format!("{} rows for {} positions and more", each.len(), own.end);
+                    return Err(Error::Intervention { hook: self.hook.to_string(), problem });
+                }
+                *each = each.start + own.start..each.start + own.end;
+            }
+            Ok(made)
+        };
+        let made = (0..prompts.len()).map(&mut of_prompt).collect::<Result<Vec<_>>>()?;
+        match self.edit.rows().and_then(|rows| rows.each.as_ref()) {
+            Some(each) if each.len() != before => {
+                let problem = format!("{} rows for {before} positions", each.len());
+                Err(Error::Intervention { hook: self.hook.to_string(), problem })
+            }
+            _ => Ok(made),
+        }
     }
 
     /// The edits of single rows: at `spots`, the positions of the intervention in their order. Checks that the

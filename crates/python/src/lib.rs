@@ -11,7 +11,9 @@
 mod analyses;
 mod array;
 mod change;
+mod each;
 mod error;
+mod export;
 mod index;
 mod lab;
 mod model;
@@ -38,6 +40,7 @@ fn _directrix(module: &Bound<PyModule>) -> PyResult<()> {
     module.add_class::<study::Figure>()?;
     module.add_class::<table::Table>()?;
     module.add_function(wrap_pyfunction!(watch::set_progress, module)?)?;
+    module.add_function(wrap_pyfunction!(export::export, module)?)?;
     error::register(module)?;
     analyses::register(module)?;
     // Nothing of it is for `import *`, and its stubs name no such list.

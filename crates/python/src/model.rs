@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use directrix_circuits::{Change, Hooks};
+use directrix_circuits::{self as circuits, Hooks};
 use directrix_corpus as corpus;
 use directrix_kernels::Matrix;
 use directrix_lab::Sources;
@@ -17,6 +17,7 @@ use safetensors::tensor::TensorView;
 
 use crate::array::{borrowed, borrowed_row, matrix, owned};
 use crate::change::{Intervention, Made, Where};
+use crate::each::{Change, log_probs_each};
 use crate::error::{Failure, Result};
 use crate::prompts::{Prompts, Tokenizer};
 use crate::watch::watched;
@@ -208,6 +209,28 @@ impl Model {
         Ok((captured, of_logits.transpose()?, of_losses.transpose()?))
     }
 
+    /// Log-probabilities of every token, nats, at one position of each prompt, with each list of interventions alone:
+    /// `[changes, prompts, d_vocab]`.
+    fn log_probs_each<'py>(
+        &self,
+        py: Python<'py>,
+        prompts: &Prompts,
+        changes: Vec<Vec<PyRef<Intervention>>>,
+        at: Vec<usize>,
+    ) -> Result<Array<'py>> {
+        let prompts = &prompts.0;
+        let is_there = |(prompt, at): (usize, &usize)| *at < prompts.get(prompt).len();
+        if at.len() != prompts.len() || !at.iter().enumerate().all(is_there) {
+            return Err(Failure::argument("there is not a position of each prompt that is looked at"));
+        }
+        let together = |together: &Vec<PyRef<Intervention>>| {
+            Change::of(self, &together.iter().map(|made| &**made).collect::<Vec<_>>())
+        };
+        let changes = changes.iter().map(together).collect::<Result<Vec<_>>>()?;
+        let found = watched(py, |watch| log_probs_each(self, prompts, &changes, &at, watch))?;
+        Ok(owned(py, found, &[changes.len(), prompts.len(), self.model.config().d_vocab])?)
+    }
+
     /// Continues a prompt by at most `count` tokens; `temperature` 0 takes the most likely one.
     #[pyo3(signature = (prompt, count, *, temperature, top_k = None, seed, stop = None, interventions = Vec::new()))]
     fn generate(
@@ -259,7 +282,7 @@ fn processing([fold_ln, center_writing_weights, center_unembed, fold_value_biase
 /// Interventions, by the way they are made.
 struct Changes {
     at_hooks: Vec<model::Intervention>,
-    at_sites: Vec<(directrix_sae::Sae, Change, Positions)>,
+    at_sites: Vec<(directrix_sae::Sae, circuits::Change, Positions)>,
 }
 
 impl Changes {

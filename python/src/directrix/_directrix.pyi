@@ -113,6 +113,9 @@ class CoreModel:
         interventions: Sequence[Intervention] = ...,
         replaced: Sequence[tuple[str, _F32]] = ...,
     ) -> tuple[dict[str, _F32], _F32 | None, _F32 | None]: ...
+    def log_probs_each(
+        self, prompts: Prompts, changes: Sequence[Sequence[Intervention]], at: Sequence[int]
+    ) -> _F32: ...
     def generate(
         self,
         prompt: Sequence[int],
@@ -205,6 +208,16 @@ class CoreIndex:
     def find(self, query: str, sae: int, k: int) -> tuple[int, int, CoreTable, CoreTable]: ...
     def texts(self, tokens: _U32) -> list[str]: ...
 
+def export(
+    index: CoreIndex,
+    sae: int,
+    form: str,
+    out: str,
+    *,
+    directions: Sequence[int] | None = None,
+    context: int | None = None,
+    of: tuple[CoreModel, CoreSae] | None = None,
+) -> int: ...
 @final
 class CoreStudy:
     @staticmethod

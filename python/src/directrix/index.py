@@ -17,6 +17,7 @@ from .table import Table
 if TYPE_CHECKING:
     from .browse import Browser
     from .model import Model
+    from .sae import Sae
 
 
 class Matches(NamedTuple):
@@ -133,6 +134,28 @@ class Index:
         from .browse import Browser
 
         return Browser.of(self, directions, sae, k)
+
+    def export(
+        self,
+        folder: str | PathLike[str],
+        form: str = "parquet",
+        sae: int | str = 0,
+        *,
+        directions: npt.ArrayLike | None = None,
+        context: int | None = None,
+        of: tuple[Model, Sae] | None = None,
+    ) -> int:
+        """Writes an SAE's activations in a form of other tools, and says how much.
+
+        `parquet` is a row for each activation, `delphi` its cache of latents; `datasets` (what the SAE reads, in rows of `context` positions, as
+        SAELens trains on), `saedashboard` and `neuronpedia` (dashboards) need the model and the SAE: `of=(model, sae)`. An earlier export in the
+        same form gives way, and nothing else.
+        """
+        wanted = None if directions is None else np.atleast_1d(np.asarray(directions, dtype=np.int64)).tolist()
+        cores = None if of is None else (of[0]._core, of[1]._core)
+        return _directrix.export(
+            self._core, self.number_of(sae), form, fspath(folder), directions=wanted, context=context, of=cores
+        )
 
     def __repr__(self) -> str:
         return repr(self._core)

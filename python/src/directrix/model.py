@@ -242,6 +242,27 @@ class Model:
         cache = ActivationCache(values, self, has_batch_dim=is_rectangle(prompts))
         return out, cache.remove_batch_dim() if remove_batch_dim else cache
 
+    def log_probs_each(
+        self, input: Input, changes: Sequence[Intervention | Sequence[Intervention]], position: Positions = -1
+    ) -> Floats:
+        """Log-probabilities of every token, nats, with each change alone: `[changes, batch, d_vocab]`, at one position of each prompt.
+
+        A change is an `Intervention`, or several at hook points that are made together. Prompts are run once, and all changes go on from there
+        together, computing only what they can change: patching every layer and position is one call. Differences of log-probabilities of
+        two tokens are those of their logits. `position` is one, or one for each prompt; rows of an intervention are for the positions of all
+        prompts, prompt after prompt.
+        """
+        prompts = to_prompts(self, input)
+        at = np.broadcast_to(np.asarray(-1 if position is None else position, dtype=np.int64), len(prompts)).copy()
+        lengths = np.asarray(prompts.lengths, dtype=np.int64)
+        at[at < 0] += lengths[at < 0]
+        wrong = np.flatnonzero((at < 0) | (at >= lengths))
+        if wrong.size:
+            prompt = int(wrong[0])
+            raise DirectrixError(f"prompt {prompt} has {lengths[prompt]} positions, and not the one that is looked at")
+        together = [[change] if isinstance(change, Intervention) else list(change) for change in changes]
+        return self._core.log_probs_each(prompts, together, at.tolist())
+
     @contextmanager
     def hooks(self, fwd_hooks: Sequence[Hook] = ()) -> Iterator[Model]:
         """Changes in every run of this model inside the `with`, in this thread. They come after those of an outer `with`."""
