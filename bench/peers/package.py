@@ -97,7 +97,8 @@ def boosts(dx, x):
 
 def cooccurrence(dx, x):
     table = dx.cooccurrence(x.model, *x.saes, x.prompts, above=x.above)
-    return ({"rows": columns(table, "prompt", "position", "first", "second", "ablated", "activation")}, {"pairs": len(table)})
+    rows = columns(table, "prompt", "position", "first", "second", "ablated", "activation")
+    return {"rows": rows}, {"pairs": len(table)}
 
 
 def logit_attribution(dx, x):
@@ -109,7 +110,8 @@ def remainder(dx, x):
 
 
 def feature_attribution(dx, x):
-    return {"components": np.asarray(dx.attribution_to_direction(x.model, x.saes[1], x.prompts, x.directions[0])["mean"])}, {}
+    table = dx.attribution_to_direction(x.model, x.saes[1], x.prompts, x.directions[0])
+    return {"components": np.asarray(table["mean"])}, {}
 
 
 def cosine(dx, x):
@@ -152,7 +154,8 @@ def main():
         seconds = time.perf_counter() - start
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     facts = {"task": args.task, "units": args.units, "seconds": seconds} | facts | {"peak_bytes": peak}
-    save_file({name: np.ascontiguousarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}, f"{args.out}.safetensors")
+    tensors = {name: np.ascontiguousarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}
+    save_file(tensors, f"{args.out}.safetensors")
     Path(f"{args.out}.json").write_text(json.dumps(facts) + "\n")
 
 

@@ -1,12 +1,13 @@
 //! Several changes of one prompt together, each spelled in one way everywhere: in a command, a study, a request.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use directrix_corpus::{Prompts, Watch};
 use directrix_kernels::{Matrix, SparseActivations, log_sum_exp};
-use directrix_model::{Ask, HookPoint, Hooked, Model, Positions, Prediction, RowAt, Spot, Target};
+use directrix_model::{Ask, Function, HookPoint, Hooked, Model, Positions, Prediction, RowAt, Spot, Target};
 use directrix_sae::Sae;
 use serde::Serialize;
 
@@ -362,35 +363,45 @@ type Failed = Arc<Mutex<Option<Error>>>;
 /// Rows by position.
 type Kept = Arc<Mutex<BTreeMap<usize, Vec<f32>>>>;
 
-/// Adds what a change adds at a position, where `read` is what the SAE reads there.
-fn add(sae: &Sae, change: &Change, read: &[f32], written: &mut [f32], failed: &Failed) {
-    let active = || {
-        let acts = sae.encode(&Matrix::new(read.to_vec(), 1, read.len()))?;
-        let (directions, values) = acts.at(0);
-        Ok(directions.iter().copied().zip(values.iter().copied()).collect())
-    };
-    let difference = SiteRow { sae, read, written }.difference(change, active);
-    let site = &mut written[sae.site().writes.columns()];
-    let mut plus = |by: f32, row: &[f32]| site.iter_mut().zip(row).for_each(|(x, row)| *x += by * row);
-    match difference {
-        Ok(None) => {}
-        Ok(Some(Difference::Row(row))) => plus(1.0, &row),
-        Ok(Some(Difference::Directions(of))) => {
-            of.into_iter().for_each(|(direction, by)| plus(by, sae.w_dec().row(direction as usize)));
+/// Adds what a change adds at each position, where `read` are the rows that the SAE reads there.
+fn add(sae: &Sae, changes: &[Option<&Change>], read: &Matrix, written: &mut Matrix, failed: &Failed) {
+    // Most changes need the activations of a few directions; what needs all is encoded at once.
+    let encoded = OnceCell::new();
+    for (row, change) in changes.iter().enumerate().filter_map(|(row, change)| Some((row, (*change)?))) {
+        let active = || match encoded.get_or_init(|| sae.encode(read)) {
+            Ok(acts) => {
+                let (directions, values) = acts.at(row);
+                Ok(directions.iter().copied().zip(values.iter().copied()).collect())
+            }
+            // Encoded alone, this row says what is wrong with it, or nothing is.
+            Err(_) => {
+                let acts = sae.encode(&Matrix::new(read.row(row).to_vec(), 1, read.columns()))?;
+                let (directions, values) = acts.at(0);
+                Ok(directions.iter().copied().zip(values.iter().copied()).collect())
+            }
+        };
+        let difference = SiteRow { sae, read: read.row(row), written: written.row(row) }.difference(change, active);
+        let site = &mut written.row_mut(row)[sae.site().writes.columns()];
+        let mut plus = |by: f32, row: &[f32]| site.iter_mut().zip(row).for_each(|(x, row)| *x += by * row);
+        match difference {
+            Ok(None) => {}
+            Ok(Some(Difference::Row(row))) => plus(1.0, &row),
+            Ok(Some(Difference::Directions(of))) => {
+                of.into_iter().for_each(|(direction, by)| plus(by, sae.w_dec().row(direction as usize)));
+            }
+            Err(error) => drop(lock(failed).get_or_insert(error)),
         }
-        Err(error) => drop(lock(failed).get_or_insert(error)),
     }
 }
 
 fn at_one_place<'a>(sae: &'a Sae, change: &ChangeAt<'a>, failed: &Failed) -> Hooked<'a> {
     let (of, failed) = (change.clone(), failed.clone());
-    let function = move |at: RowAt, row: &mut [f32]| {
-        if let Some(change) = of.made_at(at.spot.position) {
-            let read = row.to_vec();
-            add(sae, change, &read, row, &failed);
-        }
+    let function = move |at: &[RowAt], rows: &mut Matrix| {
+        let changes: Vec<Option<&Change>> = at.iter().map(|at| of.made_at(at.spot.position)).collect();
+        let read = rows.clone();
+        add(sae, &changes, &read, rows, &failed);
     };
-    everywhere(sae.site().reads.hook, function)
+    together(sae.site().reads.hook, function)
 }
 
 /// A transcoder's change: what it reads is kept on the way to where it writes.
@@ -403,14 +414,22 @@ fn of_transcoder<'a>(sae: &'a Sae, change: &ChangeAt<'a>, failed: &Failed) -> [H
         }
     };
     let (of, failed) = (change.clone(), failed.clone());
-    let write = move |at: RowAt, row: &mut [f32]| {
-        if let Some(change) = of.made_at(at.spot.position)
-            && let Some(read) = lock(&read).remove(&at.spot)
-        {
-            add(sae, change, &read, row, &failed);
+    let write = move |at: &[RowAt], rows: &mut Matrix| {
+        // A row of which nothing was read stays as it is.
+        let mut kept = lock(&read);
+        let (mut changes, mut of_rows) = (Vec::new(), Vec::new());
+        for at in at {
+            let row = kept.remove(&at.spot);
+            changes.push(of.made_at(at.spot.position).filter(|_| row.is_some()));
+            of_rows.push(row);
+        }
+        let width = of_rows.iter().flatten().map(Vec::len).next().unwrap_or(0);
+        let of_rows: Vec<Vec<f32>> = of_rows.into_iter().map(|row| row.unwrap_or_else(|| vec![0.0; width])).collect();
+        if width > 0 {
+            add(sae, &changes, &Matrix::from_rows(&of_rows), rows, &failed);
         }
     };
-    [everywhere(sae.site().reads.hook, keep), everywhere(sae.site().writes.hook, write)]
+    [everywhere(sae.site().reads.hook, keep), together(sae.site().writes.hook, write)]
 }
 
 fn part_replaced<'a>(model: &Model, part: ModelPart, row: Vec<f32>, change: &ChangeAt<'a>) -> Hooked<'a> {
@@ -424,7 +443,11 @@ fn part_replaced<'a>(model: &Model, part: ModelPart, row: Vec<f32>, change: &Cha
 }
 
 fn everywhere<'a>(hook: HookPoint, function: impl Fn(RowAt, &mut [f32]) + Send + Sync + 'a) -> Hooked<'a> {
-    Hooked { hook, positions: Positions::All, function: Arc::new(function) }
+    Hooked { hook, positions: Positions::All, function: Function::Each(Arc::new(function)) }
+}
+
+fn together<'a>(hook: HookPoint, function: impl Fn(&[RowAt], &mut Matrix) + Send + Sync + 'a) -> Hooked<'a> {
+    Hooked { hook, positions: Positions::All, function: Function::Together(Arc::new(function)) }
 }
 
 /// What one run over a prompt shows: its losses, one position's prediction, and what fires.

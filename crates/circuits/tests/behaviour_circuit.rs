@@ -8,7 +8,9 @@ use common::planted::*;
 use directrix_circuits::{BehaviourCircuit, Circuit, CircuitNodes, CircuitOptions, Error, Metric, Node, check_nodes};
 use directrix_corpus::{Prompts, Watch};
 use directrix_kernels::Matrix;
-use directrix_model::{Ask, BlockHook, Folder, HookPoint, Hooked, Model, Positions, Processing, RowAt, Target};
+use directrix_model::{
+    Ask, BlockHook, Folder, Function, HookPoint, Hooked, Model, Positions, Processing, RowAt, Target,
+};
 use directrix_sae::Sae;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -205,7 +207,7 @@ impl Shipped {
             functions.push(Hooked {
                 hook: sae.site().reads.hook,
                 positions: Positions::All,
-                function: Arc::new(function),
+                function: Function::Each(Arc::new(function)),
             });
         }
         for layer in 0..self.model.config().n_layers {
@@ -218,7 +220,11 @@ impl Shipped {
                     row[own.clone()].iter_mut().zip(&means.heads[layer][own]).for_each(|(x, mean)| *x = *mean as f32);
                 }
             };
-            functions.push(Hooked { hook: z(layer), positions: Positions::All, function: Arc::new(function) });
+            functions.push(Hooked {
+                hook: z(layer),
+                positions: Positions::All,
+                function: Function::Each(Arc::new(function)),
+            });
         }
         let tokens = self.prompts.get(prompt);
         let target = Target { prompt: 0, position: tokens.len() - 2, token: tokens[tokens.len() - 1] };
@@ -335,7 +341,7 @@ fn attributions_are_the_derivatives_towards_the_means() {
                 let above = &rows[offsets[at.spot.prompt] + at.spot.position];
                 row.iter_mut().zip(above).for_each(|(x, above)| *x += (by * above) as f32);
             };
-            let hooked = Hooked { hook, positions: Positions::All, function: Arc::new(function) };
+            let hooked = Hooked { hook, positions: Positions::All, function: Function::Each(Arc::new(function)) };
             let targets = of.prompts.iter().enumerate().map(|(prompt, tokens)| Target {
                 prompt,
                 position: tokens.len() - 2,

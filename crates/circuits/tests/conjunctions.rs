@@ -8,7 +8,7 @@ use common::planted::*;
 use directrix_circuits::edges::{Between, Conjunction, Conjunctions, Sample, Verdict};
 use directrix_circuits::{Chosen, Claim};
 use directrix_corpus::{Prompts, Watch};
-use directrix_model::{Ask, Hooked, Positions, RowAt};
+use directrix_model::{Ask, Function, Hooked, Positions, RowAt};
 
 fn upstream(between: &Between, second: usize) -> Vec<usize> {
     let found = between.upstream(second, Sample::default(), &Conjunctions::default(), &Watch::nobody()).unwrap();
@@ -110,8 +110,11 @@ fn means_are_over_every_position_at_which_all_three_fire_each_run_alone() {
                             row.iter_mut().zip(w_dec.row(*direction)).for_each(|(x, w)| *x -= activation * w);
                         }
                     };
-                    let hooked =
-                        Hooked { hook: hooks[0], positions: Positions::At(vec![position]), function: Arc::new(ablate) };
+                    let hooked = Hooked {
+                        hook: hooks[0],
+                        positions: Positions::At(vec![position]),
+                        function: Function::Each(Arc::new(ablate)),
+                    };
                     let run = wired.model.run_hooked(&prompts, &Ask::capture([hooks[1]]), &[], &[hooked]).unwrap();
                     let after = second.encode(run.captured(hooks[1])).unwrap().get(position, downstream as u32);
                     *sum += f64::from((before - after) / before);

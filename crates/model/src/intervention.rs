@@ -231,7 +231,7 @@ impl Intervention {
     pub(crate) fn row_edits<'a>(&'a self, config: &Config, spots: &[Spot]) -> Result<Vec<RowEdit<'a>>> {
         check_changeable(self.hook, config)?;
         let problem = |problem: String| Error::Intervention { hook: self.hook.to_string(), problem };
-        let by_key = matches!(self.hook, HookPoint::Block(_, BlockHook::AttnScores | BlockHook::Pattern));
+        let by_key = is_by_key(self.hook);
         let shape = self.hook.shape(config, 0);
         let width: usize = shape.iter().product();
         let columns = match self.columns {
@@ -287,12 +287,24 @@ pub struct Hooked<'f> {
     pub hook: HookPoint,
     /// At which positions of each prompt.
     pub positions: Positions,
-    /// What changes each row there; attention scores and patterns are given to it head by head.
-    pub function: Arc<RowFn<'f>>,
+    /// What changes the rows there.
+    pub function: Function<'f>,
+}
+
+/// What changes rows.
+#[derive(Clone)]
+pub enum Function<'f> {
+    /// Each row alone; attention scores and patterns are given to it head by head.
+    Each(Arc<RowFn<'f>>),
+    /// All rows at once, as many as there are [`RowAt`]s: for what is quicker of many together. Not for attention scores and patterns.
+    Together(Arc<RowsFn<'f>>),
 }
 
 /// A function that changes a row.
 pub type RowFn<'f> = dyn Fn(RowAt, &mut [f32]) + Send + Sync + 'f;
+
+/// A function that changes rows.
+pub type RowsFn<'f> = dyn Fn(&[RowAt], &mut Matrix) + Send + Sync + 'f;
 
 /// Where a row stands that a [`Hooked`] function is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -306,9 +318,21 @@ pub struct RowAt {
 impl Hooked<'_> {
     pub(crate) fn row_edits<'a>(&'a self, config: &Config, spots: &[Spot]) -> Result<Vec<RowEdit<'a>>> {
         check_changeable(self.hook, config)?;
-        let change = RowChange::Function(&*self.function);
+        let change = match &self.function {
+            Function::Each(function) => RowChange::Function(&**function),
+            Function::Together(_) if is_by_key(self.hook) => {
+                let problem = "its rows differ in length; give a function of each row".into();
+                return Err(Error::Intervention { hook: self.hook.to_string(), problem });
+            }
+            Function::Together(function) => RowChange::Together(&**function),
+        };
         Ok(spots.iter().map(|&spot| RowEdit { spot, change }).collect())
     }
+}
+
+/// Whether a row has a number for each position that is looked at.
+fn is_by_key(hook: HookPoint) -> bool {
+    matches!(hook, HookPoint::Block(_, BlockHook::AttnScores | BlockHook::Pattern))
 }
 
 /// That a change at `hook` would take effect in the model.
@@ -337,6 +361,7 @@ enum RowChange<'a> {
         part: Part,
     },
     Function(&'a RowFn<'a>),
+    Together(&'a RowsFn<'a>),
 }
 
 /// The part of a row that an edit is of.
@@ -348,11 +373,43 @@ enum Part {
     Columns(usize, usize),
 }
 
-impl RowEdit<'_> {
+impl<'a> RowEdit<'a> {
+    /// The function that changes this row with others.
+    fn together(&self) -> Option<&'a RowsFn<'a>> {
+        match self.change {
+            RowChange::Together(function) => Some(function),
+            _ => None,
+        }
+    }
+
+    /// Makes `edits` of rows of `value`, in their order; those that follow each other and are of one function of many rows, at once.
+    pub(crate) fn apply_all(edits: &[(usize, RowEdit)], value: &mut Matrix) {
+        let of_one = |(_, one): &(usize, RowEdit), (_, other): &(usize, RowEdit)| {
+            one.together().zip(other.together()).is_some_and(|(one, other)| std::ptr::addr_eq(one, other))
+        };
+        for edits in edits.chunk_by(of_one) {
+            let Some(function) = edits[0].1.together() else {
+                edits.iter().for_each(|(row, edit)| edit.apply(None, value.row_mut(*row)));
+                continue;
+            };
+            let mut rows = value.gather(edits.iter().map(|(row, _)| *row));
+            let at: Vec<RowAt> = edits.iter().map(|(_, edit)| RowAt { spot: edit.spot, head: None }).collect();
+            function(&at, &mut rows);
+            for ((row, _), changed) in edits.iter().zip(rows.iter_rows()) {
+                value.row_mut(*row).copy_from_slice(changed);
+            }
+        }
+    }
+
     /// Changes `row`, which is of `head` if heads have rows of their own there.
     pub(crate) fn apply(&self, head: Option<usize>, row: &mut [f32]) {
         match self.change {
             RowChange::Function(function) => function(RowAt { spot: self.spot, head }, row),
+            RowChange::Together(function) => {
+                let mut rows = Matrix::new(row.to_vec(), 1, row.len());
+                function(&[RowAt { spot: self.spot, head }], &mut rows);
+                row.copy_from_slice(rows.row(0));
+            }
             RowChange::Edit { edit, i, part: Part::All } => edit.apply(i, row),
             RowChange::Edit { edit, i, part: Part::OfHead(of) } if head == Some(of) => edit.apply(i, row),
             RowChange::Edit { part: Part::OfHead(_), .. } => {}

@@ -56,7 +56,7 @@ pub use folder::{FileBytes, Folder};
 pub use generate::Sampling;
 pub use gradient::{Cut, Frozen, Gradients, Quantity, Scalar, Tape, Term};
 pub use hook::{BlockHook, HookPoint};
-pub use intervention::{Columns, Edit, Hooked, Intervention, RowAt, RowFn, Rows};
+pub use intervention::{Columns, Edit, Function, Hooked, Intervention, RowAt, RowFn, Rows, RowsFn};
 pub use model::Model;
 pub use positions::{Positions, Spot};
 pub use processing::Processing;

@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use directrix_corpus::Watch;
 use directrix_kernels::Matrix;
 
+use crate::intervention::RowEdit;
 use crate::{BlockHook, Error, HookPoint, Model, Result};
 
 pub(crate) use attention::rotate;
@@ -148,9 +149,7 @@ impl Pass<'_> {
     }
 
     fn edit(&self, hook: HookPoint, value: &mut Matrix) {
-        for (row, edit) in self.plan.edits(hook) {
-            edit.apply(None, value.row_mut(*row));
-        }
+        RowEdit::apply_all(self.plan.edits(hook), value);
     }
 
     /// Takes the rows asked for at `hook`; behind the deepest such hook point the pass is done.

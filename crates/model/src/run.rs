@@ -99,7 +99,7 @@ impl Model {
     /// ```
     /// # use std::sync::Arc;
     /// # use directrix_corpus::Prompts;
-    /// # use directrix_model::{Ask, Folder, HookPoint, Hooked, Model, Positions, Processing, RowAt};
+    /// # use directrix_model::{Ask, Folder, Function, HookPoint, Hooked, Model, Positions, Processing, RowAt};
     /// # let model = Model::load(&Folder::open("../../assets/tinystories-2l")?, Processing::default())?;
     /// let hook: HookPoint = "blocks.1.attn.hook_pattern".parse()?;
     /// // Head 0 looks at the first position alone.
@@ -109,7 +109,7 @@ impl Model {
     ///         pattern[0] = 1.0;
     ///     }
     /// };
-    /// let hooked = Hooked { hook, positions: Positions::All, function: Arc::new(first) };
+    /// let hooked = Hooked { hook, positions: Positions::All, function: Function::Each(Arc::new(first)) };
     /// let run = model.run_hooked(&Prompts::from_rows([[1, 2, 3]]), &Ask::capture([hook]), &[], &[hooked])?;
     /// assert_eq!(run.captured(hook).row(2)[..3], [1.0, 0.0, 0.0]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())

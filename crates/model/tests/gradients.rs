@@ -9,8 +9,8 @@ use common::{MODELS, by_key, model};
 use directrix_corpus::{Prompts, Watch};
 use directrix_kernels::Matrix;
 use directrix_model::{
-    Ask, BlockHook, Cut, Frozen, HookPoint, Hooked, Model, Positions, Processing, Quantity, RowAt, Run, Scalar, Target,
-    Term,
+    Ask, BlockHook, Cut, Frozen, Function, HookPoint, Hooked, Model, Positions, Processing, Quantity, RowAt, Run,
+    Scalar, Target, Term,
 };
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
@@ -75,7 +75,7 @@ fn held(model: &Model, prompts: &Prompts, frozen: Frozen) -> Vec<Hooked<'static>
             let start = at.head.map_or(0, |head| head * longest);
             numbers.copy_from_slice(&was[start..start + numbers.len()]);
         };
-        Hooked { hook, positions: Positions::All, function: Arc::new(function) }
+        Hooked { hook, positions: Positions::All, function: Function::Each(Arc::new(function)) }
     };
     hooks.into_iter().map(hold).collect()
 }
@@ -179,7 +179,7 @@ proptest! {
                 let mut at = vec![Vec::new(); 2];
                 at[prompt] = vec![position];
                 let mut all = held.clone();
-                all.push(Hooked { hook, positions: Positions::Each(at), function: Arc::new(function) });
+                all.push(Hooked { hook, positions: Positions::Each(at), function: Function::Each(Arc::new(function)) });
                 values(&model.run_hooked(&prompts, &ask(&scalars), &[], &all).unwrap(), &prompts, &scalars)
             };
             let step = 8e-3;

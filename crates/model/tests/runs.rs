@@ -9,8 +9,8 @@ use common::{hooks, intervention, model, models, prompts};
 use directrix_corpus::{Prompts, Watch};
 use directrix_kernels::Matrix;
 use directrix_model::{
-    Ask, BlockHook, Case, Columns, Edit, Error, HookPoint, Hooked, Intervention, NormWeights, Positions, Processing,
-    Reader, RowAt, Rows, Run, Sampling, Spot, Target,
+    Ask, BlockHook, Case, Columns, Edit, Error, Function, HookPoint, Hooked, Intervention, NormWeights, Positions,
+    Processing, Reader, RowAt, Rows, Run, Sampling, Spot, Target,
 };
 use proptest::prelude::*;
 
@@ -132,7 +132,7 @@ proptest! {
     fn what_grows_under_changes_is_what_whole_changed_runs_predict(model in models(), prompt in prop::collection::vec(0..64_u32, 1..20), by in -3.0_f32..3.0) {
         let hook = HookPoint::Block(model.config().n_layers - 1, BlockHook::ResidPre);
         let function = |at: RowAt, row: &mut [f32]| if at.spot.position % 3 == 1 { row.iter_mut().for_each(|x| *x *= by); };
-        let hooked = [Hooked { hook, positions: Positions::All, function: Arc::new(function) }];
+        let hooked = [Hooked { hook, positions: Positions::All, function: Function::Each(Arc::new(function)) }];
         let sampling = Sampling { temperature: 0.0, count: 6, ..Sampling::default() };
         let mut tokens = prompt.clone();
         for token in model.generate(&prompt, sampling, &hooked, &Watch::nobody(), |_| ()).unwrap() {
@@ -191,6 +191,7 @@ fn functions_see_every_row_with_its_place() {
             row[0] = at.spot.position as f32 + 10.0;
             record.lock().unwrap().push((at.spot, at.head, row.len()));
         });
+        let function = Function::Each(function);
         let hooked = Hooked { hook: hook.parse().unwrap(), positions, function };
         let hook = hooked.hook;
         let run = model.run_hooked(&prompts, &Ask::capture([hook]), &[], &[hooked]).unwrap();
@@ -206,6 +207,38 @@ fn functions_see_every_row_with_its_place() {
     let heads = model.config().attention.query_heads;
     assert_eq!(seen.len(), 2 * heads);
     assert_eq!((seen[1], changed.row(1)[3]), ((spot(0, 1), Some(1), 2), 11.0));
+}
+
+#[test]
+fn a_function_of_many_rows_gets_them_at_once() {
+    let model = model("gpt2-tiny", Processing::default());
+    let prompts = Prompts::from_rows([&[0_u32, 5, 9][..], &[3, 7]]);
+    let hook: HookPoint = "blocks.0.hook_mlp_out".parse().unwrap();
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let seen = calls.clone();
+    // What depends on the other rows cannot be done row by row.
+    let together = Function::Together(Arc::new(move |at: &[RowAt], rows: &mut Matrix| {
+        seen.lock().unwrap().push(at.iter().map(|at| at.spot).collect::<Vec<_>>());
+        let first = rows.row(0).to_vec();
+        (0..rows.rows()).for_each(|i| rows.row_mut(i).copy_from_slice(&first));
+    }));
+    let halved = Function::Each(Arc::new(|_: RowAt, row: &mut [f32]| row.iter_mut().for_each(|x| *x /= 2.0)));
+    let hooked = [(together, Positions::FromEnd(1)), (halved, Positions::All)]
+        .map(|(function, positions)| Hooked { hook, positions, function });
+    let ask = Ask::capture([hook]);
+    let (base, changed) =
+        (model.run(&prompts, &ask, &[]).unwrap(), model.run_hooked(&prompts, &ask, &[], &hooked).unwrap());
+    let half = |row: usize| base.captured(hook).row(row).iter().map(|x| x / 2.0).collect::<Vec<_>>();
+    for (row, from) in [(0, 0), (1, 1), (2, 2), (3, 3), (4, 2)] {
+        assert_eq!(changed.captured(hook).row(row), half(from));
+    }
+    let at = |prompt, position| Spot { prompt, position };
+    assert_eq!(*calls.lock().unwrap(), [vec![at(0, 2), at(1, 1)]]);
+
+    let function = Function::Together(Arc::new(|_: &[RowAt], _: &mut Matrix| ()));
+    let scores = Hooked { hook: "blocks.0.attn.hook_attn_scores".parse().unwrap(), positions: Positions::All, function };
+    let error = model.run_hooked(&prompts, &ask, &[], &[scores]).unwrap_err();
+    assert!(error.to_string().contains("give a function of each row"), "{error}");
 }
 
 #[test]
@@ -249,13 +282,13 @@ fn a_stopped_run_ends_between_two_stages() {
     let hooked = ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"].map(|name| Hooked {
         hook: name.parse().unwrap(),
         positions: Positions::FromEnd(1),
-        function: Arc::new({
+        function: Function::Each(Arc::new({
             let (set, count) = (set.clone(), count.clone());
             move |_: RowAt, _: &mut [f32]| {
                 set.store(true, Ordering::Relaxed);
                 count.fetch_add(1, Ordering::Relaxed);
             }
-        }),
+        })),
     });
     let error = model.run_hooked(&prompts, &Ask::nothing().with_losses().watched(&watch), &[], &hooked).unwrap_err();
     assert!(matches!(error, Error::Stopped));

@@ -7,7 +7,9 @@ use directrix_circuits::{self as circuits, Hooks};
 use directrix_corpus as corpus;
 use directrix_kernels::Matrix;
 use directrix_lab::Sources;
-use directrix_model::{self as model, Ask, Folder, HookPoint, Hooked, Positions, Processing, RowAt, Sampling, Stored};
+use directrix_model::{
+    self as model, Ask, Folder, Function, HookPoint, Hooked, Positions, Processing, RowAt, Sampling, Stored,
+};
 use numpy::ndarray::IxDyn;
 use numpy::{PyArray, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
@@ -329,5 +331,5 @@ fn put<'a>(
         let first = at.head.map_or(0, |head| head * longest);
         there.copy_from_slice(&row[first..first + there.len()]);
     };
-    Ok(Hooked { hook, positions: Positions::All, function: Arc::new(function) })
+    Ok(Hooked { hook, positions: Positions::All, function: Function::Each(Arc::new(function)) })
 }

@@ -8,7 +8,7 @@ use directrix_circuits::graph::Node;
 use directrix_corpus::Prompts;
 use directrix_kernels::{Activation, Matrix, SparseActivations};
 use directrix_model::{
-    Ask, BlockHook, Folder, HookPoint, Hooked, Model, PositionEncoding, Positions, Processing, RowAt, Run,
+    Ask, BlockHook, Folder, Function, HookPoint, Hooked, Model, PositionEncoding, Positions, Processing, RowAt, Run,
 };
 use directrix_sae::{Architecture, End, Normalisation, Parameters, Sae, Site};
 use rand::{RngExt, SeedableRng};
@@ -302,5 +302,5 @@ fn curve(activation: Activation, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
 }
 
 fn everywhere(hook: HookPoint, function: impl Fn(RowAt, &mut [f32]) + Send + Sync + 'static) -> Hooked<'static> {
-    Hooked { hook, positions: Positions::All, function: Arc::new(function) }
+    Hooked { hook, positions: Positions::All, function: Function::Each(Arc::new(function)) }
 }
