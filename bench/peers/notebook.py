@@ -57,8 +57,8 @@ def tables(x):
 
 
 def top_tokens(x):
-    """Positions above half of the maximum, and those of them on the commonest token. Only positions from the tenth on, without the
-    last, have a maximum and are counted, as in Directrix."""
+    """Positions above half of the maximum, and those of them on the commonest token. As in Directrix, the first ten positions and
+    the last have no part in either."""
     tensors = {}
     for i, sae in enumerate(x.saes):
         maximum = torch.stack([acts_of(x.model, sae, s[None])[10:-1].max(0).values for s in x.stories]).max(0).values
