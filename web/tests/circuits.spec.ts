@@ -52,7 +52,7 @@ test("where edges are not kept, the page says how to have them kept", async ({ p
     route.fulfill({ json: { about: "a value", measured: "`directrix index --edges` keeps them.", edges: [] } }),
   );
   await page.goto("/circuits?sae=sae-l1&direction=429&measure=causal");
-  await expect(page.getByText("`directrix index --edges` keeps them.")).toBeVisible();
+  await expect(page.locator("code", { hasText: "directrix index --edges" })).toBeVisible();
 });
 
 test("measures are shown side by side, each in its colour, and kept in the address", async ({ page }) => {
@@ -72,6 +72,7 @@ test("measures are shown side by side, each in its colour, and kept in the addre
   expect(colours).toBe(4);
   await legend(page, "cosine").click();
   await expect(page.getByRole("heading", { name: "Edges by weight, attribution and causal" })).toBeVisible();
+  await expect(page).not.toHaveURL(/cosine/);
   await page.reload();
   await expect(legend(page, "causal")).toHaveAttribute("aria-pressed", "true");
   await expect.poll(() => drawn(page), { timeout: 20_000 }).toEqual(["attribution", "causal", "weight"]);
