@@ -257,6 +257,16 @@ function Drawn({ data, centre, open, measures }: { data: Found; centre: Id; open
     const found = await Promise.all(asked.map((name) => checkOf(name).catch(() => null)));
     return new Map(asked.map((name, i) => [name, found[i]?.verified ?? null]));
   });
+  /** Where an edge is marked: at the end that fewer edges share. */
+  const markAt = ({ from, to }: Edge): [number, number] => {
+    const [start, end] = [at.get(key(...from))!, at.get(key(...to))!];
+    const [x, until] = [start.x + WIDE / 2, end.x - WIDE / 2];
+    const shared = (id: Id) => edges.filter((edge) => [edge.from, edge.to].some((one) => key(...one) === key(...id))).length;
+    const t = shared(from) <= shared(to) ? 0.14 : 0.86;
+    const weights = [(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t ** 2 * (1 - t), t ** 3];
+    const along = (points: number[]) => points.reduce((sum, point, i) => sum + point * weights[i]!, 0);
+    return [along([x, (x + until) / 2, (x + until) / 2, until]), along([start.y, start.y, end.y, end.y])];
+  };
   const verdict = (edge: Edge) => checked.data?.get(edgeName(edge)) ?? null;
   const most = new Map(
     measures.map((measure) => [measure, Math.max(...edges.map(({ by }) => Math.abs(by[measure]?.value ?? 0)))] as const),
@@ -334,8 +344,7 @@ function Drawn({ data, centre, open, measures }: { data: Found; centre: Id; open
             {edges.map((edge) => {
               const holds = verdict(edge);
               if (holds === null) return null;
-              const [from, to] = [at.get(key(...edge.from))!, at.get(key(...edge.to))!];
-              const [x, y] = [(from.x + to.x) / 2, (from.y + to.y) / 2];
+              const [x, y] = markAt(edge);
               return (
                 <g key={`check ${edgeName(edge)}`} class="checked" aria-hidden="true">
                   <circle cx={x} cy={y} r="9" />
@@ -468,27 +477,30 @@ function Intervals({ rows }: { rows: { name: string; effect: number; low: number
   const [box, width] = useWidth();
   const ends = [0, ...rows.flatMap(({ low, high }) => [low, high])];
   const [low, high] = [Math.min(...ends), Math.max(...ends)];
+  // Where there is no room beside a name, the values stand below it.
+  const beside = width >= 440;
+  const each = beside ? 40 : 56;
   const x = (value: number) => 8 + ((value - low) / (high - low || 1)) * Math.max(0, width - 16);
   return (
     <div ref={box} class="drawing">
       <svg
         class="dot-rows"
         width={width}
-        height={rows.length * 40}
+        height={rows.length * each}
         role="img"
         aria-label={rows.map((row) => `${row.name}: ${signed(row.effect)}, ${signed(row.low)} to ${signed(row.high)}`).join("; ")}
       >
-        <line class="grid" x1={x(0)} x2={x(0)} y1="0" y2={rows.length * 40} />
+        <line class="grid" x1={x(0)} x2={x(0)} y1="0" y2={rows.length * each} />
         {rows.map((row, i) => (
           <g key={i} class={i === 0 ? "" : "control"}>
-            <text class="row-name" x="2" y={i * 40 + 14}>
+            <text class="row-name" x="2" y={i * each + 14}>
               {row.name}
             </text>
-            <text class="tick last" x={width - 2} y={i * 40 + 14}>
+            <text class={beside ? "tick last" : "row-name"} x={beside ? width - 2 : 2} y={i * each + (beside ? 14 : 30)}>
               {signed(row.effect)} ({signed(row.low)} to {signed(row.high)})
             </text>
-            <line class="value" x1={x(row.low)} x2={x(row.high)} y1={i * 40 + 27} y2={i * 40 + 27} />
-            <circle class="dot" cx={x(row.effect)} cy={i * 40 + 27} r="4.5" />
+            <line class="value" x1={x(row.low)} x2={x(row.high)} y1={(i + 1) * each - 13} y2={(i + 1) * each - 13} />
+            <circle class="dot" cx={x(row.effect)} cy={(i + 1) * each - 13} r="4.5" />
           </g>
         ))}
       </svg>
