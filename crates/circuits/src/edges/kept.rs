@@ -61,6 +61,12 @@ struct Header {
     index: Identity,
 }
 
+/// What is read of a header of any version.
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
+
 /// The header with the place of its checksum, which comes first.
 #[derive(Serialize, Deserialize)]
 struct Sealed<H> {
@@ -236,11 +242,16 @@ impl Sweep<'_> {
         let block = block.min(Sums::block(if is_up { firsts } else { seconds }));
         let end = (state.done + block).min(self.len());
         let directions: Vec<usize> = (state.done..end).collect();
+        let sample = Sample::default();
         let about = format!("{} {}", self.measure.name(), self.names().join(" to "));
         let event = move |done: usize| Event::new("edges", done as u64, "directions").of(total as u64);
+        // A block counts prompts: as many of each direction as there may be.
         let within = watch.through({
-            let about = about.clone();
-            move |_| event(done).with_detail(about.clone())
+            let (about, most) = (about.clone(), directions.len());
+            move |of| {
+                let begun = usize::try_from(of.done).unwrap_or(most) / sample.prompts;
+                event(done + begun.min(most)).with_detail(about.clone())
+            }
         });
         let see = |ranked: Ranked| {
             let Edge { first, second } = ranked.edge;
@@ -248,7 +259,6 @@ impl Sweep<'_> {
             state.show(first, Entry { other: second as u32, n, value });
             state.show(firsts + second, Entry { other: first as u32, n, value });
         };
-        let sample = Sample::default();
         let measured = if is_up {
             self.between.attribution_to(Gradient::Whole, &directions, sample, &within, see)
         } else {
@@ -318,10 +328,6 @@ fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<(Header, &'a [u8])> {
         return Err(problem());
     }
     let (header, numbers) = rest.split_at_checked(length as usize).ok_or_else(problem)?;
-    #[derive(Deserialize)]
-    struct Format {
-        format: u32,
-    }
     let Sealed { header: Format { format }, .. } = serde_json::from_slice(header).map_err(|_| problem())?;
     if format != FORMAT {
         return Err(other(path, format!("they have format {format}, expected {FORMAT}")));
