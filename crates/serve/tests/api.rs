@@ -447,7 +447,7 @@ fn edges_are_measured_until_they_are_kept_and_are_the_same_then() {
         address
     };
     let edges = |address: SocketAddr, way: &str, measure: &str| -> Vec<Value> {
-        let sae = if way == "up" { 1 } else { 0 };
+        let sae = usize::from(way == "up");
         let answer = |direction: usize| {
             let path = format!("/api/saes/{sae}/directions/{direction}/edges?way={way}&measure={measure}");
             let found = ask(address, "GET", &path, "", b"");

@@ -51,7 +51,7 @@ enum By {
 
 /// Edges of a direction.
 #[derive(Serialize, ToSchema)]
-pub(crate) struct Edges {
+pub(crate) struct EdgeList {
     /// What their values are.
     about: String,
     /// Where they were measured for this answer: how to have them kept.
@@ -72,7 +72,7 @@ struct Linked {
 }
 
 /// The strongest edges of a direction by one measure, from or to the directions of all other SAEs.
-#[utoipa::path(get, path = "/api/saes/{sae}/directions/{direction}/edges", params(("sae" = usize, Path), ("direction" = usize, Path), ("way" = WayTo, Query), ("measure" = By, Query)), responses((status = 200, body = Edges), (status = 404, body = Failure)))]
+#[utoipa::path(get, path = "/api/saes/{sae}/directions/{direction}/edges", params(("sae" = usize, Path), ("direction" = usize, Path), ("way" = WayTo, Query), ("measure" = By, Query)), responses((status = 200, body = EdgeList), (status = 404, body = Failure)))]
 pub(crate) async fn edges(
     State(served): State<Arc<Served>>,
     Path((sae, direction)): Path<(usize, usize)>,
@@ -106,7 +106,7 @@ pub(crate) async fn edges(
             Linked { sae, direction, value, n, top_token: bench.top_token(sae, direction) }
         });
         let edges = linked.collect();
-        Ok(Edges { about: about(wanted, measured.is_some()), measured, edges })
+        Ok(EdgeList { about: about(wanted, measured.is_some()), measured, edges })
     };
     served.work.answer(takes, key, compute).await
 }
