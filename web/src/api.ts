@@ -17,7 +17,7 @@ export interface Info {
   version: string;
   model: { name: string; layers: number; heads: number; d_model: number; d_vocab: number; n_ctx: number; bos: string | null };
   saes: SaeInfo[];
-  index: null | { corpus: string; prompts: number; positions: number; counted: number; left_out: string };
+  index: null | { corpus: string; prompts: number; positions: number; counted: number; left_out: string; edges: boolean };
   components: string[];
   edit: boolean;
   example: string;
@@ -77,6 +77,8 @@ export interface Neighbours {
 }
 export interface Edges {
   about: string;
+  /** How to have them kept, where they were measured for this answer. */
+  measured?: string;
   edges: Neighbour[];
 }
 interface Part {
@@ -90,6 +92,7 @@ export interface DirectionAttribution {
 }
 export interface Check {
   sentence: string;
+  verified: boolean;
   n: number;
   effect: number;
   low: number;

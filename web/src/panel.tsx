@@ -22,6 +22,7 @@ import {
   Figure,
   Histogram,
   Quiet,
+  Said,
   type Shaded,
   Table,
   Token,
@@ -472,7 +473,7 @@ export const loadEdges = (of: number, direction: number, way: "up" | "down", mea
   get<Edges>(`/api/saes/${of}/directions/${direction}/edges?${query({ way, measure })}`, signal);
 
 function EdgeLists({ of, direction }: { of: number; direction: number }) {
-  const [measure, setMeasure] = useState<Measure>("weight");
+  const [measure, setMeasure] = useState<Measure>(info.value.index?.edges ? "causal" : "weight");
   const id = `${of}/${direction} ${measure}`;
   const up = useLoaded(id, (signal) => loadEdges(of, direction, "up", measure, signal));
   const down = useLoaded(id, (signal) => loadEdges(of, direction, "down", measure, signal));
@@ -482,7 +483,11 @@ function EdgeLists({ of, direction }: { of: number; direction: number }) {
       {(data) => (
         <>
           <DirectionList rows={data.edges} name={`${name}-${way}`} caption={caption} value={measure} />
-          {data.about && <p class="note">{sentence(data.about)}</p>}
+          {data.about && (
+            <p class="note">
+              {sentence(data.about)} {data.measured && <Said text={data.measured} />}
+            </p>
+          )}
         </>
       )}
     </Wait>

@@ -108,6 +108,11 @@ export function Facts({ of }: { of: [string, ComponentChildren][] }) {
   );
 }
 
+/** What the server says, in which commands stand between backticks. */
+export const Said = ({ text }: { text: string }) => (
+  <>{text.split("`").map((part, i) => (i % 2 ? <code key={i}>{part}</code> : part))}</>
+);
+
 export const Token = ({ children }: { children: string | null }) =>
   children === null ? (
     <span class="faint">none</span>

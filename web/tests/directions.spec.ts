@@ -97,7 +97,12 @@ test("the panel shows what a direction is", async ({ page }) => {
   await example.getByRole("button", { name: "What drives it" }).click();
   await expect(example.locator("svg.bars")).toBeVisible();
   await expect(panel.getByRole("region", { name: "sae-l0-429-encoder" }).locator("tbody tr").first()).toBeVisible();
-  await expect(panel.getByRole("region", { name: "sae-l0-429-weight-downstream" }).locator("tbody tr").first()).toBeVisible();
+  await expect(
+    panel
+      .getByRole("region", { name: /sae-l0-429-(weight|causal)-downstream/ })
+      .locator("tbody tr")
+      .first(),
+  ).toBeVisible();
   await panel.getByRole("button", { name: "cosine", exact: true }).click();
   await expect(panel.getByRole("region", { name: "sae-l0-429-cosine-downstream" }).locator("tbody tr").first()).toBeVisible();
 });

@@ -11,6 +11,10 @@ const VIEWS = {
   intervene: [`/intervene?text=${text}&change=sae-l0/429*0&change=L0H0=zero`, "svg.bars"],
   search: ["/search?find=+it&kind=token", ".prompt .tokens"],
   circuits: ["/circuits?sae=sae-l1&direction=429", "svg.circuit .node"],
+  measures: [
+    "/circuits?sae=sae-l1&direction=429&measure=cosine&measure=weight&measure=attribution&measure=causal&most=3",
+    "svg.circuit .node",
+  ],
   graph: [`/circuits?of=prompt&graph=1&text=${text}`, ".graph-panel .title"],
   studies: ["/studies", "h1"],
   notes: ["/notes", "h1"],

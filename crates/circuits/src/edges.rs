@@ -4,7 +4,7 @@
 //! what gradients say ([`Between::attribution`]) and what ablating does ([`Between::causal`]). A ranking is found on the prompts of the index
 //! that have an even number; [`verify`](Between::verify) measures its edges on those that have an odd one, beside controls, and
 //! [`agreement`](Between::agreement) says how far the rankings agree. [`conjunctions`](Between::conjunctions) says which directions another needs
-//! together, and of which each is enough.
+//! together, and of which each is enough. [`keep`] measures the edges of all directions once, and [`Kept`] answers from them.
 //!
 //! An effect within a prompt is summed over its positions, and a mean is over prompts, as Marks et al. 2024 (*Sparse feature circuits*,
 //! 3.1) sum over positions and average over examples.
@@ -14,6 +14,7 @@ mod attribution;
 mod causal;
 mod coactivation;
 mod conjunctions;
+mod kept;
 mod ranking;
 mod verify;
 mod weights;
@@ -29,6 +30,7 @@ use serde::Serialize;
 pub use agreement::{Agreement, AgreementRow, Compared};
 pub use attribution::Gradient;
 pub use conjunctions::{Conjunction, Conjunctions, JointStep, Upstream, Verdict};
+pub use kept::{Kept, Swept, Way, keep};
 pub use ranking::{Measure, Ranked, Ranking};
 pub use verify::{VerifiedEdge, Verify};
 pub use weights::{Path, Weights};

@@ -144,6 +144,24 @@ pub enum Error {
     /// The work was stopped from outside.
     #[error("stopped; nothing was written")]
     Stopped,
+    /// The work was stopped from outside, and goes on where it was.
+    #[error("stopped after {done} of {total} {unit}; run the same command again to go on from there")]
+    StoppedAt {
+        /// How much was done.
+        done: usize,
+        /// How much there is.
+        total: usize,
+        /// What these count.
+        unit: &'static str,
+    },
+    /// Edges that are kept were measured on something else.
+    #[error("{path}: {problem}; `directrix index --edges` measures them anew")]
+    OtherEdges {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is other.
+        problem: String,
+    },
     /// What an attribution graph cannot be made of, or does not have.
     #[error("attribution graph: {problem}")]
     Graph {

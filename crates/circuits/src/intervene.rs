@@ -12,7 +12,7 @@ use directrix_sae::Sae;
 use serde::Serialize;
 
 use crate::change::{Difference, SiteRow};
-use crate::{Change, Error, Matched, ModelPart, PartMeans, Result};
+use crate::{Change, Error, Matched, ModelPart, PartMeans, Result, largest};
 
 /// A change of one prompt and the positions it is made at.
 ///
@@ -552,20 +552,9 @@ impl Observed {
 
     /// The `k` most likely tokens, most likely first.
     pub fn likely(&self, k: usize) -> Vec<u32> {
-        strongest(&self.logits, k).into_iter().map(|token| token as u32).collect()
+        let logits = self.logits.iter().map(|logit| f64::from(*logit));
+        largest(logits, k).into_iter().map(|(token, _)| token as u32).collect()
     }
-}
-
-/// The numbers of the `k` highest values, highest first; of equal ones the first.
-fn strongest(values: &[f32], k: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    let by = |a: &usize, b: &usize| values[*b].total_cmp(&values[*a]).then(a.cmp(b));
-    if k < order.len() {
-        order.select_nth_unstable_by(k, by);
-        order.truncate(k);
-    }
-    order.sort_by(by);
-    order
 }
 
 /// How a direction's activation at a position changes.

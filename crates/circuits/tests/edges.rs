@@ -1,9 +1,16 @@
 //! The measures of edges against each other and against arithmetic written out: they meet where a path is linear.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path as FilePath;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use directrix_circuits::Error;
-use directrix_circuits::edges::{Between, Edge, Gradient, Measure, Path, Ranked, Ranking, Sample, Weights};
+use directrix_circuits::edges::{
+    Between, Edge, Gradient, Kept, Measure, Path, Ranked, Ranking, Sample, Way, Weights, keep,
+};
+use directrix_corpus::durable::Lock;
 use directrix_corpus::{Chunk, Prompts, Watch};
 use directrix_index::{Identity, Index, Input, Options, build};
 use directrix_kernels::{Matrix, dot};
@@ -291,4 +298,133 @@ fn what_has_no_path_is_refused_with_the_reason() {
     let early = at(&neox, 0, BlockHook::MlpOut);
     let refused = new(&neox, [&early, &mlp], Path::Head { layer: 1, head: 0 });
     assert!(matches!(refused, Err(Error::HeadNotBetween { .. })), "the MLP does not read the head beside it");
+}
+
+/// All edges of a direction both ways, by a measure, as they are kept.
+fn kept(folder: &FilePath, index: &Index, measure: Measure) -> [Vec<Vec<(usize, f64, usize)>>; 2] {
+    let kept = Kept::open(folder, index, [0, 1], measure).unwrap().unwrap();
+    let of = |way, sae: usize| {
+        (0..index.sae(sae).directions()).map(|direction| kept.edges(way, direction).unwrap()).collect()
+    };
+    [of(Way::Down, 0), of(Way::Up, 1)]
+}
+
+/// Stops at the `n`th event.
+fn stopping(n: usize) -> Watch {
+    let (stop, seen) = (Arc::<AtomicBool>::default(), AtomicUsize::new(0));
+    let ours = stop.clone();
+    Watch::new(stop, move |_| {
+        if seen.fetch_add(1, Ordering::Relaxed) + 1 >= n {
+            ours.store(true, Ordering::Relaxed);
+        }
+    })
+}
+
+#[test]
+fn edges_that_are_kept_are_those_that_are_measured_however_often_it_was_stopped() {
+    let model = model("gpt2-tiny");
+    let [writes, reads] = [BlockHook::MlpOut, BlockHook::ResidPost].map(|hook| HookPoint::Block(0, hook));
+    let saes = [sae(&model, writes, 200, -0.2, 1), sae(&model, reads, 150, -0.2, 2)];
+    let prompts = prompts(&model, 60, 3);
+    let (index, out) = index(&model, &saes, &prompts);
+    let folder = out.path().join("index");
+    let between = between(&model, &saes, &index);
+
+    let mut stops = 0;
+    let swept = loop {
+        match keep(&model, &saes, &index, &folder, &stopping(3)) {
+            Ok(swept) => break swept,
+            Err(Error::StoppedAt { done, total, .. }) => assert!(done < total && total == 350),
+            Err(error) => panic!("{error}"),
+        }
+        stops += 1;
+        assert!(stops < 100, "it does not go on from where it was");
+    };
+    assert!(stops > 2, "{stops}");
+    assert_eq!(swept.iter().map(|of| of.measure).collect::<Vec<_>>(), ["attribution", "causal"]);
+
+    for measure in [Measure::Attribution, Measure::Causal] {
+        let mut all = Vec::new();
+        let see = |ranked: Ranked| all.push(ranked);
+        match measure {
+            Measure::Causal => between.causal(Sample::default(), &Watch::nobody(), see).unwrap(),
+            _ => between.attribution(Gradient::Whole, Sample::default(), &Watch::nobody(), see).unwrap(),
+        }
+        let [down, up] = kept(&folder, &index, measure);
+        let mut full = 0;
+        for (way, rows) in [(Way::Down, &down), (Way::Up, &up)] {
+            for (direction, found) in rows.iter().enumerate() {
+                let ends =
+                    |edge: Edge| if way == Way::Down { (edge.first, edge.second) } else { (edge.second, edge.first) };
+                let mut expected: Vec<(usize, f64, usize)> = all
+                    .iter()
+                    .filter(|ranked| ends(ranked.edge).0 == direction)
+                    .map(|ranked| (ends(ranked.edge).1, ranked.value, ranked.n.unwrap()))
+                    .collect();
+                expected.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()).then(a.0.cmp(&b.0)));
+                full += usize::from(expected.len() > 24);
+                expected.truncate(24);
+                assert_eq!(found, &expected, "{measure:?} {way:?} {direction}");
+            }
+        }
+        assert!(full > 50, "{full} directions have more edges than are kept");
+    }
+
+    // Nothing is measured that is kept, and at once the files are those of a sweep that was not stopped.
+    let bytes =
+        || ["attribution", "causal"].map(|name| fs::read(folder.join("edges").join(format!("0-1.{name}"))).unwrap());
+    let before = bytes();
+    keep(&model, &saes, &index, &folder, &Watch::nobody()).unwrap();
+    assert_eq!(bytes(), before);
+    fs::remove_dir_all(folder.join("edges")).unwrap();
+    keep(&model, &saes, &index, &folder, &Watch::nobody()).unwrap();
+    assert_eq!(bytes(), before);
+}
+
+#[test]
+fn kept_edges_of_something_else_or_damaged_are_not_used() {
+    let model = model("gpt2-tiny");
+    let [writes, reads] = [BlockHook::MlpOut, BlockHook::ResidPost].map(|hook| HookPoint::Block(0, hook));
+    let saes = [sae(&model, writes, 12, 0.0, 1), sae(&model, reads, 9, 0.0, 2)];
+    let (index_of, out) = index(&model, &saes, &prompts(&model, 20, 3));
+    let folder = out.path().join("index");
+    let open = |index: &Index| Kept::open(&folder, index, [0, 1], Measure::Causal);
+    assert!(open(&index_of).unwrap().is_none());
+    keep(&model, &saes, &index_of, &folder, &Watch::nobody()).unwrap();
+    assert!(open(&index_of).unwrap().is_some());
+
+    let path = folder.join("edges/0-1.causal");
+    let whole = fs::read(&path).unwrap();
+    let hold = Lock::take(&folder).unwrap();
+    let error = keep(&model, &saes, &index_of, &folder, &Watch::nobody()).unwrap_err();
+    assert!(error.to_string().contains("another process"), "{error}");
+    drop(hold);
+
+    let mut random = ChaCha8Rng::seed_from_u64(4);
+    for _ in 0..300 {
+        let mut bytes = whole.clone();
+        let at = random.random_range(0..bytes.len());
+        bytes[at] ^= 1 << random.random_range(0..8);
+        if random.random_range(0..4) == 0 {
+            bytes.truncate(at);
+        }
+        fs::write(&path, &bytes).unwrap();
+        // It is an error, or known to be incomplete; never another answer.
+        assert!(!matches!(open(&index_of), Ok(Some(_))), "byte {at} of {}", whole.len());
+    }
+    keep(&model, &saes, &index_of, &folder, &Watch::nobody()).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), whole, "what is damaged is measured anew");
+
+    // Edges of another corpus, put where those of this one were.
+    let mut identity = index_of.meta().identity.clone();
+    identity.corpus.hash = "other".into();
+    let other_folder = out.path().join("other");
+    let chunks = std::iter::once(Ok(Chunk { prompts: prompts(&model, 20, 9), cut: 0 }));
+    let other = build(&model, &saes, chunks, &identity, &other_folder, &Watch::nobody()).unwrap();
+    keep(&model, &saes, &other, &other_folder, &Watch::nobody()).unwrap();
+    fs::copy(other_folder.join("edges/0-1.causal"), &path).unwrap();
+    let error = open(&index_of).unwrap_err().to_string();
+    assert!(error.contains("another corpus") && error.contains("directrix index --edges"), "{error}");
+    keep(&model, &saes, &index_of, &folder, &Watch::nobody()).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), whole);
 }

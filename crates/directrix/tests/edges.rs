@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 
-use common::{Folder, done, failed, json};
+use common::{Folder, done, failed, fixture, json};
 use serde_json::Value;
 
 /// An index of some of the shipped stories.
@@ -158,4 +158,24 @@ fn what_cannot_be_ranked_says_what_to_do() {
     let few = ["--sample-prompts", "2", "--least-prompts", "3"];
     let message = failed(1, &[&["circuits", "edges", "--index", &index], &few[..]].concat());
     assert!(message.contains("--least-prompts"), "{message}");
+}
+
+#[test]
+fn edges_of_an_index_that_stands_are_kept_without_naming_what_it_is_of() {
+    let folder = Folder::new();
+    let (model, corpus, out) = (fixture("gpt2-tiny"), folder.ids("ids.jsonl", 40, 64), folder.at("index"));
+    let [first, second] = ["sae-l0", "sae-l2"].map(|sae| fixture(&format!("gpt2-tiny/{sae}")));
+    let inputs = ["--model", &model, "--sae", &first, "--sae", &second, "--corpus", &corpus];
+    done(&[&["index", "--out", &out], &inputs[..]].concat());
+    let found = json(&["index", "--edges", "--out", &out]);
+    let measures: Vec<&Value> = found["edges"].as_array().unwrap().iter().map(|of| &of["measure"]).collect();
+    assert_eq!(measures, ["attribution", "causal"]);
+    assert_eq!(found["already_complete"], true);
+    let kept = |name: &str| fs::read(folder.path().join("index/edges").join(name)).unwrap();
+    let before = kept("0-1.causal");
+    // The command that made the index, given again, finds them complete.
+    let shown = done(&[&["index", "--edges", "--out", &out], &inputs[..]].concat());
+    assert!(shown.contains("causal") && kept("0-1.causal") == before, "{shown}");
+    let message = failed(1, &["index", "--edges", "--out", &out, "--limit", "5"]);
+    assert!(message.contains("other inputs"), "{message}");
 }

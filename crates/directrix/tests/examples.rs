@@ -164,6 +164,10 @@ fn is_shown(shown: &[String], printed: &[&str]) -> bool {
     }
 }
 
+fn takes_minutes(example: &str) -> bool {
+    ["demo", "circuits agreement", "index --edges"].iter().any(|long| example.starts_with(&format!("directrix {long}")))
+}
+
 #[test]
 fn every_example_of_every_help_runs() {
     let folder = users_folder();
@@ -188,8 +192,8 @@ fn every_example_of_every_help_runs() {
         let examples = of_help(&text(&common::directrix().args(&args).env("COLUMNS", "300").output().unwrap().stdout));
         assert!(!examples.is_empty(), "{help:?} has no example");
         for example in examples {
-            // These have tests of their own, and take a minute.
-            if ["demo", "circuits agreement"].iter().any(|long| example.starts_with(&format!("directrix {long}"))) {
+            // These have tests of their own, and take a minute or more.
+            if takes_minutes(&example) {
                 continue;
             }
             // The whole of the shipped stories would take a minute, effects of every direction as long.
@@ -217,8 +221,8 @@ fn what_the_readme_shows_is_printed_and_the_documents_commands_run() {
     let mut compared = 0;
     for document in [root().join("README.md")].into_iter().chain(documents) {
         for (command, shown) in of_document(&fs::read_to_string(&document).unwrap()) {
-            // What a sentence says of an argument that the reader is to fill in; and the demo, which serves after a minute.
-            if command.contains("…") || command == "directrix demo --serve" {
+            // What a sentence says of an argument that the reader is to fill in; and what takes minutes.
+            if command.contains("…") || command == "directrix demo --serve" || command.contains("index --edges") {
                 continue;
             }
             let printed = runs(folder.path(), &command);

@@ -101,6 +101,15 @@ fn a_killed_index_goes_on() {
 }
 
 #[test]
+fn a_killed_sweep_of_edges_goes_on() {
+    let folder = Folder::new();
+    let (model, corpus) = (fixture("gpt2-tiny"), folder.ids("ids.jsonl", 200, 64));
+    let [first, second] = ["sae-l0", "sae-l2"].map(|sae| fixture(&format!("gpt2-tiny/{sae}")));
+    let inputs = ["--model", &model, "--sae", &first, "--sae", &second, "--corpus", &corpus];
+    kill(&|out| strings(&[&["index", "--edges", "--out", out], &inputs[..]].concat()), "index", 15);
+}
+
+#[test]
 fn a_killed_training_goes_on() {
     let folder = Folder::new();
     let (model, corpus) = (fixture("gpt2-tiny"), folder.ids("ids.jsonl", 60, 64));

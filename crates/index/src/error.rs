@@ -86,6 +86,9 @@ pub enum Error {
         /// How many there are.
         there: usize,
     },
+    /// A search was asked to stop.
+    #[error("the search was given up")]
+    GivenUp,
     /// The pass was asked to stop.
     #[error("stopped after {prompts} prompts; run the same command again to go on from there")]
     Stopped {

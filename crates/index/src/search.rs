@@ -8,7 +8,7 @@ mod text;
 
 use std::sync::{Arc, OnceLock};
 
-use directrix_corpus::Tokenizer;
+use directrix_corpus::{Tokenizer, Watch};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -62,7 +62,7 @@ const PIECE: usize = 1024;
 /// # let index = build(&model, &[sae], chunks, &identity, &out, &Watch::nobody())?;
 /// // Texts and regular expressions need a tokenizer as well.
 /// let search = Search::new(index.into(), None);
-/// let found = search.find(&Query::parse("[2 3]", search.index())?)?;
+/// let found = search.find(&Query::parse("[2 3]", search.index())?, &Watch::nobody())?;
 /// assert_eq!((found.matches, found.prompts), (2, 2));
 /// for firing in search.firing(&found, 0, 3)? {
 ///     println!("{}: {:.0} % of the matches, lift {:.1}", firing.direction, 100.0 * firing.share, firing.lift);
@@ -108,10 +108,10 @@ impl Search {
     ///
     /// # Errors
     /// [`Error::NoTokenizer`] if it has a text and there is no tokenizer, an error if the text does not fit the memory, it
-    /// names what the index has not, or files of the index are damaged.
-    pub fn find(&self, query: &Query) -> Result<Found> {
+    /// names what the index has not, or files of the index are damaged; [`Error::GivenUp`] if `watch` says stop.
+    pub fn find(&self, query: &Query, watch: &Watch) -> Result<Found> {
         let all = self.index.all_prompts().clone();
-        let mut set = self.set(&query.node)?;
+        let mut set = self.set(&query.node, watch)?;
         let (found, mut left_out, mut prompts) = (set.count(), Vec::new(), 0);
         let options = &self.index.meta().identity.options;
         let excludes = !options.counted.exclude.is_empty();
@@ -186,7 +186,10 @@ impl Search {
     }
 
     /// The positions of a query, those that do not count too.
-    fn set(&self, node: &Node) -> Result<Set> {
+    fn set(&self, node: &Node, watch: &Watch) -> Result<Set> {
+        if watch.is_stopped() {
+            return Err(Error::GivenUp);
+        }
         let prompts = self.index.all_prompts();
         let of = |positions: Vec<Vec<u64>>| {
             let mut set = Set::new(self.index.meta().positions);
@@ -194,9 +197,9 @@ impl Search {
             set
         };
         Ok(match node {
-            Node::Tokens(tokens) => of(find_tokens(prompts, tokens)?),
-            Node::Text(text) => of(self.text()?.find_text(prompts, text)?),
-            Node::Regex(regex) => of(self.text()?.find_regex(prompts, regex)?),
+            Node::Tokens(tokens) => of(find_tokens(prompts, tokens, watch)?),
+            Node::Text(text) => of(self.text()?.find_text(prompts, text, watch)?),
+            Node::Regex(regex) => of(self.text()?.find_regex(prompts, regex, watch)?),
             Node::Fires { sae, direction, above } => {
                 let mut set = Set::new(self.index.meta().positions);
                 for shard in self.sae(*sae)?.activations(*direction)? {
@@ -208,10 +211,10 @@ impl Search {
                 }
                 set
             }
-            Node::Not(of) => self.set(of)?.not(),
-            Node::And(a, b) => self.set(a)?.and(&self.set(b)?),
-            Node::Or(a, b) => self.set(a)?.or(&self.set(b)?),
-            Node::Within(a, distance, b) => self.set(a)?.and(&around(prompts, &self.set(b)?, *distance)),
+            Node::Not(of) => self.set(of, watch)?.not(),
+            Node::And(a, b) => self.set(a, watch)?.and(&self.set(b, watch)?),
+            Node::Or(a, b) => self.set(a, watch)?.or(&self.set(b, watch)?),
+            Node::Within(a, distance, b) => self.set(a, watch)?.and(&around(prompts, &self.set(b, watch)?, *distance)),
         })
     }
 
@@ -227,7 +230,7 @@ impl Search {
 }
 
 /// The positions of the last of `tokens`, wherever they follow each other in a prompt.
-fn find_tokens(prompts: &Prompts, tokens: &[u32]) -> Result<Vec<Vec<u64>>> {
+fn find_tokens(prompts: &Prompts, tokens: &[u32], watch: &Watch) -> Result<Vec<Vec<u64>>> {
     let Some((last, before)) = tokens.split_last() else { return Ok(Vec::new()) };
     let pieces = prompts
         .shards
@@ -235,6 +238,9 @@ fn find_tokens(prompts: &Prompts, tokens: &[u32]) -> Result<Vec<Vec<u64>>> {
         .enumerate()
         .flat_map(|(number, shard)| (0..shard.offsets.len() - 1).step_by(PIECE).map(move |first| (number, first)));
     let piece = |(number, first): (usize, usize)| {
+        if watch.is_stopped() {
+            return Err(Error::GivenUp);
+        }
         let shard = &prompts.shards[number];
         let mut found = Vec::new();
         let ends = shard.offsets[first..].windows(2).take(PIECE);

@@ -75,7 +75,7 @@ fn places(found: &Found) -> Vec<(usize, usize)> {
 }
 
 fn find(search: &Search, query: &str) -> Vec<(usize, usize)> {
-    places(&search.find(&Query::parse(query, search.index()).unwrap()).unwrap())
+    places(&search.find(&Query::parse(query, search.index()).unwrap(), &Watch::nobody()).unwrap())
 }
 
 /// A query as it is written, and as it is meant.
@@ -229,7 +229,7 @@ proptest! {
         for wanted in all {
             let written = wanted.written(search.index());
             let query = Query::parse(&written, search.index()).unwrap();
-            let found = search.find(&query).unwrap();
+            let found = search.find(&query, &Watch::nobody()).unwrap();
             let everywhere = wanted.looked_for(&rows, search.index());
             let expected: Vec<(usize, usize)> = everywhere.iter().copied().filter(counts).collect();
             prop_assert_eq!(&places(&found), &expected, "{}", written);
@@ -307,7 +307,7 @@ proptest! {
         static SEARCH: LazyLock<(tempfile::TempDir, Search)> = LazyLock::new(|| search(&[vec![0, 1, 2, 3, 1]], Counted::all()));
         let text = signs.concat();
         match Query::parse(&text, SEARCH.1.index()) {
-            Ok(query) => drop(SEARCH.1.find(&query).unwrap()),
+            Ok(query) => drop(SEARCH.1.find(&query, &Watch::nobody()).unwrap()),
             Err(Error::Query { at, problem }) => {
                 prop_assert!((1..=text.chars().count() + 1).contains(&at), "{text:?} {at}");
                 prop_assert!(!problem.is_empty() && !problem.contains('\n'), "{text:?} {problem:?}");
@@ -415,8 +415,8 @@ fn what_cannot_be_looked_for_is_said_with_its_place() {
     }
     let without = tempfile::tempdir().unwrap();
     let without = Search::new(Arc::new(self::index(&[vec![1]], Counted::all(), &without.path().join("i"))), None);
-    assert!(matches!(without.find(&Query::text("a").unwrap()), Err(Error::NoTokenizer)));
-    assert_eq!(without.find(&Query::parse("[1]", without.index()).unwrap()).unwrap().matches, 1);
+    assert!(matches!(without.find(&Query::text("a").unwrap(), &Watch::nobody()), Err(Error::NoTokenizer)));
+    assert_eq!(without.find(&Query::parse("[1]", without.index()).unwrap(), &Watch::nobody()).unwrap().matches, 1);
 }
 
 #[test]
@@ -431,10 +431,10 @@ fn a_query_of_another_index_is_an_error_where_it_names_what_is_not_there() {
     let (last, here) = (other.sae(0).directions() - 1, search.index().sae(0).directions());
     if last >= here {
         let query = Query::parse(&format!("0/{last}"), &other).unwrap();
-        assert!(matches!(search.find(&query), Err(Error::Outside { .. })));
+        assert!(matches!(search.find(&query, &Watch::nobody()), Err(Error::Outside { .. })));
     }
     let query = Query::text("a").unwrap();
-    let found = search.find(&query).unwrap();
+    let found = search.find(&query, &Watch::nobody()).unwrap();
     let other = Search::new(Arc::new(other), None);
     assert!(matches!(other.firing(&found, 0, 5), Err(Error::Pattern { .. })));
     assert!(matches!(other.matches(&found, &query, 5), Err(Error::Pattern { .. })));
@@ -446,10 +446,21 @@ fn hostile_expressions_end() {
     let rows: Vec<Vec<u32>> = (0..50).map(|_| vec![1; 60]).collect();
     let (_folder, search) = search(&rows, Counted::all());
     for regex in ["(a*)*b", "(a|aa)+$", "(?:a?){60}a{60}", "(.*)*\\n", "a{1,60}{1,3}"] {
-        search.find(&Query::regex(regex).unwrap()).unwrap();
+        search.find(&Query::regex(regex).unwrap(), &Watch::nobody()).unwrap();
     }
     let huge = (0..400).map(|i| format!("[{}]", i % 15)).collect::<Vec<_>>().join(" | ");
     assert_eq!(find(&search, &huge).len(), 50 * 60);
+}
+
+#[test]
+fn a_search_that_nobody_waits_for_ends() {
+    let rows: Vec<Vec<u32>> = (0..50).map(|_| vec![1; 60]).collect();
+    let (_folder, search) = search(&rows, Counted::all());
+    let gone = Watch::new(Arc::new(true.into()), |_| ());
+    for query in ["/(a*)*b/", "\"aa\"", "[1 1]", "0/3 | !0/4"] {
+        let query = Query::parse(query, search.index()).unwrap();
+        assert!(matches!(search.find(&query, &gone), Err(Error::GivenUp)));
+    }
 }
 
 #[test]
@@ -463,7 +474,7 @@ fn damage_is_an_error_and_not_an_answer() {
         let search = Search::new(Arc::new(Index::open(folder)?), Some(TOKENIZER.clone()));
         for query in ["\"a\" | [3]", "0/3 | 1/5 within 3 of /b/"] {
             let query = Query::parse(query, search.index())?;
-            let found = search.find(&query)?;
+            let found = search.find(&query, &Watch::nobody())?;
             search.firing(&found, 0, 5)?;
             search.firing(&found, 1, 5)?;
             search.matches(&found, &query, 5)?;

@@ -1,5 +1,6 @@
 //! What is wanted.
 
+use directrix_index::Identity;
 use serde::{Deserialize, Serialize};
 
 use crate::Steps;
@@ -38,6 +39,19 @@ impl Default for Wanted {
             column: None,
             limit: None,
             bos: None,
+        }
+    }
+}
+
+impl Wanted {
+    /// The model and the SAEs that an index is of; its corpus is the index's own.
+    pub fn of_index(identity: Identity) -> Wanted {
+        Wanted {
+            model: identity.model.name,
+            processing: Steps::from(identity.processing),
+            saes: identity.saes.into_iter().map(|sae| sae.name).collect(),
+            bos: Some(identity.bos),
+            ..Wanted::default()
         }
     }
 }

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use directrix_circuits::edges::{Measure, Weights};
+use directrix_circuits::edges::{Kept, Measure, Weights};
 use directrix_circuits::{Matched, Observed, PartMeans, top_tokens};
 use directrix_corpus::{Chunk, Prompts, Watch};
 use directrix_index::{Index, SaeIndex, Search};
 use directrix_kernels::Matrix;
-use directrix_lab::{Opened, Steps, Wanted, open_index};
+use directrix_lab::{Opened, Wanted, open_index};
 use directrix_sae::Sae;
 
 use crate::error::{Answered, Refused, Result};
@@ -49,8 +49,11 @@ struct Unchanged {
 pub(crate) struct Indexed {
     pub(crate) index: Arc<Index>,
     pub(crate) search: Search,
+    /// Where it is.
+    folder: PathBuf,
     parts: Vec<usize>,
     means: OnceLock<PartMeans>,
+    kept: Mutex<HashMap<(usize, usize, Measure), Arc<Kept>>>,
 }
 
 /// What is computed once of an SAE.
@@ -69,14 +72,7 @@ impl Workbench {
     /// If there is no index, or its model or SAEs are not where they were or are others.
     pub fn of_index(folder: &Path, sources: &directrix_lab::Sources) -> Result<Workbench> {
         let identity = open_index(folder)?.meta().identity.clone();
-        let wanted = Wanted {
-            model: identity.model.name,
-            processing: Steps::from(identity.processing),
-            saes: identity.saes.into_iter().map(|sae| sae.name).collect(),
-            bos: Some(identity.bos),
-            ..Wanted::default()
-        };
-        Workbench::of(wanted.open_from(sources)?, Some(folder))
+        Workbench::of(Wanted::of_index(identity).open_from(sources)?, Some(folder))
     }
 
     /// What is open, with the index in a folder if there is one.
@@ -210,6 +206,24 @@ impl Workbench {
         Ok(weights)
     }
 
+    /// The edges between two SAEs by a measure that are kept beside the index; where none are, how to have them.
+    pub(crate) fn kept(&self, first: usize, second: usize, measure: Measure) -> Answered<Result<Arc<Kept>, String>> {
+        let Indexed { index, folder, parts, kept, .. } = self.indexed()?;
+        let key = (first, second, measure);
+        if let Some(known) = lock(kept).get(&key) {
+            return Ok(Ok(known.clone()));
+        }
+        // Looked for again each time: they may be made while their index is served.
+        Ok(match Kept::open(folder, index, [parts[first], parts[second]], measure) {
+            Ok(Some(found)) => Ok(lock(kept).entry(key).or_insert(Arc::new(found)).clone()),
+            Ok(None) => Err(format!(
+                "Measured for this answer. `directrix index --edges --out {}` measures the edges of all directions and keeps them: then they are here at once.",
+                folder.display()
+            )),
+            Err(error) => Err(format!("Measured for this answer: what is kept is of no use. {error}.")),
+        })
+    }
+
     /// The tokens that are common enough to be told of, all without an index, and what their logits read: `[d_model, tokens]`.
     pub(crate) fn common(&self) -> Answered<&(Vec<usize>, Matrix)> {
         if let Some(common) = self.common.get() {
@@ -283,6 +297,7 @@ impl Indexed {
         let (index, parts) = opened.existing_index_of_all(folder)?;
         let index = Arc::new(index);
         let search = Search::new(index.clone(), opened.tokenizer.clone());
-        Ok(Indexed { index, search, parts, means: OnceLock::new() })
+        let (folder, means, kept) = (folder.into(), OnceLock::new(), Mutex::default());
+        Ok(Indexed { index, search, folder, parts, means, kept })
     }
 }

@@ -7,9 +7,10 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use directrix_circuits::edges::keep;
 use directrix_corpus::Watch;
-use directrix_index::Options;
-use directrix_lab::{OtherIndex, Sources, Wanted, saes_of};
+use directrix_index::{Index, Options};
+use directrix_lab::{Opened, OtherIndex, Sources, Wanted, saes_of};
 use directrix_serve::{Error, Server, Workbench};
 use serde_json::{Value, json};
 
@@ -410,4 +411,98 @@ fn what_is_looked_at_is_answered_beside_what_is_long_and_that_ends_with_its_clie
     assert_eq!(get("/api/saes/1/directions/5"), 200);
     drop(streams);
     assert_eq!(get("/api/attention/mean?layer=0&head=0"), 200);
+}
+
+/// An index of a tiny model, of prompts of random tokens, and what is open of it.
+fn tiny(folder: &Path) -> (Opened, Index, PathBuf) {
+    let fixture = |name: &str| format!("{}/../model/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
+    let mut state = 1_u64;
+    let mut token = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % 60
+    };
+    let rows = (0..60).map(|_| json!({ "tokens": (0..24).map(|_| token()).collect::<Vec<_>>() }).to_string() + "\n");
+    let corpus = folder.join("ids.jsonl");
+    std::fs::write(&corpus, rows.collect::<String>()).unwrap();
+    let wanted = Wanted {
+        model: fixture("gpt2-tiny"),
+        saes: ["sae-l0", "sae-l2"].map(|sae| fixture(&format!("gpt2-tiny/{sae}"))).into(),
+        corpus: corpus.display().to_string(),
+        ..Wanted::default()
+    };
+    let (opened, path) = (wanted.open().unwrap(), folder.join("index"));
+    let index = opened.index(&path, Options::default(), OtherIndex::Keep, &Watch::nobody()).unwrap();
+    (opened, index, path)
+}
+
+#[test]
+fn edges_are_measured_until_they_are_kept_and_are_the_same_then() {
+    let folder = tempfile::tempdir().unwrap();
+    let (opened, index, path) = tiny(folder.path());
+    let serve = || {
+        let bench = Workbench::of_index(&path, &Sources::default()).unwrap();
+        let server = Server::listen(bench, ([127, 0, 0, 1], 0).into(), None).unwrap();
+        let address = server.url().trim_start_matches("http://").split('/').next().unwrap().parse().unwrap();
+        std::thread::spawn(move || server.run(&Watch::nobody()));
+        address
+    };
+    let edges = |address: SocketAddr, way: &str, measure: &str| -> Vec<Value> {
+        let sae = usize::from(way == "up");
+        let answer = |direction: usize| {
+            let path = format!("/api/saes/{sae}/directions/{direction}/edges?way={way}&measure={measure}");
+            let found = ask(address, "GET", &path, "", b"");
+            assert_eq!(found.status, 200, "{}", found.error());
+            found.json()
+        };
+        (0..12).map(answer).collect()
+    };
+    let is_kept = |address| ask(address, "GET", "/api/info", "", b"").json()["index"]["edges"].as_bool().unwrap();
+    let said = |answers: &[Value]| answers[0]["measured"].as_str().unwrap_or_default().to_owned();
+
+    let address = serve();
+    assert!(!is_kept(address));
+    let ways = [("down", "causal"), ("up", "attribution")];
+    let before = ways.map(|(way, measure)| edges(address, way, measure));
+    assert!(before.iter().flatten().any(|answer| answer["edges"].as_array().unwrap().len() > 5));
+    let how = format!("`directrix index --edges --out {}`", path.display());
+    assert!(before.iter().all(|answers| said(answers).contains(&how)), "{}", said(&before[0]));
+
+    // As soon as they are there, without a start.
+    keep(&opened.model, &opened.saes, &index, &path, &Watch::nobody()).unwrap();
+    assert!(is_kept(address));
+    for ((way, measure), before) in ways.into_iter().zip(&before) {
+        let after = edges(address, way, measure);
+        assert_eq!(said(&after), "");
+        for (one, other) in before.iter().zip(&after) {
+            assert_eq!(one["edges"], other["edges"], "{way} {measure}");
+        }
+    }
+    // What was measured of a few is kept of all, and every edge is told of at both of its ends.
+    let (down, up) = (edges(address, "down", "causal"), edges(address, "up", "causal"));
+    assert!(up.iter().all(|answer| !answer["about"].as_str().unwrap().contains("largest")));
+    let mut both = 0;
+    for (to, answer) in up.iter().enumerate() {
+        for edge in answer["edges"].as_array().unwrap() {
+            let from = edge["direction"].as_u64().unwrap() as usize;
+            let there =
+                down.get(from).and_then(|of| of["edges"].as_array().unwrap().iter().find(|e| e["direction"] == to));
+            if let Some(there) = there {
+                assert_eq!((&there["value"], &there["n"]), (&edge["value"], &edge["n"]));
+                both += 1;
+            }
+        }
+    }
+    assert!(both > 5, "{both}");
+
+    // What is damaged is said to be, and measured.
+    let file = path.join("edges/0-1.causal");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, bytes).unwrap();
+    let again = serve();
+    let found = edges(again, "down", "causal");
+    assert!(said(&found).contains("damaged") && said(&found).contains("0-1.causal"), "{}", said(&found));
+    assert_eq!(found[0]["edges"], before[0][0]["edges"]);
 }

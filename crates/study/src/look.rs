@@ -59,6 +59,9 @@ fn variables(palette: &Palette) -> String {
         let _ = write!(variables, " --{name}: {};", colour.as_str().unwrap_or_default());
     }
     let _ = write!(variables, " --positive: {}; --negative: {};", palette.series[0], palette.series[1]);
+    for (number, colour) in palette.series.iter().enumerate() {
+        let _ = write!(variables, " --series-{number}: {colour};");
+    }
     variables
 }
 

@@ -58,7 +58,7 @@ pub(crate) static LIGHT: Palette = Palette {
         below: "90 165 235",
         shade: "120 130 145",
     },
-    series: ["#0b66b0", "#d55e00", "#00875f", "#b8578f", "#b07700", "#3f9fd0", "#6b7280"],
+    series: ["#0b66b0", "#d55e00", "#00875f", "#b8578f", "#b07700", "#3796c8", "#6b7280"],
     sequential: ["#f4f8fc", "#c6dbef", "#6baed6", "#2171b5", "#08306b"],
     diverging: ["#2166ac", "#92c5de", "#f7f7f7", "#f4a582", "#b2182b"],
 };

@@ -247,8 +247,11 @@ fn report(found: &Findings, sections: Vec<Section>, files: Vec<(String, String)>
         ),
         fact("top directions", list(&found.top), "by their effect on the prompts that choose".into()),
     ];
-    if let Some(best) = found.singles.first() {
+    // Where too few prompts have the behaviour, there may be no mean, or none with an interval.
+    if let Some(best) = found.singles.first().filter(|best| !best.loss_increase.mean().is_nan()) {
         let claim = best.loss_increase;
+        let width = claim.estimate.half_width;
+        let within = if width.is_nan() { String::new() } else { format!(" ± {width:.3}") };
         let verdict = match (claim.excludes_zero(), claim.is_beyond_controls()) {
             (true, true) => "beyond its controls",
             (true, false) => "not beyond its controls",
@@ -256,7 +259,7 @@ fn report(found: &Findings, sections: Vec<Section>, files: Vec<(String, String)>
         };
         facts.push(fact(
             &format!("loss increase without {}", best.direction),
-            format!("{:+.3} ± {:.3}", claim.mean(), claim.estimate.half_width),
+            format!("{:+.3}{within}", claim.mean()),
             format!("nats, where it is active; n = {}; {verdict}", claim.estimate.n),
         ));
     }

@@ -242,7 +242,8 @@ impl Between<'_> {
         Ok((hook, Writer::new(self.model, self.first, hook, width).rows(&unit)?))
     }
 
-    fn check_linear(&self) -> Result<()> {
+    /// That gradients can be taken through both SAEs.
+    pub(super) fn check_linear(&self) -> Result<()> {
         for sae in [self.first, self.second] {
             if sae.parameters().normalisation != Normalisation::None {
                 return Err(Error::Normalises { sae: sae.name().into() });

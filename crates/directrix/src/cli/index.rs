@@ -6,19 +6,22 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use directrix::circuits::edges::{Swept, keep};
+use directrix::corpus::Watch;
 use directrix::index::{self, Options};
-use directrix::lab::{Opened, OtherIndex};
+use directrix::lab::{Opened, OtherIndex, Wanted, open_index};
 use serde_json::json;
 
-use super::inputs::{CorpusArgs, CountedArgs, Saes, SubjectArgs, note_cut};
+use super::inputs::{CorpusArgs, CountedArgs, Saes, SubjectArgs, note_cut, note_model};
 use super::layout::{Table, paragraph};
 use super::numbers::real;
 use super::terminal::{self, note, stdout, thousands};
-use super::watch::watch;
+use super::watch::{sources, watch};
 
 const EXAMPLES: &str = "\
 Examples:
   directrix index
+  directrix index --edges
   directrix index --limit 200 --out out/small
   directrix index --model pythia-70m --sae saes/layer-3 --corpus pile.parquet \\
       --column text --out out/pile";
@@ -27,7 +30,8 @@ Examples:
 ///
 /// Runs the model once over a corpus, for all SAEs together, and leaves an index on disk: of every direction the maximum,
 /// density, mean, histogram and token counts, and every activation of the corpus. Other commands answer from it without
-/// running the model. A pass that was interrupted goes on where it was when the same command is run again.
+/// running the model. A pass that was interrupted goes on where it was when the same command is run again. Of an index that stands, --edges and
+/// --out are enough to say.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Index {
@@ -50,6 +54,10 @@ pub(crate) struct Index {
     /// Count as the origin's notebook: first positions are left out of token counts alone, last ones of maxima alone
     #[arg(long)]
     as_notebook: bool,
+    /// Measure, and keep beside the index, the strongest edges of every direction by attribution and causal effect, which the workbench
+    /// then shows at once
+    #[arg(long)]
+    edges: bool,
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
@@ -59,18 +67,35 @@ impl Index {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let watch = watch();
         let complete = is_complete(&self.out)?;
-        let opened = self.subject.open(Saes::All(&self.sae), self.corpus.wanted())?;
-        let Index { count_above, as_notebook, .. } = self;
-        let options = Options { count_above, counted: self.counted.meant(&opened)?, as_notebook };
-        let index = opened.index(&self.out, options, OtherIndex::Keep, &watch)?;
-        drop(watch);
+        let (index, opened) = if complete && self.edges && self.names_nothing() {
+            self.subject.threads.apply()?;
+            of_itself(&self.out)?
+        } else {
+            self.made(&watch)?
+        };
         if complete {
-            note("the index was complete already; nothing was done");
+            note("the index was complete already");
         }
-        if self.json { self.print_json(&index, complete) } else { self.print(&index, &opened) }
+        let edges = self.edges.then(|| keep_edges(&opened, &index, &self.out, &watch)).transpose()?;
+        drop(watch);
+        if self.json { self.print_json(&index, complete, edges) } else { self.print(&index, &opened, edges) }
     }
 
-    fn print(&self, index: &index::Index, opened: &Opened) -> anyhow::Result<()> {
+    fn made(&self, watch: &Watch) -> anyhow::Result<(index::Index, Opened)> {
+        let opened = self.subject.open(Saes::All(&self.sae), self.corpus.wanted())?;
+        let &Index { count_above, as_notebook, .. } = self;
+        let options = Options { count_above, counted: self.counted.meant(&opened)?, as_notebook };
+        Ok((opened.index(&self.out, options, OtherIndex::Keep, watch)?, opened))
+    }
+
+    /// Whether no flag says of what the index is.
+    fn names_nothing(&self) -> bool {
+        let Index { subject, sae, corpus, count_above, counted, as_notebook, .. } = self;
+        let is_default = subject.is_default() && sae.is_empty() && corpus.wanted() == Wanted::default();
+        is_default && *count_above == Options::default().count_above && counted.is_default() && !as_notebook
+    }
+
+    fn print(&self, index: &index::Index, opened: &Opened, edges: Option<Vec<Swept>>) -> anyhow::Result<()> {
         let meta = index.meta();
         let mut out = stdout();
         let about = format!(
@@ -95,12 +120,19 @@ impl Index {
             ]);
         }
         writeln!(out, "{}", saes.shown())?;
+        if let Some(edges) = edges {
+            let mut table = Table::new(&["edges from", "to", "measure", "kB"], 3);
+            for Swept { from, to, measure, bytes } in edges {
+                table.row([from, to, measure.into(), thousands(bytes.div_ceil(1024))]);
+            }
+            writeln!(out, "{}", table.shown())?;
+        }
         out.flush()?;
         note_cut(meta.cut, opened.model.config());
         Ok(())
     }
 
-    fn print_json(&self, index: &index::Index, complete: bool) -> anyhow::Result<()> {
+    fn print_json(&self, index: &index::Index, complete: bool, edges: Option<Vec<Swept>>) -> anyhow::Result<()> {
         let meta = index.meta();
         let saes = index.saes().iter().map(|sae| {
             json!({
@@ -122,8 +154,27 @@ impl Index {
             "options": meta.identity.options,
             "cut": meta.cut,
             "saes": saes.collect::<Vec<_>>(),
+            "edges": edges,
         }))
     }
+}
+
+/// An index that stands, with the model and SAEs it is of.
+pub(super) fn of_itself(folder: &Path) -> anyhow::Result<(index::Index, Opened)> {
+    let index = open_index(folder)?;
+    let opened = Wanted::of_index(index.meta().identity.clone()).open_from(&sources())?;
+    note_model(&opened);
+    Ok((opened.existing_index_of_all(folder)?.0, opened))
+}
+
+/// Measures the edges of an index, whose SAEs are those that are open, and keeps them.
+pub(super) fn keep_edges(
+    opened: &Opened,
+    index: &index::Index,
+    folder: &Path,
+    watch: &Watch,
+) -> anyhow::Result<Vec<Swept>> {
+    Ok(keep(&opened.model, &opened.saes, index, folder, watch)?)
 }
 
 /// Whether the folder holds an index. An empty folder gives way to one, anything else must not.

@@ -22,7 +22,7 @@ pub(crate) struct SubjectArgs {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
-    threads: ThreadArgs,
+    pub(crate) threads: ThreadArgs,
     #[command(flatten)]
     processing: ProcessingArgs,
 }
@@ -149,6 +149,11 @@ impl SubjectArgs {
         Ok(opened)
     }
 
+    /// Whether it is the shipped model as it is taken where nothing is said.
+    pub(crate) fn is_default(&self) -> bool {
+        self.model.model == lab::MODEL && self.processing.meant() == Steps::default()
+    }
+
     fn saes(&self, wanted: Saes) -> anyhow::Result<Vec<String>> {
         let given = match wanted {
             Saes::Named(saes) | Saes::All(saes) | Saes::Two(saes) => saes.to_vec(),
@@ -197,6 +202,11 @@ impl BosArgs {
 }
 
 impl CountedArgs {
+    /// Whether nothing is said.
+    pub(crate) fn is_default(&self) -> bool {
+        self.skip_first == Counted::default().skip_first && !self.include_last && self.exclude.is_empty()
+    }
+
     pub(crate) fn meant(&self, opened: &Opened) -> lab::Result<Counted> {
         let exclude = opened.excluded(&self.exclude)?;
         Ok(Counted { skip_first: self.skip_first, skip_last: !self.include_last, exclude })

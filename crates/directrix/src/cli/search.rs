@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
 use directrix::circuits::{Cells, Column, Table};
-use directrix::corpus::{Tokenizer, one_line, pieces};
+use directrix::corpus::{Tokenizer, Watch, one_line, pieces};
 use directrix::index::{self, Firing, Found, Match, Query};
 use directrix::lab;
 use directrix::study::write_table;
@@ -112,7 +112,7 @@ impl Search {
         let search = index::Search::new(index.into(), tokenizer);
         let query = self.meant(&search)?;
         let _lock = self.results.lock()?;
-        let found = search.find(&query)?;
+        let found = search.find(&query, &Watch::nobody())?;
         let subject = Subject { search: &search, query: &query, found: &found };
         let mut rows = Vec::new();
         for sae in saes {

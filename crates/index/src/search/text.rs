@@ -1,12 +1,12 @@
 //! The text of an index's prompts, and which token each of its bytes is of.
 
-use directrix_corpus::{Need, Tokenizer, check_memory};
+use directrix_corpus::{Need, Tokenizer, Watch, check_memory};
 use memchr::memmem::Finder;
 use rayon::prelude::*;
 use regex::bytes::Regex;
 
-use crate::Result;
 use crate::index::Prompts;
+use crate::{Error, Result};
 
 /// Prompts whose text is one piece of memory, and one piece of work.
 const PIECE: usize = 64;
@@ -77,6 +77,7 @@ impl Text {
     fn find<State>(
         &self,
         prompts: &Prompts,
+        watch: &Watch,
         state: impl Fn() -> State + Sync + Send,
         each: impl Fn(&State, &[u8], &mut Tokens) + Sync + Send,
     ) -> Result<Vec<Vec<u64>>> {
@@ -84,6 +85,9 @@ impl Text {
             let shard = &prompts.shards[piece.shard];
             let (mut found, mut start) = (Vec::new(), 0);
             for (number, end) in piece.ends.iter().enumerate() {
+                if watch.is_stopped() {
+                    return Err(Error::GivenUp);
+                }
                 let range = shard.offsets[piece.first + number]..shard.offsets[piece.first + number + 1];
                 let first = shard.first_position + u64::from(range.start);
                 let tokens = prompts.tokens(piece.shard, range)?;
@@ -99,10 +103,11 @@ impl Text {
     }
 
     /// The last tokens of all places where `text` is, those that overlap too.
-    pub(crate) fn find_text(&self, prompts: &Prompts, text: &str) -> Result<Vec<Vec<u64>>> {
+    pub(crate) fn find_text(&self, prompts: &Prompts, text: &str, watch: &Watch) -> Result<Vec<Vec<u64>>> {
         let finder = Finder::new(text);
         self.find(
             prompts,
+            watch,
             || (),
             |(), bytes, tokens| {
                 let mut from = 0;
@@ -116,9 +121,10 @@ impl Text {
     }
 
     /// The last tokens of all matches of `regex` that are not empty.
-    pub(crate) fn find_regex(&self, prompts: &Prompts, regex: &Regex) -> Result<Vec<Vec<u64>>> {
+    pub(crate) fn find_regex(&self, prompts: &Prompts, regex: &Regex, watch: &Watch) -> Result<Vec<Vec<u64>>> {
         self.find(
             prompts,
+            watch,
             || regex.clone(),
             |regex, bytes, tokens| {
                 for found in regex.find_iter(bytes).filter(|found| !found.is_empty()) {

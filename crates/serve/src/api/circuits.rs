@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use directrix_circuits::edges::{Between, Edge, Gradient, Measure, Ranked, Sample, Verify, check_path};
+use directrix_circuits::edges::{Between, Edge, Gradient, Measure, Ranked, Sample, Verify, Way, check_path};
 use directrix_circuits::graph::{GraphOptions, Replacement};
-use directrix_circuits::{Inactive, attribution_to_direction};
+use directrix_circuits::{Inactive, attribution_to_direction, largest};
 use directrix_corpus::{Prompts, Watch};
 use directrix_study::GraphStory;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Json, Part, Path, Query, largest};
+use super::{Json, Part, Path, Query};
 use crate::Served;
 use crate::error::{Answered, Failure, Refused};
 use crate::work::Takes;
@@ -25,17 +25,17 @@ const TRIED: usize = 24;
 const LONGEST: usize = 255;
 
 /// Which edges of a direction are wanted.
-#[derive(Debug, Deserialize, IntoParams)]
+#[derive(Debug, Clone, Copy, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Wanted {
     /// `up` for the directions that influence it, `down` for those that it influences.
-    way: Way,
+    way: WayTo,
     measure: By,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-enum Way {
+enum WayTo {
     Up,
     Down,
 }
@@ -51,9 +51,12 @@ enum By {
 
 /// Edges of a direction.
 #[derive(Serialize, ToSchema)]
-pub(crate) struct Edges {
+pub(crate) struct EdgeList {
     /// What their values are.
     about: String,
+    /// Where they were measured for this answer: how to have them kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    measured: Option<String>,
     edges: Vec<Linked>,
 }
 
@@ -69,25 +72,32 @@ struct Linked {
 }
 
 /// The strongest edges of a direction by one measure, from or to the directions of all other SAEs.
-#[utoipa::path(get, path = "/api/saes/{sae}/directions/{direction}/edges", params(("sae" = usize, Path), ("direction" = usize, Path), ("way" = Way, Query), ("measure" = By, Query)), responses((status = 200, body = Edges), (status = 404, body = Failure)))]
+#[utoipa::path(get, path = "/api/saes/{sae}/directions/{direction}/edges", params(("sae" = usize, Path), ("direction" = usize, Path), ("way" = WayTo, Query), ("measure" = By, Query)), responses((status = 200, body = EdgeList), (status = 404, body = Failure)))]
 pub(crate) async fn edges(
     State(served): State<Arc<Served>>,
     Path((sae, direction)): Path<(usize, usize)>,
     Query(wanted): Query<Wanted>,
 ) -> Answered<Response> {
     let bench = served.bench.clone();
-    let takes = if matches!(wanted.measure, By::Cosine | By::Weight) { Takes::Moments } else { Takes::Long };
-    let key = format!("edges {sae} {direction} {wanted:?}");
+    let (key, takes) = (format!("edges {sae} {direction} {wanted:?}"), takes(&bench, sae, wanted.measure)?);
     let compute = move |watch: &Watch| {
         bench.direction(sae, direction)?;
-        let mut found = Vec::new();
-        for other in 0..bench.opened.saes.len() {
-            let (first, second) = if wanted.way == Way::Up { (other, sae) } else { (sae, other) };
-            // Of an SAE that lies the other way, or beside it, there is no edge.
-            if other == sae || check_path(&bench.opened.model, bench.sae(first)?, bench.sae(second)?).is_err() {
-                continue;
-            }
-            let of = edges_with(&bench, [first, second], direction, &wanted, watch)?;
+        let (mut found, mut measured) = (Vec::new(), None);
+        for [first, second] in pairs(&bench, sae, wanted.way)? {
+            let other = if wanted.way == WayTo::Up { first } else { second };
+            let of = match wanted.measure {
+                By::Cosine | By::Weight => of_weights(&bench, [first, second], direction, wanted)?,
+                By::Attribution | By::Causal => match bench.kept(first, second, wanted.measure.measure())? {
+                    Ok(kept) => {
+                        let way = if wanted.way == WayTo::Up { Way::Up } else { Way::Down };
+                        kept.edges(way, direction)?.into_iter().map(|(to, value, n)| (to, value, Some(n))).collect()
+                    }
+                    Err(said) => {
+                        measured = Some(said);
+                        of_model(&bench, [first, second], direction, wanted, watch)?
+                    }
+                },
+            };
             found.extend(of.into_iter().map(|(direction, value, n)| (other, direction, value, n)));
         }
         let strongest = largest(found.iter().map(|(_, _, value, _)| value.abs()), EDGES);
@@ -95,47 +105,88 @@ pub(crate) async fn edges(
             let (sae, direction, value, n) = found[at];
             Linked { sae, direction, value, n, top_token: bench.top_token(sae, direction) }
         });
-        Ok(Edges { about: about(&wanted), edges: linked.collect() })
+        let edges = linked.collect();
+        Ok(EdgeList { about: about(wanted, measured.is_some()), measured, edges })
     };
     served.work.answer(takes, key, compute).await
 }
 
-fn about(wanted: &Wanted) -> String {
-    let measure = match wanted.measure {
-        By::Cosine => Measure::Cosine,
-        By::Weight => Measure::VirtualWeight,
-        By::Attribution => Measure::Attribution,
-        By::Causal => Measure::Causal,
-    };
+/// Whether all edges that need the model are kept.
+pub(super) fn are_kept(bench: &Workbench) -> bool {
+    (0..bench.opened.saes.len()).all(|sae| takes(bench, sae, By::Causal).ok() == Some(Takes::Moments))
+}
+
+/// What is kept is read in a moment.
+fn takes(bench: &Workbench, sae: usize, measure: By) -> Answered<Takes> {
+    if matches!(measure, By::Cosine | By::Weight) {
+        return Ok(Takes::Moments);
+    }
+    for way in [WayTo::Up, WayTo::Down] {
+        for [first, second] in pairs(bench, sae, way)? {
+            if bench.kept(first, second, measure.measure())?.is_err() {
+                return Ok(Takes::Long);
+            }
+        }
+    }
+    Ok(Takes::Moments)
+}
+
+/// Those pairs of SAEs between which a direction of this one has edges; of an SAE that lies the other way, or beside it, there is none.
+fn pairs(bench: &Workbench, sae: usize, way: WayTo) -> Answered<Vec<[usize; 2]>> {
+    let of = bench.sae(sae)?;
+    let mut found = Vec::new();
+    for (number, other) in bench.opened.saes.iter().enumerate() {
+        let (pair, ends) = if way == WayTo::Up { ([number, sae], [other, of]) } else { ([sae, number], [of, other]) };
+        if number != sae && check_path(&bench.opened.model, ends[0], ends[1]).is_ok() {
+            found.push(pair);
+        }
+    }
+    Ok(found)
+}
+
+impl By {
+    fn measure(self) -> Measure {
+        match self {
+            By::Cosine => Measure::Cosine,
+            By::Weight => Measure::VirtualWeight,
+            By::Attribution => Measure::Attribution,
+            By::Causal => Measure::Causal,
+        }
+    }
+}
+
+fn about(wanted: Wanted, measured: bool) -> String {
     let of = match (wanted.way, wanted.measure) {
-        (Way::Up, By::Causal) => format!("; of the {TRIED} directions with the largest attribution"),
-        (Way::Down, By::Attribution) => format!("; of the {TRIED} directions with the largest causal effect"),
+        (WayTo::Up, By::Causal) if measured => {
+            format!("; of the {TRIED} directions with the largest attribution")
+        }
+        (WayTo::Down, By::Attribution) if measured => {
+            format!("; of the {TRIED} directions with the largest causal effect")
+        }
         _ => String::new(),
     };
-    measure.sentence().to_owned() + &of
+    wanted.measure.measure().sentence().to_owned() + &of
 }
 
 type Found = Vec<(usize, f64, Option<usize>)>;
 
-fn edges_with(
+/// Edges that weights alone tell of.
+fn of_weights(bench: &Workbench, [first, second]: [usize; 2], direction: usize, wanted: Wanted) -> Answered<Found> {
+    let weights = bench.weights(first, second, wanted.measure.measure())?;
+    let values = if wanted.way == WayTo::Up { weights.edges_to(direction) } else { weights.edges_from(direction) };
+    let strongest = largest(values.iter().map(|value| value.abs()), EDGES);
+    Ok(strongest.into_iter().map(|(other, _)| (other, values[other], None)).collect())
+}
+
+/// Edges that are measured now.
+fn of_model(
     bench: &Workbench,
     [first, second]: [usize; 2],
     direction: usize,
-    wanted: &Wanted,
+    wanted: Wanted,
     watch: &Watch,
 ) -> Answered<Found> {
-    let is_up = wanted.way == Way::Up;
-    let of_weights = |measure| -> Answered<Found> {
-        let weights = bench.weights(first, second, measure)?;
-        let values = if is_up { weights.edges_to(direction) } else { weights.edges_from(direction) };
-        let strongest = largest(values.iter().map(|value| value.abs()), EDGES);
-        Ok(strongest.into_iter().map(|(other, _)| (other, values[other], None)).collect())
-    };
-    match wanted.measure {
-        By::Cosine => return of_weights(Measure::Cosine),
-        By::Weight => return of_weights(Measure::VirtualWeight),
-        By::Attribution | By::Causal => {}
-    }
+    let is_up = wanted.way == WayTo::Up;
     let (between, sample) = (between(bench, [first, second])?, Sample::default());
     let mut seen: Vec<Ranked> = Vec::new();
     let strongest = |seen: &[Ranked]| -> Vec<Ranked> {
@@ -187,6 +238,8 @@ pub(crate) struct Ends {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Checked {
     sentence: String,
+    /// Whether the effect is told from chance and from both controls.
+    verified: bool,
     /// Prompts.
     n: usize,
     /// Change of the activation of the other end, summed over a prompt: mean over prompts.
@@ -242,6 +295,7 @@ pub(crate) async fn check(State(served): State<Arc<Served>>, Json(wanted): Json<
                 found.prompts,
                 short(found.p)
             ),
+            verified: found.verified,
             n: found.prompts,
             effect: found.change,
             low: found.low,

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use directrix_circuits::{Change, Look, Trial, effects as effects_of};
+use directrix_circuits::{Change, Look, Trial, effects as effects_of, largest};
 use directrix_corpus::{Prompts, Watch};
 use directrix_index::{Example, SaeIndex, TokenCount};
 use directrix_kernels::{Matrix, dot};
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Json, Path, Query, Token, largest};
+use super::{Json, Path, Query, Token};
 use crate::Served;
 use crate::error::{Answered, Failure, Refused};
 use crate::work::{Takes, lock};

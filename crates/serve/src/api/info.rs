@@ -68,6 +68,8 @@ struct IndexInfo {
     counted: u64,
     /// Which positions do not.
     left_out: String,
+    /// Whether edges by attribution and causal effect are kept.
+    edges: bool,
 }
 
 /// What is served: model, SAEs, index.
@@ -83,6 +85,7 @@ pub(crate) async fn info(State(served): State<Arc<Served>>) -> Json<Info> {
             positions: meta.positions,
             counted: meta.counted,
             left_out: meta.identity.options.left_out(|token| format!("\"{}\"", opened.token(token))),
+            edges: super::circuits::are_kept(bench),
         }
     });
     let sae = |(number, sae): (usize, &directrix_sae::Sae)| {

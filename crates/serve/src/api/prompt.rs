@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use directrix_circuits::direct_attribution;
+use directrix_circuits::{direct_attribution, largest};
 use directrix_corpus::{Prompts, Watch};
 use directrix_kernels::log_sum_exp;
 use directrix_model::{Ask, HookPoint, Positions};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Json, Part, largest};
+use super::{Json, Part};
 use crate::Served;
 use crate::error::{Answered, Failure, Refused};
 use crate::work::Takes;

@@ -94,7 +94,7 @@ struct Example {
 pub(crate) async fn directions(State(served): State<Arc<Served>>, Query(wanted): Query<Find>) -> Answered<Response> {
     let bench = served.bench.clone();
     let key = format!("find {wanted:?}");
-    let compute = move |_: &Watch| {
+    let compute = move |watch: &Watch| {
         let start = Instant::now();
         let search = &bench.indexed()?.search;
         let query = match wanted.kind {
@@ -103,7 +103,7 @@ pub(crate) async fn directions(State(served): State<Arc<Served>>, Query(wanted):
             Kind::Token => Sought::tokens(&[bench.opened.tokenizer()?.single_token(&wanted.find)?], search.index())?,
             Kind::Ngram => Sought::tokens(&bench.opened.tokenizer()?.encode(&wanted.find)?, search.index())?,
         };
-        let found = search.find(&query)?;
+        let found = search.find(&query, watch)?;
         let mut directions = Vec::new();
         for sae in 0..bench.opened.saes.len() {
             for of in search.firing(&found, bench.part_number(sae)?, DIRECTIONS)? {
@@ -146,11 +146,11 @@ pub(crate) struct FoundPositions {
 pub(crate) async fn positions(State(served): State<Arc<Served>>, Query(wanted): Query<Combined>) -> Answered<Response> {
     let bench = served.bench.clone();
     let key = format!("positions {}", wanted.query);
-    let compute = move |_: &Watch| {
+    let compute = move |watch: &Watch| {
         let start = Instant::now();
         let search = &bench.indexed()?.search;
         let query = Sought::parse(&wanted.query, search.index())?;
-        let found = search.find(&query)?;
+        let found = search.find(&query, watch)?;
         Ok(FoundPositions {
             matches: found.matches,
             prompts: found.prompts,

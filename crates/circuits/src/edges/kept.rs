@@ -1,0 +1,423 @@
+//! Edges that are measured once for whole dictionaries, and kept beside their index.
+//!
+//! Of each two SAEs between which there is a way, and by each measure that needs the model, one file holds the strongest edges of
+//! every direction both ways: in `INDEX/edges`, [`FIRST-SECOND.measure`](Kept), both numbered as in the index. A file is written whole after
+//! each block of directions and says how many are done, so that a sweep that was killed goes on from there.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use directrix_corpus::durable::{Beside, Lock, Map, check_seal, read_sealed, seal, unsealed};
+use directrix_corpus::{Event, Watch};
+use directrix_index::{Identity, Index};
+use directrix_model::Model;
+use directrix_sae::Sae;
+use serde::{Deserialize, Serialize};
+
+use super::causal::Sums;
+use super::{Between, Edge, Gradient, Measure, Ranked, Sample, check_path};
+use crate::{Error, Result};
+
+/// Edges of a direction each way.
+const MOST: usize = 24;
+/// Directions whose edges are measured before a file is first written; more the next time where it took less than [`SHORT`], fewer where it took
+/// more than [`LONG`]. What is killed loses as much.
+const BLOCK: usize = 64;
+const SHORT: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(40);
+/// Version of the file.
+const FORMAT: u32 = 1;
+/// Bytes of an edge: the other direction, the number of prompts, the value.
+const ENTRY: usize = 16;
+const ROW: usize = MOST * ENTRY;
+/// No header is longer.
+const LONGEST_HEADER: u64 = 1 << 20;
+
+/// A way from or to a direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// To the directions that influence it.
+    Up,
+    /// To those that it influences.
+    Down,
+}
+
+/// What is said of the numbers of a file, and of what they were measured on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Header {
+    format: u32,
+    measure: String,
+    /// Numbers of the SAEs in the index.
+    saes: [usize; 2],
+    directions: [usize; 2],
+    /// Directions that are done: of the first SAE where they were ablated, of the second where there are gradients of them.
+    done: usize,
+    /// [`MOST`], and the [`Sample`].
+    most: usize,
+    prompts: usize,
+    least: usize,
+    index: Identity,
+}
+
+/// What is read of a header of any version.
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
+
+/// The header with the place of its checksum, which comes first.
+#[derive(Serialize, Deserialize)]
+struct Sealed<H> {
+    crc32c: String,
+    #[serde(flatten)]
+    header: H,
+}
+
+/// An edge of a direction that is known.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Entry {
+    other: u32,
+    n: u32,
+    value: f64,
+}
+
+/// What is being measured: one file.
+struct Sweep<'a> {
+    between: Between<'a>,
+    measure: Measure,
+    header: Header,
+    path: PathBuf,
+}
+
+/// Directions of all sweeps.
+#[derive(Clone, Copy)]
+struct Progress {
+    done: usize,
+    total: usize,
+}
+
+/// A sweep that is complete.
+#[derive(Debug, Clone, Serialize)]
+pub struct Swept {
+    /// Short name of the first SAE.
+    pub from: String,
+    /// Short name of the second SAE.
+    pub to: String,
+    /// By what its edges are measured.
+    pub measure: &'static str,
+    /// Of its file.
+    pub bytes: u64,
+}
+
+/// Measures the edges of all directions of `saes`, which are those of `index` in its order, and keeps them in its `folder`; what is kept
+/// already stays. Measures that cannot be taken of two SAEs are left out. `watch` is told the directions that are done.
+///
+/// # Errors
+/// If another process writes the index, a file cannot be written, the model cannot be run, or `watch` says stop
+/// ([`Error::StoppedAt`]): then the next call goes on.
+pub fn keep(model: &Model, saes: &[Sae], index: &Index, folder: &Path, watch: &Watch) -> Result<Vec<Swept>> {
+    let lock = Lock::take(folder)?;
+    lock.clean(&folder.join(FOLDER))?;
+    let mut sweeps = Vec::new();
+    for (one, first) in saes.iter().enumerate() {
+        for (other, second) in saes.iter().enumerate() {
+            if one == other || check_path(model, first, second).is_err() {
+                continue;
+            }
+            let parts = [index.sae(one), index.sae(other)];
+            let between = Between::new(model, [first, second], index, parts)?;
+            for measure in MEASURES {
+                if measure == Measure::Causal || between.check_linear().is_ok() {
+                    let header = Header::of(index, [one, other], measure);
+                    sweeps.push(Sweep { between, measure, header, path: place(folder, [one, other], measure) });
+                }
+            }
+        }
+    }
+    let begun: Vec<State> = sweeps.iter().map(Sweep::begun).collect();
+    let total: usize = sweeps.iter().map(Sweep::len).sum();
+    let mut done: usize = begun.iter().map(|state| state.done).sum();
+    for (sweep, mut state) in sweeps.iter().zip(begun) {
+        let mut block = BLOCK;
+        while state.done < sweep.len() {
+            let (before, begun) = (state.done, Instant::now());
+            sweep.go_on(&mut state, block, Progress { done, total }, watch)?;
+            done += state.done - before;
+            block = match begun.elapsed() {
+                took if took < SHORT => 2 * block,
+                took if took > LONG => (block / 2).max(1),
+                _ => block,
+            };
+        }
+    }
+    sweeps.iter().map(Sweep::swept).collect()
+}
+
+/// The measures that are kept.
+const MEASURES: [Measure; 2] = [Measure::Attribution, Measure::Causal];
+/// Where they are, in the index.
+const FOLDER: &str = "edges";
+
+fn place(folder: &Path, [first, second]: [usize; 2], measure: Measure) -> PathBuf {
+    folder.join(FOLDER).join(format!("{first}-{second}.{}", measure.name()))
+}
+
+impl Header {
+    fn of(index: &Index, saes: [usize; 2], measure: Measure) -> Header {
+        let Sample { prompts, least } = Sample::default();
+        Header {
+            format: FORMAT,
+            measure: measure.name().into(),
+            saes,
+            directions: saes.map(|sae| index.sae(sae).directions()),
+            done: 0,
+            most: MOST,
+            prompts,
+            least,
+            index: index.meta().identity.clone(),
+        }
+    }
+
+    /// What is other than in `wanted`, but for how much is done.
+    fn difference(&self, wanted: &Header) -> Option<String> {
+        if self.format != wanted.format {
+            return Some(format!("they have format {}, expected {}", self.format, wanted.format));
+        }
+        if let Some(difference) = self.index.difference(&wanted.index) {
+            return Some(format!("they were measured on another index ({difference})"));
+        }
+        let same = Header { done: wanted.done, index: wanted.index.clone(), ..self.clone() } == *wanted;
+        (!same).then(|| "they were measured otherwise".into())
+    }
+}
+
+/// The strongest edges found so far of every direction: those of the first SAE down, then those of the second up.
+struct State {
+    done: usize,
+    rows: Vec<Vec<Entry>>,
+}
+
+impl State {
+    fn show(&mut self, row: usize, entry: Entry) {
+        let order = |a: &Entry, b: &Entry| b.value.abs().total_cmp(&a.value.abs()).then(a.other.cmp(&b.other));
+        let row = &mut self.rows[row];
+        let at = row.partition_point(|known| order(known, &entry).is_lt());
+        if at < MOST && entry.value.is_finite() {
+            row.insert(at, entry);
+            row.truncate(MOST);
+        }
+    }
+}
+
+impl Sweep<'_> {
+    /// Directions that are gone through.
+    fn len(&self) -> usize {
+        self.header.directions[usize::from(self.measure == Measure::Attribution)]
+    }
+
+    /// What an earlier sweep has found; nothing where there was none, or of something else, or it is damaged.
+    fn begun(&self) -> State {
+        let rows = vec![Vec::new(); self.header.directions.iter().sum()];
+        self.read().unwrap_or(State { done: 0, rows })
+    }
+
+    fn read(&self) -> Option<State> {
+        let bytes = read_sealed(&self.path).ok()?;
+        let (header, numbers) = parse(&self.path, &bytes).ok()?;
+        let rows = self.header.directions.iter().sum();
+        if header.difference(&self.header).is_some() || header.done > self.len() || numbers.len() != rows * ROW {
+            return None;
+        }
+        let rows = (0..rows).map(|row| entries(&numbers[row * ROW..(row + 1) * ROW], header.others(row)));
+        Some(State { done: header.done, rows: rows.collect::<Option<_>>()? })
+    }
+
+    /// Measures the next `block` directions and writes the file.
+    fn go_on(&self, state: &mut State, block: usize, progress: Progress, watch: &Watch) -> Result<()> {
+        let Progress { done, total } = progress;
+        let [firsts, seconds] = self.header.directions;
+        let is_up = self.measure == Measure::Attribution;
+        let block = block.min(Sums::block(if is_up { firsts } else { seconds }));
+        let end = (state.done + block).min(self.len());
+        let directions: Vec<usize> = (state.done..end).collect();
+        let sample = Sample::default();
+        let about = format!("{} {}", self.measure.name(), self.names().join(" to "));
+        let event = move |done: usize| Event::new("edges", done as u64, "directions").of(total as u64);
+        // A block counts prompts: as many of each direction as there may be.
+        let within = watch.through({
+            let (about, most) = (about.clone(), directions.len());
+            move |of| {
+                let begun = usize::try_from(of.done).unwrap_or(most) / sample.prompts;
+                event(done + begun.min(most)).with_detail(about.clone())
+            }
+        });
+        let see = |ranked: Ranked| {
+            let Edge { first, second } = ranked.edge;
+            let (n, value) = (ranked.n.unwrap_or_default() as u32, ranked.value);
+            state.show(first, Entry { other: second as u32, n, value });
+            state.show(firsts + second, Entry { other: first as u32, n, value });
+        };
+        let measured = if is_up {
+            self.between.attribution_to(Gradient::Whole, &directions, sample, &within, see)
+        } else {
+            self.between.causal_from(&directions, sample, &within, see)
+        };
+        match measured {
+            Err(Error::Stopped) => return Err(Error::StoppedAt { done, total, unit: "directions" }),
+            measured => measured?,
+        }
+        state.done = end;
+        self.write(state)?;
+        watch.tell(event(done + directions.len()).with_detail(about));
+        if watch.is_stopped() && end < self.len() {
+            return Err(Error::StoppedAt { done: done + directions.len(), total, unit: "directions" });
+        }
+        Ok(())
+    }
+
+    fn write(&self, state: &State) -> Result<()> {
+        let (_, zeros) = unsealed();
+        let header = Header { done: state.done, ..self.header.clone() };
+        let header = serde_json::to_string(&Sealed { crc32c: zeros.into(), header });
+        let mut header = header.expect("plain data serialises");
+        header.push_str(&" ".repeat((header.len() + 8).next_multiple_of(ENTRY) - header.len() - 8));
+        let mut bytes = Vec::with_capacity(8 + header.len() + state.rows.len() * ROW);
+        bytes.extend((header.len() as u64).to_le_bytes());
+        bytes.extend(header.as_bytes());
+        for row in &state.rows {
+            for &Entry { other, n, value } in row {
+                bytes.extend(other.to_le_bytes());
+                bytes.extend(n.to_le_bytes());
+                bytes.extend(value.to_le_bytes());
+            }
+            bytes.resize(bytes.len() + (MOST - row.len()) * ENTRY, 0);
+        }
+        let mut file = Beside::create(&self.path)?;
+        file.write_at(0, &bytes)?;
+        seal(&mut file)?;
+        file.sync()?;
+        Ok(file.commit()?)
+    }
+
+    fn names(&self) -> [&str; 2] {
+        [self.between.first, self.between.second].map(Sae::short_name)
+    }
+
+    fn swept(&self) -> Result<Swept> {
+        let [from, to] = self.names().map(String::from);
+        let bytes = std::fs::metadata(&self.path).map_err(|error| unread(&self.path, error))?.len();
+        Ok(Swept { from, to, measure: self.measure.name(), bytes })
+    }
+}
+
+impl Header {
+    /// How many directions there are at the other end of the edges of a row.
+    fn others(&self, row: usize) -> usize {
+        self.directions[usize::from(row < self.directions[0])]
+    }
+}
+
+/// The header of a file, and its numbers.
+fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<(Header, &'a [u8])> {
+    let problem = || damaged(path, "it does not begin with what it holds");
+    let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(problem)?;
+    let length = u64::from_le_bytes(*length);
+    if length > LONGEST_HEADER {
+        return Err(problem());
+    }
+    let (header, numbers) = rest.split_at_checked(length as usize).ok_or_else(problem)?;
+    let Sealed { header: Format { format }, .. } = serde_json::from_slice(header).map_err(|_| problem())?;
+    if format != FORMAT {
+        return Err(other(path, format!("they have format {format}, expected {FORMAT}")));
+    }
+    let Sealed { header, .. } = serde_json::from_slice::<Sealed<Header>>(header).map_err(|_| problem())?;
+    Ok((header, numbers))
+}
+
+/// The edges of a row, up to the first without prompts; `None` if they cannot be.
+fn entries(row: &[u8], others: usize) -> Option<Vec<Entry>> {
+    let all = row.as_chunks::<ENTRY>().0.iter().map(|bytes| {
+        let (other, rest) = bytes.split_first_chunk::<4>().unwrap_or((&[0; 4], &[]));
+        let (n, value) = rest.split_first_chunk::<4>().unwrap_or((&[0; 4], &[]));
+        let value = value.first_chunk::<8>().map_or(0.0, |value| f64::from_le_bytes(*value));
+        Entry { other: u32::from_le_bytes(*other), n: u32::from_le_bytes(*n), value }
+    });
+    let found: Vec<Entry> = all.take_while(|entry| entry.n > 0).collect();
+    let once = || found.iter().map(|entry| entry.other).collect::<BTreeSet<_>>().len() == found.len();
+    let can_be = |entry: &Entry| (entry.other as usize) < others && entry.value.is_finite();
+    (found.iter().all(can_be) && once()).then_some(found)
+}
+
+fn damaged(path: &Path, problem: &str) -> Error {
+    directrix_corpus::Error::Damaged { path: path.into(), problem: problem.into() }.into()
+}
+
+fn other(path: &Path, problem: String) -> Error {
+    Error::OtherEdges { path: path.into(), problem }
+}
+
+fn unread(path: &Path, error: std::io::Error) -> Error {
+    directrix_corpus::Error::Io { path: path.display().to_string(), error }.into()
+}
+
+/// The strongest edges of every direction between two SAEs by one measure, as [`keep`] left them: memory-mapped.
+#[derive(Debug)]
+pub struct Kept {
+    path: PathBuf,
+    map: Map,
+    header: Header,
+    /// Where the numbers begin.
+    start: usize,
+}
+
+impl Kept {
+    /// Opens the edges that are kept in the `folder` of an index, between its SAEs of these numbers; `None` if there are none, or their
+    /// sweep is not complete.
+    ///
+    /// # Errors
+    /// [`Error::OtherEdges`] if they were measured on something else; if the file is damaged or cannot be read.
+    pub fn open(folder: &Path, index: &Index, saes: [usize; 2], measure: Measure) -> Result<Option<Kept>> {
+        let path = place(folder, saes, measure);
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(|error| unread(&path, error))?,
+        };
+        if file.metadata().map_err(|error| unread(&path, error))?.len() == 0 {
+            return Err(damaged(&path, "it is empty"));
+        }
+        let map = Map::of(&file, &path).map_err(|error| unread(&path, error))?;
+        let (header, numbers) = parse(&path, &map)?;
+        let wanted = Header::of(index, saes, measure);
+        if let Some(problem) = header.difference(&wanted) {
+            return Err(other(&path, problem));
+        }
+        if numbers.len() != header.directions.iter().sum::<usize>() * ROW {
+            return Err(damaged(&path, "it has not as many edges as it says"));
+        }
+        if header.done < header.directions[usize::from(measure == Measure::Attribution)] {
+            return Ok(None);
+        }
+        check_seal(&path, &map)?;
+        let start = map.len() - numbers.len();
+        Ok(Some(Kept { path, map, header, start }))
+    }
+
+    /// The strongest edges of a direction, strongest first: of the first SAE those down, of the second those up. Of each the direction at
+    /// its other end, its value, and the prompts that this is a mean over.
+    ///
+    /// # Errors
+    /// If the file is damaged.
+    ///
+    /// # Panics
+    /// If there is no such direction.
+    pub fn edges(&self, way: Way, direction: usize) -> Result<Vec<(usize, f64, usize)>> {
+        let row = if way == Way::Down { direction } else { self.header.directions[0] + direction };
+        assert!(direction < self.header.directions[usize::from(way == Way::Up)], "there is no direction {direction}");
+        let start = self.start + row * ROW;
+        let found = entries(&self.map[start..start + ROW], self.header.others(row));
+        let found = found.ok_or_else(|| damaged(&self.path, "it holds edges that cannot be"))?;
+        Ok(found.into_iter().map(|Entry { other, n, value }| (other as usize, value, n as usize)).collect())
+    }
+}
