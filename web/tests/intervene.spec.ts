@@ -108,7 +108,7 @@ test("what was done is copied in four forms", async ({ page }) => {
   const dialog = page.getByRole("dialog", { name: "Copy as" });
   for (const [tab, text] of [
     ["Command line", "directrix"],
-    ["Python", "import"],
+    ["Python", "import directrix"],
     ["curl", "curl"],
     ["Study", "429"],
   ] as const) {

@@ -223,8 +223,11 @@ fn a_function_of_many_rows_gets_them_at_once() {
         (0..rows.rows()).for_each(|i| rows.row_mut(i).copy_from_slice(&first));
     }));
     let halved = Function::Each(Arc::new(|_: RowAt, row: &mut [f32]| row.iter_mut().for_each(|x| *x /= 2.0)));
-    let hooked = [(together, Positions::FromEnd(1)), (halved, Positions::All)]
-        .map(|(function, positions)| Hooked { hook, positions, function });
+    let hooked = [(together, Positions::FromEnd(1)), (halved, Positions::All)].map(|(function, positions)| Hooked {
+        hook,
+        positions,
+        function,
+    });
     let ask = Ask::capture([hook]);
     let (base, changed) =
         (model.run(&prompts, &ask, &[]).unwrap(), model.run_hooked(&prompts, &ask, &[], &hooked).unwrap());
@@ -236,7 +239,8 @@ fn a_function_of_many_rows_gets_them_at_once() {
     assert_eq!(*calls.lock().unwrap(), [vec![at(0, 2), at(1, 1)]]);
 
     let function = Function::Together(Arc::new(|_: &[RowAt], _: &mut Matrix| ()));
-    let scores = Hooked { hook: "blocks.0.attn.hook_attn_scores".parse().unwrap(), positions: Positions::All, function };
+    let scores =
+        Hooked { hook: "blocks.0.attn.hook_attn_scores".parse().unwrap(), positions: Positions::All, function };
     let error = model.run_hooked(&prompts, &ask, &[], &[scores]).unwrap_err();
     assert!(error.to_string().contains("give a function of each row"), "{error}");
 }

@@ -50,7 +50,7 @@ pub(crate) struct Indexed {
     pub(crate) index: Arc<Index>,
     pub(crate) search: Search,
     /// Where it is.
-    folder: PathBuf,
+    pub(crate) folder: PathBuf,
     parts: Vec<usize>,
     means: OnceLock<PartMeans>,
     kept: Mutex<HashMap<(usize, usize, Measure), Arc<Kept>>>,

@@ -313,7 +313,7 @@ pub(crate) struct Spelled {
     command: String,
     /// For a study file.
     study: String,
-    /// For Python, with nothing but its standard library.
+    /// For the Python package.
     python: String,
     /// For a shell, asking this server.
     curl: String,
@@ -350,11 +350,22 @@ pub(crate) async fn spell(
             section["changes"],
             wanted.position.map_or_else(String::new, |position| format!("position = {position}\n"))
         ),
-        python: format!(
-            "import json, urllib.request\n\nasked = json.loads({})\nrequest = urllib.request.Request(\n    {},\n    json.dumps(asked).encode(),\n    {{\"Content-Type\": \"application/json\"}},\n)\nfound = json.load(urllib.request.urlopen(request))\nprint(found[\"mean_loss\"], found[\"answer\"])\n",
-            json!(body.to_string()),
-            json!(url)
-        ),
+        python: python(bench, &wanted, &changes),
         curl: format!("curl {url} -H 'Content-Type: application/json' -d {}", quoted(&body.to_string())),
     }))
+}
+
+/// The intervention as the Python package makes it. Its strings and lists are those of JSON.
+fn python(bench: &Workbench, wanted: &Wanted, changes: &[String]) -> String {
+    let of = &bench.opened.wanted;
+    let (model, saes, text, changes) = (json!(of.model), json!(of.saes), json!(wanted.text), json!(changes));
+    let index = bench.indexed.as_ref().map(|indexed| json!(indexed.folder.display().to_string()));
+    let opened =
+        index.as_ref().map_or_else(String::new, |folder| format!("index = dx.Index.open({folder}, opened.model)\n"));
+    let mut more = wanted.position.map_or_else(String::new, |position| format!(", position={position}"));
+    more.push_str(if index.is_some() { ", index=index" } else { "" });
+    format!(
+        "import directrix as dx\n\nopened = dx.open({model}, {saes})\n{opens}found = dx.intervene(\n    opened.model, opened.saes, {text},\n    \
+         {changes}{more},\n)\nprint(found.next_tokens.to_dict())\n"
+    )
 }
