@@ -394,7 +394,7 @@ mod tests {
         let mut all = Vec::new();
         for query in ["[7]", "!sae-l0/3>0.01 & [31 38]", "sae-l0/3 within 9 of [100] | sae-l0/5", "!([1] & [2])"] {
             let query = Query::parse(query, search.index()).unwrap();
-            let found = search.find(&query).unwrap();
+            let found = search.find(&query, &Watch::nobody()).unwrap();
             all.push(format!("{} {} {}", found.matches, found.prompts, found.left_out));
             all.push(format!("{:?}", found.places().collect::<Vec<_>>()));
             all.push(format!("{:?}", search.firing(&found, 0, usize::MAX).unwrap()));
