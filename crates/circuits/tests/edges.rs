@@ -300,8 +300,11 @@ fn what_has_no_path_is_refused_with_the_reason() {
     assert!(matches!(refused, Err(Error::HeadNotBetween { .. })), "the MLP does not read the head beside it");
 }
 
+/// The measures that are kept.
+const KEPT: [&str; 4] = ["cosine", "virtual-weight", "attribution", "causal"];
+
 /// All edges of a direction both ways, by a measure, as they are kept.
-fn kept(folder: &FilePath, index: &Index, measure: Measure) -> [Vec<Vec<(usize, f64, usize)>>; 2] {
+fn kept(folder: &FilePath, index: &Index, measure: Measure) -> [Vec<Vec<(usize, f64, Option<usize>)>>; 2] {
     let kept = Kept::open(folder, index, [0, 1], measure).unwrap().unwrap();
     let of = |way, sae: usize| {
         (0..index.sae(sae).directions()).map(|direction| kept.edges(way, direction).unwrap()).collect()
@@ -334,19 +337,23 @@ fn edges_that_are_kept_are_those_that_are_measured_however_often_it_was_stopped(
     let swept = loop {
         match keep(&model, &saes, &index, &folder, &stopping(3)) {
             Ok(swept) => break swept,
-            Err(Error::StoppedAt { done, total, .. }) => assert!(done < total && total == 350),
+            Err(Error::StoppedAt { done, total, .. }) => assert!(done < total && total == 750),
             Err(error) => panic!("{error}"),
         }
         stops += 1;
         assert!(stops < 100, "it does not go on from where it was");
     };
     assert!(stops > 2, "{stops}");
-    assert_eq!(swept.iter().map(|of| of.measure).collect::<Vec<_>>(), ["attribution", "causal"]);
+    assert_eq!(swept.iter().map(|of| of.measure).collect::<Vec<_>>(), KEPT);
 
-    for measure in [Measure::Attribution, Measure::Causal] {
+    for measure in [Measure::Cosine, Measure::VirtualWeight, Measure::Attribution, Measure::Causal] {
         let mut all = Vec::new();
         let see = |ranked: Ranked| all.push(ranked);
         match measure {
+            Measure::Cosine | Measure::VirtualWeight => {
+                let weights = Weights::new(&model, [&saes[0], &saes[1]], Path::Residual, measure).unwrap();
+                all = weights.strongest(200 * 150, &Watch::nobody()).unwrap();
+            }
             Measure::Causal => between.causal(Sample::default(), &Watch::nobody(), see).unwrap(),
             _ => between.attribution(Gradient::Whole, Sample::default(), &Watch::nobody(), see).unwrap(),
         }
@@ -356,10 +363,10 @@ fn edges_that_are_kept_are_those_that_are_measured_however_often_it_was_stopped(
             for (direction, found) in rows.iter().enumerate() {
                 let ends =
                     |edge: Edge| if way == Way::Down { (edge.first, edge.second) } else { (edge.second, edge.first) };
-                let mut expected: Vec<(usize, f64, usize)> = all
+                let mut expected: Vec<(usize, f64, Option<usize>)> = all
                     .iter()
                     .filter(|ranked| ends(ranked.edge).0 == direction)
-                    .map(|ranked| (ends(ranked.edge).1, ranked.value, ranked.n.unwrap()))
+                    .map(|ranked| (ends(ranked.edge).1, ranked.value, ranked.n))
                     .collect();
                 expected.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()).then(a.0.cmp(&b.0)));
                 full += usize::from(expected.len() > 24);
@@ -371,8 +378,7 @@ fn edges_that_are_kept_are_those_that_are_measured_however_often_it_was_stopped(
     }
 
     // Nothing is measured that is kept, and at once the files are those of a sweep that was not stopped.
-    let bytes =
-        || ["attribution", "causal"].map(|name| fs::read(folder.join("edges").join(format!("0-1.{name}"))).unwrap());
+    let bytes = || KEPT.map(|name| fs::read(folder.join("edges").join(format!("0-1.{name}"))).unwrap());
     let before = bytes();
     keep(&model, &saes, &index, &folder, &Watch::nobody()).unwrap();
     assert_eq!(bytes(), before);

@@ -169,7 +169,7 @@ fn edges_of_an_index_that_stands_are_kept_without_naming_what_it_is_of() {
     done(&[&["index", "--out", &out], &inputs[..]].concat());
     let found = json(&["index", "--edges", "--out", &out]);
     let measures: Vec<&Value> = found["edges"].as_array().unwrap().iter().map(|of| &of["measure"]).collect();
-    assert_eq!(measures, ["attribution", "causal"]);
+    assert_eq!(measures, ["cosine", "virtual-weight", "attribution", "causal"]);
     assert_eq!(found["already_complete"], true);
     let kept = |name: &str| fs::read(folder.path().join("index/edges").join(name)).unwrap();
     let before = kept("0-1.causal");

@@ -1,6 +1,6 @@
 //! Edges that are measured once for whole dictionaries, and kept beside their index.
 //!
-//! Of each two SAEs between which there is a way, and by each measure that needs the model, one file holds the strongest edges of
+//! Of each two SAEs between which there is a way, and by each measure of weights, gradients and ablations, one file holds the strongest edges of
 //! every direction both ways: in `INDEX/edges`, [`FIRST-SECOND.measure`](Kept), both numbered as in the index. A file is written whole after
 //! each block of directions and says how many are done, so that a sweep that was killed goes on from there.
 
@@ -17,7 +17,7 @@ use directrix_sae::Sae;
 use serde::{Deserialize, Serialize};
 
 use super::causal::Sums;
-use super::{Between, Edge, Gradient, Measure, Ranked, Sample, check_path};
+use super::{Between, Edge, Gradient, Measure, Ranked, Sample, Weights, check_path};
 use crate::{Error, Result};
 
 /// Edges of a direction each way.
@@ -29,7 +29,7 @@ const SHORT: Duration = Duration::from_secs(10);
 const LONG: Duration = Duration::from_secs(40);
 /// Version of the file.
 const FORMAT: u32 = 1;
-/// Bytes of an edge: the other direction, the number of prompts, the value.
+/// Bytes of an edge: the other direction, the number of prompts (1 where the weights alone say its value), the value.
 const ENTRY: usize = 16;
 const ROW: usize = MOST * ENTRY;
 /// No header is longer.
@@ -87,6 +87,8 @@ struct Entry {
 struct Sweep<'a> {
     between: Between<'a>,
     measure: Measure,
+    /// What says the edges that the weights alone do.
+    weights: Option<Weights>,
     header: Header,
     path: PathBuf,
 }
@@ -129,17 +131,27 @@ pub fn keep(model: &Model, saes: &[Sae], index: &Index, folder: &Path, watch: &W
             let parts = [index.sae(one), index.sae(other)];
             let between = Between::new(model, [first, second], index, parts)?;
             for measure in MEASURES {
-                if measure == Measure::Causal || between.check_linear().is_ok() {
-                    let header = Header::of(index, [one, other], measure);
-                    sweeps.push(Sweep { between, measure, header, path: place(folder, [one, other], measure) });
+                let header = Header::of(index, [one, other], measure);
+                let path = place(folder, [one, other], measure);
+                let mut sweep = Sweep { between, measure, weights: None, header, path };
+                let state = sweep.begun();
+                if is_of_weights(measure) && state.done < sweep.len() {
+                    match Weights::new(model, [first, second], super::Path::Residual, measure) {
+                        Ok(weights) => sweep.weights = Some(weights),
+                        Err(_) => continue,
+                    }
+                } else if measure == Measure::Attribution && between.check_linear().is_err() {
+                    continue;
                 }
+                sweeps.push((sweep, state));
             }
         }
     }
-    let begun: Vec<State> = sweeps.iter().map(Sweep::begun).collect();
-    let total: usize = sweeps.iter().map(Sweep::len).sum();
-    let mut done: usize = begun.iter().map(|state| state.done).sum();
-    for (sweep, mut state) in sweeps.iter().zip(begun) {
+    let total: usize = sweeps.iter().map(|(sweep, _)| sweep.len()).sum();
+    let mut done: usize = sweeps.iter().map(|(_, state)| state.done).sum();
+    let mut swept = Vec::new();
+    // What a sweep needs goes with it.
+    for (sweep, mut state) in sweeps {
         let mut block = BLOCK;
         while state.done < sweep.len() {
             let (before, begun) = (state.done, Instant::now());
@@ -151,14 +163,19 @@ pub fn keep(model: &Model, saes: &[Sae], index: &Index, folder: &Path, watch: &W
                 _ => block,
             };
         }
+        swept.push(sweep.swept()?);
     }
-    sweeps.iter().map(Sweep::swept).collect()
+    Ok(swept)
 }
 
 /// The measures that are kept.
-const MEASURES: [Measure; 2] = [Measure::Attribution, Measure::Causal];
+const MEASURES: [Measure; 4] = [Measure::Cosine, Measure::VirtualWeight, Measure::Attribution, Measure::Causal];
 /// Where they are, in the index.
 const FOLDER: &str = "edges";
+
+fn is_of_weights(measure: Measure) -> bool {
+    matches!(measure, Measure::Cosine | Measure::VirtualWeight)
+}
 
 fn place(folder: &Path, [first, second]: [usize; 2], measure: Measure) -> PathBuf {
     folder.join(FOLDER).join(format!("{first}-{second}.{}", measure.name()))
@@ -253,13 +270,21 @@ impl Sweep<'_> {
                 event(done + begun.min(most)).with_detail(about.clone())
             }
         });
-        let see = |ranked: Ranked| {
+        let mut see = |ranked: Ranked| {
             let Edge { first, second } = ranked.edge;
-            let (n, value) = (ranked.n.unwrap_or_default() as u32, ranked.value);
+            let (n, value) = (ranked.n.unwrap_or(1) as u32, ranked.value);
             state.show(first, Entry { other: second as u32, n, value });
             state.show(firsts + second, Entry { other: first as u32, n, value });
         };
-        let measured = if is_up {
+        let measured = if let Some(weights) = &self.weights {
+            for &first in &directions {
+                for (second, value) in weights.edges_from(first).into_iter().enumerate() {
+                    let edge = Edge { first, second };
+                    see(Ranked { edge, measure: self.measure, value, n: None, half_width: None });
+                }
+            }
+            Ok(())
+        } else if is_up {
             self.between.attribution_to(Gradient::Whole, &directions, sample, &within, see)
         } else {
             self.between.causal_from(&directions, sample, &within, see)
@@ -405,19 +430,21 @@ impl Kept {
     }
 
     /// The strongest edges of a direction, strongest first: of the first SAE those down, of the second those up. Of each the direction at
-    /// its other end, its value, and the prompts that this is a mean over.
+    /// its other end, its value, and the prompts that this is a mean over, where it is of prompts.
     ///
     /// # Errors
     /// If the file is damaged.
     ///
     /// # Panics
     /// If there is no such direction.
-    pub fn edges(&self, way: Way, direction: usize) -> Result<Vec<(usize, f64, usize)>> {
+    pub fn edges(&self, way: Way, direction: usize) -> Result<Vec<(usize, f64, Option<usize>)>> {
         let row = if way == Way::Down { direction } else { self.header.directions[0] + direction };
         assert!(direction < self.header.directions[usize::from(way == Way::Up)], "there is no direction {direction}");
         let start = self.start + row * ROW;
         let found = entries(&self.map[start..start + ROW], self.header.others(row));
         let found = found.ok_or_else(|| damaged(&self.path, "it holds edges that cannot be"))?;
-        Ok(found.into_iter().map(|Entry { other, n, value }| (other as usize, value, n as usize)).collect())
+        let is_mean = MEASURES.iter().any(|measure| measure.name() == self.header.measure && !is_of_weights(*measure));
+        let edge = |Entry { other, n, value }| (other as usize, value, is_mean.then_some(n as usize));
+        Ok(found.into_iter().map(edge).collect())
     }
 }

@@ -54,7 +54,7 @@ pub(crate) struct Index {
     /// Count as the origin's notebook: first positions are left out of token counts alone, last ones of maxima alone
     #[arg(long)]
     as_notebook: bool,
-    /// Measure, and keep beside the index, the strongest edges of every direction by attribution and causal effect, which the workbench
+    /// Measure, and keep beside the index, the strongest edges of every direction by weights, gradients and ablation, which the workbench
     /// then shows at once
     #[arg(long)]
     edges: bool,

@@ -85,18 +85,19 @@ pub(crate) async fn edges(
         let (mut found, mut measured) = (Vec::new(), None);
         for [first, second] in pairs(&bench, sae, wanted.way)? {
             let other = if wanted.way == WayTo::Up { first } else { second };
-            let of = match wanted.measure {
-                By::Cosine | By::Weight => of_weights(&bench, [first, second], direction, wanted)?,
-                By::Attribution | By::Causal => match bench.kept(first, second, wanted.measure.measure())? {
-                    Ok(kept) => {
-                        let way = if wanted.way == WayTo::Up { Way::Up } else { Way::Down };
-                        kept.edges(way, direction)?.into_iter().map(|(to, value, n)| (to, value, Some(n))).collect()
-                    }
-                    Err(said) => {
-                        measured = Some(said);
-                        of_model(&bench, [first, second], direction, wanted, watch)?
-                    }
-                },
+            let way = if wanted.way == WayTo::Up { Way::Up } else { Way::Down };
+            let of_weights_alone = matches!(wanted.measure, By::Cosine | By::Weight);
+            let kept = match &bench.indexed {
+                None if of_weights_alone => Err(String::new()),
+                _ => bench.kept(first, second, wanted.measure.measure())?,
+            };
+            let of = match kept {
+                Ok(kept) => kept.edges(way, direction)?,
+                Err(_) if of_weights_alone => of_weights(&bench, [first, second], direction, wanted)?,
+                Err(said) => {
+                    measured = Some(said);
+                    of_model(&bench, [first, second], direction, wanted, watch)?
+                }
             };
             found.extend(of.into_iter().map(|(direction, value, n)| (other, direction, value, n)));
         }

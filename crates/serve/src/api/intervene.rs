@@ -360,7 +360,7 @@ fn python(bench: &Workbench, wanted: &Wanted, changes: &[String]) -> String {
     let of = &bench.opened.wanted;
     let (model, saes, text, changes) = (json!(of.model), json!(of.saes), json!(wanted.text), json!(changes));
     let index = bench.indexed.as_ref().map(|indexed| json!(indexed.folder.display().to_string()));
-    let opened =
+    let opens =
         index.as_ref().map_or_else(String::new, |folder| format!("index = dx.Index.open({folder}, opened.model)\n"));
     let mut more = wanted.position.map_or_else(String::new, |position| format!(", position={position}"));
     more.push_str(if index.is_some() { ", index=index" } else { "" });
