@@ -141,6 +141,25 @@ def test_hooks_that_are_none(shipped: dx.Model) -> None:
         shipped([0], "loss")
 
 
+def test_hooks_are_not_left_out_in_silence(shipped: dx.Model, sae: dx.Sae) -> None:
+    set_to = sae.set([1001], 30.0)
+    with shipped.hooks([set_to]):
+        assert shipped.generate("Once", 10, seed=3) == inside(shipped, set_to)
+        with refused("outside of the `with`"):
+            dx.logit_attribution(shipped, "Once upon a time")
+        with refused("outside of that"):
+            shipped.log_probs_each("Once", [set_to])
+    with shipped.hooks([("post1", lambda value, hook: value)]), refused("functions do not change"):
+        shipped.generate("Once", 3)
+    assert len(dx.logit_attribution(shipped, "Once upon a time")) > 0
+
+
+def inside(model: dx.Model, intervention: dx.Intervention) -> str:
+    with ThreadPoolExecutor(1) as pool:  # Where the hooks of this thread are not.
+        made: str = pool.submit(model.generate, "Once", 10, seed=3, interventions=[intervention]).result()
+    return made
+
+
 def test_interventions_that_cannot_be(shipped: dx.Model, sae: dx.Sae) -> None:
     make = dx.Intervention.at_hook
     for intervention, message in (

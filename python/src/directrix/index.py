@@ -48,7 +48,7 @@ class Index:
     @classmethod
     def open(cls, folder: str | PathLike[str], model: Model | None = None) -> Index:
         """Opens the index in a folder. The model is asked for its tokenizer alone: without it, tokens are numbers."""
-        tokenizer = None if model is None else model._core.tokenizer
+        tokenizer = None if model is None else model._own.tokenizer
         return cls(_directrix.CoreIndex.open(fspath(folder), tokenizer))
 
     def number_of(self, sae: int | str) -> int:

@@ -62,11 +62,18 @@ class Model:
     """
 
     def __init__(self, core: _directrix.CoreModel) -> None:
-        self._core = core
+        self._own = core
         self._hooks: ContextVar[tuple[Hook, ...]] = ContextVar("hooks", default=())
         self._weights: dict[str, npt.NDArray[np.float32]] = {}
         #: Dimensions and choices, under TransformerLens's names: `model.cfg.n_layers`.
         self.cfg = SimpleNamespace(**core.cfg)
+
+    @property
+    def _core(self) -> _directrix.CoreModel:
+        """What analyses run. They know of no hooks, and are refused rather than made without them."""
+        if self._hooks.get():
+            raise DirectrixError("hooks are of the model's own runs; analyses make theirs without: call them outside of the `with`")
+        return self._own
 
     @classmethod
     def from_pretrained(
@@ -118,20 +125,20 @@ class Model:
     @property
     def name(self) -> str:
         """Where it is from."""
-        return self._core.name
+        return self._own.name
 
     @property
     def notes(self) -> list[str]:
         """What is to be told of its files."""
-        return self._core.notes
+        return self._own.notes
 
     @property
     def hook_points(self) -> list[str]:
         """The names of its hook points, in the order that a run reaches them."""
-        return self._core.hook_points
+        return self._own.hook_points
 
     def __repr__(self) -> str:
-        return repr(self._core)
+        return repr(self._own)
 
     # Tokens
 
@@ -142,7 +149,7 @@ class Model:
         Raises:
             LabError: if its files have none.
         """
-        core = self._core.tokenizer
+        core = self._own.tokenizer
         if core is None:
             raise _directrix.LabError(f"{self.name} has no tokenizer; give token ids instead of texts")
         return Tokenizer(core)
@@ -260,8 +267,10 @@ class Model:
         if wrong.size:
             prompt = int(wrong[0])
             raise DirectrixError(f"prompt {prompt} has {lengths[prompt]} positions, and not the one that is looked at")
+        if self._hooks.get():
+            raise DirectrixError("these changes are made alone, without the hooks of a `with`; call it outside of that")
         together = [[change] if isinstance(change, Intervention) else list(change) for change in changes]
-        return self._core.log_probs_each(prompts, together, at.tolist())
+        return self._own.log_probs_each(prompts, together, at.tolist())
 
     @contextmanager
     def hooks(self, fwd_hooks: Sequence[Hook] = ()) -> Iterator[Model]:
@@ -285,16 +294,20 @@ class Model:
         prepend_bos: bool | None = None,
     ) -> Any:
         """Continues a prompt: a text gives a text, token ids give int64 `[1, pos]`. `temperature` 0 takes the most likely token; the same
-        seed gives the same tokens. `interventions` are changes of directions, also at new positions.
+        seed gives the same tokens. `interventions` are changes of directions, also at new positions; so are those of a `with model.hooks(…)`.
         """
+        hooks = self._hooks.get()
+        of_hooks = [hook for hook in hooks if isinstance(hook, Intervention)]
+        if len(of_hooks) < len(hooks):
+            raise DirectrixError("functions do not change what is generated; give interventions of directions")
         ids = self.to_tokens(input, prepend_bos) if isinstance(input, str) else np.atleast_2d(as_ids(input))
         if ids.shape[0] != 1:
             raise DirectrixError(f"{ids.shape[0]} prompts; one is continued at a time")
-        core = self._core.tokenizer
+        core = self._own.tokenizer
         stop = core.bos if stop_at_eos and core is not None else None
         prompt = [int(token) for token in ids[0]]
-        new = self._core.generate(
-            prompt, max_new_tokens, temperature=temperature, top_k=top_k, seed=seed, stop=stop, interventions=list(interventions)
+        new = self._own.generate(
+            prompt, max_new_tokens, temperature=temperature, top_k=top_k, seed=seed, stop=stop, interventions=[*of_hooks, *interventions]
         )
         tokens = np.asarray([*prompt, *new], dtype=np.int64)
         return self.tokenizer.decode(tokens) if isinstance(input, str) else tokens[None, :]
@@ -322,7 +335,7 @@ class Model:
 
         def run(part: Prompts) -> tuple[dict[str, Floats], Floats | None, Floats | None]:
             replaced = self._replaced(part, interventions, functions)
-            return self._core.run(
+            return self._own.run(
                 part, list(names), logits=logits, losses=losses, interventions=interventions, replaced=replaced
             )
 
@@ -367,7 +380,7 @@ class Model:
         """What the functions make of the values that they are given, hook point by hook point."""
         replaced: list[tuple[str, Floats]] = []
         for name, own in functions.items():
-            captured, _, _ = self._core.run(prompts, [name], interventions=interventions, replaced=replaced)
+            captured, _, _ = self._own.run(prompts, [name], interventions=interventions, replaced=replaced)
             values, hook = _batched(name, captured[name], len(prompts)), HookPoint(name)
             shape = values.shape
             for function in own:
@@ -384,14 +397,14 @@ class Model:
     @property
     def weight_names(self) -> list[str]:
         """The names of its weights."""
-        return self._core.weight_names
+        return self._own.weight_names
 
     def weight(self, name: str) -> Floats:
         """A weight under TransformerLens's name (`blocks.0.attn.W_Q`), in its shape there. It cannot be written to, and where it is stored
         as float32 nothing is copied.
         """
         if name not in self._weights:
-            array, shape, heads_in_columns = self._core.weight(known(name, self.weight_names, "weight"))
+            array, shape, heads_in_columns = self._own.weight(known(name, self.weight_names, "weight"))
             if heads_in_columns:
                 heads, rows, columns = shape
                 array = array.reshape(rows, heads, columns).transpose(1, 0, 2)

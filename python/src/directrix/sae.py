@@ -140,7 +140,7 @@ class Sae:
         Raises:
             SaeError: if the model has no such hook point, or another width there.
         """
-        self._core.check_fit(model._core)
+        self._core.check_fit(model._own)
 
     def _read(self, x: npt.ArrayLike) -> tuple[Floats, tuple[int, ...]]:
         array, d_in = as_floats(x, "what the SAE reads"), int(self.cfg.d_in)
