@@ -368,17 +368,16 @@ fn add(sae: &Sae, changes: &[Option<&Change>], read: &Matrix, written: &mut Matr
     // Most changes need the activations of a few directions; what needs all is encoded at once.
     let encoded = OnceCell::new();
     for (row, change) in changes.iter().enumerate().filter_map(|(row, change)| Some((row, (*change)?))) {
-        let active = || match encoded.get_or_init(|| sae.encode(read)) {
-            Ok(acts) => {
+        let active = || {
+            let of = |acts: &SparseActivations, row: usize| {
                 let (directions, values) = acts.at(row);
-                Ok(directions.iter().copied().zip(values.iter().copied()).collect())
+                directions.iter().copied().zip(values.iter().copied()).collect()
+            };
+            if let Ok(acts) = encoded.get_or_init(|| sae.encode(read)) {
+                return Ok(of(acts, row));
             }
             // Encoded alone, this row says what is wrong with it, or nothing is.
-            Err(_) => {
-                let acts = sae.encode(&Matrix::new(read.row(row).to_vec(), 1, read.columns()))?;
-                let (directions, values) = acts.at(0);
-                Ok(directions.iter().copied().zip(values.iter().copied()).collect())
-            }
+            Ok(of(&sae.encode(&Matrix::new(read.row(row).to_vec(), 1, read.columns()))?, 0))
         };
         let difference = SiteRow { sae, read: read.row(row), written: written.row(row) }.difference(change, active);
         let site = &mut written.row_mut(row)[sae.site().writes.columns()];

@@ -303,8 +303,11 @@ fn what_has_no_path_is_refused_with_the_reason() {
 /// The measures that are kept.
 const KEPT: [&str; 4] = ["cosine", "virtual-weight", "attribution", "causal"];
 
+/// A direction's edges: the other end, the value, and the prompts that it is a mean over.
+type Edges = Vec<(usize, f64, Option<usize>)>;
+
 /// All edges of a direction both ways, by a measure, as they are kept.
-fn kept(folder: &FilePath, index: &Index, measure: Measure) -> [Vec<Vec<(usize, f64, Option<usize>)>>; 2] {
+fn kept(folder: &FilePath, index: &Index, measure: Measure) -> [Vec<Edges>; 2] {
     let kept = Kept::open(folder, index, [0, 1], measure).unwrap().unwrap();
     let of = |way, sae: usize| {
         (0..index.sae(sae).directions()).map(|direction| kept.edges(way, direction).unwrap()).collect()
@@ -363,7 +366,7 @@ fn edges_that_are_kept_are_those_that_are_measured_however_often_it_was_stopped(
             for (direction, found) in rows.iter().enumerate() {
                 let ends =
                     |edge: Edge| if way == Way::Down { (edge.first, edge.second) } else { (edge.second, edge.first) };
-                let mut expected: Vec<(usize, f64, Option<usize>)> = all
+                let mut expected: Edges = all
                     .iter()
                     .filter(|ranked| ends(ranked.edge).0 == direction)
                     .map(|ranked| (ends(ranked.edge).1, ranked.value, ranked.n))

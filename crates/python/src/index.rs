@@ -157,9 +157,9 @@ impl Index {
     /// Where a query matches, and which directions fire there: `(matches, prompts, places, firing)`.
     fn find(&self, py: Python, query: &str, sae: usize, k: usize) -> Result<(u64, u64, Table, Table)> {
         self.sae(sae)?;
-        watched(py, |_| {
+        watched(py, |watch| {
             let query = Query::parse(query, &self.index)?;
-            let found = self.search.find(&query)?;
+            let found = self.search.find(&query, watch)?;
             let matches = self.search.matches(&found, &query, k)?;
             let rows: Vec<Place> = matches.iter().map(|m| Place { prompt: m.prompt, position: m.position }).collect();
             let places = Table::of("matches", "Matches, each in a prompt of its own", &rows);

@@ -2,7 +2,7 @@
 //!
 //! What people call is in `python/src/directrix`, a thin layer with TransformerLens's names over the classes and functions of this
 //! module, `directrix._directrix`. Here, numbers cross without a copy (`array`), long work leaves the interpreter to others and ends on an
-//! interrupt (`watch`), rows become a [`Table`](table::Table) that any data frame reads, and every error is an exception with the room's own
+//! interrupt (`watch`), rows become a `Table` that any data frame reads, and every error is an exception with the room's own
 //! message (`error`).
 //!
 //! PyO3 takes arguments by value, and the signatures here are Python's.
