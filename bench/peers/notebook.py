@@ -101,6 +101,25 @@ def ablation_loss(model, sae, tokens, directions, pos=None):
         return before, loss()
 
 
+def pair_effects(x):
+    """What ablating either direction of a pair does where the first is most active; those that fire in the most stories."""
+    acts = [[acts_of(x.model, sae, s[None])[:-1] for s in x.stories] for sae in x.saes]
+    in_stories = [torch.stack([(a > 0).any(0) for a in of]).sum(0) for of in acts]
+    one, other = (int((n == n.max()).nonzero()[0]) for n in in_stories)
+    first, second, rows = *x.saes, []
+    for story, a in zip(x.stories, acts[0]):
+        if not (a[:, one] > 0).any():
+            continue
+        tokens, pos = story[None], int(a[:, one].argmax())
+        loss, without_first = ablation_loss(x.model, first, tokens, [one], pos)
+        _, without_second = ablation_loss(x.model, second, tokens, [other], pos)
+        act = acts_of(x.model, second, tokens)[pos, other].item()
+        with x.model.hooks(ablation_hook(first, [one], pos)):
+            ablated = acts_of(x.model, second, tokens)[pos, other].item()
+        rows.append([loss, without_first, without_second, act, ablated])
+    return {"effects": torch.tensor(rows).mean(0)}, {}
+
+
 def ablate(x, sae, directions, everywhere=False):
     losses = [[ablation_loss(x.model, sae, p[None], [d], None if everywhere else len(p) - 2) for d in directions]
               for p in x.prompts]
@@ -290,6 +309,7 @@ TASKS = {
     "at-mean": at_mean,
     "boosts": boosts,
     "remainder": remainder,
+    "pair-effects": pair_effects,
     "gradient": gradient,
     "edges-causal": edges_causal,
     "edges-attribution": edges_attribution,

@@ -60,6 +60,13 @@ def answers(dx, x):
     return {"acts": dx.answer_activations(x.model, x.saes[1], x.prompts).to_dense()}, {}
 
 
+def pair_effects(dx, x):
+    index = x.opened.index(x.scratch / "index", skip_first=0)
+    pair = [int(np.argmax(index.directions(i)["prompts"])) for i in (0, 1)]
+    names = ("loss", "loss_first_ablated", "loss_second_ablated", "second_activation", "second_activation_first_ablated")
+    return {"effects": columns(dx.pair_effects(x.model, *x.saes, index, [pair], prompts=len(index)), *names)[0]}, {}
+
+
 def ablate_last(dx, x):
     singles = dx.single_ablations(x.model, x.saes[1], x.prompts, x.directions, above=0.0)
     # The notebook's means are over all prompts: where a direction is not active, ablating it does nothing.
@@ -123,6 +130,7 @@ TASKS = {
     "index": index,
     "top-tokens": top_tokens,
     "cosine": cosine,
+    "pair-effects": pair_effects,
     "cooccurrence": cooccurrence,
     "logit-attribution": logit_attribution,
     "answers": answers,
