@@ -21,7 +21,7 @@ mod weights;
 
 use std::ops::Range;
 
-use directrix_corpus::Prompts;
+use directrix_corpus::{Prompts, Watch};
 use directrix_index::{Example, Index, SaeIndex};
 use directrix_model::{BlockHook, HookPoint, Model};
 use directrix_sae::Sae;
@@ -118,6 +118,28 @@ impl<'a> Between<'a> {
             }
         }
         Ok(Between { model, first, second, index, of_first, of_second })
+    }
+
+    /// The `k` strongest edges by a measure, strongest first; `steps` are those of integrated gradients. None where no two directions have
+    /// enough in common to be ranked.
+    ///
+    /// # Errors
+    /// As [`causal`](Self::causal), [`attribution`](Self::attribution), [`coactivation`](Self::coactivation) and [`Weights::new`].
+    pub fn strongest(&self, by: Measure, steps: usize, sample: Sample, k: usize, watch: &Watch) -> Result<Vec<Ranked>> {
+        let mut ranking = Ranking::new(k);
+        let show = |ranked| ranking.show(ranked);
+        match by {
+            Measure::Cosine | Measure::VirtualWeight => {
+                return Weights::new(self.model, [self.first, self.second], Path::Residual, by)?.strongest(k, watch);
+            }
+            Measure::Attribution => self.attribution(Gradient::Whole, sample, watch, show)?,
+            Measure::FrozenAttribution => self.attribution(Gradient::Frozen, sample, watch, show)?,
+            Measure::IntegratedAttribution => self.attribution(Gradient::Integrated { steps }, sample, watch, show)?,
+            Measure::Causal => self.causal(sample, watch, show)?,
+            Measure::MutualInformation | Measure::Conditional | Measure::Correlation => self
+                .coactivation(watch, |all| all.into_iter().filter(|r| r.measure == by).for_each(|r| ranking.show(r)))?,
+        }
+        Ok(ranking.finish())
     }
 
     /// The tokens of some prompts of the index, and of each the positions that count.

@@ -2,8 +2,7 @@
 
 use directrix_circuits as circuits;
 use directrix_circuits::edges::{
-    AgreementRow, Between, Edge, Gradient, Measure, Path, Ranked, Ranking, Sample, VerifiedEdge, Verify, Weights,
-    check_path,
+    AgreementRow, Between, Edge, Measure, Path, Ranked, Sample, VerifiedEdge, Verify, Weights, check_path,
 };
 use directrix_corpus::Watch;
 use directrix_index::SaeIndex;
@@ -107,25 +106,15 @@ impl<'a> Ranks<'a> {
         if matches!(self.by, Measure::Cosine | Measure::VirtualWeight) {
             return Ok(Weights::new(&self.model.model, saes, self.path, self.by)?.strongest(top, watch)?);
         }
-        let (between, sample, mut ranking) = (self.between(pair)?, self.sample, Ranking::new(top));
-        let show = |ranked| ranking.show(ranked);
-        match self.by {
-            Measure::Attribution => between.attribution(Gradient::Whole, sample, watch, show)?,
-            Measure::FrozenAttribution => between.attribution(Gradient::Frozen, sample, watch, show)?,
-            Measure::IntegratedAttribution => {
-                between.attribution(Gradient::Integrated { steps: self.steps }, sample, watch, show)?;
-            }
-            Measure::Causal => between.causal(sample, watch, show)?,
-            by => between
-                .coactivation(watch, |all| all.into_iter().filter(|r| r.measure == by).for_each(|r| ranking.show(r)))?,
-        }
-        if ranking.shown() == 0 {
+        let sample = self.sample;
+        let found = self.between(pair)?.strongest(self.by, self.steps, sample, top, watch)?;
+        if found.is_empty() {
             return Err(Failure::argument(format!(
                 "no two directions fire in the same {} prompts or more; index more prompts, or lower `least_prompts`",
                 sample.least
             )));
         }
-        Ok(ranking.finish())
+        Ok(found)
     }
 
     /// The strongest edges between all SAEs.

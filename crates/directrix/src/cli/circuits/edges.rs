@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use directrix::circuits::edges::{Between, Gradient, Measure, Path, Ranked, Ranking, Sample, Weights, check_path};
+use directrix::circuits::edges::{Between, Measure, Path, Ranked, Sample, Weights, check_path};
 use directrix::corpus::Watch;
 use directrix::index::Index;
 use directrix::lab::{Opened, Wanted};
@@ -154,25 +154,15 @@ impl EdgeArgs {
     }
 
     fn by_prompts(&self, between: Between, top: usize, watch: &Watch) -> anyhow::Result<Vec<Ranked>> {
-        let (mut ranking, sample) = (Ranking::new(top), self.sample.meant());
-        let show = |ranked| ranking.show(ranked);
-        match self.by {
-            Measure::Attribution => between.attribution(Gradient::Whole, sample, watch, show)?,
-            Measure::FrozenAttribution => between.attribution(Gradient::Frozen, sample, watch, show)?,
-            Measure::IntegratedAttribution => {
-                between.attribution(Gradient::Integrated { steps: self.steps }, sample, watch, show)?;
-            }
-            Measure::Causal => between.causal(sample, watch, show)?,
-            by => between
-                .coactivation(watch, |all| all.into_iter().filter(|r| r.measure == by).for_each(|r| ranking.show(r)))?,
-        }
-        if ranking.shown() == 0 {
+        let sample = self.sample.meant();
+        let found = between.strongest(self.by, self.steps, sample, top, watch)?;
+        if found.is_empty() {
             bail!(
                 "no two directions fire in the same {} prompts or more; index more prompts, or lower --least-prompts",
                 sample.least
             );
         }
-        Ok(ranking.finish())
+        Ok(found)
     }
 }
 
