@@ -236,7 +236,7 @@ def cooccurrence(x, first_position=10):
             ablated = torch.relu(torch.einsum("ci,ic->c", found[0] - s1.b_dec, s1.W_enc[:, d]) + s1.b_enc[d])
             rows.append(torch.cat([cases[c], ablated[:, None], base[c, None]], 1))
     rows = torch.cat(rows)
-    return {"rows": rows[rows[:, 0].argsort(stable=True)]}, {"pairs": len(rows)}
+    return {"rows": rows[rows[:, 0].argsort(stable=True)]}, {"count": len(rows)}
 
 
 def edges_causal(x, n=4):

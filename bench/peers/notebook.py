@@ -73,11 +73,86 @@ def top_tokens(x):
     return tensors, {"tokens": sum(map(len, x.stories))}
 
 
+def token_occurrences(x):
+    counts = torch.zeros(x.model.cfg.d_vocab, dtype=torch.long)
+    for story in x.stories:
+        for token in story.tolist():
+            counts[token] += 1
+    return {"count": counts}, {}
+
+
+def examples(x, n=8):
+    """Activations in the story in which each of the strongest directions is strongest, the maxima of all stories known."""
+    model, sae = x.model, x.saes[1]
+    maxima = max_activations(model, sae, x.stories)
+    x.ready()
+    shown = [acts_of(model, sae, x.stories[maxima[:, d].argmax()][None])[:, d] for d in maxima.max(0).values.topk(n).indices]
+    return {"values": torch.cat(shown)}, {"count": n}
+
+
+def open_all(x):
+    x.__dict__.pop("model"), x.__dict__.pop("saes")
+    x.ready()
+    return {"values": torch.cat([x.model.W_in[1][:4].flatten(), x.saes[1].W_dec[:4].flatten()])}, {}
+
+
+def behaviour(x):
+    x.ready()
+    stories, prompts, answer = common.shipped_stories(x.units)
+    return {"count": torch.tensor([len(stories), sum(map(len, stories)), len(prompts), sum(map(len, prompts)), answer])}, {}
+
+
+def mean_site(x):
+    sae, means = x.saes[1], []
+    for p in x.prompts:
+        _, cache = x.model.run_with_cache(p[None], names_filter=sae.hook)
+        means.append(cache[sae.hook][0].mean(0))
+    return {"mean": torch.stack(means).mean(0)}, {}
+
+
+def pattern(x):
+    """Of one head."""
+    shown = []
+    for p in x.prompts:
+        _, cache = x.model.run_with_cache(p[None], names_filter="blocks.1.attn.hook_pattern")
+        shown.append(cache["pattern", 1][0, 2])
+    return {"patterns": torch.stack(shown)}, {}
+
+
+def acts_in_prompts(x):
+    """Of one direction, at every token."""
+    sae, shown = x.saes[1], []
+    for p in x.prompts:
+        _, cache = x.model.run_with_cache(p[None], names_filter=sae.hook)
+        shown.append(sae.encode_some(cache[sae.hook][0], x.directions[:1])[:, 0])
+    return {"acts": torch.cat(shown)}, {}
+
+
 # ---- ablations ----
+
+def answer_acts(x):
+    return torch.stack([acts_of(x.model, x.saes[1], p[None])[-2] for p in x.prompts])
+
 
 def answers(x):
     """Activations before the answer."""
-    return {"acts": torch.stack([acts_of(x.model, x.saes[1], p[None])[-2] for p in x.prompts])}, {}
+    return {"acts": answer_acts(x)}, {}
+
+
+def active_directions(x):
+    """Mean activations of directions above 0.17 of their maximum (here that before the answers) on 5 % of the prompts."""
+    acts = answer_acts(x)
+    x.ready()
+    on = acts > 0.17 * acts.max(0).values
+    mean = (acts * on).sum(0) / on.sum(0).clamp(min=1)
+    mean[on.sum(0) < 0.05 * len(acts)] = 0
+    return {"values": mean.topk(min(100, int((mean > 0).sum()))).values}, {"count": 1}
+
+
+def coactivation(x):
+    acts = answer_acts(x)
+    x.ready()
+    return {"correlations": torch.corrcoef((acts[:, x.directions] > 0.1).float().T)}, {"count": 1}
 
 
 def ablation_hook(sae, directions, pos=None):
@@ -124,6 +199,19 @@ def ablate(x, sae, directions, everywhere=False):
     losses = [[ablation_loss(x.model, sae, p[None], [d], None if everywhere else len(p) - 2) for d in directions]
               for p in x.prompts]
     return {"losses": torch.tensor(losses)}, {}
+
+
+def ablate_joint(x):
+    return {"losses": torch.tensor([ablation_loss(x.model, x.saes[1], p[None], x.joint, len(p) - 2) for p in x.prompts])}, {}
+
+
+def ablate_positions(x):
+    """At one position at a time, wherever a direction is active; it stops after as many."""
+    model, sae, direction = x.model, x.saes[1], x.directions[:1]
+    active = [torch.argwhere(acts_of(model, sae, p[None])[:-1, direction[0]] > 0).flatten().tolist() for p in x.prompts]
+    x.ready()
+    places = [(p, pos) for p, of in zip(x.prompts, active) for pos in of][:x.units]
+    return {"losses": torch.tensor([ablation_loss(model, sae, p[None], direction, pos) for p, pos in places])}, {"count": len(places)}
 
 
 def token_rank(model, sae, tokens, directions, answer, pos=-2):
@@ -215,6 +303,38 @@ def cooccurrence(x):
     return {"rows": torch.tensor(rows)}, {"units": len(rows)}
 
 
+def single_prompt(x):
+    """Each first direction that is active at the last position ablated alone there; it stops after as many."""
+    model, (s0, s1), p = x.model, x.saes, x.prompts[0]
+    first_acts, second_acts = (acts_of(model, sae, p[None])[-1] for sae in x.saes)
+    second, acts = second_acts.argmax(), []
+    for first in torch.argwhere(first_acts > x.above).flatten().tolist()[:x.units]:
+        with model.hooks(ablation_hook(s0, [first], len(p) - 1)):
+            acts.append(acts_of(model, s1, p[None])[-1, second])
+    return {"acts": torch.stack(acts)}, {"count": len(acts)}
+
+
+def cooccurrence_pairs(x, n=2):
+    """The mean change of those pairs that are at the most positions. Which these are is looked up before, and not timed."""
+    model, (s0, s1) = x.model, x.saes
+    places = {}
+    for p in x.prompts:
+        acts0, acts1 = (acts_of(model, sae, p[None]) for sae in x.saes)
+        for pos in range(10, len(p)):
+            second = acts1[pos].argmax().item()
+            for first in torch.argwhere(acts0[pos] > x.above).flatten().tolist() if acts1[pos, second] > 0 else []:
+                places.setdefault((first, second), []).append((p, pos, acts1[pos, second]))
+    x.ready()
+    rows = []
+    for pair in sorted(places, key=lambda pair: (-len(places[pair]), pair))[:n]:
+        changes = []
+        for p, pos, base in places[pair]:
+            with model.hooks(ablation_hook(s0, [pair[0]], pos)):
+                changes.append(acts_of(model, s1, p[None])[pos, pair[1]] - base)
+        rows.append((*pair, len(changes), torch.stack(changes).mean().item()))
+    return {"pair_rows": torch.tensor(rows)}, {"count": int(sum(row[2] for row in rows))}
+
+
 def edges_causal(x, n=4):
     """Of each ablation at every position of a prompt, the changes of all later directions where they are active, summed."""
     (s0, s1), rows = x.saes, []
@@ -272,7 +392,7 @@ def remainder(x):
     return {"parts": torch.stack(out).mean(0)}, {}
 
 
-def feature_attribution(x):
+def feature_attribution(x, inactive=0):
     """Of every component to one direction, through the neurons active at the position before the last."""
     model, sae, direction = x.model, x.saes[1], x.directions[0]
     out = []
@@ -280,9 +400,34 @@ def feature_attribution(x):
         _, cache = model.run_with_cache(p[None])
         parts = cache.get_full_resid_decomposition(sae.layer, mlp_input=True, apply_ln=True, expand_neurons=False, pos_slice=-2)
         neurons = parts.squeeze(1) @ model.W_in[sae.layer]
-        neurons[:, torch.argwhere(cache[sae.hook][0, -2] <= 0).flatten()] = 0
+        neurons = torch.where(cache[sae.hook][0, -2] > 0, neurons, inactive)
         out.append(neurons @ sae.W_enc[:, direction])
     return {"components": torch.stack(out).mean(0)}, {}
+
+
+def feature_attribution_mean(x):
+    """The same; neurons that are not active contribute their mean over the positions of the prompts."""
+    layer, means = x.saes[1].layer, []
+    for p in x.prompts:
+        _, cache = x.model.run_with_cache(p[None])
+        parts = cache.get_full_resid_decomposition(layer, mlp_input=True, apply_ln=True, expand_neurons=False)
+        means.append(parts[:, 0].mean(1) @ x.model.W_in[layer])
+    return feature_attribution(x, torch.stack(means).mean(0))
+
+
+def direction_attribution(x):
+    """Of every direction to the answer by its weights, times its mean activation."""
+    sae, acts = x.saes[1], answer_acts(x)
+    x.ready()
+    attribution = sae.W_dec @ x.model.W_out[sae.layer] @ x.model.W_U[:, x.prompts[0][-1]]
+    return {"attribution": attribution, "scaled": attribution * acts.mean(0)}, {"count": 1}
+
+
+def logit_boosts(x):
+    """Of every token by each of a few directions, by the weights."""
+    model, sae = x.model, x.saes[1]
+    rows = [sae.W_dec[direction] @ model.W_out[sae.layer] @ model.W_U for direction in x.directions]
+    return {"values": torch.stack(rows)}, {"count": len(rows)}
 
 
 def cosine(x, k=10):
@@ -291,6 +436,22 @@ def cosine(x, k=10):
     c = written @ F.normalize(model.W_in[s1.layer] @ s1.W_enc, dim=0)
     values, at = c.flatten().topk(k)
     return {"values": values, "pairs": torch.stack([at // c.shape[1], at % c.shape[1]], 1)}, {}
+
+
+# ---- figures ----
+
+def figures(x):
+    """One of each kind that the notebook draws, as the text that a page draws. What is in them is random, and not compared."""
+    import plotly.express as px
+    make = torch.Generator().manual_seed(0)
+    values = torch.randn(x.saes[1].directions, generator=make).numpy()
+    names = [f"component {i}" for i in range(22)]
+    cells = values[:576].reshape(24, 24)
+    x.ready()
+    drawn = [px.histogram(values, nbins=50, log_y=True), px.bar(x=names, y=values[:22], error_y=abs(values[:22])), px.imshow(cells),
+             px.line(x=names, y=[values[:22], values[22:44], values[44:66]]), px.scatter(x=values[:1000], y=values[1000:2000])]
+    texts = [figure.to_json() for figure in drawn]
+    return {}, {"count": len(texts)}
 
 
 TASKS = {
@@ -314,6 +475,23 @@ TASKS = {
     "edges-causal": edges_causal,
     "edges-attribution": edges_attribution,
     "cosine": cosine,
+    "open": open_all,
+    "behaviour": behaviour,
+    "token-occurrences": token_occurrences,
+    "examples": examples,
+    "mean-site": mean_site,
+    "pattern": pattern,
+    "acts-in-prompts": acts_in_prompts,
+    "active-directions": active_directions,
+    "coactivation": coactivation,
+    "ablate-joint": ablate_joint,
+    "ablate-positions": ablate_positions,
+    "single-prompt": single_prompt,
+    "cooccurrence-pairs": cooccurrence_pairs,
+    "feature-attribution-mean": feature_attribution_mean,
+    "direction-attribution": direction_attribution,
+    "logit-boosts": logit_boosts,
+    "figures": figures,
 }
 
 if __name__ == "__main__":

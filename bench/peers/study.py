@@ -12,13 +12,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
 
 import common
 import notebook
-
-ASSETS = Path(__file__).resolve().parents[2] / "assets/tinystories-2l"
-CONTAINS, ENDS_WITH = 'said, "', '."'
 
 
 class ThresholdSae(common.Sae):
@@ -35,24 +31,6 @@ class ThresholdSae(common.Sae):
     def encode_some(self, x, directions):
         pre = (x - self.b_dec) @ self.W_enc[:, directions] + self.b_enc[directions]
         return pre * (pre > self.threshold[directions])
-
-
-def read(limit):
-    """Stories as tokens, and those that show the behaviour, cut after the answer."""
-    tokenizer = Tokenizer.from_file(str(ASSETS / "tokenizer.json"))
-    bos = json.loads((ASSETS / "config.json").read_text())["bos_token_id"]
-    texts = [text.strip() for text in (ASSETS / "stories.txt").read_text().split("<|endoftext|>")]
-    encode = lambda text: torch.tensor([bos, *tokenizer.encode(text, add_special_tokens=False).ids])
-    [answer] = tokenizer.encode(ENDS_WITH, add_special_tokens=False).ids
-    stories, prompts = [], []
-    for text in [text for text in texts if text][:limit]:
-        stories.append(encode(text))
-        start = text.find(CONTAINS)
-        end = text.find(ENDS_WITH, start + len(CONTAINS)) if start >= 0 else -1
-        prompt = encode(text[:end + len(ENDS_WITH)]) if end >= 0 else []
-        if len(prompt) > 1 and prompt[-1] == answer:
-            prompts.append(prompt)
-    return stories, prompts, answer
 
 
 def study(x, stories, prompts, answer):
@@ -93,10 +71,10 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.set_grad_enabled(False)
-    stories, prompts, answer = read(args.stories)
+    stories, prompts, answer = common.shipped_stories(args.stories)
     x = argparse.Namespace(stories=stories, tables={"bins": 20, "top": 10, "share": 0.5, "first_position": 10})
-    x.model = common.load_model(ASSETS)
-    x.saes = [ThresholdSae(ASSETS / f"sae-l{i}") for i in (0, 1)]
+    x.model = common.load_model(common.ASSETS)
+    x.saes = [ThresholdSae(common.ASSETS / f"sae-l{i}") for i in (0, 1)]
     site = x.saes[0].hook
     sites = [x.model.run_with_cache(p[None], names_filter=site)[1][site][0].mean(0) for p in prompts[:20]]
     x.site_mean = torch.stack(sites).mean(0)
