@@ -50,6 +50,12 @@ pub enum Error {
         /// The file or folder.
         path: PathBuf,
     },
+    /// Processes that work together have lost one, or are not at the same thing.
+    #[error("the ranks do not work together: {problem}; run the same command again, and it goes on where it was")]
+    Ranks {
+        /// What is wrong.
+        problem: String,
+    },
     /// A configuration file is no JSON object, or its fields do not go together.
     #[error("{file}: {problem}")]
     Settings {

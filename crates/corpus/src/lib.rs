@@ -5,6 +5,7 @@
 //!   that are ready to run.
 //! - [`durable`] is how files are written, and read again, by every room.
 //! - [`Settings`] are the configuration files of others, read by type.
+//! - [`Ranks`] are the processes that work at one thing together.
 //! - [`Prompts`] is a ragged batch of prompts: one vector of token ids and an offset per prompt, without padding.
 //!
 //! Documents stream: [`Corpus::documents`] reads them one by one, [`prompts`] tokenises them in parallel and hands them
@@ -44,6 +45,7 @@ mod error;
 mod memory;
 mod prompts;
 mod range;
+mod ranks;
 mod settings;
 mod source;
 mod tokenise;
@@ -55,6 +57,7 @@ pub use error::{Error, Result};
 pub use memory::{Need, check_memory, memory};
 pub use prompts::Prompts;
 pub use range::{in_range, real_number, whole_number};
+pub use ranks::{Ranks, Threads, sum_in_order};
 pub use settings::{Field, Settings};
 pub use source::{Corpus, Document, FORMATS, Survey};
 pub use tokenise::{Chunk, Tokenising, join, load, prompts};

@@ -1,0 +1,194 @@
+//! Processes that work at one thing together.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::error::{Error, Result};
+
+/// What a process has of the others that run the same command on the same inputs, as MPI numbers them.
+///
+/// All ranks make the same calls of [`gather`](Ranks::gather) and [`sum`](Ranks::sum) in the same order; each waits there for the others.
+/// When one of them ends without, that is an error on all.
+pub trait Ranks: Send + Sync {
+    /// The number of this one, from 0.
+    fn rank(&self) -> usize;
+
+    /// How many there are.
+    fn size(&self) -> usize;
+
+    /// What each of them gives, in the order of ranks.
+    ///
+    /// # Errors
+    /// [`Error::Ranks`] if one of them is gone.
+    fn gather(&self, mine: &[u8]) -> Result<Vec<Vec<u8>>>;
+
+    /// The sum of all ranks' numbers, element by element, in the order of ranks: the same bits on each and on every run.
+    ///
+    /// # Errors
+    /// [`Error::Ranks`] if one of them is gone, or has as many numbers not.
+    fn sum(&self, numbers: &mut [f32]) -> Result<()>;
+
+    /// The next number of a count, from 0, which all ranks share and nobody else is given: units of work are taken by it.
+    ///
+    /// # Errors
+    /// [`Error::Ranks`] if the one that counts is gone.
+    fn next(&self, count: u64) -> Result<u64>;
+}
+
+/// Adds the numbers of each rank, in their order, into `sum`.
+///
+/// # Errors
+/// [`Error::Ranks`] if they are not as many everywhere.
+pub fn sum_in_order(sum: &mut [f32], parts: &[Vec<u8>]) -> Result<()> {
+    sum.fill(0.0);
+    for (rank, part) in parts.iter().enumerate() {
+        if part.len() != size_of_val(sum) {
+            let problem = format!("rank {rank} has {} bytes where {} are expected", part.len(), size_of_val(sum));
+            return Err(Error::Ranks { problem });
+        }
+        for (sum, bytes) in sum.iter_mut().zip(part.chunks_exact(size_of::<f32>())) {
+            *sum += bytes.try_into().map_or(f32::NAN, f32::from_le_bytes);
+        }
+    }
+    Ok(())
+}
+
+/// Ranks that are threads of this process.
+pub struct Threads {
+    rank: usize,
+    shared: Arc<(Mutex<Shared>, Condvar)>,
+}
+
+/// What threads exchange.
+struct Shared {
+    /// What each has given to the exchange that goes on.
+    given: Vec<Option<Vec<u8>>>,
+    /// What was given to the one before, and who has not fetched it yet.
+    done: Arc<Vec<Vec<u8>>>,
+    waiting: usize,
+    counts: BTreeMap<u64, u64>,
+    /// A rank that has ended.
+    gone: Option<usize>,
+}
+
+impl Threads {
+    /// So many ranks, one for each thread.
+    pub fn new(size: usize) -> Vec<Threads> {
+        let shared =
+            Shared { given: vec![None; size], done: Arc::default(), waiting: 0, counts: BTreeMap::new(), gone: None };
+        let shared = Arc::new((Mutex::new(shared), Condvar::new()));
+        (0..size).map(|rank| Threads { rank, shared: shared.clone() }).collect()
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Shared> {
+        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `ready`, or somebody is gone.
+    fn wait<'a>(
+        &'a self,
+        mut shared: MutexGuard<'a, Shared>,
+        ready: impl Fn(&Shared) -> bool,
+    ) -> Result<MutexGuard<'a, Shared>> {
+        while !ready(&shared) {
+            if let Some(rank) = shared.gone {
+                return Err(Error::Ranks { problem: format!("rank {rank} has ended") });
+            }
+            shared = self.shared.1.wait(shared).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(shared)
+    }
+}
+
+impl Ranks for Threads {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.locked().given.len()
+    }
+
+    fn gather(&self, mine: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let mut shared = self.wait(self.locked(), |shared| shared.waiting == 0)?;
+        shared.given[self.rank] = Some(mine.to_vec());
+        if shared.given.iter().all(Option::is_some) {
+            shared.done = Arc::new(shared.given.iter_mut().filter_map(Option::take).collect());
+            shared.waiting = shared.given.len();
+            self.shared.1.notify_all();
+        }
+        let mut shared = self.wait(shared, |shared| shared.waiting > 0)?;
+        let all = shared.done.clone();
+        shared.waiting -= 1;
+        if shared.waiting == 0 {
+            self.shared.1.notify_all();
+        }
+        drop(shared);
+        Ok(all.to_vec())
+    }
+
+    fn sum(&self, numbers: &mut [f32]) -> Result<()> {
+        let mine: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        sum_in_order(numbers, &self.gather(&mine)?)
+    }
+
+    fn next(&self, count: u64) -> Result<u64> {
+        let mut shared = self.locked();
+        let next = shared.counts.entry(count).or_default();
+        *next += 1;
+        Ok(*next - 1)
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.locked().gone.get_or_insert(self.rank);
+        self.shared.1.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn threads_gather_in_the_order_of_ranks_again_and_again() {
+        thread::scope(|scope| {
+            for ranks in Threads::new(4) {
+                scope.spawn(move || {
+                    for round in 0..100_u8 {
+                        let mine = vec![ranks.rank() as u8; round as usize % 3];
+                        let all = ranks.gather(&mine).unwrap();
+                        assert_eq!(all, (0..4).map(|rank| vec![rank; round as usize % 3]).collect::<Vec<_>>());
+                        let mut numbers = [f32::from(ranks.rank() as u8), 1.0];
+                        ranks.sum(&mut numbers).unwrap();
+                        assert_eq!(numbers, [6.0, 4.0]);
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn each_number_of_a_count_is_given_once() {
+        let mut given: Vec<u64> = thread::scope(|scope| {
+            let all: Vec<_> = Threads::new(3)
+                .into_iter()
+                .map(|ranks| scope.spawn(move || (0..50).map(|_| ranks.next(7).unwrap()).collect::<Vec<_>>()))
+                .collect();
+            all.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        given.sort_unstable();
+        assert_eq!(given, (0..150).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn who_waits_for_a_rank_that_has_ended_is_told() {
+        let mut ranks = Threads::new(2);
+        drop(ranks.remove(1));
+        let error = ranks[0].gather(b"x").unwrap_err().to_string();
+        assert!(error.contains("rank 1"), "{error}");
+    }
+}
