@@ -60,7 +60,7 @@ pub use range::{in_range, real_number, whole_number};
 pub use ranks::{Ranks, Threads, sum_in_order};
 pub use settings::{Field, Settings};
 pub use source::{Corpus, Document, FORMATS, Survey};
-pub use tokenise::{Chunk, Tokenising, join, load, prompts};
+pub use tokenise::{Chunk, Tokenising, join, load, prompts, prompts_after};
 pub use tokenizer::{Tokenizer, TokenizerFiles, pieces, token_text};
 pub use visible::{one_line, visible};
 pub use watch::{Event, Watch};

@@ -55,10 +55,27 @@ pub fn prompts<D>(
 where
     D: IntoIterator<Item = Result<Document>>,
 {
+    prompts_after(0, corpus, documents, tokenizer, options)
+}
+
+/// As [`prompts`] of documents that so many others come before, which errors count.
+///
+/// # Errors
+/// As [`prompts`].
+pub fn prompts_after<D>(
+    before: usize,
+    corpus: &str,
+    documents: D,
+    tokenizer: Option<&Tokenizer>,
+    options: Tokenising,
+) -> impl Iterator<Item = Result<Chunk>> + use<D>
+where
+    D: IntoIterator<Item = Result<Document>>,
+{
     Stream {
         documents: documents.into_iter(),
         rows: Rows { corpus: corpus.into(), tokenizer: tokenizer.cloned(), options },
-        read: 0,
+        read: before,
         ready: VecDeque::new(),
         failure: None,
         ended: false,

@@ -1,6 +1,7 @@
 //! The pass: corpus to sparse activations on disk, run by run.
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use directrix_corpus::durable::{self, Lock, finish_replacing, is_begun, remove_folder, replace_folder};
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::index::{Meta, Prompts as IndexedPrompts};
 use crate::layout::{self, Contents, FORMAT, Files, Finished, INDEX, SaeMeta, ShardMeta, Written};
+use crate::piece::{Piece, same_documents};
 use crate::shard::{Shard, is_run, remove_runs};
 use crate::{Error, Identity, Index, Result, sort};
 
@@ -20,7 +22,7 @@ const RUN: usize = 32_768;
 /// Positions in one model pass.
 const BATCH: usize = 2048;
 /// A shard's positions are numbered with 32 bits.
-const SHARD: u64 = u32::MAX as u64;
+pub(crate) const SHARD: u64 = u32::MAX as u64;
 /// The file that says what an unfinished pass has done.
 const CHECKPOINT: &str = "checkpoint.json";
 
@@ -41,7 +43,33 @@ pub fn build(
     folder: &Path,
     watch: &Watch,
 ) -> Result<Index> {
-    Build { model, saes, identity, folder, watch, replace: false, shard: SHARD }.run(chunks)
+    let saes_meta = saes.iter().map(SaeMeta::of).collect::<Vec<_>>();
+    let build = Build::new(&saes_meta, model.config().d_vocab, identity, folder, watch);
+    build.run(chunks, with_model(model, saes, watch))
+}
+
+/// As [`build`], of some documents of the corpus alone, whose prompts `chunks` are: what [`merge`](crate::merge()) makes a whole index of,
+/// with the others.
+///
+/// # Errors
+/// As [`build`].
+#[expect(clippy::too_many_arguments, reason = "those of `build`, and which documents")]
+pub fn build_piece(
+    model: &Model,
+    saes: &[Sae],
+    chunks: impl Iterator<Item = directrix_corpus::Result<Chunk>>,
+    identity: &Identity,
+    documents: Range<usize>,
+    of: usize,
+    folder: &Path,
+    watch: &Watch,
+) -> Result<Index> {
+    let saes_meta = saes.iter().map(SaeMeta::of).collect::<Vec<_>>();
+    let pieces = [Piece { documents, of, prompts: 0, cut: 0 }];
+    let build = Build { pieces: &pieces, ..Build::new(&saes_meta, model.config().d_vocab, identity, folder, watch) };
+    // Some documents may have no prompt where the corpus has some.
+    let chunks = chunks.filter(|chunk| !matches!(chunk, Err(directrix_corpus::Error::Empty { .. })));
+    build.run(chunks, with_model(model, saes, watch))
 }
 
 /// As [`build`], but an index of other inputs, of another format or damaged gives way: when the new one is complete, not before.
@@ -56,21 +84,64 @@ pub fn rebuild(
     folder: &Path,
     watch: &Watch,
 ) -> Result<Index> {
-    Build { model, saes, identity, folder, watch, replace: true, shard: SHARD }.run(chunks)
+    let saes_meta = saes.iter().map(SaeMeta::of).collect::<Vec<_>>();
+    let build = Build { replace: true, ..Build::new(&saes_meta, model.config().d_vocab, identity, folder, watch) };
+    build.run(chunks, with_model(model, saes, watch))
 }
 
 /// What is indexed, and where.
 #[derive(Clone, Copy)]
-struct Build<'a> {
+pub(crate) struct Build<'a> {
+    pub(crate) saes: &'a [SaeMeta],
+    pub(crate) vocabulary: usize,
+    pub(crate) identity: &'a Identity,
+    /// Which documents, in their order; none where it is all of them.
+    pub(crate) pieces: &'a [Piece],
+    pub(crate) folder: &'a Path,
+    pub(crate) watch: &'a Watch,
+    /// Whether another index gives way.
+    pub(crate) replace: bool,
+    /// The most positions of a shard.
+    pub(crate) shard: u64,
+}
+
+/// How many prompts and positions are in an index already.
+#[derive(Clone, Copy)]
+pub(crate) struct So {
+    pub(crate) prompts: usize,
+    pub(crate) positions: u64,
+}
+
+/// What makes the activations of each SAE on the prompts that follow those that are done.
+fn with_model<'a>(
     model: &'a Model,
     saes: &'a [Sae],
-    identity: &'a Identity,
-    folder: &'a Path,
     watch: &'a Watch,
-    /// Whether another index gives way.
-    replace: bool,
-    /// The most positions of a shard.
-    shard: u64,
+) -> impl FnMut(So, &Prompts) -> Result<Vec<SparseActivations>> + use<'a> {
+    let hooks: Vec<HookPoint> = saes.iter().map(|sae| sae.site().reads.hook).collect();
+    let ask = Ask::capture(hooks.iter().copied().collect::<std::collections::BTreeSet<_>>()).watched(watch);
+    move |done, prompts| {
+        let mut acts = vec![SparseActivations::default(); saes.len()];
+        let mut positions = done.positions;
+        for batch in batches(prompts, BATCH) {
+            if watch.is_stopped() {
+                return Err(Error::Stopped { prompts: done.prompts });
+            }
+            let end = batch.end;
+            let part = prompts.range(batch);
+            let run = match model.run(&part, &ask, &[]) {
+                Err(directrix_model::Error::Stopped) => return Err(Error::Stopped { prompts: done.prompts }),
+                run => run?,
+            };
+            for ((sae, hook), acts) in saes.iter().zip(&hooks).zip(&mut acts) {
+                acts.extend(&sae.encode(run.captured(*hook))?);
+            }
+            positions += part.positions() as u64;
+            let detail = format!("{positions} positions");
+            watch.tell(Event::new("index", (done.prompts + end) as u64, "prompts").with_detail(detail));
+        }
+        Ok(acts)
+    }
 }
 
 /// The last consistent state of an unfinished pass.
@@ -78,6 +149,8 @@ struct Build<'a> {
 struct Checkpoint {
     format: u32,
     identity: Identity,
+    #[serde(default)]
+    pieces: Vec<Piece>,
     shards: Vec<Done>,
     files: Vec<Written>,
 }
@@ -105,8 +178,26 @@ impl Checkpoint {
     }
 }
 
-impl Build<'_> {
-    fn run(&self, chunks: impl Iterator<Item = directrix_corpus::Result<Chunk>>) -> Result<Index> {
+impl<'a> Build<'a> {
+    pub(crate) fn new(
+        saes: &'a [SaeMeta],
+        vocabulary: usize,
+        identity: &'a Identity,
+        folder: &'a Path,
+        watch: &'a Watch,
+    ) -> Build<'a> {
+        Build { saes, vocabulary, identity, pieces: &[], folder, watch, replace: false, shard: SHARD }
+    }
+
+    /// Makes the index of the prompts of `chunks`; `encode` gives the activations of each SAE on some of them.
+    pub(crate) fn run<E>(
+        &self,
+        chunks: impl Iterator<Item = Result<Chunk, E>>,
+        encode: impl FnMut(So, &Prompts) -> Result<Vec<SparseActivations>>,
+    ) -> Result<Index>
+    where
+        Error: From<E>,
+    {
         if let Some(index) = self.finished()? {
             return Ok(index);
         }
@@ -124,7 +215,7 @@ impl Build<'_> {
             if !foreign {
                 lock.clean(&partial)?;
             }
-            let made = self.make(&partial, chunks);
+            let made = self.make(&partial, chunks, encode);
             // A bad input leaves nothing behind where there is nothing to go on from.
             if made.is_err()
                 && !foreign
@@ -147,7 +238,7 @@ impl Build<'_> {
             return Ok(None);
         }
         match Index::open(self.folder) {
-            Ok(index) => match index.meta().identity.difference(self.identity) {
+            Ok(index) => match self.difference(&index.meta().identity, &index.meta().pieces) {
                 None => Ok(Some(index)),
                 Some(_) if self.replace => Ok(None),
                 Some(difference) => Err(Error::Other { path: self.folder.into(), difference }),
@@ -157,14 +248,28 @@ impl Build<'_> {
         }
     }
 
+    /// In what an index of some pieces differs from the one that is made.
+    fn difference(&self, identity: &Identity, pieces: &[Piece]) -> Option<String> {
+        let other = || (!same_documents(pieces, self.pieces)).then(|| "other documents of the corpus".into());
+        identity.difference(self.identity).or_else(other)
+    }
+
     /// Whether `partial` is the index, all but its name.
     fn is_made(&self, partial: &Path) -> bool {
-        let same = |index: Index| index.meta().identity.difference(self.identity).is_none();
+        let same = |index: Index| self.difference(&index.meta().identity, &index.meta().pieces).is_none();
         is_whole(partial) && Index::open(partial).is_ok_and(same)
     }
 
     /// Makes the index in `partial`.
-    fn make(&self, partial: &Path, chunks: impl Iterator<Item = directrix_corpus::Result<Chunk>>) -> Result<()> {
+    fn make<E>(
+        &self,
+        partial: &Path,
+        chunks: impl Iterator<Item = Result<Chunk, E>>,
+        mut encode: impl FnMut(So, &Prompts) -> Result<Vec<SparseActivations>>,
+    ) -> Result<()>
+    where
+        Error: From<E>,
+    {
         let mut pass = Pass::open(*self, partial)?;
         let mut held = Prompts::new();
         let (mut skip, mut all_cut) = (pass.prompts(), 0);
@@ -176,12 +281,12 @@ impl Build<'_> {
             for prompt in prompts.iter().skip(already) {
                 held.push(prompt);
                 if held.positions() >= RUN {
-                    pass.run(&std::mem::take(&mut held))?;
+                    pass.run(&std::mem::take(&mut held), &mut encode)?;
                 }
             }
         }
         if !held.is_empty() {
-            pass.run(&held)?;
+            pass.run(&held, &mut encode)?;
         }
         pass.end(all_cut)
     }
@@ -220,7 +325,7 @@ impl<'a> Pass<'a> {
     fn open(build: Build<'a>, folder: &Path) -> Result<Pass<'a>> {
         let same = |earlier: &Checkpoint| {
             earlier.format == FORMAT
-                && earlier.identity.difference(build.identity).is_none()
+                && build.difference(&earlier.identity, &earlier.pieces).is_none()
                 && earlier.shards.iter().all(|shard| shard.meta.active.len() == build.saes.len())
         };
         if let Some(checkpoint) = Checkpoint::read(folder).filter(Checkpoint::has_runs) {
@@ -229,7 +334,9 @@ impl<'a> Pass<'a> {
                     Err(Error::Damaged { .. }) => {}
                     resumed => return resumed,
                 }
-            } else if let Some(difference) = checkpoint.identity.difference(build.identity).filter(|_| !build.replace) {
+            } else if let Some(difference) =
+                build.difference(&checkpoint.identity, &checkpoint.pieces).filter(|_| !build.replace)
+            {
                 return Err(Error::Other { path: folder.into(), difference });
             }
         }
@@ -238,8 +345,8 @@ impl<'a> Pass<'a> {
         }
         remove_folder(folder)?;
         // What is made from here on is known to be ours, whenever the process is killed.
-        let identity = build.identity.clone();
-        Checkpoint { format: FORMAT, identity, shards: Vec::new(), files: Vec::new() }.write(folder)?;
+        let (identity, pieces) = (build.identity.clone(), build.pieces.to_vec());
+        Checkpoint { format: FORMAT, identity, pieces, shards: Vec::new(), files: Vec::new() }.write(folder)?;
         let shard = Shard::create(folder, 0, build.saes.len())?;
         Ok(Pass { build, folder: folder.into(), full: Vec::new(), files: Vec::new(), shard, runs: 0 })
     }
@@ -265,35 +372,17 @@ impl<'a> Pass<'a> {
         self.full.iter().map(|shard| shard.meta.positions).sum::<u64>() + self.shard.meta().positions
     }
 
-    /// Runs the next prompts and makes a checkpoint.
-    fn run(&mut self, prompts: &Prompts) -> Result<()> {
-        let Build { model, saes, watch, .. } = self.build;
-        let (done_prompts, done_positions) = (self.prompts(), self.positions());
-        let hooks: Vec<HookPoint> = saes.iter().map(|sae| sae.site().reads.hook).collect();
-        let ask = Ask::capture(hooks.iter().copied().collect::<std::collections::BTreeSet<_>>()).watched(watch);
-        let mut acts = vec![SparseActivations::default(); saes.len()];
-        let mut positions = 0;
-        for batch in batches(prompts, BATCH) {
-            if watch.is_stopped() {
-                return Err(Error::Stopped { prompts: done_prompts });
-            }
-            let end = batch.end;
-            let part = prompts.range(batch);
-            let run = match model.run(&part, &ask, &[]) {
-                Err(directrix_model::Error::Stopped) => return Err(Error::Stopped { prompts: done_prompts }),
-                run => run?,
-            };
-            for ((sae, hook), acts) in saes.iter().zip(&hooks).zip(&mut acts) {
-                acts.extend(&sae.encode(run.captured(*hook))?);
-            }
-            positions += part.positions() as u64;
-            let detail = format!("{} positions", done_positions + positions);
-            watch.tell(Event::new("index", (done_prompts + end) as u64, "prompts").with_detail(detail));
-        }
+    /// Appends the next prompts and makes a checkpoint.
+    fn run(
+        &mut self,
+        prompts: &Prompts,
+        encode: &mut impl FnMut(So, &Prompts) -> Result<Vec<SparseActivations>>,
+    ) -> Result<()> {
+        let acts = encode(So { prompts: self.prompts(), positions: self.positions() }, prompts)?;
         if self.runs > 0 && self.shard.meta().positions + prompts.positions() as u64 > self.build.shard {
             self.next_shard()?;
         }
-        let directions: Vec<usize> = saes.iter().map(Sae::directions).collect();
+        let directions: Vec<usize> = self.build.saes.iter().map(|sae| sae.directions).collect();
         self.shard.append(prompts, &acts, &directions)?;
         self.runs += 1;
         self.checkpoint()
@@ -312,26 +401,25 @@ impl<'a> Pass<'a> {
         files.extend(self.shard.flush()?);
         let last = Done { runs: self.runs, meta: self.shard.meta().clone() };
         let shards = self.full.iter().cloned().chain([last]).collect();
-        Checkpoint { format: FORMAT, identity: self.build.identity.clone(), shards, files }.write(&self.folder)
+        let (identity, pieces) = (self.build.identity.clone(), self.build.pieces.to_vec());
+        Checkpoint { format: FORMAT, identity, pieces, shards, files }.write(&self.folder)
     }
 
     /// Sorts by direction and writes what makes it an index; the checkpoint goes last.
     fn end(mut self, cut: usize) -> Result<()> {
         let (prompts, positions) = (self.prompts(), self.positions());
-        let Build { model, saes, identity, watch, .. } = self.build;
+        let Build { saes, vocabulary, identity, watch, .. } = self.build;
         self.full.push(Done { runs: self.runs, meta: self.shard.meta().clone() });
         self.files.extend(self.shard.finish()?);
         let mut files = self.files;
-        let meta = |sae: &Sae| SaeMeta {
-            name: sae.short_name().into(),
-            hook: sae.site().reads.hook,
-            directions: sae.directions(),
-        };
-        let vocabulary = model.config().d_vocab;
+        let mut pieces = self.build.pieces.to_vec();
+        if let [piece] = &mut pieces[..] {
+            (piece.prompts, piece.cut) = (prompts, cut);
+        }
         let mut contents = Contents {
             format: FORMAT,
-            meta: Meta { identity: identity.clone(), prompts, positions, counted: 0, cut, vocabulary },
-            saes: saes.iter().map(meta).collect(),
+            meta: Meta { identity: identity.clone(), prompts, positions, counted: 0, cut, vocabulary, pieces },
+            saes: saes.to_vec(),
             shards: self.full.iter().map(|shard| shard.meta.clone()).collect(),
             files: Vec::new(),
         };
@@ -340,7 +428,7 @@ impl<'a> Pass<'a> {
         let runs: Vec<u64> = self.full.iter().map(|shard| shard.runs).collect();
         for (number, sae) in saes.iter().enumerate() {
             watch.tell(Event::new("sort", number as u64, "SAEs").of(saes.len() as u64));
-            let (directions, options) = (sae.directions(), &identity.options);
+            let (directions, options) = (sae.directions, &identity.options);
             files.extend(sort::by_direction(&self.folder, number, directions, &indexed.shards, &runs, options, watch)?);
         }
         files.retain(|file| !is_run(&file.written.file));
@@ -426,16 +514,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let made = |name: &str, shard: u64, watch: &Watch| {
             let folder = folder.path().join(name);
-            let build = Build {
-                model: &model,
-                saes: &saes,
-                identity: &identity,
-                folder: &folder,
-                watch,
-                replace: false,
-                shard,
-            };
-            build.run(std::iter::once(Ok(Chunk { prompts: prompts.clone(), cut: 2 })))
+            let metas = [SaeMeta::of(&saes[0])];
+            let build = Build { shard, ..Build::new(&metas, vocabulary as usize, &identity, &folder, watch) };
+            let chunk = Ok::<_, Error>(Chunk { prompts: prompts.clone(), cut: 2 });
+            build.run(std::iter::once(chunk), with_model(&model, &saes, watch))
         };
         let one = made("one", SHARD, &Watch::nobody()).unwrap();
         let many = made("many", 40_000, &Watch::nobody()).unwrap();

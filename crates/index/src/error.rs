@@ -57,6 +57,37 @@ pub enum Error {
         /// What differs.
         difference: String,
     },
+    /// There is nothing to merge.
+    #[error("there is nothing to merge; name the folders that `directrix index --shard` has made")]
+    Nothing,
+    /// Pieces that are to be merged are not of one index.
+    #[error("{path} and {other} are not pieces of one index: {difference}; give those of one run")]
+    OtherPiece {
+        /// A folder.
+        path: PathBuf,
+        /// The first one.
+        other: PathBuf,
+        /// What differs.
+        difference: String,
+    },
+    /// Documents are in two pieces that are to be merged.
+    #[error("document {document} is in {one} and in {other}; give each shard once")]
+    Twice {
+        /// The first document that is, counted from 0.
+        document: usize,
+        /// A folder.
+        one: PathBuf,
+        /// Another one, or the same given twice.
+        other: PathBuf,
+    },
+    /// Documents are in none of the pieces that are to be merged.
+    #[error(
+        "no piece has the documents {documents}; make these shards and give them too, or make a piece again with --piece"
+    )]
+    Missing {
+        /// Which, counted from 0, and the shards that have them.
+        documents: String,
+    },
     /// A query that cannot be understood, or is not of the index.
     #[error("the query cannot be understood at character {at}: {problem}")]
     Query {

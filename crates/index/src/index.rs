@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::For;
 use crate::layout::{self, Contents, Files, ShardMeta, of_shard};
-use crate::{Error, Identity, Options, Result, SaeIndex};
+use crate::piece::are_sound;
+use crate::{Error, Identity, Options, Piece, Result, SaeIndex};
 
 /// No vocabulary is larger, so that a damaged count of tokens asks for no memory.
 const MOST_TOKENS: usize = 1 << 24;
@@ -29,6 +30,9 @@ pub struct Meta {
     pub cut: usize,
     /// Size of the model's vocabulary.
     pub vocabulary: usize,
+    /// Of which documents it is, in their order, where these are not all of the corpus.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pieces: Vec<Piece>,
 }
 
 /// A corpus pass on disk.
@@ -179,6 +183,7 @@ fn check_counts(folder: &Path, contents: &Contents) -> Result<()> {
         && saes.iter().all(|sae| directions(sae.directions))
         && meta.vocabulary <= MOST_TOKENS
         && meta.counted <= meta.positions
+        && are_sound(&meta.pieces, meta.prompts)
     {
         return Ok(());
     }

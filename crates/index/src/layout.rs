@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use bytemuck::Pod;
 use directrix_corpus::durable::{self, Appender, Mapped, Sums};
 use directrix_model::HookPoint;
+use directrix_sae::Sae;
 use serde::{Deserialize, Serialize};
 
 use crate::index::Meta;
@@ -38,6 +39,12 @@ pub(crate) struct SaeMeta {
     pub(crate) name: String,
     pub(crate) hook: HookPoint,
     pub(crate) directions: usize,
+}
+
+impl SaeMeta {
+    pub(crate) fn of(sae: &Sae) -> SaeMeta {
+        SaeMeta { name: sae.short_name().into(), hook: sae.site().reads.hook, directions: sae.directions() }
+    }
 }
 
 /// A shard of the index.

@@ -51,7 +51,8 @@
 //! # }
 //! ```
 //!
-//! The files are described in `docs/index-format.md`.
+//! An index may be of some documents of its corpus alone ([`build_piece`]); [`merge`](merge()) makes one of several, with the bits of one that was made at
+//! once. The files are described in `docs/index-format.md`.
 
 mod activations;
 mod build;
@@ -59,15 +60,19 @@ mod error;
 mod identity;
 mod index;
 mod layout;
+mod merge;
+mod piece;
 mod query;
 mod search;
 mod shard;
 mod sort;
 
 pub use activations::{Activations, Example, TokenCount};
-pub use build::{build, rebuild};
+pub use build::{build, build_piece, rebuild};
 pub use error::{Error, Result};
 pub use identity::{Identity, Input, Options};
 pub use index::{Index, Meta};
+pub use merge::{Merged, merge};
+pub use piece::{Piece, documents_of_shard};
 pub use query::{Direction, SaeIndex};
 pub use search::{Firing, Found, Match, Place, Query, Search};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytemuck::Pod;
 use directrix_corpus::durable::Mapped;
+use directrix_kernels::SparseActivations;
 use directrix_model::HookPoint;
 use serde::Serialize;
 
@@ -124,6 +125,10 @@ impl SaeIndex {
         }
     }
 
+    pub(crate) fn meta(&self) -> &SaeMeta {
+        &self.meta
+    }
+
     /// The SAE's short name.
     pub fn name(&self) -> &str {
         &self.meta.name
@@ -232,6 +237,18 @@ impl SaeIndex {
         }
         let row = start + position as u32;
         self.rows(shard, row..row + 1)
+    }
+
+    /// Appends the activations at all positions of a prompt.
+    pub(crate) fn append_prompt(&self, prompt: usize, to: &mut SparseActivations) -> Result<()> {
+        let Place { shard, start, end } = self.prompts.place(prompt)?;
+        let (directions, values) = self.rows(shard, start..end)?;
+        let offsets = self.parts[shard].position_offsets.get(u64::from(start)..u64::from(end) + 1)?;
+        for ends in offsets.windows(2) {
+            let own = (ends[0] - offsets[0]) as usize..(ends[1] - offsets[0]) as usize;
+            to.push(directions[own.clone()].iter().copied().zip(values[own].iter().copied()));
+        }
+        Ok(())
     }
 
     /// The directions active at some positions of a shard, ascending at each, and their activations.

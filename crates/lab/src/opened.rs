@@ -1,11 +1,12 @@
 //! What is open.
 
+use std::ops::Range;
 use std::path::Path;
 
 use directrix_corpus::{
-    Chunk, Corpus, Document, Survey, Tokenising, Tokenizer, Watch, join, pieces, prompts, token_text,
+    Chunk, Corpus, Document, Survey, Tokenising, Tokenizer, Watch, join, pieces, prompts, prompts_after, token_text,
 };
-use directrix_index::{Identity, Index, Input, Options, build, rebuild};
+use directrix_index::{Identity, Index, Input, Options, build, build_piece, documents_of_shard, rebuild};
 use directrix_model::{Folder, Model};
 use directrix_sae::Sae;
 
@@ -198,11 +199,60 @@ impl Opened {
     /// If the corpus holds nothing or cannot be read, there is an index of other inputs and `other` says to keep it, a file
     /// cannot be written, or the watch says stop.
     pub fn index(&self, folder: &Path, options: Options, other: OtherIndex, watch: &Watch) -> Result<Index> {
+        let survey = self.survey_to_index(watch)?;
+        let (chunks, total) = (self.chunks()?, survey.documents as u64);
+        let identity = self.identity(survey, options);
+        let watch = watch.through(move |event| if event.unit == "prompts" { event.of(total) } else { event });
+        Ok(match other {
+            OtherIndex::Keep => build(&self.model, &self.saes, chunks, &identity, folder, &watch)?,
+            OtherIndex::Replace => rebuild(&self.model, &self.saes, chunks, &identity, folder, &watch)?,
+        })
+    }
+
+    /// As [`index`](Opened::index), of the documents of shard `number`, from 0, of `of` alone.
+    ///
+    /// # Errors
+    /// As [`index`](Opened::index).
+    pub fn index_shard(
+        &self,
+        folder: &Path,
+        options: Options,
+        [number, of]: [usize; 2],
+        watch: &Watch,
+    ) -> Result<Index> {
+        let survey = self.survey_to_index(watch)?;
+        let all = survey.documents;
+        let documents = documents_of_shard(number, of, all);
+        self.index_piece(folder, &self.identity(survey, options), documents, all, watch)
+    }
+
+    fn index_piece(
+        &self,
+        folder: &Path,
+        identity: &Identity,
+        documents: Range<usize>,
+        of: usize,
+        watch: &Watch,
+    ) -> Result<Index> {
+        let (first, total) = (documents.start, documents.len() as u64);
+        let own = self.documents()?.skip(first).take(documents.len());
+        let chunks = prompts_after(first, self.corpus.name(), own, self.tokenizer.as_ref(), self.tokenising());
+        let watch = watch.through(move |event| if event.unit == "prompts" { event.of(total) } else { event });
+        Ok(build_piece(&self.model, &self.saes, chunks, identity, documents, of, folder, &watch)?)
+    }
+
+    /// The survey of a corpus that has something to index.
+    fn survey_to_index(&self, watch: &Watch) -> Result<Survey> {
         let survey = self.survey(watch)?;
         if survey.documents == 0 {
             return Err(directrix_corpus::Error::Empty { corpus: self.corpus.name().into() }.into());
         }
-        let identity = Identity {
+        Ok(survey)
+    }
+
+    /// Of what an index of all this is.
+    fn identity(&self, survey: Survey, options: Options) -> Identity {
+        Identity {
             model: self.model_source(),
             processing: self.model.processing(),
             saes: (0..self.saes.len()).map(|number| self.sae_source(number)).collect(),
@@ -211,13 +261,7 @@ impl Opened {
             column: self.wanted.column.clone(),
             limit: self.wanted.limit,
             options,
-        };
-        let (chunks, total) = (self.chunks()?, survey.documents as u64);
-        let watch = watch.through(move |event| if event.unit == "prompts" { event.of(total) } else { event });
-        Ok(match other {
-            OtherIndex::Keep => build(&self.model, &self.saes, chunks, &identity, folder, &watch)?,
-            OtherIndex::Replace => rebuild(&self.model, &self.saes, chunks, &identity, folder, &watch)?,
-        })
+        }
     }
 
     /// Opens an index that must be of this model and have a part for each of these SAEs; gives the index and the numbers of its parts.
