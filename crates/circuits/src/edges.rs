@@ -36,7 +36,11 @@ pub use verify::{VerifiedEdge, Verify};
 pub use weights::{Path, Weights};
 
 use crate::cosine::check_order;
+use crate::shared::{foreign, from_bytes, to_bytes};
 use crate::{Error, Result};
+
+/// Directions whose edges are a unit of work where several processes share them.
+const SHARED: usize = 128;
 
 /// Two directions: an influence of the first on the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -127,17 +131,36 @@ impl<'a> Between<'a> {
     /// As [`causal`](Self::causal), [`attribution`](Self::attribution), [`coactivation`](Self::coactivation) and [`Weights::new`].
     pub fn strongest(&self, by: Measure, steps: usize, sample: Sample, k: usize, watch: &Watch) -> Result<Vec<Ranked>> {
         let mut ranking = Ranking::new(k);
-        let show = |ranked| ranking.show(ranked);
-        match by {
+        let gradient = match by {
             Measure::Cosine | Measure::VirtualWeight => {
                 return Weights::new(self.model, [self.first, self.second], Path::Residual, by)?.strongest(k, watch);
             }
-            Measure::Attribution => self.attribution(Gradient::Whole, sample, watch, show)?,
-            Measure::FrozenAttribution => self.attribution(Gradient::Frozen, sample, watch, show)?,
-            Measure::IntegratedAttribution => self.attribution(Gradient::Integrated { steps }, sample, watch, show)?,
-            Measure::Causal => self.causal(sample, watch, show)?,
-            Measure::MutualInformation | Measure::Conditional | Measure::Correlation => self
-                .coactivation(watch, |all| all.into_iter().filter(|r| r.measure == by).for_each(|r| ranking.show(r)))?,
+            Measure::MutualInformation | Measure::Conditional | Measure::Correlation => {
+                self.coactivation(watch, |all| {
+                    all.into_iter().filter(|r| r.measure == by).for_each(|r| ranking.show(r));
+                })?;
+                return Ok(ranking.finish());
+            }
+            Measure::Attribution => Some(Gradient::Whole),
+            Measure::FrozenAttribution => Some(Gradient::Frozen),
+            Measure::IntegratedAttribution => Some(Gradient::Integrated { steps }),
+            Measure::Causal => None,
+        };
+        let directions = if gradient.is_some() { self.second } else { self.first }.directions();
+        let block = if watch.team().is_some() { SHARED } else { directions.max(1) };
+        let made = watch.share("edges", directions.div_ceil(block), |unit, watch| {
+            let own: Vec<usize> = (unit * block..directions.min((unit + 1) * block)).collect();
+            let mut ranking = Ranking::new(k);
+            match gradient {
+                Some(gradient) => self.attribution_to(gradient, &own, sample, watch, |edge| ranking.show(edge))?,
+                None => self.causal_from(&own, sample, watch, |edge| ranking.show(edge))?,
+            }
+            Ok::<_, Error>(to_bytes(&ranking.finish().iter().flat_map(Ranked::numbers).collect::<Vec<_>>()))
+        })?;
+        for bytes in made {
+            for numbers in from_bytes(&bytes)?.chunks(Ranked::NUMBERS) {
+                ranking.show(Ranked::of_numbers(by, numbers).ok_or_else(foreign)?);
+            }
         }
         Ok(ranking.finish())
     }

@@ -66,6 +66,7 @@ mod matching;
 mod mean_ablation;
 mod patch;
 mod plan;
+mod shared;
 mod similarity;
 mod subspace;
 mod table;

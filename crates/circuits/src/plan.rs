@@ -15,29 +15,61 @@ use rayon::prelude::*;
 
 use crate::batch::BATCH;
 use crate::change::{Difference, SiteRow, Writer, turn};
-use crate::{Change, Effect, Look, Result, Seen, Trial};
+use crate::shared::{foreign, from_bytes, to_bytes};
+use crate::{Change, Effect, Error, Look, Result, Seen, Trial};
 
 /// Changed positions in one resumed pass, about.
 const CHANGED: usize = 1024;
 /// Positions that one resumed pass computes, about.
 const COMPUTED: usize = 16_384;
 
+/// Trials of a batch that are a unit of work where several processes share them.
+const SHARED: usize = 512;
+
 /// The effect of every trial, in order. Prompts are run once, up to the last position that a trial needs; the changes go on
-/// from there, many at a time.
+/// from there, many at a time. Processes that work [together](Watch::share) do some prompts and trials each.
 ///
 /// # Errors
 /// If a prompt, position, direction or token does not exist, a number is not finite, or `watch` stopped it.
 #[expect(clippy::missing_panics_doc, reason = "every trial is in a batch")]
 pub fn effects(model: &Model, prompts: &Prompts, trials: &[Trial], watch: &Watch) -> Result<Vec<Effect>> {
     let mut effects: Vec<Option<Effect>> = vec![None; trials.len()];
-    each_effect(model, prompts, trials, watch, |trial, effect| {
+    let mut seen = |trial: usize, effect| {
         effects[trial] = Some(effect);
         Ok(())
-    })?;
+    };
+    if watch.team().is_some() {
+        let plan = Plan::of(prompts, trials)?;
+        let units: Vec<(usize, Range<usize>)> = (0..plan.batches.len())
+            .flat_map(|batch| {
+                let of = plan.batches[batch].1.clone();
+                of.clone().step_by(SHARED).map(move |first| (batch, first..(first + SHARED).min(of.end)))
+            })
+            .collect();
+        let made = watch.share("changes", units.len(), |unit, watch| {
+            let mut numbers = Vec::new();
+            let (batch, own) = units[unit].clone();
+            plan.run(model, trials, batch, own, watch, |trial, effect| {
+                effect.append(trial, &mut numbers);
+                Ok(())
+            })?;
+            Ok::<_, Error>(to_bytes(&numbers))
+        })?;
+        for bytes in made {
+            for (trial, effect) in Effect::read_all(from_bytes(&bytes)?)? {
+                if trial >= trials.len() {
+                    return Err(foreign());
+                }
+                seen(trial, effect)?;
+            }
+        }
+    } else {
+        each_effect(model, prompts, trials, watch, seen)?;
+    }
     Ok(effects.into_iter().map(|effect| effect.expect("every trial is in a batch")).collect())
 }
 
-/// As [`effects`], but each effect is handed out with the number of its trial as soon as it is known.
+/// As [`effects`], by this process alone, but each effect is handed out with the number of its trial as soon as it is known.
 pub(crate) fn each_effect(
     model: &Model,
     prompts: &Prompts,
@@ -45,29 +77,67 @@ pub(crate) fn each_effect(
     watch: &Watch,
     mut seen: impl FnMut(usize, Effect) -> Result<()>,
 ) -> Result<()> {
-    trials.iter().try_for_each(|trial| trial.check(prompts))?;
-    let mut order: Vec<usize> = (0..trials.len()).collect();
-    order.sort_by_key(|trial| trials[*trial].prompt);
-    let mut needed: BTreeMap<usize, usize> = BTreeMap::new();
-    for trial in trials {
-        let positions = needed.entry(trial.prompt).or_default();
-        *positions = trial.needs(prompts.get(trial.prompt).len()).max(*positions);
-    }
-    let cut = Prompts::from_rows(needed.iter().map(|(&prompt, &positions)| &prompts.get(prompt)[..positions]));
-    let needed: Vec<usize> = needed.into_keys().collect();
-    let (mut rest, mut done) = (order.as_slice(), 0);
-    for batch in batches(&cut, BATCH) {
-        let n = rest.partition_point(|trial| trials[*trial].prompt <= needed[batch.end - 1]);
-        let (own, later) = rest.split_at(n);
-        let local = |trial: usize| needed.partition_point(|p| *p < trials[trial].prompt) - batch.start;
-        let of_batch: Vec<Placed> =
-            own.iter().map(|&trial| Placed { prompt: local(trial), trial: &trials[trial] }).collect();
-        let needs = Needs::of(model, &of_batch, cut.range(batch));
-        Base::new(model, needs, watch)?.effects(&of_batch, |number, effect| seen(own[number], effect))?;
-        (rest, done) = (later, done + n);
-        watch.tell(Event::new("changes", done as u64, "changes").of(trials.len() as u64));
+    let plan = Plan::of(prompts, trials)?;
+    for (batch, (_, own)) in plan.batches.iter().enumerate() {
+        plan.run(model, trials, batch, own.clone(), watch, &mut seen)?;
+        watch.tell(Event::new("changes", own.end as u64, "changes").of(trials.len() as u64));
     }
     Ok(())
+}
+
+/// In which batches of prompts trials are run.
+struct Plan {
+    /// The trials in the order of their prompts.
+    order: Vec<usize>,
+    /// The prompts that trials need, and their tokens up to the last position that one needs.
+    needed: Vec<usize>,
+    cut: Prompts,
+    /// Of each batch its prompts among those, and its trials among `order`.
+    batches: Vec<(Range<usize>, Range<usize>)>,
+}
+
+impl Plan {
+    fn of(prompts: &Prompts, trials: &[Trial]) -> Result<Plan> {
+        trials.iter().try_for_each(|trial| trial.check(prompts))?;
+        let mut order: Vec<usize> = (0..trials.len()).collect();
+        order.sort_by_key(|trial| trials[*trial].prompt);
+        let mut needed: BTreeMap<usize, usize> = BTreeMap::new();
+        for trial in trials {
+            let positions = needed.entry(trial.prompt).or_default();
+            *positions = trial.needs(prompts.get(trial.prompt).len()).max(*positions);
+        }
+        let cut = Prompts::from_rows(needed.iter().map(|(&prompt, &positions)| &prompts.get(prompt)[..positions]));
+        let needed: Vec<usize> = needed.into_keys().collect();
+        let mut done = 0;
+        let batches = batches(&cut, BATCH)
+            .into_iter()
+            .map(|batch| {
+                let n = order[done..].partition_point(|trial| trials[*trial].prompt <= needed[batch.end - 1]);
+                done += n;
+                (batch, done - n..done)
+            })
+            .collect();
+        Ok(Plan { order, needed, cut, batches })
+    }
+
+    /// Runs some trials of a batch.
+    fn run(
+        &self,
+        model: &Model,
+        trials: &[Trial],
+        batch: usize,
+        own: Range<usize>,
+        watch: &Watch,
+        mut seen: impl FnMut(usize, Effect) -> Result<()>,
+    ) -> Result<()> {
+        let prompts = self.batches[batch].0.clone();
+        let own = &self.order[own];
+        let local = |trial: usize| self.needed.partition_point(|p| *p < trials[trial].prompt) - prompts.start;
+        let of_batch: Vec<Placed> =
+            own.iter().map(|&trial| Placed { prompt: local(trial), trial: &trials[trial] }).collect();
+        let needs = Needs::of(model, &of_batch, self.cut.range(prompts));
+        Base::new(model, needs, watch)?.effects(&of_batch, |number, effect| seen(own[number], effect))
+    }
 }
 
 /// A trial, and the number of its prompt in a batch.

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
 /// The result of this crate's fallible functions.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong between a file and its prompts.
 ///
@@ -55,6 +55,24 @@ pub enum Error {
     Ranks {
         /// What is wrong.
         problem: String,
+    },
+    /// A work needs what others have not done yet.
+    #[error("what this shard can do of `{what}` is done; it goes on when the shards {shards} have done theirs: run these, then this one again, or remove `{}` to begin anew", path.display())]
+    Waits {
+        /// The work.
+        what: String,
+        /// Where what is done is kept.
+        path: PathBuf,
+        /// Which, as `--shard` has them.
+        shards: String,
+    },
+    /// What was done already is of another run.
+    #[error("`{}` holds what another run has done: {difference}; give the options it was started with, or remove it", path.display())]
+    OtherUnits {
+        /// Where it is kept.
+        path: PathBuf,
+        /// What differs.
+        difference: String,
     },
     /// A configuration file is no JSON object, or its fields do not go together.
     #[error("{file}: {problem}")]

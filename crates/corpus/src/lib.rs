@@ -5,7 +5,7 @@
 //!   that are ready to run.
 //! - [`durable`] is how files are written, and read again, by every room.
 //! - [`Settings`] are the configuration files of others, read by type.
-//! - [`Ranks`] are the processes that work at one thing together.
+//! - A [`Team`] are the processes that do a long work together, in units; [`Ranks`] are those that exchange what they find.
 //! - [`Prompts`] is a ragged batch of prompts: one vector of token ids and an offset per prompt, without padding.
 //!
 //! Documents stream: [`Corpus::documents`] reads them one by one, [`prompts`] tokenises them in parallel and hands them
@@ -48,6 +48,7 @@ mod range;
 mod ranks;
 mod settings;
 mod source;
+mod team;
 mod tokenise;
 mod tokenizer;
 mod visible;
@@ -60,6 +61,7 @@ pub use range::{in_range, real_number, whole_number};
 pub use ranks::{Ranks, Threads, sum_in_order};
 pub use settings::{Field, Settings};
 pub use source::{Corpus, Document, FORMATS, Survey};
+pub use team::{Team, difference};
 pub use tokenise::{Chunk, Tokenising, join, load, prompts, prompts_after};
 pub use tokenizer::{Tokenizer, TokenizerFiles, pieces, token_text};
 pub use visible::{one_line, visible};

@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::team::Team;
+
 /// Where work tells how far it is, and learns that it should stop. Clones share both.
 ///
 /// ```
@@ -22,6 +24,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Watch {
     stop: Arc<AtomicBool>,
     event: Arc<dyn Fn(&Event) + Send + Sync>,
+    /// Who does it together with this process.
+    team: Option<Arc<Team>>,
 }
 
 /// How far a step of some work is.
@@ -42,7 +46,7 @@ pub struct Event {
 impl Watch {
     /// Work that ends early when `stop` is set, and tells `event` how far it is.
     pub fn new(stop: Arc<AtomicBool>, event: impl Fn(&Event) + Send + Sync + 'static) -> Watch {
-        Watch { stop, event: Arc::new(event) }
+        Watch { stop, event: Arc::new(event), team: None }
     }
 
     /// Nobody watches.
@@ -59,7 +63,25 @@ impl Watch {
     #[must_use]
     pub fn through(&self, change: impl Fn(Event) -> Event + Send + Sync + 'static) -> Watch {
         let whole = self.event.clone();
-        Watch { stop: self.stop.clone(), event: Arc::new(move |event| whole(&change(event.clone()))) }
+        Watch { event: Arc::new(move |event| whole(&change(event.clone()))), ..self.clone() }
+    }
+
+    /// The same work with others, each of whom does some of its units.
+    #[must_use]
+    pub fn with_team(mut self, team: Arc<Team>) -> Watch {
+        self.team = Some(team);
+        self
+    }
+
+    /// The same, of what this process does by itself.
+    #[must_use]
+    pub fn alone(&self) -> Watch {
+        Watch { team: None, ..self.clone() }
+    }
+
+    /// Those who do the work together, if this process is not alone.
+    pub fn team(&self) -> Option<&Team> {
+        self.team.as_deref()
     }
 
     /// Tells how far the work is.

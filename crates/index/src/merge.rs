@@ -21,6 +21,8 @@ const CHUNK: usize = 256;
 pub enum Merged {
     /// It has to.
     Whole,
+    /// It has to, and another index that is in its place gives way.
+    Replacing,
     /// It may be a piece again.
     Piece,
 }
@@ -81,13 +83,15 @@ fn merge_in_shards(folders: &[PathBuf], folder: &Path, merged: Merged, watch: &W
     let is_whole = matches!(&pieces[..], [piece] if piece.documents == (0..of));
     if is_whole {
         pieces.clear();
-    } else if merged == Merged::Whole {
+    } else if merged != Merged::Piece {
         return Err(missing(&pieces, of));
     }
 
     let meta = first.meta();
     let saes: Vec<SaeMeta> = first.saes().iter().map(|sae| sae.meta().clone()).collect();
-    let build = Build { pieces: &pieces, shard, ..Build::new(&saes, meta.vocabulary, &meta.identity, folder, watch) };
+    let replace = merged == Merged::Replacing;
+    let build =
+        Build { pieces: &pieces, shard, replace, ..Build::new(&saes, meta.vocabulary, &meta.identity, folder, watch) };
     let prompts: Vec<(usize, usize)> =
         sources.iter().flat_map(|source| (0..source.piece.prompts).map(|i| (source.index, source.first + i))).collect();
     let cut = sources.iter().map(|source| source.piece.cut).sum();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use directrix_corpus::durable::{self, Lock};
-use directrix_corpus::{Event, Watch, hexadecimal};
+use directrix_corpus::{Event, Team, Watch, hexadecimal};
 use directrix_index::Options;
 use directrix_lab::{Opened, OtherIndex, Sources, Wanted};
 use directrix_sae::Counted;
@@ -67,10 +67,26 @@ impl Study {
     /// # Errors
     /// If an input is bad, an analysis fails, a file cannot be written, or the watch says stop.
     pub fn run(&self, name: &str, out: &Path, watch: &Watch) -> Result<Finished> {
-        let lock = Lock::take(out)?;
-        lock.clean(out)?;
+        self.run_on(self.open(watch)?, name, out, watch)
+    }
+
+    /// Opens what the study is of.
+    ///
+    /// # Errors
+    /// If something cannot be found or loaded.
+    pub fn open(&self, watch: &Watch) -> Result<Opened> {
+        Ok(self.wanted().open_from(&Sources::watched(watch))?)
+    }
+
+    /// As [`run`](Study::run), on what the study [opens](Study::open). Of processes that do it [together](Watch::share) one writes.
+    ///
+    /// # Errors
+    /// As [`run`](Study::run).
+    pub fn run_on(&self, opened: Opened, name: &str, out: &Path, watch: &Watch) -> Result<Finished> {
+        let is_writer = watch.team().is_none_or(Team::is_writer);
+        let lock = is_writer.then(|| Lock::take(out)).transpose()?;
+        lock.iter().try_for_each(|lock| lock.clean(out))?;
         let mut clock = Clock::start();
-        let opened = self.wanted().open_from(&Sources::watched(watch))?;
         let sections = self.sections_of(name, &opened)?;
         clock.lap("load");
         let counted = Counted { exclude: opened.excluded(&self.exclude)?, ..Counted::default() };
@@ -90,12 +106,15 @@ impl Study {
             made.push(section);
             clock.lap(title);
         }
+        let path = out.join("report.html");
+        if !is_writer {
+            return Ok(Finished { report: path, notes: opened.notes.clone(), timings: clock.laps });
+        }
         let files = write_files(out, &made)?;
         remove_others(out, &files);
         clock.lap("tables and figures");
         let report = report(&found, made, files);
         durable::write(&out.join("study.json"), &json(&report))?;
-        let path = out.join("report.html");
         durable::write(&path, report.to_html()?.as_bytes())?;
         clock.lap("report");
         durable::write(&out.join(MANIFEST), &json(&manifest(&found, &report, &clock)))?;

@@ -116,6 +116,29 @@ impl Ranked {
         Ranked { edge, measure, value, n: Some(n), half_width: Some(half_width) }
     }
 
+    /// How many numbers it is to another process.
+    pub(super) const NUMBERS: usize = 5;
+
+    /// It as numbers, the measure left out: NaN where there is none.
+    pub(super) fn numbers(&self) -> [f64; Ranked::NUMBERS] {
+        let n = self.n.map_or(f64::NAN, |n| n as f64);
+        [self.edge.first as f64, self.edge.second as f64, self.value, n, self.half_width.unwrap_or(f64::NAN)]
+    }
+
+    /// What [`numbers`](Ranked::numbers) made; where there is an `n` there is a half width.
+    pub(super) fn of_numbers(measure: Measure, numbers: &[f64]) -> Option<Ranked> {
+        let &[first, second, value, n, half_width] = numbers else { return None };
+        let edge = Edge { first: first as usize, second: second as usize };
+        let is_mean = !n.is_nan();
+        Some(Ranked {
+            edge,
+            measure,
+            value,
+            n: is_mean.then_some(n as usize),
+            half_width: is_mean.then_some(half_width),
+        })
+    }
+
     /// Strongest first.
     fn order(&self, other: &Ranked) -> Ordering {
         let strength = |ranked: &Ranked| ranked.measure.strength(ranked.value);

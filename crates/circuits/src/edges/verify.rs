@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use super::{Between, Edge, Half, Ranked, Span, once, spans_in};
 use crate::plan::each_effect;
+use crate::shared::{foreign, from_bytes, to_bytes};
 use crate::statistics::{Interval, false_discovery_rates, sign_test, signed_rank_test};
-use crate::{Change, Effect, Error, Look, Matched, Result, Trial, effects};
+use crate::{Change, Effect, Error, Look, Matched, Result, Trial};
 
 /// How edges are verified.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -84,6 +85,16 @@ struct Seen {
     loss: Vec<f64>,
 }
 
+/// What is measured of an edge in a prompt, as [`Seen`] has it.
+const MEASURED: usize = 5;
+const ACTIVATION: usize = 0;
+const CHANGE: usize = 1;
+const ROWS: usize = 2;
+const DIRECTIONS: usize = 3;
+const LOSS: usize = 4;
+/// Ablations that are a unit of work where several processes share them.
+const SHARED: usize = 256;
+
 /// An ablation of a first direction in a prompt, and the edges that are looked at there.
 struct Ablation {
     first: usize,
@@ -109,18 +120,47 @@ impl Between<'_> {
     /// greatest of the three p is that of all of it together (Berger 1982), and the false-discovery rate over the list is of these.
     ///
     /// # Errors
-    /// As [`effects`], or if the index is damaged.
+    /// As [`effects`](crate::effects()), or if the index is damaged.
     pub fn verify(&self, edges: &[Ranked], how: Verify, watch: &Watch) -> Result<Vec<VerifiedEdge>> {
         let (ablations, mut seen) = self.ablations(edges, how.prompts)?;
+        let block = if watch.team().is_some() { SHARED } else { ablations.len().max(1) };
+        let units: Vec<&[Ablation]> = ablations.chunks(block).collect();
+        let made = watch.share("verified edges", units.len(), |unit, watch| {
+            Ok::<_, Error>(to_bytes(self.measured(units[unit], edges, watch)?.as_flattened()))
+        })?;
+        let numbers = made.iter().map(|bytes| from_bytes(bytes)).collect::<Result<Vec<_>>>()?.concat();
+        let looked_at: Vec<&LookedAt> = ablations.iter().flat_map(|ablation| &ablation.edges).collect();
+        if numbers.len() != looked_at.len() * MEASURED {
+            return Err(foreign());
+        }
+        for (measured, LookedAt { edge, at, .. }) in numbers.chunks(MEASURED).zip(looked_at) {
+            let Seen { activation, change, rows, directions, loss } = &mut seen[*edge];
+            for (values, value) in [activation, change, rows, directions, loss].into_iter().zip(measured) {
+                values[*at] = *value;
+            }
+        }
+        let mut rows: Vec<VerifiedEdge> =
+            edges.par_iter().zip(&seen).map(|(ranked, seen)| seen.summed_up(*ranked)).collect();
+        VerifiedEdge::as_one_list(rows.iter_mut(), how.rate);
+        Ok(rows)
+    }
+
+    /// What is seen of each edge that some ablations look at, in their order: the activation of the second direction, how it changes, how
+    /// along a random row and without another direction, and how much the loss rises.
+    fn measured(&self, ablations: &[Ablation], edges: &[Ranked], watch: &Watch) -> Result<Vec<[f64; MEASURED]>> {
         let numbers = once(ablations.iter().map(|ablation| ablation.span.prompt));
         let (prompts, counted) = self.prompts(&numbers)?;
         let firing = self.firing(&numbers, &counted)?;
         let matched = Matched::of(self.of_first);
 
         let (mut own, mut controls, mut of) = (Vec::new(), Vec::new(), Vec::new());
-        for (number, Ablation { first, span, edges: looked_at }) in ablations.iter().enumerate() {
+        let mut starts = Vec::new();
+        let mut looked_at = 0;
+        for (number, Ablation { first, span, edges }) in ablations.iter().enumerate() {
+            starts.push(looked_at);
+            looked_at += edges.len();
             let prompt = numbers.partition_point(|number| *number < span.prompt);
-            let last = looked_at.iter().map(|edge| edge.last).max().unwrap_or(span.last);
+            let last = edges.iter().map(|edge| edge.last).max().unwrap_or(span.last);
             let positions = span.first..last + 1;
             let trial = |change| Trial {
                 prompt,
@@ -136,51 +176,46 @@ impl Between<'_> {
                 directions: vec![direction],
                 seed: seed << 32 | u64::from(direction),
             }));
-            of.push((number, Control::Rows));
+            of.push((number, ROWS));
             let drawn = matched.draw_among(&[direction], seed ^ direction as u64, fires);
             if !drawn.is_empty() {
                 controls.push(trial(Change::Ablate(drawn)));
-                of.push((number, Control::Directions));
+                of.push((number, DIRECTIONS));
             }
         }
+        let mut measured = vec![[0.0; MEASURED]; looked_at];
+        let of_ablation = |number: usize| (starts[number]..).zip(&ablations[number].edges);
         each_effect(self.model, &prompts, &own, watch, |number, effect| {
-            for &LookedAt { edge, at, .. } in &ablations[number].edges {
-                let (before, after) = of_second(&effect, edges[edge].edge.second)?;
-                (seen[edge].activation[at], seen[edge].change[at]) = (before, after - before);
+            for (place, LookedAt { edge, .. }) in of_ablation(number) {
+                let (before, after) = of_second(&effect, edges[*edge].edge.second)?;
+                (measured[place][ACTIVATION], measured[place][CHANGE]) = (before, after - before);
             }
             Ok(())
         })?;
         each_effect(self.model, &prompts, &controls, watch, |trial, effect| {
             let (number, control) = of[trial];
-            for &LookedAt { edge, at, .. } in &ablations[number].edges {
-                let (before, after) = of_second(&effect, edges[edge].edge.second)?;
-                let values = match control {
-                    Control::Rows => &mut seen[edge].rows,
-                    Control::Directions => &mut seen[edge].directions,
-                };
-                values[at] = after - before;
+            for (place, LookedAt { edge, .. }) in of_ablation(number) {
+                let (before, after) = of_second(&effect, edges[*edge].edge.second)?;
+                measured[place][control] = after - before;
             }
             Ok(())
         })?;
-        let (mut losses, mut of_loss) = (Vec::new(), Vec::new());
-        for (trial, ablation) in own.iter().zip(&ablations) {
-            for LookedAt { edge, at, most, .. } in &ablation.edges {
+        let (mut losses, mut places) = (Vec::new(), Vec::new());
+        for (number, trial) in own.iter().enumerate() {
+            for (place, LookedAt { most, .. }) in of_ablation(number) {
                 // Where the prompt ends nothing is predicted.
                 if let Some(&token) = prompts.get(trial.prompt).get(most + 1) {
                     let look = Look::Prediction { position: *most, token };
                     losses.push(Trial { positions: trial.positions.start..most + 1, look, ..trial.clone() });
-                    of_loss.push((*edge, *at));
+                    places.push(place);
                 }
             }
         }
-        for ((edge, at), effect) in of_loss.into_iter().zip(effects(self.model, &prompts, &losses, watch)?) {
-            seen[edge].loss[at] = effect.loss_increase()?;
-        }
-
-        let mut rows: Vec<VerifiedEdge> =
-            edges.par_iter().zip(&seen).map(|(ranked, seen)| seen.summed_up(*ranked)).collect();
-        VerifiedEdge::as_one_list(rows.iter_mut(), how.rate);
-        Ok(rows)
+        each_effect(self.model, &prompts, &losses, watch, |trial, effect| {
+            measured[places[trial]][LOSS] = effect.loss_increase()?;
+            Ok(())
+        })?;
+        Ok(measured)
     }
 
     /// The ablations that the edges need, each once, and room for what is seen of each edge.
@@ -227,12 +262,6 @@ impl Between<'_> {
         };
         numbers.iter().zip(counted).map(of_prompt).collect()
     }
-}
-
-#[derive(Clone, Copy)]
-enum Control {
-    Rows,
-    Directions,
 }
 
 /// The activation of a second direction without a change and with it; 0 where it fires only before the change.

@@ -10,9 +10,10 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use directrix::corpus::{self, visible};
 use directrix::sae;
 
-use super::terminal::remark;
-use super::watch;
+use super::terminal::{complain, remark};
+use super::{ranks, watch};
 
+const DONE: u8 = 0;
 const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
 /// What a shell gives for a command that ctrl-C ended.
@@ -59,27 +60,34 @@ pub(crate) fn wrong_usage(error: &clap::Error) -> ! {
 
 /// Runs a command and shows what went wrong, if anything did.
 pub(crate) fn exit_code(command: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
+    let code = said(command);
+    ranks::end(code);
+    ExitCode::from(code)
+}
+
+fn said(command: impl FnOnce() -> anyhow::Result<()>) -> u8 {
     std::panic::set_hook(Box::new(remember));
     let Ok(result) = catch_unwind(AssertUnwindSafe(command)) else {
         let panic = PANIC.lock().ok().and_then(|mut panic| panic.take()).unwrap_or_default();
-        remark(&format!(
-            "error: directrix stopped at a fault of its own: {panic}\n\
+        complain(&format!(
+            "{}: directrix stopped at a fault of its own: {panic}\n\
              Please report this, with the command and directrix {}.",
+            ranks::before_failure(),
             env!("CARGO_PKG_VERSION")
         ));
-        return ExitCode::from(FAILED);
+        return FAILED;
     };
-    let Err(error) = result else { return ExitCode::SUCCESS };
+    let Err(error) = result else { return DONE };
     if is_broken_pipe(&error) {
-        return ExitCode::SUCCESS;
+        return DONE;
     }
     let message = message(&error);
     if watch::is_stopped() {
         remark(&message);
-        return ExitCode::from(STOPPED);
+        return STOPPED;
     }
-    remark(&format!("error: {message}"));
-    ExitCode::from(if is_usage(&error) { WRONG_USAGE } else { FAILED })
+    complain(&format!("{}: {message}", ranks::before_failure()));
+    if is_usage(&error) { WRONG_USAGE } else { FAILED }
 }
 
 /// Whether an option is at fault, not what was found when it was done.

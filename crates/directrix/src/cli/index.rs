@@ -12,9 +12,12 @@ use directrix::index::{self, Options};
 use directrix::lab::{Opened, OtherIndex, Wanted, open_index};
 use serde_json::json;
 
+use super::failure::usage;
 use super::inputs::{CorpusArgs, CountedArgs, Saes, SubjectArgs, note_cut, note_model};
 use super::layout::{Table, paragraph};
+use super::merge::said_of;
 use super::numbers::real;
+use super::ranks::{self, ShardArgs};
 use super::terminal::{self, note, stdout, thousands};
 use super::watch::{sources, watch};
 
@@ -23,6 +26,7 @@ Examples:
   directrix index
   directrix index --edges
   directrix index --limit 200 --out out/small
+  directrix index --shard 1/2 --out out/index-1
   directrix index --model pythia-70m --sae saes/layer-3 --corpus pile.parquet \\
       --column text --out out/pile";
 
@@ -58,6 +62,8 @@ pub(crate) struct Index {
     /// then shows at once
     #[arg(long)]
     edges: bool,
+    #[command(flatten)]
+    share: ShardArgs,
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
@@ -66,6 +72,9 @@ pub(crate) struct Index {
 impl Index {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let watch = watch();
+        if self.edges && (self.share.shard().is_some() || ranks::join()?.is_some()) {
+            return Err(usage("--edges is of a whole index, by one process: give it once the index is made"));
+        }
         let complete = is_complete(&self.out)?;
         let (index, opened) = if complete && self.edges && self.names_nothing() {
             self.subject.threads.apply()?;
@@ -85,7 +94,11 @@ impl Index {
         let opened = self.subject.open(Saes::All(&self.sae), self.corpus.wanted())?;
         let &Index { count_above, as_notebook, .. } = self;
         let options = Options { count_above, counted: self.counted.meant(&opened)?, as_notebook };
-        Ok((opened.index(&self.out, options, OtherIndex::Keep, watch)?, opened))
+        if let Some(shard) = self.share.shard() {
+            return Ok((opened.index_shard(&self.out, options, shard, watch)?, opened));
+        }
+        let watch = self.share.team(watch, &opened, None, &json!({ "saes": opened.wanted.saes, "options": options }))?;
+        Ok((opened.index(&self.out, options, OtherIndex::Keep, &watch)?, opened))
     }
 
     /// Whether no flag says of what the index is.
@@ -99,11 +112,12 @@ impl Index {
         let meta = index.meta();
         let mut out = stdout();
         let about = format!(
-            "{}: {} prompts, {} positions of {}",
+            "{}: {} prompts, {} positions of {}{}",
             self.out.display(),
             thousands(meta.prompts as u64),
             thousands(meta.positions),
             meta.identity.corpus.name,
+            said_of(&meta.pieces),
         );
         writeln!(out, "{}", paragraph(&about, 0))?;
         let left_out = meta.identity.options.left_out(|token| format!("{:?}", opened.token(token)));
@@ -153,6 +167,7 @@ impl Index {
             "counted": meta.counted,
             "options": meta.identity.options,
             "cut": meta.cut,
+            "pieces": meta.pieces,
             "saes": saes.collect::<Vec<_>>(),
             "edges": edges,
         }))

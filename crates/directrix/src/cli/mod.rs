@@ -19,7 +19,11 @@ mod index;
 mod inputs;
 mod intervene;
 mod layout;
+mod merge;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod numbers;
+mod ranks;
 mod results;
 mod search;
 mod serve;
@@ -59,6 +63,7 @@ enum Command {
     Train(Box<train::Train>),
     Evaluate(evaluate::Evaluate),
     Index(index::Index),
+    Merge(merge::Merge),
     Direction(direction::Direction),
     Search(search::Search),
     Explain(explain::Explain),
@@ -104,6 +109,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Train(train) => train.run(),
         Command::Evaluate(evaluate) => evaluate.run(),
         Command::Index(index) => index.run(),
+        Command::Merge(merge) => merge.run(),
         Command::Direction(direction) => direction.run(),
         Command::Search(search) => search.run(),
         Command::Explain(explain) => explain.run(),

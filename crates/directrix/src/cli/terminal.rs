@@ -1,14 +1,16 @@
 //! What is shown: numbers, bars, shaded tokens, JSON.
 
-use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 
 use directrix::corpus::{Tokenizer, one_line, token_text};
 use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
-/// Where results go.
-pub(crate) fn stdout() -> BufWriter<StdoutLock<'static>> {
-    BufWriter::new(io::stdout().lock())
+use super::ranks;
+
+/// Where results go: nowhere where another rank prints them.
+pub(crate) fn stdout() -> BufWriter<Box<dyn Write>> {
+    BufWriter::new(if ranks::is_first() { Box::new(io::stdout().lock()) } else { Box::new(io::sink()) })
 }
 
 /// Writes a result for machines.
@@ -30,8 +32,15 @@ pub(crate) fn note(text: &str) {
     remark(&format!("note: {text}"));
 }
 
-/// A line on stderr. Where nothing reads it, nothing is lost.
+/// A line on stderr, unless another rank says it.
 pub(crate) fn remark(text: &str) {
+    if ranks::is_first() {
+        complain(text);
+    }
+}
+
+/// A line on stderr of whatever rank this is. Where nothing reads it, nothing is lost.
+pub(crate) fn complain(text: &str) {
     drop(writeln!(io::stderr(), "{text}"));
 }
 

@@ -10,6 +10,7 @@ use directrix::corpus::Watch;
 use directrix::index::Index;
 use directrix::lab::{Opened, Wanted};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::cli::inputs::{Saes, SubjectArgs};
 use crate::cli::numbers::{MANY, whole};
@@ -124,6 +125,21 @@ impl EdgeArgs {
     /// What edges are ranked by.
     pub(super) fn sentence(&self) -> &'static str {
         self.by.sentence()
+    }
+
+    /// What determines a ranking, beside model and SAEs.
+    pub(super) fn about(&self, opened: &Opened) -> anyhow::Result<Value> {
+        let Sample { prompts, least } = self.sample.meant();
+        let index = opened.existing_index_of_all(&self.sample.index)?.0;
+        let head = self.head.map(|head| format!("{head:?}"));
+        Ok(json!({
+            "by": self.by.name(),
+            "head": head,
+            "steps": self.steps,
+            "prompts": prompts,
+            "least": least,
+            "index": index.meta().identity,
+        }))
     }
 
     /// Ranks the edges of each pair of SAEs and hands on the `top` strongest.

@@ -1,0 +1,82 @@
+//! `directrix merge`.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use directrix::index::{Merged, merge};
+use serde_json::json;
+
+use super::inputs::ThreadArgs;
+use super::layout::paragraph;
+use super::terminal::{self, stdout, thousands};
+use super::watch::watch;
+
+const EXAMPLES: &str = "\
+Examples:
+  directrix merge out/index-1 out/index-2 --out out/index
+  directrix merge out/index-3 out/index-4 --piece --out out/second-half";
+
+/// Make one index of those of several shards.
+///
+/// Each was made by `directrix index --shard`, or by this command with --piece. What they are of must be one corpus, model, SAEs and options,
+/// and together all of the corpus, in whichever order they are given. The index has the bits of one that was made at once.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Merge {
+    /// Folders of shards
+    #[arg(value_name = "FOLDER", required = true)]
+    shards: Vec<PathBuf>,
+    /// Folder to make; the work is done beside it, in FOLDER.partial
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+    /// Some of the shards are missing: what is made is to be merged with them later
+    #[arg(long)]
+    piece: bool,
+    #[command(flatten)]
+    threads: ThreadArgs,
+    /// Print the summary as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Merge {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        self.threads.apply()?;
+        let merged = if self.piece { Merged::Piece } else { Merged::Whole };
+        let index = merge(&self.shards, &self.out, merged, &watch())?;
+        let meta = index.meta();
+        if self.json {
+            return terminal::json(&json!({
+                "index": self.out,
+                "shards": self.shards.len(),
+                "prompts": meta.prompts,
+                "positions": meta.positions,
+                "counted": meta.counted,
+                "cut": meta.cut,
+                "pieces": meta.pieces,
+            }));
+        }
+        let about = format!(
+            "{}: {} prompts, {} positions of {}{}",
+            self.out.display(),
+            thousands(meta.prompts as u64),
+            thousands(meta.positions),
+            meta.identity.corpus.name,
+            said_of(&meta.pieces),
+        );
+        let mut out = stdout();
+        writeln!(out, "{}", paragraph(&about, 0))?;
+        Ok(out.flush()?)
+    }
+}
+
+/// Of which documents an index is that is not of all of them.
+pub(super) fn said_of(pieces: &[directrix::index::Piece]) -> String {
+    let Some(of) = pieces.first().map(|piece| thousands(piece.of as u64)) else { return String::new() };
+    let said: Vec<String> = pieces
+        .iter()
+        .map(|piece| format!("{} to {}", thousands(piece.documents.start as u64), thousands(piece.documents.end as u64)))
+        .collect();
+    format!("; a piece of it, documents {} of {of}", said.join(", "))
+}
