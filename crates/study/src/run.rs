@@ -88,7 +88,6 @@ impl Study {
         lock.iter().try_for_each(|lock| lock.clean(out))?;
         let mut clock = Clock::start();
         let sections = self.sections_of(name, &opened)?;
-        clock.lap("load");
         let counted = Counted { exclude: opened.excluded(&self.exclude)?, ..Counted::default() };
         let options = Options { counted, ..Options::default() };
         let index = opened.index(&out.join("index"), options, OtherIndex::Replace, watch)?;
