@@ -73,6 +73,7 @@ pub enum Error {
         path: PathBuf,
         /// What differs.
         difference: String,
+    },
     /// Processes that work together were given different things.
     #[error("{name}: not the same on all ranks ({ranks}); start all of them with the same options, files and program")]
     Unequal {

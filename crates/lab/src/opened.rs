@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use directrix_corpus::durable::remove_folder;
 use directrix_corpus::{
-    Chunk, Corpus, Document, Prompts, Ranks, Survey, Team, Tokenising, Tokenizer, Watch, join, pieces, prompts, prompts_after,
-    token_text,
+    Chunk, Corpus, Document, Prompts, Ranks, Survey, Team, Tokenising, Tokenizer, Watch, join, pieces, prompts,
+    prompts_after, token_text,
 };
 use directrix_index::{
     Identity, Index, Input, Merged, Options, build, build_piece, documents_of_shard, merge, rebuild,
@@ -190,7 +190,8 @@ impl Opened {
         let config = self.model.config();
         let tokens = (0..POSITIONS.min(config.n_ctx)).map(|i| (i * 977 % config.d_vocab) as u32).collect::<Vec<_>>();
         let last = tokens.len() - 1;
-        let ask = Ask::capture(self.saes.iter().map(|sae| sae.site().reads.hook)).with_logits(Positions::At(vec![last]));
+        let ask =
+            Ask::capture(self.saes.iter().map(|sae| sae.site().reads.hook)).with_logits(Positions::At(vec![last]));
         let run = self.model.run(&Prompts::from_rows([tokens]), &ask, &[])?;
         let mut hash = Sha256::new();
         let mut add = |numbers: &[f32]| numbers.iter().for_each(|number| hash.update(number.to_le_bytes()));

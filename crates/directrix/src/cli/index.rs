@@ -97,7 +97,8 @@ impl Index {
         if let Some(shard) = self.share.shard() {
             return Ok((opened.index_shard(&self.out, options, shard, watch)?, opened));
         }
-        let watch = self.share.team(watch, &opened, None, &json!({ "saes": opened.wanted.saes, "options": options }))?;
+        let watch =
+            self.share.team(watch, &opened, None, &json!({ "saes": opened.wanted.saes, "options": options }))?;
         Ok((opened.index(&self.out, options, OtherIndex::Keep, &watch)?, opened))
     }
 

@@ -76,7 +76,9 @@ pub(super) fn said_of(pieces: &[directrix::index::Piece]) -> String {
     let Some(of) = pieces.first().map(|piece| thousands(piece.of as u64)) else { return String::new() };
     let said: Vec<String> = pieces
         .iter()
-        .map(|piece| format!("{} to {}", thousands(piece.documents.start as u64), thousands(piece.documents.end as u64)))
+        .map(|piece| {
+            format!("{} to {}", thousands(piece.documents.start as u64), thousands(piece.documents.end as u64))
+        })
         .collect();
     format!("; a piece of it, documents {} of {of}", said.join(", "))
 }

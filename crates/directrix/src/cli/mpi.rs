@@ -85,7 +85,8 @@ impl Job {
             ended: AtomicBool::new(false),
         });
         let (rank, size) = (number(world.rank()), number(world.size()));
-        let ranks = Arc::new(Mpi { rank, size, together: Shared(ManuallyDrop::new(world.duplicate())), aside: aside.clone() });
+        let ranks =
+            Arc::new(Mpi { rank, size, together: Shared(ManuallyDrop::new(world.duplicate())), aside: aside.clone() });
         let thread = thread::spawn(move || aside.stay(rank, size));
         Ok(Job { universe, ranks, thread })
     }

@@ -74,7 +74,9 @@ fn joined() -> anyhow::Result<Option<Arc<dyn Ranks>>> {
     if alone {
         return Ok(None);
     }
-    bail!("this is started as one of several ranks, and built without MPI; build it with `cargo build --release --features mpi`")
+    bail!(
+        "this is started as one of several ranks, and built without MPI; build it with `cargo build --release --features mpi`"
+    )
 }
 
 /// Ends the job, if this process has joined one: when all have come so far where it went well, or else at once.
@@ -113,13 +115,21 @@ impl ShardArgs {
     }
 
     /// The watch of a work that writes to `out`, with those who do it together. `about` says what determines it.
-    pub(crate) fn team(&self, watch: &Watch, opened: &Opened, out: Option<&Path>, about: &Value) -> anyhow::Result<Watch> {
+    pub(crate) fn team(
+        &self,
+        watch: &Watch,
+        opened: &Opened,
+        out: Option<&Path>,
+        about: &Value,
+    ) -> anyhow::Result<Watch> {
         let ranks = join()?;
         let about = json!({ "directrix": env!("CARGO_PKG_VERSION"), "bits": opened.probe()?, "run": about });
         let units = out.map(units_of);
         let kept = units.as_deref().map(|units| (units, &about));
         let team = match (ranks, self.shard, kept) {
-            (Some(_), Some(_), _) => return Err(usage("--shard is for what is not started by mpirun: there the ranks share the work")),
+            (Some(_), Some(_), _) => {
+                return Err(usage("--shard is for what is not started by mpirun: there the ranks share the work"));
+            }
             (Some(ranks), None, kept) => {
                 agree(&*ranks, &facts(&about))?;
                 Team::of_ranks(ranks, kept)?

@@ -114,14 +114,8 @@ impl Verify {
     fn show(&self, rows: &[OfSaes<VerifiedEdge>], opened: &Opened) -> anyhow::Result<()> {
         let verified = rows.iter().filter(|row| row.edge.verified).count();
         let caption = format!("The strongest edges by {}. {}", self.ranked.sentence(), VerifiedEdge::SENTENCE);
-        let found = Found {
-            name: "verified-edges",
-            caption: &caption,
-            rows,
-            bars: "change",
-            missing: "",
-            overall: None,
-        };
+        let found =
+            Found { name: "verified-edges", caption: &caption, rows, bars: "change", missing: "", overall: None };
         self.results.show_first(&found, self.show, opened)?;
         note(&format!(
             "{verified} of {} edges are verified at a false-discovery rate of {}",
