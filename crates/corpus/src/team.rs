@@ -63,18 +63,20 @@ impl Team {
         Ok(Team { who: Who::Shard { number, of }, kept: Some(kept), works: AtomicU64::new(0) })
     }
 
-    /// This process alone, which takes what shards or ranks have left in `folder`; `None` if they have left nothing.
+    /// Whether shards or ranks have left something in `folder`.
+    pub fn has_kept(folder: &Path) -> bool {
+        folder.join(RUN).is_file()
+    }
+
+    /// This process alone, which takes what shards or ranks have left in `folder`, where they [have](Team::has_kept).
     ///
     /// # Errors
     /// As [`of_ranks`](Team::of_ranks).
-    pub fn of_kept(folder: &Path, about: &Value) -> Result<Option<Team>> {
-        if !folder.join(RUN).is_file() {
-            return Ok(None);
-        }
+    pub fn of_kept(folder: &Path, about: &Value) -> Result<Team> {
         let run: Value = durable::read_json(&folder.join(RUN))?;
         let shards = run.get("shards").and_then(Value::as_u64).and_then(|of| usize::try_from(of).ok());
         let kept = Kept::open(folder, about, shards)?;
-        Ok(Some(Team { who: Who::One { shards }, kept: Some(kept), works: AtomicU64::new(0) }))
+        Ok(Team { who: Who::One { shards }, kept: Some(kept), works: AtomicU64::new(0) })
     }
 
     /// The ranks, if it is of these.
@@ -313,20 +315,20 @@ mod tests {
     fn shards_leave_what_one_process_puts_together() {
         let disk = tempfile::tempdir().unwrap();
         let (folder, about) = (disk.path().join("units"), json!({ "of": 1.5 }));
-        assert!(Team::of_kept(&folder, &about).unwrap().is_none());
+        assert!(!Team::has_kept(&folder));
         let shard = |number| all(Team::of_shard(number, 3, &folder, &about).unwrap());
         for (number, waits) in [(2, "1/3, 2/3"), (0, "2/3")] {
             let error = shard(number).unwrap_err();
             assert!(matches!(&error, Error::Waits { shards, .. } if shards == waits), "{error}");
         }
-        let error = all(Team::of_kept(&folder, &about).unwrap().unwrap()).unwrap_err().to_string();
+        let error = all(Team::of_kept(&folder, &about).unwrap()).unwrap_err().to_string();
         assert!(error.contains("2/3") && !error.contains("1/3"), "{error}");
         let other = Team::of_shard(1, 3, &folder, &json!({ "of": 2 })).err().unwrap().to_string();
         assert!(other.contains("`about.of` was 1.5 and is 2"), "{other}");
         let other = Team::of_shard(1, 4, &folder, &about).err().unwrap().to_string();
         assert!(other.contains("`shards` was 3 and is 4"), "{other}");
         assert_eq!(shard(1).unwrap(), expected());
-        let team = Team::of_kept(&folder, &about).unwrap().unwrap();
+        let team = Team::of_kept(&folder, &about).unwrap();
         let watch = Watch::nobody().with_team(Arc::new(team));
         assert_eq!(watch.share("work", 11, |_, _| Err(Error::Stopped)).unwrap(), expected());
         watch.team().unwrap().finish().unwrap();
@@ -339,7 +341,7 @@ mod tests {
         let (folder, about) = (disk.path().join("units"), json!("x"));
         all(Team::of_shard(0, 1, &folder, &about).unwrap()).unwrap();
         fs::write(file_of(&folder, 0, "work", 3), b"12345678").unwrap();
-        let error = all(Team::of_kept(&folder, &about).unwrap().unwrap()).unwrap_err();
+        let error = all(Team::of_kept(&folder, &about).unwrap()).unwrap_err();
         assert!(matches!(error, Error::Waits { .. }), "{error}");
         assert_eq!(all(Team::of_shard(0, 1, &folder, &about).unwrap()).unwrap(), expected());
     }

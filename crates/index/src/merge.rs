@@ -140,3 +140,181 @@ fn missing(pieces: &[Piece], of: usize) -> Error {
     }
     Error::Missing { documents: gaps.join(", ") }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::ops::Range;
+
+    use directrix_model::{Folder, Model, Processing};
+    use directrix_sae::Sae;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::piece::documents_of_shard;
+    use crate::{Identity, Input, Options, build_piece};
+
+    /// Documents of a corpus: none of some of them is a prompt.
+    struct Case {
+        model: Model,
+        saes: [Sae; 1],
+        identity: Identity,
+        documents: Vec<Vec<u32>>,
+    }
+
+    impl Case {
+        fn new(documents: usize, seed: u32) -> Case {
+            let path = "../model/tests/fixtures/neo-tiny";
+            let model = Model::load(&Folder::open(path).unwrap(), Processing::default()).unwrap();
+            let sae = Sae::load(&Folder::open(format!("{path}/sae-l0")).unwrap()).unwrap().fit(model.config()).unwrap();
+            let vocabulary = model.config().d_vocab as u32;
+            let document = |i: u32| match (i + seed) % 7 {
+                0 => Vec::new(),
+                length => (0..length * 3).map(|j| (seed + i * 31 + j * j * 7) % vocabulary).collect(),
+            };
+            let input = |name: &str| Input { name: name.into(), hash: name.into() };
+            let identity = Identity {
+                model: input("m"),
+                processing: Processing::default(),
+                saes: vec![input("a")],
+                corpus: input("c"),
+                bos: false,
+                column: None,
+                limit: None,
+                options: Options::default(),
+            };
+            Case { model, saes: [sae], identity, documents: (0..documents as u32).map(document).collect() }
+        }
+
+        /// The prompts of some documents; those of a number that five divides were cut.
+        fn chunk(&self, documents: Range<usize>) -> Chunk {
+            let is_prompt = |i: &usize| !self.documents[*i].is_empty();
+            let cut = documents.clone().filter(is_prompt).filter(|i| i % 5 == 0).count();
+            Chunk { prompts: Prompts::from_rows(documents.filter(is_prompt).map(|i| &self.documents[i])), cut }
+        }
+
+        fn piece(&self, documents: Range<usize>, folder: &Path) -> PathBuf {
+            let chunks = std::iter::once(Ok(self.chunk(documents.clone())));
+            let of = self.documents.len();
+            let nobody = Watch::nobody();
+            build_piece(&self.model, &self.saes, chunks, &self.identity, documents, of, folder, &nobody).unwrap();
+            folder.into()
+        }
+
+        fn whole(&self, folder: &Path) {
+            let chunks = std::iter::once(Ok(self.chunk(0..self.documents.len())));
+            crate::build(&self.model, &self.saes, chunks, &self.identity, folder, &Watch::nobody()).unwrap();
+        }
+    }
+
+    /// Every file of a folder.
+    fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+        let mut all = BTreeMap::new();
+        let mut folders = vec![folder.to_path_buf()];
+        while let Some(next) = folders.pop() {
+            for entry in fs::read_dir(next).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    all.insert(path.strip_prefix(folder).unwrap().into(), fs::read(&path).unwrap());
+                }
+            }
+        }
+        all
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        /// Associative and commutative: whatever is joined first, and in whichever order.
+        #[test]
+        fn however_shards_are_merged_the_bits_are_those_of_one_pass(
+            documents in 1..60_usize, seed in 0..1000_u32, shards in 1..9_usize, joins in prop::collection::vec((0..99_usize, 0..99_usize), 0..8)
+        ) {
+            let case = Case::new(documents, seed);
+            prop_assume!(!case.chunk(0..documents).prompts.is_empty());
+            let disk = tempfile::tempdir().unwrap();
+            let at = |name: &str| disk.path().join(name);
+            case.whole(&at("whole"));
+            let mut left: Vec<PathBuf> = (0..shards)
+                .map(|i| case.piece(documents_of_shard(i, shards, documents), &at(&format!("shard-{i}"))))
+                .collect();
+            for (number, (one, other)) in joins.into_iter().enumerate() {
+                if left.len() > 2 {
+                    let pair = [left.remove(one % left.len()), left.remove(other % (left.len() - 1))];
+                    let joined = at(&format!("joined-{number}"));
+                    merge(&pair, &joined, Merged::Piece, &Watch::nobody()).unwrap();
+                    left.push(joined);
+                }
+            }
+            merge(&left, &at("merged"), Merged::Whole, &Watch::nobody()).unwrap();
+            prop_assert!(files(&at("merged")) == files(&at("whole")));
+        }
+    }
+
+    #[test]
+    fn files_of_several_shards_are_merged_as_they_would_have_been_made() {
+        let case = Case::new(12_000, 3);
+        let disk = tempfile::tempdir().unwrap();
+        let at = |name: &str| disk.path().join(name);
+        let parts =
+            [4000..12_000, 0..4000].map(|range| case.piece(range.clone(), &at(&format!("piece-{}", range.start))));
+        let whole = case.piece(0..12_000, &at("whole"));
+        let merged = |name: &str, parts: &[PathBuf]| {
+            merge_in_shards(parts, &at(name), Merged::Piece, &Watch::nobody(), 40_000).unwrap();
+            assert!(at(name).join("shard-2").is_dir());
+            files(&at(name))
+        };
+        assert!(merged("one", &[whole]) == merged("two", &parts));
+    }
+
+    #[test]
+    fn a_shard_that_is_missing_or_given_twice_or_of_another_run_is_named() {
+        let case = Case::new(40, 1);
+        let disk = tempfile::tempdir().unwrap();
+        let at = |name: &str| disk.path().join(name);
+        let [one, two, three] = [0, 1, 2].map(|i| case.piece(documents_of_shard(i, 3, 40), &at(&format!("shard-{i}"))));
+        let merged = |parts: &[&PathBuf]| {
+            let parts: Vec<PathBuf> = parts.iter().map(|part| (*part).clone()).collect();
+            merge(&parts, &at("out"), Merged::Whole, &Watch::nobody()).map(|_| ()).unwrap_err().to_string()
+        };
+        let said = merged(&[&three, &one]);
+        assert!(said.contains("13 to 25 of 40 (--shard 2/3)"), "{said}");
+        let said = merged(&[&one, &two, &one, &three]);
+        assert!(said.contains("document 0 is in") && said.contains("shard-0"), "{said}");
+        let overlapping = case.piece(20..40, &at("overlapping"));
+        let said = merged(&[&one, &two, &overlapping]);
+        assert!(said.contains("document 20") && said.contains("shard-1") && said.contains("overlapping"), "{said}");
+
+        let mut other = Case::new(40, 1);
+        other.identity.corpus.hash = "d".into();
+        let other = other.piece(13..26, &at("other"));
+        let said = merged(&[&one, &other, &three]);
+        assert!(said.contains("other and") && said.contains("another corpus"), "{said}");
+        let shorter = Case::new(39, 1).piece(13..26, &at("shorter"));
+        assert!(merged(&[&one, &shorter, &three]).contains("other documents"));
+        case.whole(&at("whole"));
+        assert!(merged(&[&at("whole"), &one]).contains("whole corpus"));
+        assert!(merged(&[]).contains("nothing to merge"));
+        assert!(merged(&[&at("none")]).contains("holds no index"));
+        fs::write(at("shard-1/shard-0/tokens.u32"), vec![0; 9]).unwrap();
+        assert!(merged(&[&one, &two, &three]).contains("damaged"));
+        assert!(!at("out").exists() && !at("out.partial").exists());
+    }
+
+    #[test]
+    fn a_piece_is_not_taken_for_the_whole_nor_for_another_piece() {
+        let case = Case::new(20, 2);
+        let disk = tempfile::tempdir().unwrap();
+        let folder = case.piece(0..10, &disk.path().join("piece"));
+        let chunks = || std::iter::once(Ok(case.chunk(0..20)));
+        let whole = crate::build(&case.model, &case.saes, chunks(), &case.identity, &folder, &Watch::nobody());
+        assert!(whole.unwrap_err().to_string().contains("other documents"));
+        let nobody = Watch::nobody();
+        let other =
+            build_piece(&case.model, &case.saes, chunks(), &case.identity, 10..20, 20, &folder, &nobody).unwrap_err();
+        assert!(other.to_string().contains("other documents"));
+    }
+}

@@ -27,6 +27,7 @@ mod hub;
 mod opened;
 mod processing;
 mod source;
+mod together;
 mod wanted;
 
 pub use embedded::{CORPUS, MODEL};

@@ -1,19 +1,15 @@
 //! What is open.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use directrix_corpus::durable::remove_folder;
 use directrix_corpus::{
-    Chunk, Corpus, Document, Prompts, Ranks, Survey, Team, Tokenising, Tokenizer, Watch, join, pieces, prompts,
-    prompts_after, token_text,
+    Chunk, Corpus, Document, Survey, Team, Tokenising, Tokenizer, Watch, join, pieces, prompts, prompts_after,
+    token_text,
 };
-use directrix_index::{
-    Identity, Index, Input, Merged, Options, build, build_piece, documents_of_shard, merge, rebuild,
-};
-use directrix_model::{Ask, Folder, Model, Positions};
+use directrix_index::{Identity, Index, Input, Options, build, build_piece, documents_of_shard, rebuild};
+use directrix_model::{Folder, Model};
 use directrix_sae::Sae;
-use sha2::{Digest, Sha256};
 
 use crate::processing;
 use crate::source::is_of_hub;
@@ -21,13 +17,6 @@ use crate::{Error, Result, Sources, Wanted};
 
 /// Prompts tokenised at a time.
 const CHUNK_PROMPTS: usize = 256;
-/// Positions of a piece of an index that ranks make together, about, where that does not make too many pieces.
-const PIECE: usize = 1 << 15;
-/// The most pieces.
-const PIECES: usize = 2048;
-/// Pieces that are merged at once.
-const MERGED: usize = 32;
-
 /// A model with its tokenizer, SAEs that fit it, and a corpus.
 #[derive(Debug)]
 pub struct Opened {
@@ -180,28 +169,6 @@ impl Opened {
         Ok(join(prompts(name, documents, self.tokenizer.as_ref(), self.tokenising()))?)
     }
 
-    /// A hash of the bits that this machine gives for a few positions: of every SAE's activations, and of the last logits. Processes that work
-    /// together must have the same.
-    ///
-    /// # Errors
-    /// If the model cannot be run.
-    pub fn probe(&self) -> Result<String> {
-        const POSITIONS: usize = 32;
-        let config = self.model.config();
-        let tokens = (0..POSITIONS.min(config.n_ctx)).map(|i| (i * 977 % config.d_vocab) as u32).collect::<Vec<_>>();
-        let last = tokens.len() - 1;
-        let ask =
-            Ask::capture(self.saes.iter().map(|sae| sae.site().reads.hook)).with_logits(Positions::At(vec![last]));
-        let run = self.model.run(&Prompts::from_rows([tokens]), &ask, &[])?;
-        let mut hash = Sha256::new();
-        let mut add = |numbers: &[f32]| numbers.iter().for_each(|number| hash.update(number.to_le_bytes()));
-        add(run.logits().data());
-        for sae in &self.saes {
-            add(sae.encode(run.captured(sae.site().reads.hook))?.values());
-        }
-        Ok(hexadecimal(&hash.finalize()))
-    }
-
     /// The corpus's hash, and how many documents are read of it.
     ///
     /// # Errors
@@ -254,65 +221,6 @@ impl Opened {
         })
     }
 
-    /// Makes an index together with other ranks: each makes pieces of it beside `folder`, which are merged, many at a time. A folder of pieces
-    /// stays as long as the index is not complete, so that the next run of any number of ranks goes on from there.
-    fn index_over(
-        &self,
-        ranks: &dyn Ranks,
-        folder: &Path,
-        identity: &Identity,
-        documents: usize,
-        other: OtherIndex,
-        watch: &Watch,
-    ) -> Result<Index> {
-        // What is there counts as the first rank sees it.
-        let there = Index::open(folder)
-            .is_ok_and(|index| index.meta().identity.difference(identity).is_none() && index.meta().pieces.is_empty());
-        if ranks.gather(&[u8::from(there)])?.first().is_some_and(|there| *there == [1]) {
-            return Ok(Index::open(folder)?);
-        }
-        let mut pieces = folder.as_os_str().to_owned();
-        pieces.push(".pieces");
-        let pieces = PathBuf::from(pieces);
-        let n = self.pieces(documents)?;
-        let place = |level: usize, number: usize| pieces.join(format!("{level}-{number}"));
-        let none = |made: Result<Index>| made.map(|_| Vec::new());
-        watch.share("pieces", n, |piece, watch| {
-            let own = documents_of_shard(piece, n, documents);
-            none(self.index_piece(&place(0, piece), identity, own, documents, watch))
-        })?;
-        let (mut level, mut left) = (0, n);
-        while left > MERGED {
-            let groups = left.div_ceil(MERGED);
-            watch.share("merges", groups, |group, watch| {
-                let parts = (group * MERGED..left.min((group + 1) * MERGED)).map(|number| place(level, number));
-                let parts: Vec<PathBuf> = parts.collect();
-                none(Ok(merge(&parts, &place(level + 1, group), Merged::Piece, watch)?))
-            })?;
-            (level, left) = (level + 1, groups);
-        }
-        watch.share("merge", 1, |_, watch| {
-            let parts: Vec<PathBuf> = (0..left).map(|number| place(level, number)).collect();
-            let merged = if other == OtherIndex::Replace { Merged::Replacing } else { Merged::Whole };
-            none(Ok(merge(&parts, folder, merged, watch)?))
-        })?;
-        let index = Index::open(folder)?;
-        // Nobody reads a piece any more.
-        ranks.gather(&[])?;
-        if ranks.rank() == 0 {
-            remove_folder(&pieces)?;
-        }
-        Ok(index)
-    }
-
-    /// Into how many pieces so many documents are cut to be indexed by several ranks, however many these are: each of some runs of the pass,
-    /// and no more than [`PIECES`].
-    fn pieces(&self, documents: usize) -> Result<usize> {
-        let Some(first) = self.chunks()?.next().transpose()? else { return Ok(1) };
-        let of_document = first.prompts.positions().div_ceil(first.prompts.len().max(1));
-        Ok((documents * of_document / PIECE).clamp(1, PIECES).min(documents))
-    }
-
     /// As [`index`](Opened::index), of the documents of shard `number`, from 0, of `of` alone.
     ///
     /// # Errors
@@ -330,7 +238,7 @@ impl Opened {
         self.index_piece(folder, &self.identity(survey, options), documents, all, watch)
     }
 
-    fn index_piece(
+    pub(crate) fn index_piece(
         &self,
         folder: &Path,
         identity: &Identity,

@@ -28,7 +28,7 @@ static SILENT: AtomicBool = AtomicBool::new(false);
 static JOB: Mutex<Option<Job>> = Mutex::new(None);
 
 /// Which part of the work is done.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub(crate) struct ShardArgs {
     /// Do the I-th of N parts of the work alone, so that others can do theirs elsewhere (docs/cluster.md)
     #[arg(long, value_name = "I/N", value_parser = shard)]
@@ -122,25 +122,24 @@ impl ShardArgs {
         out: Option<&Path>,
         about: &Value,
     ) -> anyhow::Result<Watch> {
-        let ranks = join()?;
+        let (ranks, units) = (join()?, out.map(units_of));
+        let is_kept = units.as_deref().is_some_and(Team::has_kept);
+        if ranks.is_none() && self.shard.is_none() && !is_kept {
+            return Ok(watch.clone());
+        }
         let about = json!({ "directrix": env!("CARGO_PKG_VERSION"), "bits": opened.probe()?, "run": about });
-        let units = out.map(units_of);
         let kept = units.as_deref().map(|units| (units, &about));
         let team = match (ranks, self.shard, kept) {
             (Some(_), Some(_), _) => {
-                return Err(usage("--shard is for what is not started by mpirun: there the ranks share the work"));
+                return Err(usage("--shard is for what mpirun did not start: its ranks share the work"));
             }
             (Some(ranks), None, kept) => {
                 agree(&*ranks, &facts(&about))?;
                 Team::of_ranks(ranks, kept)?
             }
             (None, Some([number, of]), Some((units, about))) => Team::of_shard(number, of, units, about)?,
-            (None, Some(_), None) => return Err(usage("--shard keeps what is done beside --out; name a folder")),
-            (None, None, Some((units, about))) => match Team::of_kept(units, about)? {
-                Some(team) => team,
-                None => return Ok(watch.clone()),
-            },
-            (None, None, None) => return Ok(watch.clone()),
+            (None, None, Some((units, about))) => Team::of_kept(units, about)?,
+            (None, _, None) => return Err(usage("--shard keeps what is done beside --out; name a folder")),
         };
         Ok(watch.clone().with_team(Arc::new(team)))
     }

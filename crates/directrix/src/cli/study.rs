@@ -4,11 +4,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use directrix::corpus::Watch;
+use directrix::corpus::{Team, Watch};
 use directrix::{lab, study};
 use serde_json::{Map, json};
 
 use super::inputs::ThreadArgs;
+use super::ranks::ShardArgs;
 use super::serve::{ListenArgs, serve};
 use super::terminal::{self, note, remark, stdout};
 use super::watch::watch;
@@ -42,6 +43,8 @@ pub(crate) struct Study {
     /// Folder to write to [default: out/ and the file's name]
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    share: ShardArgs,
     #[command(flatten)]
     running: RunArgs,
 }
@@ -77,7 +80,7 @@ impl Study {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let study = study::Study::read(&self.file)?;
         let out = self.out.unwrap_or_else(|| Path::new("out").join(self.file.file_stem().unwrap_or_default()));
-        self.running.run(&study, &self.file.display().to_string(), &out, &watch())
+        self.running.run(&study, &self.file.display().to_string(), &out, &self.share, &watch())
     }
 }
 
@@ -85,7 +88,7 @@ impl Demo {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let name = "closing-quote.toml";
         let (study, watch) = (study::Study::parse(study::Study::CLOSING_QUOTE, name)?, watch());
-        self.running.run(&study, name, &self.out, &watch)?;
+        self.running.run(&study, name, &self.out, &ShardArgs::default(), &watch)?;
         if !self.serve || watch.is_stopped() {
             return Ok(());
         }
@@ -95,9 +98,25 @@ impl Demo {
 }
 
 impl RunArgs {
-    fn run(&self, study: &study::Study, name: &str, out: &Path, watch: &Watch) -> anyhow::Result<()> {
+    fn run(
+        &self,
+        study: &study::Study,
+        name: &str,
+        out: &Path,
+        share: &ShardArgs,
+        watch: &Watch,
+    ) -> anyhow::Result<()> {
         self.threads.apply()?;
-        let finished = study.run(name, out, watch)?;
+        let opened = study.open(watch)?;
+        let about = json!({
+            "study": study,
+            "model": opened.model_source(),
+            "saes": (0..opened.saes.len()).map(|sae| opened.sae_source(sae)).collect::<Vec<_>>(),
+        });
+        let watch = share.team(watch, &opened, Some(out), &about)?;
+        let made = share.waits(study.run_on(opened, name, out, &watch).map_err(Into::into))?;
+        let Some(finished) = made.filter(|_| share.shard().is_none()) else { return Ok(()) };
+        watch.team().map_or(Ok(()), Team::finish)?;
         finished.notes.iter().for_each(|said| note(said));
         if self.json {
             let timings: Map<_, _> = finished.timings.iter().map(|(step, s)| (step.clone(), json!(s))).collect();
