@@ -5,46 +5,16 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{Folder, directrix, failed, fixture, text};
+use common::{Folder, Random, directrix, failed, files, fixture, strings, text};
 
 /// Kills of each kind of work.
 const KILLS: usize = 10;
 const STUDY: &str = include_str!("../../../studies/closing-quote.toml");
-
-/// Everything in a folder: paths and bytes. What tells the time is left out.
-fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(below) = folders.pop() {
-        for path in fs::read_dir(below).unwrap().map(|entry| entry.unwrap().path()) {
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let name = path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
-            if !name.ends_with("manifest.json") && !name.contains("tfevents") {
-                found.insert(name, fs::read(path).unwrap());
-            }
-        }
-    }
-    found
-}
-
-/// Numbers that look random and are the same every time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % end
-    }
-}
 
 /// Runs `args` to its end in one folder, and with kills at random times in another; `seed` says when.
 fn kill(args: &dyn Fn(&str) -> Vec<String>, out: &str, seed: u64) {
@@ -87,10 +57,6 @@ fn kill(args: &dyn Fn(&str) -> Vec<String>, out: &str, seed: u64) {
         assert!(*bytes == found[name], "seed {seed}: {name} differs");
     }
     assert!(!found.keys().any(|name| name.contains(".partial") || name.contains(".lock")), "{:?}", found.keys());
-}
-
-fn strings(args: &[&str]) -> Vec<String> {
-    args.iter().map(|arg| (*arg).to_owned()).collect()
 }
 
 #[test]

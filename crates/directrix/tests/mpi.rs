@@ -1,0 +1,191 @@
+//! Ranks of an MPI job: what they make together has the bits of one process, whatever their number and whoever is killed.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use common::{Folder, Random, directrix, done, files, fixture, strings, text};
+
+/// So many ranks of a command on this machine.
+fn ranks(n: usize) -> Command {
+    let mut command = Command::new("mpirun");
+    command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1").env("RAYON_NUM_THREADS", "1");
+    command.env("HF_HUB_OFFLINE", "1").env("HF_HUB_CACHE", "no/such/cache");
+    command.args(["--oversubscribe", "-n", &n.to_string(), env!("CARGO_BIN_EXE_directrix")]);
+    command
+}
+
+fn output(mut command: Command) -> Output {
+    command.stdin(Stdio::null()).output().expect("mpirun is of Open MPI (Debian: openmpi-bin)")
+}
+
+fn done_by(n: usize, args: &[String]) -> String {
+    let mut command = ranks(n);
+    command.args(args);
+    let output = output(command);
+    assert!(output.status.success(), "{n} ranks, {args:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// What tells the time is all that may differ.
+fn assert_same(found: &str, expected: &str, what: &str) {
+    let (found, expected) = (files(Path::new(found)), files(Path::new(expected)));
+    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{what}");
+    for (name, bytes) in expected {
+        assert!(name == "report.html" || found[&name] == bytes, "{what}: {name} differs");
+    }
+}
+
+/// A corpus of several work units, and the flags of a small model.
+fn inputs(folder: &Folder) -> Vec<String> {
+    let (model, corpus) = (fixture("gpt2-tiny"), folder.ids("ids.jsonl", 9000, 64));
+    let [first, second] = ["sae-l0", "sae-l2"].map(|sae| fixture(&format!("gpt2-tiny/{sae}")));
+    strings(&["--model", &model, "--sae", &first, "--sae", &second, "--corpus", &corpus])
+}
+
+fn with(args: &[&str], inputs: &[String]) -> Vec<String> {
+    [&strings(args)[..], inputs].concat()
+}
+
+#[test]
+fn an_index_has_the_same_bits_over_any_number_of_ranks() {
+    let folder = Folder::new();
+    let (inputs, alone) = (inputs(&folder), folder.at("alone"));
+    let said = done(&with(&["index", "--out", &alone], &inputs).iter().map(String::as_str).collect::<Vec<_>>());
+    for n in 1..=4 {
+        let out = folder.at(&format!("by-{n}"));
+        assert_eq!(done_by(n, &with(&["index", "--out", &out], &inputs)).replace(&out, &alone), said);
+        assert_same(&out, &alone, &format!("{n} ranks"));
+        // Again, it is there.
+        done_by(n, &with(&["index", "--out", &out], &inputs));
+    }
+    assert_eq!(folder.names(), ["alone", "by-1", "by-2", "by-3", "by-4", "ids.jsonl"]);
+}
+
+#[test]
+fn verified_edges_and_a_study_are_those_of_one_process() {
+    let folder = Folder::new();
+    let (inputs, index) = (inputs(&folder), folder.at("index"));
+    let [.., corpus, file] = &inputs[..] else { unreachable!() };
+    fs::write(file, fs::read_to_string(file).unwrap().lines().take(400).map(|line| format!("{line}\n")).collect::<String>())
+        .unwrap();
+    assert_eq!(corpus, "--corpus");
+    done_by(2, &with(&["index", "--out", &index], &inputs));
+    let verify = |out: &str| {
+        let how = ["--by=causal", "--top=30", "--sample-prompts=6", "--least-prompts=2", "--verify-prompts=8"];
+        with(&[&["circuits", "verify", "--index", &index, "--out", out], &how[..]].concat(), &inputs[..6])
+    };
+    let alone = folder.at("alone");
+    let expected = done_by(1, &verify(&alone));
+    let output = directrix().args(verify(&folder.at("one"))).output().unwrap();
+    assert_eq!(text(&output.stdout), expected);
+    for n in [2, 3] {
+        let out = folder.at(&format!("by-{n}"));
+        assert_eq!(done_by(n, &verify(&out)), expected);
+        assert_same(&out, &alone, &format!("{n} ranks"));
+    }
+
+    let study = include_str!("../../../studies/closing-quote.toml");
+    let sections = "[[section]]\nkind = \"single_ablations\"\n[[section]]\nkind = \"joint_ablation\"\n";
+    let file = folder.write("study.toml", format!("limit = 200\n{study}\n{sections}"));
+    let (alone, out) = (folder.at("study-alone"), folder.at("study"));
+    assert!(directrix().args(["study", &file, "--out", &alone]).output().unwrap().status.success());
+    let said = done_by(3, &strings(&["study", &file, "--out", &out]));
+    assert!(said.ends_with("study/report.html\n") && said.lines().count() == 1, "{said}");
+    assert_same(&out, &alone, "a study");
+    assert!(folder.names().iter().all(|name| !name.contains("units") && !name.contains("pieces")), "{:?}", folder.names());
+}
+
+#[test]
+fn ranks_that_were_given_different_things_are_told_what_differs() {
+    let folder = Folder::new();
+    let (inputs, out) = (inputs(&folder), folder.at("out"));
+    let mut command = ranks(1);
+    command.args(with(&["index", "--out", &out], &inputs));
+    command.args([":", "-n", "2", env!("CARGO_BIN_EXE_directrix")]);
+    command.args(with(&["index", "--skip-first", "3", "--out", &out], &inputs));
+    let said = text(&output(command).stderr);
+    assert!(said.contains("run: not the same on all ranks") && said.contains("rank 1"), "{said}");
+    assert!(!Path::new(&out).exists());
+
+    let mut command = ranks(2);
+    command.args(["index", "--shard", "1/2"]);
+    let output = output(command);
+    assert!(!output.status.success() && text(&output.stderr).contains("--shard"), "{}", text(&output.stderr));
+}
+
+/// The processes of ranks, by their numbers.
+fn processes(out: &str) -> Vec<u32> {
+    let is_rank = |pid: &u32| {
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            line.starts_with(env!("CARGO_BIN_EXE_directrix")) && line.contains(out)
+        })
+    };
+    let entries = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    entries.filter(is_rank).collect()
+}
+
+/// How many pieces of an index are complete.
+fn pieces(out: &str) -> usize {
+    let Ok(entries) = fs::read_dir(format!("{out}.pieces")) else { return 0 };
+    entries.filter(|entry| entry.as_ref().unwrap().path().join("index.json").is_file()).count()
+}
+
+fn ended(child: &mut Child, within: Duration) -> bool {
+    let begun = Instant::now();
+    while begun.elapsed() < within {
+        if child.try_wait().unwrap().is_some() {
+            return true;
+        }
+        sleep(Duration::from_millis(20));
+    }
+    false
+}
+
+#[test]
+fn a_rank_that_is_killed_ends_all_at_once_and_the_next_run_goes_on() {
+    let folder = Folder::new();
+    let (inputs, alone, out) = (inputs(&folder), folder.at("alone"), folder.at("killed"));
+    let begun = Instant::now();
+    done_by(3, &with(&["index", "--out", &alone], &inputs));
+    let whole = begun.elapsed().as_millis() as u64;
+    let mut random = Random(5);
+    let mut kills = 0;
+    for run in 0..40 {
+        let n = 2 + run % 3;
+        let mut command = ranks(n);
+        command.args(with(&["index", "--out", &out], &inputs)).stdin(Stdio::null());
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        sleep(Duration::from_millis(random.below(whole)));
+        let there = processes(&out);
+        let before = pieces(&out);
+        if there.is_empty() || child.try_wait().unwrap().is_some() {
+            child.wait().unwrap();
+            continue;
+        }
+        let victim = there[random.below(there.len() as u64) as usize];
+        drop(Command::new("kill").args(["-9", &victim.to_string()]).status());
+        assert!(ended(&mut child, Duration::from_secs(30)), "the others go on");
+        let output = child.wait_with_output().unwrap();
+        if output.status.success() {
+            // It had done its part.
+            fs::remove_dir_all(&out).unwrap();
+            continue;
+        }
+        assert!(pieces(&out) >= before, "a piece that was complete is lost");
+        assert!(processes(&out).is_empty(), "a rank is left");
+        kills += 1;
+        if kills == 10 {
+            break;
+        }
+    }
+    assert!(kills >= 8, "most runs ended before they were killed: {kills}");
+    done_by(2, &with(&["index", "--out", &out], &inputs));
+    assert_same(&out, &alone, "killed");
+    assert_eq!(folder.names(), ["alone", "ids.jsonl", "killed"]);
+}

@@ -1,0 +1,119 @@
+//! Work in shards, which anything can start: what is put together of them is what one process gives.
+
+mod common;
+
+use std::path::Path;
+
+use common::{Folder, done, failed, files, fixture, run, strings, text};
+
+/// An index of two SAEs by one process, and the flags that name what it is of.
+fn indexed(folder: &Folder) -> (String, Vec<String>) {
+    let (model, corpus, out) = (fixture("gpt2-tiny"), folder.ids("ids.jsonl", 400, 64), folder.at("index"));
+    let [first, second] = ["sae-l0", "sae-l2"].map(|sae| fixture(&format!("gpt2-tiny/{sae}")));
+    let inputs = strings(&["--model", &model, "--sae", &first, "--sae", &second, "--corpus", &corpus]);
+    done(&[&["index", "--out", &out], &flags(&inputs)[..]].concat());
+    (out, inputs)
+}
+
+fn flags(of: &[String]) -> Vec<&str> {
+    of.iter().map(String::as_str).collect()
+}
+
+#[test]
+fn shards_of_an_index_are_merged_to_the_bits_of_one_pass() {
+    let folder = Folder::new();
+    let (whole, inputs) = indexed(&folder);
+    let shard = |i: usize, out: &str| {
+        done(&[&["index", "--shard", &format!("{i}/5"), "--out", out], &flags(&inputs)[..]].concat())
+    };
+    let parts: Vec<String> = (1..=5).map(|i| folder.at(&format!("shard-{i}"))).collect();
+    let said: Vec<String> = parts.iter().enumerate().map(|(i, part)| shard(i + 1, part)).collect();
+    assert!(said[1].contains("documents 80 to 160 of 400"), "{}", said[1]);
+
+    let (half, merged) = (folder.at("half"), folder.at("merged"));
+    let missing = failed(1, &["merge", &parts[0], &parts[2], &parts[4], "--out", &merged]);
+    assert!(missing.contains("--shard 2/5") && missing.contains("--shard 4/5"), "{missing}");
+    assert!(!Path::new(&merged).exists());
+    let said = done(&["merge", &parts[4], &parts[0], &parts[2], "--piece", "--out", &half]);
+    assert!(said.contains("0 to 80, 160 to 240, 320 to 400 of 400"), "{said}");
+    done(&["merge", &parts[3], &half, &parts[1], "--out", &merged]);
+    assert!(files(Path::new(&merged)) == files(Path::new(&whole)));
+    // It is there already, and stays.
+    done(&["merge", &parts[3], &half, &parts[1], "--out", &merged]);
+
+    let twice = failed(1, &["merge", &parts[0], &half, &parts[1], &parts[3], "--out", &folder.at("twice")]);
+    assert!(twice.contains("document 0 is in"), "{twice}");
+    let other = folder.at("other");
+    done(&[&["index", "--shard", "2/5", "--limit", "300", "--out", &other], &flags(&inputs)[..]].concat());
+    let other = failed(1, &["merge", &half, &other, &parts[3], "--out", &folder.at("mixed")]);
+    assert!(other.contains("not pieces of one index"), "{other}");
+    for (value, says) in [("0/4", "from 1/N to N/N"), ("5/4", "2/8"), ("1", "2/8"), ("-1/2", "2/8"), ("1/0", "2/8")] {
+        let said = failed(2, &["index", "--shard", value]);
+        assert!(said.contains(says), "{said}");
+    }
+    let piece = failed(1, &[&["index", "--out", &parts[0]], &flags(&inputs)[..]].concat());
+    assert!(piece.contains("other documents of the corpus"), "{piece}");
+}
+
+#[test]
+fn edges_verified_in_shards_are_those_of_one_process() {
+    let folder = Folder::new();
+    let (index, inputs) = indexed(&folder);
+    let verify = |out: &str, more: &[&str]| -> Vec<String> {
+        let inputs = &inputs[..inputs.len() - 2];
+        let how = ["--by", "causal", "--top", "30", "--sample-prompts", "6", "--least-prompts", "2", "--verify-prompts", "8"];
+        strings(&[&["circuits", "verify", "--index", &index, "--out", out], &how[..], &flags(inputs), more].concat())
+    };
+    let (alone, out) = (folder.at("alone"), folder.at("shards"));
+    let expected = done(&flags(&verify(&alone, &[])));
+    let shard = |i: usize| {
+        let output = run(&flags(&verify(&out, &["--shard", &format!("{i}/3")])));
+        assert!(output.status.success() && output.stdout.is_empty(), "{}", text(&output.stderr));
+        text(&output.stderr)
+    };
+    // Rankings first: what is verified is known when all shards have ranked.
+    let said = shard(2);
+    assert!(said.contains("`edges`") && said.contains("1/3, 3/3"), "{said}");
+    let early = failed(1, &flags(&verify(&out, &[])));
+    assert!(early.contains("1/3, 3/3"), "{early}");
+    let other = failed(1, &flags(&verify(&out, &["--shard", "1/4"])));
+    assert!(other.contains("`shards` was 3 and is 4"), "{other}");
+    let other = failed(1, &flags(&verify(&out, &["--shard", "1/3", "--rate", "0.2"])));
+    assert!(other.contains("another run"), "{other}");
+    for i in [1, 3, 2, 1, 3, 2] {
+        shard(i);
+    }
+    assert_eq!(done(&flags(&verify(&out, &[]))), expected);
+    assert!(files(Path::new(&out)) == files(Path::new(&alone)));
+    assert!(!Path::new(&format!("{out}.units")).exists());
+    let nowhere = verify(&out, &["--shard", "1/3"]).into_iter().filter(|arg| *arg != "--out" && *arg != out);
+    assert!(failed(2, &flags(&nowhere.collect::<Vec<_>>())).contains("--out"));
+}
+
+#[test]
+fn a_study_in_shards_goes_on_in_rounds_to_the_report_of_one_process() {
+    let folder = Folder::new();
+    let study = include_str!("../../../studies/closing-quote.toml");
+    let sections = "[[section]]\nkind = \"single_ablations\"\n[[section]]\nkind = \"joint_ablation\"\n";
+    let file = folder.write("study.toml", format!("limit = 150\n{study}\n{sections}"));
+    let (alone, out) = (folder.at("alone"), folder.at("shards"));
+    done(&["study", &file, "--out", &alone]);
+    let shard = |i: usize| text(&run(&["study", &file, "--out", &out, "--shard", &format!("{i}/2")]).stderr);
+    assert!(shard(1).contains("directrix index"));
+    let index = format!("{out}/index");
+    done(&["index", "--limit", "150", "--out", &index]);
+    for round in 0.. {
+        assert!(round < 12, "it does not end");
+        let said = [shard(1), shard(2)];
+        if !said.iter().any(|said| said.contains("goes on when")) {
+            break;
+        }
+    }
+    done(&["study", &file, "--out", &out]);
+    let (mut expected, mut found) = (files(Path::new(&alone)), files(Path::new(&out)));
+    assert!(expected.remove("report.html").is_some() && found.remove("report.html").is_some());
+    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    for (name, bytes) in expected {
+        assert!(found[&name] == bytes, "{name}");
+    }
+}
