@@ -71,8 +71,11 @@ fn verified_edges_and_a_study_are_those_of_one_process() {
     let folder = Folder::new();
     let (inputs, index) = (inputs(&folder), folder.at("index"));
     let [.., corpus, file] = &inputs[..] else { unreachable!() };
-    fs::write(file, fs::read_to_string(file).unwrap().lines().take(400).map(|line| format!("{line}\n")).collect::<String>())
-        .unwrap();
+    fs::write(
+        file,
+        fs::read_to_string(file).unwrap().lines().take(400).map(|line| format!("{line}\n")).collect::<String>(),
+    )
+    .unwrap();
     assert_eq!(corpus, "--corpus");
     done_by(2, &with(&["index", "--out", &index], &inputs));
     let verify = |out: &str| {
@@ -97,7 +100,11 @@ fn verified_edges_and_a_study_are_those_of_one_process() {
     let said = done_by(3, &strings(&["study", &file, "--out", &out]));
     assert!(said.ends_with("study/report.html\n") && said.lines().count() == 1, "{said}");
     assert_same(&out, &alone, "a study");
-    assert!(folder.names().iter().all(|name| !name.contains("units") && !name.contains("pieces")), "{:?}", folder.names());
+    assert!(
+        folder.names().iter().all(|name| !name.contains("units") && !name.contains("pieces")),
+        "{:?}",
+        folder.names()
+    );
 }
 
 #[test]

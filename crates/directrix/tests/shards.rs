@@ -61,7 +61,8 @@ fn edges_verified_in_shards_are_those_of_one_process() {
     let (index, inputs) = indexed(&folder);
     let verify = |out: &str, more: &[&str]| -> Vec<String> {
         let inputs = &inputs[..inputs.len() - 2];
-        let how = ["--by", "causal", "--top", "30", "--sample-prompts", "6", "--least-prompts", "2", "--verify-prompts", "8"];
+        let how =
+            ["--by", "causal", "--top", "30", "--sample-prompts", "6", "--least-prompts", "2", "--verify-prompts", "8"];
         strings(&[&["circuits", "verify", "--index", &index, "--out", out], &how[..], &flags(inputs), more].concat())
     };
     let (alone, out) = (folder.at("alone"), folder.at("shards"));

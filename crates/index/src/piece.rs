@@ -32,7 +32,11 @@ pub fn documents_of_shard(number: usize, of: usize, documents: usize) -> Range<u
 /// The shard, counted from 1 as `--shard` has it, that has exactly these documents; the smallest number of shards that has one.
 pub(crate) fn shard_with(documents: &Range<usize>, of: usize) -> Option<(usize, usize)> {
     const MOST: usize = 100_000;
-    let least = of.checked_div(documents.len())?;
+    if documents.is_empty() {
+        return None;
+    }
+    // A shard has as many documents as one of equal parts would, or one more.
+    let least = of / (documents.len() + 1);
     (least.max(1)..=of.min(MOST)).find_map(|shards| {
         let number = (documents.start as u128 * shards as u128).div_ceil(of as u128) as usize;
         (number < shards && documents_of_shard(number, shards, of) == *documents).then_some((number + 1, shards))
