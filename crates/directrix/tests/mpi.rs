@@ -196,3 +196,136 @@ fn a_rank_that_is_killed_ends_all_at_once_and_the_next_run_goes_on() {
     assert_same(&out, &alone, "killed");
     assert_eq!(folder.names(), ["alone", "ids.jsonl", "killed"]);
 }
+
+/// Two hosts that reach each other by TCP alone: network namespaces of this machine, for which one must be root.
+struct Hosts {
+    number: u32,
+    agent: String,
+}
+
+impl Hosts {
+    fn new(folder: &Folder) -> Hosts {
+        let number = std::process::id();
+        let [one, two] = ["a", "b"].map(|host| format!("dx{host}{number}"));
+        // What mpirun starts the daemon of the other host with, in place of ssh.
+        let agent = format!(
+            "#!/bin/sh\nshift\nexec ip netns exec {two} unshare --uts sh -c 'hostname dx-b; exec sh -c \"$0\"' \"$*\"\n"
+        );
+        let hosts = Hosts { number, agent: folder.write("agent", agent) };
+        hosts.sh(&format!(
+            "chmod +x {agent}; ip netns add {one}; ip netns add {two}
+             ip link add {one} type veth peer name {two}; ip link set {one} netns {one}; ip link set {two} netns {two}
+             ip -n {one} addr add 10.77.0.1/24 dev {one}; ip -n {two} addr add 10.77.0.2/24 dev {two}
+             for host in {one} {two}; do ip -n $host link set lo up; ip -n $host link set $host up; done",
+            agent = hosts.agent
+        ));
+        hosts
+    }
+
+    fn sh(&self, script: &str) {
+        let status = Command::new("sh").args(["-ec", script]).status().unwrap();
+        assert!(status.success(), "network namespaces need root, and iproute2: {script}");
+    }
+
+    /// The cable between them, pulled or plugged in.
+    fn link(&self, state: &str) {
+        self.sh(&format!("ip -n dxb{0} link set dxb{0} {state}", self.number));
+    }
+
+    /// A rank on each.
+    fn ranks(&self) -> Command {
+        let network = "10.77.0.0/24";
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &format!("dxa{}", self.number), "unshare", "--uts"]);
+        command.args([
+            "sh",
+            "-c",
+            "hostname dx-a; exec \"$@\"",
+            "sh",
+            "mpirun",
+            "-n",
+            "2",
+            "--host",
+            "10.77.0.1:1,10.77.0.2:1",
+        ]);
+        for [name, value] in [
+            ["plm_rsh_agent", &self.agent],
+            ["btl", "tcp,self"],
+            ["btl_tcp_if_include", network],
+            ["oob_tcp_if_include", network],
+        ] {
+            command.args(["--mca", name, value]);
+        }
+        for name in ["OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "RAYON_NUM_THREADS", "HF_HUB_OFFLINE"]
+        {
+            command.env(name, "1").args(["-x", name]);
+        }
+        command.arg(env!("CARGO_BIN_EXE_directrix"));
+        command
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        for host in ["a", "b"] {
+            drop(Command::new("ip").args(["netns", "del", &format!("dx{host}{}", self.number)]).status());
+        }
+    }
+}
+
+#[test]
+fn hosts_that_speak_tcp_do_the_same_and_one_that_is_cut_off_ends_all_within_half_a_minute() {
+    let folder = Folder::new();
+    let (inputs, alone, out) = (inputs(&folder), folder.at("alone"), folder.at("hosts"));
+    let begun = Instant::now();
+    done_by(1, &with(&["index", "--out", &alone], &inputs));
+    let whole = begun.elapsed();
+    let hosts = Hosts::new(&folder);
+    let index = || {
+        let mut command = hosts.ranks();
+        command.args(with(&["index", "--out", &out], &inputs));
+        command
+    };
+    let all = output(index());
+    assert!(all.status.success(), "{}", text(&all.stderr));
+    assert_same(&out, &alone, "two hosts");
+
+    fs::remove_dir_all(&out).unwrap();
+    let mut child = index().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    sleep(whole / 4);
+    hosts.link("down");
+    let cut = Instant::now();
+    assert!(ended(&mut child, Duration::from_secs(30)), "it waits for who is cut off");
+    let said = text(&child.wait_with_output().unwrap().stderr);
+    assert!(said.contains("has not been heard of"), "{said}");
+    while !processes(&out).is_empty() {
+        assert!(cut.elapsed() < Duration::from_secs(30), "who is cut off goes on");
+        sleep(Duration::from_millis(100));
+    }
+    hosts.link("up");
+    let all = output(index());
+    assert!(all.status.success(), "{}", text(&all.stderr));
+    assert_same(&out, &alone, "after a cut");
+}
+
+#[test]
+fn a_full_disk_is_one_failure_and_goes_on_when_there_is_room() {
+    let folder = Folder::new();
+    let (inputs, alone) = (inputs(&folder), folder.at("alone"));
+    done_by(2, &with(&["index", "--out", &alone], &inputs));
+    let disk = folder.at("disk");
+    let sh =
+        |script: String| assert!(Command::new("sh").args(["-ec", &script]).status().unwrap().success(), "{script}");
+    sh(format!("mkdir {disk}; mount -t tmpfs -o size=2m tmpfs {disk}"));
+    let out = format!("{disk}/index");
+    let mut command = ranks(3);
+    command.args(with(&["index", "--out", &out], &inputs));
+    let full = output(command);
+    let said = text(&full.stderr);
+    sh(format!("mount -o remount,size=200m {disk}"));
+    let made = ranks(2).args(with(&["index", "--out", &out], &inputs)).output().unwrap();
+    let same = made.status.success() && files(Path::new(&out)) == files(Path::new(&alone));
+    sh(format!("umount {disk}"));
+    assert!(!full.status.success() && said.contains("cannot write") && said.contains("room"), "{said}");
+    assert!(same, "{}", text(&made.stderr));
+}
