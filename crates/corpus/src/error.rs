@@ -56,6 +56,14 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// Processes that work together were given different things.
+    #[error("{name}: not the same on all ranks ({ranks}); start all of them with the same options, files and program")]
+    Unequal {
+        /// What differs.
+        name: String,
+        /// What each rank has that differs from the first one.
+        ranks: String,
+    },
     /// A configuration file is no JSON object, or its fields do not go together.
     #[error("{file}: {problem}")]
     Settings {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, excerpt};
 
 /// What a process has of the others that run the same command on the same inputs, as MPI numbers them.
 ///
@@ -33,6 +33,39 @@ pub trait Ranks: Send + Sync {
     /// # Errors
     /// [`Error::Ranks`] if the one that counts is gone.
     fn next(&self, count: u64) -> Result<u64>;
+}
+
+/// That all ranks have the same of what is named: what they were given, the version of the program, the bits of a small computation.
+/// What is said of each is shown where it differs; what is long is told better by its checksum.
+///
+/// # Errors
+/// [`Error::Unequal`] on every rank, with the first name that is not the same everywhere and the ranks that differ from rank 0;
+/// [`Error::Ranks`] if one of them is gone.
+pub fn agree(ranks: &dyn Ranks, what: &[(&str, String)]) -> Result<()> {
+    let mine = serde_json::to_vec(what).map_err(|e| Error::Ranks { problem: e.to_string() })?;
+    let said: Vec<Vec<(String, String)>> = ranks
+        .gather(&mine)?
+        .iter()
+        .enumerate()
+        .map(|(rank, said)| {
+            let problem = |e| Error::Ranks { problem: format!("rank {rank} does not say what it was given ({e})") };
+            serde_json::from_slice(said).map_err(problem)
+        })
+        .collect::<Result<_>>()?;
+    let of = |rank: usize, name: &str| said[rank].iter().find(|(named, _)| named == name).map(|(_, of)| of.as_str());
+    let shown = |of: Option<&str>| of.map_or("nothing".into(), excerpt);
+    for (name, _) in said.iter().flatten() {
+        let first = of(0, name);
+        let others: Vec<String> = (1..said.len())
+            .filter(|rank| of(*rank, name) != first)
+            .map(|rank| format!("rank {rank}: {}", shown(of(rank, name))))
+            .collect();
+        if !others.is_empty() {
+            let ranks = format!("rank 0: {}; {}", shown(first), others.join("; "));
+            return Err(Error::Unequal { name: name.clone(), ranks });
+        }
+    }
+    Ok(())
 }
 
 /// Adds the numbers of each rank, in their order, into `sum`.
@@ -182,6 +215,34 @@ mod tests {
         });
         given.sort_unstable();
         assert_eq!(given, (0..150).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_differs_is_refused_everywhere_with_its_name_and_the_ranks() {
+        let said = |differs: &'static [usize], missing: &'static [usize]| -> Vec<Result<()>> {
+            thread::scope(|scope| {
+                let all: Vec<_> = Threads::new(4)
+                    .into_iter()
+                    .map(|ranks| {
+                        scope.spawn(move || {
+                            let options = format!("batch {}", if differs.contains(&ranks.rank()) { 8 } else { 4 });
+                            let mut said = vec![("version", "1".into()), ("the options", options)];
+                            said.extend(missing.contains(&ranks.rank()).then(|| ("k", "4".into())));
+                            agree(&ranks, &said)
+                        })
+                    })
+                    .collect();
+                all.into_iter().map(|thread| thread.join().unwrap()).collect()
+            })
+        };
+        assert!(said(&[], &[]).iter().all(Result::is_ok));
+        for result in said(&[1, 3], &[]) {
+            let message = result.unwrap_err().to_string();
+            let expected = "the options: not the same on all ranks (rank 0: batch 4; rank 1: batch 8; rank 3: batch 8)";
+            assert!(message.starts_with(expected), "{message}");
+        }
+        let message = said(&[], &[2]).remove(1).unwrap_err().to_string();
+        assert!(message.starts_with("k: not the same on all ranks (rank 0: nothing; rank 2: 4)"), "{message}");
     }
 
     #[test]
