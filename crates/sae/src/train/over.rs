@@ -12,24 +12,25 @@ use crate::{Error, Result};
 
 /// The ranks that a run is divided over, and what of it is divided. All ranks are given the same training and make the same steps.
 ///
-/// In either way the model's windows are divided: a rank runs the model on its share of them and gives the others the rows, `4 ×
-/// width` bytes for each position and hook point, once for every position that is trained on.
+/// In either way the model's windows are divided: a rank runs the model on its share of them and gives the others the rows, 4 bytes for
+/// each number of each position that is trained on.
 ///
-/// **By positions**, every rank holds the whole SAE. The encoder's product, most of a step, is made of a rank's share of the batch. What
-/// goes over the wire is what came out of it, the entries: 4 bytes for each position and 8 for each entry. From there every rank has the batch and
-/// all of its entries, which are the gradient in factors, and takes the step for itself: not only within a tolerance but with the
-/// bits of one process, on any number of ranks, so that a run may be stopped on four and go on on two. The other way would be to
-/// form the weights' gradients, `8 × directions × d_in` bytes, and add those up. With `k` active directions per position, entries
-/// are fewer bytes wherever `k × batch < directions × d_in`: at a batch of 4096, `k` of 64 and 16 times 768 directions, 2 MB against 75.
-/// Where they are not (a ReLU SAE's first steps, when half of its directions fire, or an SAE small enough that a step is short anyway), the
-/// weights' gradients would still need the batch's largest entries, its sums and its dead directions exchanged first, and their
-/// sum would have other bits on each number of ranks. So entries it always is.
+/// **By positions**, every rank holds the whole SAE, and the encoder's product, most of a step, is made of a rank's share of the batch. What
+/// goes over the wire are the entries it gives: of a batch with `A` of them `4 A` bytes of values and `min(4 A, batch × directions / 8)` of places. From
+/// there every rank has the batch and all of its entries, which are the gradient in factors, and takes the step for
+/// itself: not only close to one process but with its bits, on any number of ranks.
 ///
-/// **By directions**, a rank holds a contiguous share of the directions (rows of encoder and decoder, their moments and
-/// counts), so that ranks together train what none of them can hold. Each encodes the whole batch with its own directions; `k` largest are found among all ranks' `k`
-/// largest (4 bytes for each position and entry of every rank); the reconstruction is the sum of all ranks' parts, `4 × batch ×
-/// d_in` bytes for each prefix, for the gates of a gated SAE and for dead directions. Gradients stay where they are. Sums have other
-/// last bits than those of one process, and their own again on every run.
+/// The other way would be to add up the weights' gradients, `8 × directions × d_in` bytes that pass twice, once to be
+/// added and once to be handed back. Entries are fewer while `k × batch < 2 × directions × d_in`, `k` the mean of active directions: with a batch of 4096 and
+/// 16 times 768 directions, 2 MB against 150 for a `k` of 64, and still 107 in the first steps of a ReLU SAE, when half of the directions fire. Only where an
+/// SAE is small beside its batch (64 inputs, 256 directions: 0.7 MB against 0.3) gradients are less, and there a step is short and so are both; for that, sums that differ from one
+/// number of ranks to another are not worth having. So it is entries always.
+///
+/// **By directions**, a rank holds a contiguous share of the directions (rows of encoder and decoder, their moments and counts), so that ranks
+/// together train what none of them can hold. Each encodes the whole batch with its own directions; the `k` largest are found among the
+/// `k` largest of each (4 bytes for each entry and position, of every rank); the reconstruction is the sum of all ranks' parts, `4 × batch ×
+/// d_in` bytes that pass twice, for every prefix, the gates of a gated SAE and its dead directions. Gradients stay where they are. The sums'
+/// last bits differ from those of one process, and are their own again on every run.
 #[derive(Clone, Copy, Default)]
 pub enum Over<'a> {
     /// One process does everything.
@@ -200,20 +201,12 @@ impl<'a> Over<'a> {
         match (self, encoder.keep) {
             (Over::Positions(ranks), _) => {
                 let mine = encode(self.share(x.rows())).map(|mine| largest(most, mine));
-                let parts = self.all(mine.map(|mine| {
-                    [cast_slice(&counts(&mine)), cast_slice(mine.directions()), cast_slice(mine.values())].concat()
-                }))?;
+                let directions = encoder.weights.columns();
+                let parts = self.all(mine.map(|mine| packed(&mine, directions)))?;
                 let mut all = SparseActivations::default();
                 for (rank, part) in parts.iter().enumerate() {
                     let rows = share(x.rows(), rank, ranks.size()).len();
-                    let (counts, entries) = part.split_at_checked(4 * rows).ok_or_else(|| unlike(rank))?;
-                    let (directions, values) = entries.split_at(entries.len() / 8 * 4);
-                    let directions: Vec<u32> = read(directions);
-                    let values: Vec<f32> = numbers(rank, values, directions.len())?;
-                    let mut entries = directions.into_iter().zip(values);
-                    for count in read::<u32>(counts) {
-                        all.push(entries.by_ref().take(count as usize));
-                    }
+                    unpack(part, rows, directions, &mut all).ok_or_else(|| unlike(rank))?;
                 }
                 Ok(all)
             }
@@ -301,6 +294,50 @@ fn counts(entries: &SparseActivations) -> Vec<u32> {
     entries.indptr().windows(2).map(|at| (at[1] - at[0]) as u32).collect()
 }
 
+/// Entries as bytes: how many each position has, the values, and where they are, which is a number for each or a bit for each direction,
+/// whichever is less.
+fn packed(entries: &SparseActivations, directions: usize) -> Vec<u8> {
+    let mut bytes = [cast_slice(&counts(entries)), cast_slice(entries.values())].concat();
+    if as_bits(entries.positions(), entries.active(), directions) {
+        for position in 0..entries.positions() {
+            let start = bytes.len();
+            bytes.resize(start + directions.div_ceil(8), 0);
+            entries.at(position).0.iter().for_each(|d| bytes[start + *d as usize / 8] |= 1 << (d % 8));
+        }
+    } else {
+        bytes.extend_from_slice(cast_slice(entries.directions()));
+    }
+    bytes
+}
+
+/// Whether places of entries are fewer bytes as bits.
+fn as_bits(positions: usize, active: usize, directions: usize) -> bool {
+    positions * directions.div_ceil(8) < size_of::<u32>() * active
+}
+
+/// Appends the entries that were [`packed`]; `None` if the bytes are none.
+fn unpack(bytes: &[u8], positions: usize, directions: usize, all: &mut SparseActivations) -> Option<()> {
+    let (counts, rest) = bytes.split_at_checked(size_of::<u32>() * positions)?;
+    let counts: Vec<u32> = read(counts);
+    let active = counts.iter().map(|count| *count as usize).sum();
+    let (values, places) = rest.split_at_checked(size_of::<f32>().checked_mul(active)?)?;
+    let mut values = read::<f32>(values).into_iter();
+    if as_bits(positions, active, directions) {
+        let bits = places.chunks_exact(directions.div_ceil(8));
+        for (count, bits) in counts.iter().zip(bits) {
+            let is_set = |d: &u32| bits[*d as usize / 8] & 1 << (d % 8) != 0;
+            let places = (0..directions as u32).filter(is_set);
+            all.push(places.zip(values.by_ref().take(*count as usize)));
+        }
+    } else {
+        let mut places = read::<u32>(places).into_iter();
+        for count in counts {
+            all.push(places.by_ref().zip(values.by_ref()).take(count as usize));
+        }
+    }
+    Some(())
+}
+
 /// Of a rank's entries, those that are among the `k` largest of their position and all ranks; of equals the lower direction.
 fn largest_of_each(k: usize, mine: &SparseActivations, all: &[Values], rank: usize) -> SparseActivations {
     let of = |position: usize| -> Vec<(u32, f32)> {
@@ -368,3 +405,6 @@ fn only(candidates: &SparseActivations, keep: &[bool]) -> SparseActivations {
     }
     kept
 }
+
+#[cfg(test)]
+mod tests;

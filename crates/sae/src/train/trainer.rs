@@ -246,7 +246,7 @@ impl Trainer {
     }
 
     /// The same of the directions that it holds, by several ranks; the report is of all.
-    fn gradient_over(&self, batch: &Matrix, coefficient_scale: f64, over: Over) -> Result<Gradient> {
+    pub(super) fn gradient_over(&self, batch: &Matrix, coefficient_scale: f64, over: Over) -> Result<Gradient> {
         let positions = batch.rows();
         let x = self.centred(batch);
         let encoded = self.encode(&x, over)?;
