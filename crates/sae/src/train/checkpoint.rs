@@ -167,10 +167,8 @@ impl Checkpoint {
         let (first, all, held) = (trainer.first, trainer.all, trainer.directions());
         // Of what each direction has numbers of, those of the directions that the trainer holds.
         let fill = |name: String, numbers: &mut [u8], divided: bool| {
-            let (whole, start) = match divided {
-                true => (numbers.len() / held.max(1) * all, numbers.len() / held.max(1) * first),
-                false => (numbers.len(), 0),
-            };
+            let each = numbers.len() / held.max(1);
+            let (whole, start) = if divided { (each * all, each * first) } else { (numbers.len(), 0) };
             let tensor = tensors.tensor(&name).ok().filter(|tensor| tensor.data().len() == whole);
             let tensor =
                 tensor.ok_or_else(|| damaged(&self.path, format!("`{name}` is missing or of another size")))?;

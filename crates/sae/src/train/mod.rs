@@ -32,7 +32,7 @@ pub use objective::{
     Aux, Batch, BatchTopK, Encoded, Extras, Gated, JumpRelu, Matryoshka, Objective, Penalty, PenaltyOver, Relu, Terms,
     TopK,
 };
-pub use over::Over;
+pub use over::{Over, Split};
 pub use parameter::{Numbers, Rows};
 pub use recipe::{Feed, Recipe, WindowStyle};
 pub use report::StepReport;

@@ -7,7 +7,10 @@ use bytemuck::{Pod, cast_slice, cast_slice_mut};
 use directrix_corpus::{self as corpus, Ranks};
 use directrix_kernels::{ByDirection, Encoder, Keep, Matrix, SparseActivations};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
+use super::member;
+use super::recipe::Recipe;
 use crate::{Error, Result};
 
 /// The ranks that a run is divided over, and what of it is divided. All ranks are given the same training and make the same steps.
@@ -40,6 +43,53 @@ pub enum Over<'a> {
     Positions(&'a dyn Ranks),
     /// The directions of every SAE are divided.
     Directions(&'a dyn Ranks),
+}
+
+/// What of a training run is divided over ranks, as the command's flag has it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Split {
+    /// The positions of each batch.
+    #[default]
+    Positions,
+    /// The directions of each SAE.
+    Directions,
+}
+
+impl Split {
+    /// This, over the ranks there are; one process where there are none.
+    pub fn over(self, ranks: Option<&dyn Ranks>) -> Over<'_> {
+        match (ranks, self) {
+            (None, _) => Over::One,
+            (Some(ranks), Split::Positions) => Over::Positions(ranks),
+            (Some(ranks), Split::Directions) => Over::Directions(ranks),
+        }
+    }
+
+    /// Bytes that a rank is given by the others in a step of one SAE, whose recipe this is, on a batch of `batch` positions with `d_in`
+    /// numbers and `l0` active directions each. The rows of the batch themselves are beside it, `4 × d_in × batch` once
+    /// for all SAEs that read them; and what only the batch can tell: which entries are near the `k` largest, and what dead directions give.
+    ///
+    /// # Errors
+    /// If the recipe is none for so many inputs.
+    pub fn bytes(self, recipe: &Recipe, batch: usize, d_in: usize, l0: f64, ranks: usize) -> Result<f64> {
+        const NUMBER: f64 = size_of::<f32>() as f64;
+        let directions = member::directions(recipe, d_in)?;
+        let objective = recipe.objective(directions, d_in)?;
+        let (positions, others) = (batch as f64, ranks.saturating_sub(1) as f64);
+        let of_all = others / ranks.max(1) as f64;
+        Ok(match self {
+            Split::Positions => {
+                let entries = NUMBER * positions * l0;
+                of_all * (NUMBER * positions + entries + entries.min(positions * directions.div_ceil(8) as f64))
+            }
+            Split::Directions => {
+                let (each, rows) = objective.exchanged();
+                let rows = positions * (objective.prefixes(directions).len() + rows) as f64 + 1.0;
+                others * positions * each as f64 + 2.0 * of_all * NUMBER * d_in as f64 * rows
+            }
+        })
+    }
 }
 
 impl fmt::Debug for Over<'_> {

@@ -16,6 +16,9 @@ use super::parameter::{Numbers, Rows};
 use super::report::StepReport;
 use crate::{Error, Normalisation, Parameters, Result, Sae, Site};
 
+/// Groups of directions, each with the sum of the errors that it has a part in, `[positions, d_in]`.
+pub(super) type Errors = Vec<(Range<usize>, Matrix)>;
+
 /// Uniform numbers in a number of a first weight.
 const DRAWS: usize = 4;
 
@@ -374,8 +377,8 @@ impl Trainer {
         pattern: &ByDirection,
         acts: &[f32],
         over: Over,
-    ) -> Result<(Vec<(Range<usize>, Matrix)>, Vec<f64>)> {
-        let (mut errors, mut mses): (Vec<(Range<usize>, Matrix)>, Vec<f64>) = (Vec::new(), Vec::new());
+    ) -> Result<(Errors, Vec<f64>)> {
+        let (mut errors, mut mses) = (Errors::new(), Vec::new());
         for end in self.objective.prefixes(self.all) {
             let (start, before) = match errors.last() {
                 Some((before, error)) => (before.end, error.clone()),

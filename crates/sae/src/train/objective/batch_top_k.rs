@@ -39,6 +39,10 @@ impl Objective for BatchTopK {
         false
     }
 
+    fn exchanged(&self) -> (usize, usize) {
+        (size_of::<u32>() + size_of::<f32>() * self.k, 0)
+    }
+
     fn architecture(&self, trainer: &Trainer) -> Architecture {
         Architecture::JumpRelu { threshold: vec![threshold(trainer).unwrap_or(0.0); trainer.directions()] }
     }

@@ -47,6 +47,10 @@ impl Objective for Gated {
         extras.values_mut().for_each(|numbers| numbers.renew(direction));
     }
 
+    fn exchanged(&self) -> (usize, usize) {
+        (0, 1)
+    }
+
     fn architecture(&self, trainer: &Trainer) -> Architecture {
         let of = |name| trainer.extras[name].value.clone();
         Architecture::Gated { r_mag: of(R_MAG), b_mag: of(B_MAG) }

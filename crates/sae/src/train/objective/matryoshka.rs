@@ -55,6 +55,10 @@ impl Objective for Matryoshka {
         self.widths.clone()
     }
 
+    fn exchanged(&self) -> (usize, usize) {
+        self.whole.exchanged()
+    }
+
     fn architecture(&self, trainer: &Trainer) -> Architecture {
         self.whole.architecture(trainer)
     }

@@ -62,6 +62,11 @@ impl Penalty {
         if matches!(self, CombinedHoyerL1 | CombinedHoyerSqrt | CombinedHoyerPureSqrt) { 2 } else { 1 }
     }
 
+    /// Whether a position's activations are added up in it.
+    pub(super) fn is_by_position(self) -> bool {
+        self.coefficients() == 2 || self == Penalty::HoyerSquare
+    }
+
     /// The penalty of a batch's activations (all above 0), and its derivative by each of them, in their order; `coefficients` are
     /// as many as it [takes](Penalty::coefficients). Activations that are 0 are not entries: their derivative is not asked for, as
     /// ReLU passes none on.

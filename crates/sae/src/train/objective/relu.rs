@@ -39,6 +39,10 @@ impl Objective for Relu {
         (sae.architecture == Architecture::Relu).then(Extras::new)
     }
 
+    fn exchanged(&self) -> (usize, usize) {
+        (if self.penalty.is_by_position() { 2 * size_of::<f64>() } else { 0 }, 0)
+    }
+
     fn architecture(&self, _trainer: &Trainer) -> Architecture {
         Architecture::Relu
     }

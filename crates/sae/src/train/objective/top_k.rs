@@ -30,6 +30,10 @@ impl Objective for TopK {
         false
     }
 
+    fn exchanged(&self) -> (usize, usize) {
+        (size_of::<u32>() + size_of::<f32>() * self.k, 0)
+    }
+
     fn architecture(&self, _trainer: &Trainer) -> Architecture {
         Architecture::TopK { k: self.k }
     }

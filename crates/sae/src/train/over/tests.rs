@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::thread;
 
-use directrix_corpus::Threads;
+use directrix_corpus::{Measured, Threads};
 use directrix_kernels::{Matrix, SparseActivations};
 use proptest::prelude::*;
 
 use super::super::trainer::{StepOptions, Trainer};
 use super::super::{Aux, BatchTopK, Gated, JumpRelu, Matryoshka, Objective, Penalty, PenaltyOver, Relu, TopK};
-use super::super::{Numbers, Rows};
-use super::{Over, packed, unpack};
+use super::super::{Numbers, Recipe, Rows};
+use super::{Over, Split, packed, unpack};
 use crate::Result;
 
 const OPTIONS: StepOptions = StepOptions { rate: 1e-3, betas: [0.9, 0.99], eps: 1e-8, coefficient_scale: 1.0 };
@@ -189,6 +189,51 @@ proptest! {
         prop_assert!(unpack(&bytes, rows.len(), 70, &mut found).is_some());
         prop_assert_eq!(found, entries);
         prop_assert!(unpack(&bytes[..bytes.len() / 2], rows.len(), 70, &mut SparseActivations::default()).is_none() || bytes.is_empty());
+    }
+}
+
+#[test]
+fn a_step_takes_the_bytes_that_were_planned() {
+    let (positions, directions, d_in) = (48, 40, 10);
+    let mut next = random(3);
+    let batch = Matrix::new((0..positions * d_in).map(|_| next()).collect(), positions, d_in);
+    for objective in
+        ["topk", "batch_topk", "matryoshka", "gated", "jumprelu", "l1", "hoyer_square", "combined_hoyer_l1"]
+    {
+        let recipe = Recipe { objective: objective.into(), expansion: 4.0, k: 3, threshold: 0.3, ..Recipe::default() };
+        let coefficient = match objective {
+            "combined_hoyer_l1" => vec![1e-3, 1e-3],
+            "topk" | "batch_topk" | "matryoshka" => vec![],
+            _ => vec![1e-3],
+        };
+        let recipe = Recipe { coefficient, ..recipe };
+        for (size, split) in
+            [(2, Split::Positions), (4, Split::Positions), (2, Split::Directions), (4, Split::Directions)]
+        {
+            let steps = by_ranks(size, split == Split::Directions, |over| {
+                let measured = Measured::new(over.ranks().unwrap());
+                let over = split.over(Some(&measured));
+                let objective = recipe.objective(directions, d_in).unwrap();
+                let mut trainer = Trainer::held(objective, over.held(directions), directions, vec![0.1; d_in], 7);
+                trainer.step_over(&batch, &OPTIONS, over).unwrap();
+                measured.take();
+                let report = trainer.step_over(&batch, &OPTIONS, over).unwrap();
+                (measured.take().0 as f64, report.l0)
+            });
+            let found = steps.iter().map(|(bytes, _)| bytes).sum::<f64>() / size as f64;
+            let planned = split.bytes(&recipe, positions, d_in, steps[0].1, size).unwrap();
+            // Totals and how exchanges end are a few bytes; candidates near the threshold are not known before.
+            let share = found / planned;
+            let most = if objective.contains("batch") || objective == "matryoshka" || objective == "jumprelu" {
+                1.6
+            } else {
+                1.05
+            };
+            assert!(
+                share > 0.6 && share < most,
+                "{objective} {split:?} on {size}: {found} where {planned} were planned"
+            );
+        }
     }
 }
 
