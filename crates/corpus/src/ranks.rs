@@ -1,7 +1,9 @@
 //! Processes that work at one thing together.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result, excerpt};
 
@@ -84,6 +86,61 @@ pub fn sum_in_order(sum: &mut [f32], parts: &[Vec<u8>]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Ranks whose exchanges are measured, for whoever wants to tell what share of some work they are.
+pub struct Measured<'a> {
+    ranks: &'a dyn Ranks,
+    bytes: AtomicU64,
+    nanoseconds: AtomicU64,
+}
+
+impl<'a> Measured<'a> {
+    /// Nothing measured yet.
+    pub fn new(ranks: &'a dyn Ranks) -> Measured<'a> {
+        Measured { ranks, bytes: AtomicU64::new(0), nanoseconds: AtomicU64::new(0) }
+    }
+
+    /// Bytes that this rank was given by others, and how long its exchanges took with the waiting for others, since this was asked
+    /// last. Numbers that are summed pass twice, once to be added and once to be handed back, a rank's own share neither time.
+    pub fn take(&self) -> (u64, Duration) {
+        let nanoseconds = self.nanoseconds.swap(0, Ordering::Relaxed);
+        (self.bytes.swap(0, Ordering::Relaxed), Duration::from_nanos(nanoseconds))
+    }
+
+    fn timed<T>(&self, exchange: impl FnOnce() -> Result<T>) -> Result<T> {
+        let start = Instant::now();
+        let made = exchange();
+        self.nanoseconds.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        made
+    }
+}
+
+impl Ranks for Measured<'_> {
+    fn rank(&self) -> usize {
+        self.ranks.rank()
+    }
+
+    fn size(&self) -> usize {
+        self.ranks.size()
+    }
+
+    fn gather(&self, mine: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let all = self.timed(|| self.ranks.gather(mine))?;
+        let given: usize = all.iter().map(Vec::len).sum();
+        self.bytes.fetch_add((given - mine.len().min(given)) as u64, Ordering::Relaxed);
+        Ok(all)
+    }
+
+    fn sum(&self, numbers: &mut [f32]) -> Result<()> {
+        let others = 2 * size_of_val(numbers) as u64 * (self.size() as u64 - 1) / self.size() as u64;
+        self.bytes.fetch_add(others, Ordering::Relaxed);
+        self.timed(|| self.ranks.sum(numbers))
+    }
+
+    fn next(&self, count: u64) -> Result<u64> {
+        self.timed(|| self.ranks.next(count))
+    }
 }
 
 /// Ranks that are threads of this process.
@@ -199,6 +256,23 @@ mod tests {
                         ranks.sum(&mut numbers).unwrap();
                         assert_eq!(numbers, [6.0, 4.0]);
                     }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn what_others_gave_is_measured() {
+        thread::scope(|scope| {
+            for ranks in Threads::new(3) {
+                scope.spawn(move || {
+                    let measured = Measured::new(&ranks);
+                    measured.gather(&vec![0; 10 * ranks.rank()]).unwrap();
+                    assert_eq!(measured.take().0, 30 - 10 * ranks.rank() as u64);
+                    measured.sum(&mut [0.0; 6]).unwrap();
+                    let (bytes, time) = measured.take();
+                    assert!(bytes == 2 * 16 && time > Duration::ZERO);
+                    assert_eq!(measured.take(), (0, Duration::ZERO));
                 });
             }
         });

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use directrix::corpus::{self, Tokenising, Watch};
 use directrix::lab::Wanted;
-use directrix::sae::train::{Feed, Notice, Recipe, Training, train};
+use directrix::sae::train::{Feed, Notice, Over, Recipe, Training, train};
 use serde_json::json;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -39,6 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         out: &out,
         model_name: &opened.model_source().name,
         identity: &json!({ "example": opened.model_source().hash }),
+        over: Over::One,
     };
     train(&training, &Watch::nobody(), |notice| {
         if let Notice::Metrics { metrics, .. } = notice {

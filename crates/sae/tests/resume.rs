@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use directrix_corpus::durable::{Beside, Lock, seal, unsealed};
 use directrix_corpus::{Chunk, Prompts, Watch};
 use directrix_model::{Folder, Model, Processing};
-use directrix_sae::train::{Feed, Notice, Recipe, Training, is_complete, train};
+use directrix_sae::train::{Feed, Notice, Over, Recipe, Training, is_complete, train};
 use directrix_sae::{Error, Result};
 use proptest::prelude::*;
 use safetensors::SafeTensors;
@@ -92,6 +92,7 @@ impl Setting {
             out: &folder.join("out"),
             model_name: "neo-tiny",
             identity: &json!({ "model": "neo-tiny" }),
+            over: Over::One,
         };
         let mut resumed = 0;
         let watch = Watch::new(stop.clone(), |_| ());

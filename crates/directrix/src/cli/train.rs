@@ -273,6 +273,7 @@ impl Train {
             out: &out,
             model_name: opened.model_name(),
             identity: &identity,
+            over: train::Over::One,
         };
         train::train(&training, &watch, |notice| show(notice, &mut latest)).map_err(|error| match error {
             stopped @ sae::Error::Stopped => {

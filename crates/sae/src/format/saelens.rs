@@ -15,7 +15,8 @@ use super::{Stored, scaling};
 use crate::{Architecture, Error, Parameters, Result, Sae, Site};
 
 pub(crate) const CONFIG: &str = "cfg.json";
-const WEIGHTS: &str = "sae_weights.safetensors";
+pub(crate) const WEIGHTS: &str = "sae_weights.safetensors";
+pub(crate) const SPARSITY: &str = "sparsity.safetensors";
 /// Where checkpoints of training hold the factor of `expected_average_only_in`.
 const SCALER: &str = "activation_scaler.json";
 /// Factors of fine-tuning, by the names that versions give them.
@@ -129,9 +130,45 @@ impl Sae {
     /// # Errors
     /// If SAELens has no such architecture, or a file cannot be written.
     pub fn save(&self, folder: &Path, metadata: &Value, density: Option<&[f64]>) -> Result<()> {
+        let config = self.config(metadata, self.directions())?;
+        let w_enc = self.encoder().transposed();
+        write_tensors(&folder.join(WEIGHTS), self.tensors(&w_enc))?;
+        if let Some(density) = density {
+            let logarithms = logarithms(density);
+            let sparsity = tensor(&logarithms, &[self.directions()]);
+            write_tensors(&folder.join(SPARSITY), vec![("sparsity", sparsity)])?;
+        }
+        write_config(folder, &config)
+    }
+
+    /// The weights file's tensors by name; `w_enc` is the encoder's transpose.
+    pub(crate) fn tensors<'a>(&'a self, w_enc: &'a Matrix) -> Vec<(&'static str, TensorView<'a>)> {
+        let Parameters { architecture, w_dec, b_enc, b_dec, w_skip, .. } = self.parameters();
+        let vector = |values| tensor(values, &[self.directions()]);
+        let mut tensors = vec![
+            ("W_enc", matrix(w_enc)),
+            ("W_dec", matrix(w_dec)),
+            ("b_dec", tensor(b_dec, &[self.d_out()])),
+            (if matches!(architecture, Architecture::Gated { .. }) { "b_gate" } else { "b_enc" }, vector(b_enc)),
+        ];
+        match architecture {
+            Architecture::Relu | Architecture::TopK { .. } => {}
+            Architecture::JumpRelu { threshold } => tensors.push(("threshold", vector(threshold))),
+            Architecture::Gated { r_mag, b_mag } => {
+                tensors.extend([("r_mag", vector(r_mag)), ("b_mag", vector(b_mag))]);
+            }
+        }
+        tensors.extend(w_skip.as_ref().map(|w| ("W_skip", matrix(w))));
+        tensors
+    }
+
+    /// What `cfg.json` says of it, as of an SAE of so many directions.
+    ///
+    /// # Errors
+    /// If SAELens has no such architecture.
+    pub(crate) fn config(&self, metadata: &Value, directions: usize) -> Result<Value> {
         let Site { reads, writes } = self.site();
-        let Parameters { architecture, encoder, w_dec, b_enc, b_dec, subtract_b_dec, normalisation, w_skip } =
-            self.parameters();
+        let Parameters { architecture, subtract_b_dec, normalisation, w_skip, .. } = self.parameters();
         let is_transcoder = !self.site().is_one_place();
         let name = match (is_transcoder, architecture, w_skip) {
             (false, _, None) => architecture.name(),
@@ -148,36 +185,20 @@ impl Sae {
                 return Err(Error::Parameters { sae: self.name().into(), problem });
             }
         };
-        let w_enc = encoder.transposed();
-        let vector = |values| tensor(values, &[self.directions()]);
-        let mut tensors = vec![
-            ("W_enc", matrix(&w_enc)),
-            ("W_dec", matrix(w_dec)),
-            ("b_dec", tensor(b_dec, &[self.d_out()])),
-            (if matches!(architecture, Architecture::Gated { .. }) { "b_gate" } else { "b_enc" }, vector(b_enc)),
-        ];
         let mut config = json!({
             "architecture": name,
             "d_in": self.d_in(),
-            "d_sae": self.directions(),
+            "d_sae": directions,
             "dtype": "float32",
             "device": "cpu",
             "apply_b_dec_to_input": subtract_b_dec,
             "normalize_activations": normalisation.name(),
             "reshape_activations": if reads.hook.to_string().ends_with("attn.hook_z") { "hook_z" } else { "none" },
         });
-        match architecture {
-            Architecture::Relu => {}
-            Architecture::TopK { k } => {
-                config["k"] = json!(k);
-                config["rescale_acts_by_decoder_norm"] = json!(false);
-            }
-            Architecture::JumpRelu { threshold } => tensors.push(("threshold", vector(threshold))),
-            Architecture::Gated { r_mag, b_mag } => {
-                tensors.extend([("r_mag", vector(r_mag)), ("b_mag", vector(b_mag))]);
-            }
+        if let Architecture::TopK { k } = architecture {
+            config["k"] = json!(k);
+            config["rescale_acts_by_decoder_norm"] = json!(false);
         }
-        tensors.extend(w_skip.as_ref().map(|w| ("W_skip", matrix(w))));
         config["metadata"] = json!({ "sae_lens_version": SAE_LENS_VERSION, "hook_name": reads.hook.to_string() });
         if let Some(head) = reads.head {
             config["metadata"]["hook_head_index"] = json!(head);
@@ -202,14 +223,18 @@ impl Sae {
         for (key, value) in metadata.as_object().into_iter().flatten() {
             config["metadata"][key] = value.clone();
         }
-        write_tensors(&folder.join(WEIGHTS), tensors)?;
-        if let Some(density) = density {
-            let logarithms: Vec<f32> = density.iter().map(|d| (d + 1e-10).log10() as f32).collect();
-            let sparsity = tensor(&logarithms, &[self.directions()]);
-            write_tensors(&folder.join("sparsity.safetensors"), vec![("sparsity", sparsity)])?;
-        }
-        Ok(durable::write(&folder.join(CONFIG), format!("{config:#}\n").as_bytes())?)
+        Ok(config)
     }
+}
+
+/// Writes `cfg.json`, after which a folder is whole.
+pub(crate) fn write_config(folder: &Path, config: &Value) -> Result<()> {
+    Ok(durable::write(&folder.join(CONFIG), format!("{config:#}\n").as_bytes())?)
+}
+
+/// `log10(density + 1e-10)`, as SAELens keeps how often directions fire.
+pub(crate) fn logarithms(density: &[f64]) -> Vec<f32> {
+    density.iter().map(|d| (d + 1e-10).log10() as f32).collect()
 }
 
 fn matrix(matrix: &Matrix) -> TensorView<'_> {

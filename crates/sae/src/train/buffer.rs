@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytemuck::cast_slice;
 use directrix_corpus::{Event, Prompts, Watch};
 use directrix_kernels::Matrix;
 use directrix_model::{Ask, HookPoint, Model, batches};
@@ -11,6 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::cache::Cache;
+use super::over::{Over, numbers};
 use super::windows::Windows;
 use crate::{Error, Result};
 
@@ -24,15 +26,16 @@ pub(super) struct Stream<'a> {
     pub(super) windows: Windows<'a>,
     /// Tokens whose positions are left out.
     pub(super) exclude: &'a [u32],
-    pub(super) cache: Option<Cache>,
+    pub(super) cache: Option<Cache<'a>>,
     pub(super) watch: Watch,
+    pub(super) over: Over<'a>,
 }
 
 impl Stream<'_> {
     /// The values at each hook point for all positions of some windows, one window after another.
     fn activations(&mut self, numbers: &[u64], windows: &Prompts) -> Result<Vec<Matrix>> {
-        let Stream { model, hooks, watch, .. } = self;
-        let run = |windows: &Prompts| run(model, hooks, windows, watch);
+        let Stream { model, hooks, watch, over, .. } = self;
+        let run = |windows: &Prompts| run(model, hooks, windows, watch, *over);
         let Some(cache) = &mut self.cache else { return run(windows) };
         // The corpus is read over and over: the same windows come again.
         let number = |number: u64| self.windows.per_reading().map_or(number, |per_reading| number % per_reading);
@@ -71,9 +74,32 @@ impl Stream<'_> {
     }
 }
 
-fn run(model: &Model, hooks: &[HookPoint], windows: &Prompts, watch: &Watch) -> Result<Vec<Matrix>> {
-    let run = model.run(windows, &Ask::capture(hooks.iter().copied()).watched(watch), &[])?;
-    Ok(hooks.iter().map(|hook| run.captured(*hook).clone()).collect())
+/// The values at each hook point for all positions of some windows. Each rank runs the model on some of the windows: a position's bits
+/// do not depend on what the model runs on beside it.
+fn run(model: &Model, hooks: &[HookPoint], windows: &Prompts, watch: &Watch, over: Over) -> Result<Vec<Matrix>> {
+    let made = |windows: &Prompts| -> Result<Vec<Matrix>> {
+        let run = model.run(windows, &Ask::capture(hooks.iter().copied()).watched(watch), &[])?;
+        Ok(hooks.iter().map(|hook| run.captured(*hook).clone()).collect())
+    };
+    if over.size() == 1 {
+        return made(windows);
+    }
+    let share = over.share(windows.len());
+    // There may be fewer windows than ranks.
+    let mine = if share.is_empty() { Ok(Vec::new()) } else { made(&windows.range(share)) };
+    let parts = over.all(mine.map(|made| made.iter().flat_map(|rows| cast_slice(rows.data())).copied().collect()))?;
+    let widths: Vec<usize> = hooks.iter().map(|hook| hook.shape(model.config(), 0).iter().product()).collect();
+    let mut all = vec![Vec::new(); hooks.len()];
+    for (rank, part) in parts.iter().enumerate() {
+        let share = over.share_of(windows.len(), rank);
+        let positions = windows.offsets()[share.end] - windows.offsets()[share.start];
+        let mut values: Vec<f32> = numbers(rank, part, positions * widths.iter().sum::<usize>())?;
+        for (all, width) in all.iter_mut().zip(&widths).rev() {
+            all.push(values.split_off(values.len() - positions * width));
+        }
+    }
+    let join = |(parts, width): (Vec<Vec<f32>>, usize)| Matrix::new(parts.concat(), windows.positions(), width);
+    Ok(all.into_iter().zip(widths).map(join).collect())
 }
 
 /// A row's origin: a window of the stream and a position in it.
@@ -162,7 +188,8 @@ impl Buffer {
     /// # Errors
     /// If the corpus or the model fails, or the work is stopped.
     pub(super) fn restore(&mut self, state: BufferState, stream: &mut Stream) -> Result<()> {
-        stream.windows.skip_to(state.given, &stream.watch)?;
+        let passed = stream.windows.skip_to(state.given, &stream.watch);
+        stream.over.all(passed.map(|()| Vec::new()))?;
         let mut places: BTreeMap<u64, Vec<(u32, u32)>> = BTreeMap::new();
         for slot in &state.order[state.next..] {
             let Slot { window, position } = state.slots[*slot as usize];
@@ -302,6 +329,7 @@ mod tests {
             exclude,
             cache: None,
             watch: Watch::nobody(),
+            over: Over::One,
         };
         let bits = |row: &[f32]| row.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
         // The rows that a buffer gives over several readings of the corpus.

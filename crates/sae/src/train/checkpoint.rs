@@ -1,16 +1,19 @@
 //! Checkpoints: one sealed file with all that a run needs to go on as if it had never stopped.
 
-use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use directrix_corpus::durable::{Beside, read_sealed, seal, unsealed};
+use directrix_corpus as corpus;
+use directrix_corpus::durable::{Map, check_seal, seal, unsealed};
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use safetensors::tensor::Dtype;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::buffer::BufferState;
+use super::joined::{self, Array};
 use super::member::{self, Member};
+use super::over::Over;
 use super::trainer::Trainer;
 use crate::{Error, Result};
 
@@ -36,7 +39,7 @@ struct MemberState {
 /// A checkpoint that was read.
 pub(super) struct Checkpoint {
     path: PathBuf,
-    bytes: Vec<u8>,
+    bytes: Map,
     state: State,
 }
 
@@ -56,70 +59,49 @@ pub(super) fn remove(out: &Path) -> Result<()> {
     }
 }
 
-/// Writes a checkpoint in the place of the last one.
+/// Writes a checkpoint in the place of the last one. Of several ranks the first one writes it, and is given the others' directions bit by bit.
 ///
 /// # Errors
-/// If a parameter is not finite, or the file cannot be written; the last checkpoint then stays.
-pub(super) fn write(out: &Path, identity: &Value, step: u64, members: &[Member], buffer: &BufferState) -> Result<()> {
+/// If a parameter is not finite, or the file cannot be written; the last checkpoint then stays. If a rank is gone.
+pub(super) fn write(
+    out: &Path,
+    identity: &Value,
+    step: u64,
+    members: &[Member],
+    buffer: &BufferState,
+    over: Over,
+) -> Result<()> {
     let path = out.join(FILE);
-    let to_error = |e: String| Error::Stored { path: path.clone(), problem: format!("cannot be written: {e}") };
-    let mut states = Vec::new();
-    for Member { trainer, state, name, .. } in members {
-        trainer.check_finite().map_err(|e| e.of_sae(name))?;
-        states.push(MemberState { state: state.clone(), counted: trainer.counted, running: trainer.running.clone() });
-    }
-    let state = State { identity: identity.clone(), step, members: states, buffer: buffer.clone() };
-    let state = serde_json::to_vec(&state).map_err(|e| to_error(e.to_string()))?;
+    let finite = members.iter().try_for_each(|m| m.trainer.check_finite().map_err(|e| e.of_sae(&m.name)));
+    over.all(finite.map(|()| Vec::new()))?;
+    let state = |Member { trainer, state, .. }: &Member| {
+        let running = trainer.running.clone();
+        MemberState { state: state.clone(), counted: trainer.counted, running }
+    };
+    let members_state = members.iter().map(state).collect();
+    let state = State { identity: identity.clone(), step, members: members_state, buffer: buffer.clone() };
+    let state = serde_json::to_vec(&state).map_err(|e| joined::unwritten(&path, &e))?;
 
     let mut arrays = Vec::new();
     for (number, Member { trainer, .. }) in members.iter().enumerate() {
+        let (all, held) = (trainer.all, trainer.directions());
         for (name, numbers) in counts(trainer) {
-            arrays.push(Array::new(format!("{number}.{name}"), Dtype::U64, numbers));
+            arrays.push(Array::new(format!("{number}.{name}"), Dtype::U64, numbers, Some([all, held])));
         }
         for (name, parts) in trainer.stored() {
+            let divided = (name != "b_dec").then_some([all, held]);
             for (part, numbers) in PARTS.into_iter().zip(parts) {
-                arrays.push(Array::new(format!("{number}.{name}.{part}"), Dtype::F32, numbers));
+                arrays.push(Array::new(format!("{number}.{name}.{part}"), Dtype::F32, numbers, divided));
             }
         }
     }
-    arrays.push(Array::new(STATE.to_owned(), Dtype::U8, &state));
-
-    let mut end = 0;
-    let infos = arrays.iter().map(|Array { name, dtype, len, bytes }| {
-        let start = end;
-        end += bytes.len();
-        (name.clone(), TensorInfo { dtype: *dtype, shape: vec![*len], data_offsets: (start, end) })
-    });
+    arrays.push(Array::new(STATE.to_owned(), Dtype::U8, &state, None));
     let (key, zeros) = unsealed();
-    let metadata = HashMap::from([(key.to_owned(), zeros.to_owned())]);
-    let header = Metadata::new(Some(metadata), infos.collect()).map_err(|e| to_error(e.to_string()))?;
-    let mut header = serde_json::to_string(&header).map_err(|e| to_error(e.to_string()))?;
-    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
-
-    let mut file = Beside::create(&path)?;
-    let mut at = 0;
-    let length = (header.len() as u64).to_le_bytes();
-    for bytes in [&length[..], header.as_bytes()].into_iter().chain(arrays.iter().map(|array| array.bytes)) {
-        file.write_at(at, bytes)?;
-        at += bytes.len() as u64;
-    }
+    let file = joined::write(&path, &arrays, Some((key, zeros)), over)?;
+    let Some(mut file) = file else { return Ok(()) };
     seal(&mut file)?;
     file.sync()?;
     Ok(file.commit()?)
-}
-
-/// Numbers to be written.
-struct Array<'a> {
-    name: String,
-    dtype: Dtype,
-    len: usize,
-    bytes: &'a [u8],
-}
-
-impl<'a> Array<'a> {
-    fn new<T: bytemuck::NoUninit>(name: String, dtype: Dtype, numbers: &'a [T]) -> Array<'a> {
-        Array { name, dtype, len: numbers.len(), bytes: bytemuck::cast_slice(numbers) }
-    }
 }
 
 /// Names of a parameter's numbers and of Adam's moments of them.
@@ -139,7 +121,14 @@ impl Checkpoint {
             return Ok(None);
         }
         let path = out.join(FILE);
-        let bytes = read_sealed(&path)?;
+        // Mapped, as it may be larger than the memory of a rank that needs some of it.
+        let unreadable = |error| corpus::Error::Io { path: path.display().to_string(), error };
+        let file = File::open(&path).map_err(unreadable)?;
+        if file.metadata().map_err(unreadable)?.len() == 0 {
+            return Err(damaged(&path, "it is empty"));
+        }
+        let bytes = Map::of(&file, &path).map_err(unreadable)?;
+        check_seal(&path, &bytes)?;
         let state = tensors(&path, &bytes)?.tensor(STATE).ok().and_then(|t| serde_json::from_slice(t.data()).ok());
         let state: State = state.ok_or_else(|| damaged(&path, "it has no state of a run"))?;
         // Through text, as numbers may be written in more than one way.
@@ -175,20 +164,24 @@ impl Checkpoint {
         let missing = || damaged(&self.path, format!("SAE {number} of the run is not in it"));
         let MemberState { state, counted, running } = self.state.members.get(number).ok_or_else(missing)?;
         let tensors = tensors(&self.path, &self.bytes)?;
-        let fill = |name: String, numbers: &mut [u8]| {
-            let tensor = tensors.tensor(&name).ok().filter(|tensor| tensor.data().len() == numbers.len());
+        let (first, all, held) = (trainer.first, trainer.all, trainer.directions());
+        // Of what each direction has numbers of, those of the directions that the trainer holds.
+        let fill = |name: String, numbers: &mut [u8], divided: bool| {
+            let each = numbers.len() / held.max(1);
+            let (whole, start) = if divided { (each * all, each * first) } else { (numbers.len(), 0) };
+            let tensor = tensors.tensor(&name).ok().filter(|tensor| tensor.data().len() == whole);
             let tensor =
                 tensor.ok_or_else(|| damaged(&self.path, format!("`{name}` is missing or of another size")))?;
-            numbers.copy_from_slice(tensor.data());
+            numbers.copy_from_slice(&tensor.data()[start..start + numbers.len()]);
             Ok::<(), Error>(())
         };
         for (name, parts) in trainer.stored_mut() {
             for (part, numbers) in PARTS.into_iter().zip(parts) {
-                fill(format!("{number}.{name}.{part}"), bytemuck::cast_slice_mut(numbers))?;
+                fill(format!("{number}.{name}.{part}"), bytemuck::cast_slice_mut(numbers), name != "b_dec")?;
             }
         }
-        fill(format!("{number}.silent"), bytemuck::cast_slice_mut(&mut trainer.silent))?;
-        fill(format!("{number}.fired"), bytemuck::cast_slice_mut(&mut trainer.fired))?;
+        fill(format!("{number}.silent"), bytemuck::cast_slice_mut(&mut trainer.silent), true)?;
+        fill(format!("{number}.fired"), bytemuck::cast_slice_mut(&mut trainer.fired), true)?;
         trainer.steps = self.state.step;
         trainer.counted = *counted;
         trainer.running.clone_from(running);

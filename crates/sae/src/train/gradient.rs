@@ -1,12 +1,11 @@
 //! The gradient of a batch, in the form it is found in.
 
-use std::ops::Range;
-
 use directrix_kernels::{ByDirection, Matrix, Outer};
 use rayon::prelude::*;
 
 use super::objective::{Extras, Revived};
 use super::report::StepReport;
+use super::trainer::Errors;
 
 /// The gradient of the loss of a batch. That of encoder and decoder stays in factors, entries times rows, so that a
 /// [step](super::Trainer::step) never stores it; [`w_enc`](Gradient::w_enc) and [`w_dec`](Gradient::w_dec) form it.
@@ -30,8 +29,8 @@ pub struct Gradient {
     pub(super) scaled: Vec<f32>,
     /// The loss's derivative by `x W_enc`.
     pub(super) entries: Vec<f32>,
-    /// Groups of directions, and the sum of the errors that each has a part in.
-    pub(super) errors: Vec<(Range<usize>, Matrix)>,
+    /// The errors by groups of directions.
+    pub(super) errors: Errors,
     pub(super) revived: Option<Revived>,
     /// The component of each decoder row's gradient along the row.
     pub(super) along: Vec<f32>,

@@ -9,11 +9,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::alarms::Alarms;
+use super::joined;
 use super::log::{Log, Logged};
+use super::over::Over;
 use super::recipe::{Feed, Recipe, problem};
 use super::report::StepReport;
 use super::trainer::{StepOptions, Trainer};
 use super::training::Training;
+use crate::format::saelens::write_config;
 use crate::{Counted, End, Error, EvaluationOptions, Result, Sae, Site, evaluate};
 
 /// The file with an SAE's options.
@@ -63,7 +66,8 @@ pub(super) struct Member {
     pub(super) state: State,
     /// The last line of metrics.
     pub(super) latest: Option<Metrics>,
-    log: Log,
+    /// Of the rank that writes files.
+    log: Option<Log>,
 }
 
 /// What a checkpoint keeps of an SAE beside its parameters.
@@ -117,15 +121,22 @@ pub(super) fn directions(recipe: &Recipe, d_in: usize) -> Result<usize> {
 }
 
 /// A trainer of the recipe's shapes, for a checkpoint to fill.
-pub(super) fn empty(recipe: &Recipe, end: &End) -> Result<Trainer> {
+pub(super) fn empty(recipe: &Recipe, end: &End, over: Over) -> Result<Trainer> {
     let (directions, d_in) = (directions(recipe, end.width)?, end.width);
-    let [w_enc, w_dec] = [0, 1].map(|_| Matrix::zeros(directions, d_in));
+    let held = over.held(directions);
+    let weights = [0, 1].map(|_| Matrix::zeros(held.len(), d_in));
     let objective = recipe.objective(directions, d_in)?;
-    Ok(Trainer::from_parts(objective, w_enc, w_dec, vec![0.0; directions], vec![0.0; d_in]))
+    Ok(Trainer::of(objective, held.start, directions, weights, [held.len(), d_in].map(|count| vec![0.0; count])))
 }
 
 /// A trainer as the recipe has it begin; `first` is the first batch, `[positions, d_in]`.
-pub(super) fn begin(recipe: &Recipe, end: &End, opened: &BTreeMap<String, Sae>, first: &Matrix) -> Result<Trainer> {
+pub(super) fn begin(
+    recipe: &Recipe,
+    end: &End,
+    opened: &BTreeMap<String, Sae>,
+    first: &Matrix,
+    over: Over,
+) -> Result<Trainer> {
     let directions = directions(recipe, end.width)?;
     let objective = recipe.objective(directions, end.width)?;
     let Some(from) = &recipe.from else {
@@ -133,7 +144,7 @@ pub(super) fn begin(recipe: &Recipe, end: &End, opened: &BTreeMap<String, Sae>, 
         let mut mean = vec![0.0_f64; first.columns()];
         first.iter_rows().for_each(|row| mean.iter_mut().zip(row).for_each(|(m, x)| *m += *x as f64 / n));
         let b_dec = mean.into_iter().map(|m| m as f32).collect();
-        return Ok(Trainer::new(objective, directions, b_dec, recipe.seed));
+        return Ok(Trainer::held(objective, over.held(directions), directions, b_dec, recipe.seed));
     };
     let sae = opened
         .get(from)
@@ -143,7 +154,7 @@ pub(super) fn begin(recipe: &Recipe, end: &End, opened: &BTreeMap<String, Sae>, 
         let what = format!("`{from}` has {has} directions at {at}, and {directions} at {end} are to be trained");
         return Err(problem("from", what));
     }
-    Trainer::from_sae(objective, sae)
+    Trainer::held_of(objective, sae, over.held(directions))
 }
 
 impl Member {
@@ -155,13 +166,14 @@ impl Member {
         trainer: Trainer,
         state: State,
         out: &Path,
+        over: Over,
     ) -> Result<Member> {
-        let log = Log::open(&out.join(name), &state.logged)?;
+        let log = over.leads().then(|| Log::open(&out.join(name), &state.logged)).transpose()?;
         Ok(Member { name: name.into(), recipe: recipe.clone(), end, trainer, state, latest: None, log })
     }
 
     /// Step `step` (from 1) of `steps` on a batch, `[positions, d_in]`.
-    pub(super) fn step(&mut self, rows: &Matrix, step: u64, steps: u64) -> Result<()> {
+    pub(super) fn step(&mut self, rows: &Matrix, step: u64, steps: u64, over: Over) -> Result<()> {
         let recipe = &self.recipe;
         let state = &mut self.state;
         let target = recipe.target_l0.filter(|_| self.trainer.objective().has_coefficient());
@@ -175,18 +187,18 @@ impl Member {
             eps: 1e-8,
             coefficient_scale: state.applied * recipe.coefficient_share(step - 1),
         };
-        let report = self.trainer.step(rows, &options).map_err(|e| e.of_sae(&self.name))?;
+        let report = self.trainer.step_over(rows, &options, over).map_err(|e| e.of_sae(&self.name))?;
         state.sums.add(&report);
         state.count += 1;
         state.l0 = Some(state.l0.map_or(report.l0, |l0| l0 + L0_RATE * (report.l0 - l0)));
         if recipe.resample.contains(&step) {
-            let resampled = self.trainer.resample(rows, recipe.dead_below, recipe.seed ^ step);
+            let resampled = self.trainer.resample_over(rows, recipe.dead_below, recipe.seed ^ step, over);
             state.resampled += resampled.map_err(|e| e.of_sae(&self.name))?;
         }
         Ok(())
     }
 
-    /// A line of metrics, written to the SAE's folder.
+    /// A line of metrics, written to the SAE's folder by the rank that writes files, which alone evaluates.
     pub(super) fn metrics(&mut self, training: &Training, step: u64, steps: u64) -> Result<Metrics> {
         self.trainer.check_finite().map_err(|e| e.of_sae(&self.name))?;
         let feed = training.feed;
@@ -195,7 +207,7 @@ impl Member {
             step,
             tokens: step * feed.batch as u64,
             mean: state.sums.over(state.count),
-            dead: self.trainer.dead(self.recipe.dead_after()),
+            dead: training.over.total(self.trainer.dead(self.recipe.dead_after()) as f64)? as usize,
             learning_rate: self.recipe.rate(step - 1, steps),
             coefficient_scale: state.applied * self.recipe.coefficient_share(step - 1),
             resampled: state.resampled,
@@ -205,7 +217,8 @@ impl Member {
         };
         (state.sums, state.count, state.resampled) = (StepReport::default(), 0, 0);
         let due = feed.evaluate_every > 0 && step.is_multiple_of(feed.evaluate_every);
-        if (due || step == steps) && !training.evaluation.is_empty() && feed.evaluate_every > 0 {
+        let due = (due || step == steps) && training.over.leads();
+        if due && !training.evaluation.is_empty() && feed.evaluate_every > 0 {
             let sae = self.trainer.to_sae(&self.name, Site::at(self.end.clone()))?;
             // Of what it is trained on.
             let counted = Counted { exclude: feed.exclude.clone(), ..Counted::all() };
@@ -219,7 +232,9 @@ impl Member {
                 metrics.evaluation_explained_variance = Some(found.explained_variance);
             }
         }
-        self.state.logged = self.log.write(&metrics)?;
+        if let Some(log) = &mut self.log {
+            self.state.logged = log.write(&metrics)?;
+        }
         Ok(metrics)
     }
 
@@ -227,15 +242,15 @@ impl Member {
     pub(super) fn alarms(&mut self, metrics: &Metrics) -> Vec<String> {
         let limits = [SCALE_LIMIT, 1.0 / SCALE_LIMIT];
         let limit = self.recipe.target_l0.filter(|_| limits.contains(&self.state.scale));
-        self.state.alarms.check(metrics, self.trainer.directions(), limit)
+        self.state.alarms.check(metrics, self.trainer.all, limit)
     }
 
     /// That nobody removed its folder.
     pub(super) fn check_there(&self) -> Result<()> {
-        self.log.check_there()
+        self.log.as_ref().map_or(Ok(()), Log::check_there)
     }
 
-    /// Writes the SAE's folder.
+    /// Writes the SAE's folder: the rank that writes files, which is given the others' directions bit by bit.
     pub(super) fn save(&self, training: &Training) -> Result<()> {
         let config = training.model.config();
         let folder: PathBuf = training.out.join(&self.name);
@@ -248,7 +263,18 @@ impl Member {
         });
         let sae = self.trainer.to_sae(&self.name, Site::at(self.end.clone()))?;
         let sae = sae.of_weights(Some(training.model.processing()));
-        durable::write(&folder.join(OPTIONS), options(training.feed, &self.recipe, training.identity)?.as_bytes())?;
-        sae.save(&folder, &metadata, Some(&self.trainer.densities()))
+        let options = options(training.feed, &self.recipe, training.identity)?;
+        let densities = self.trainer.densities();
+        if training.over.holders().is_some() {
+            joined::save(&sae, &folder, &densities, self.trainer.all, training.over)?;
+        }
+        if !training.over.leads() {
+            return Ok(());
+        }
+        durable::write(&folder.join(OPTIONS), options.as_bytes())?;
+        if training.over.holders().is_some() {
+            return write_config(&folder, &sae.config(&metadata, self.trainer.all)?);
+        }
+        sae.save(&folder, &metadata, Some(&densities))
     }
 }

@@ -6,14 +6,17 @@
 //! own. After the encoder's product everything follows the active entries only: see `directrix_kernels`'s sparse products and its
 //! Adam. A step finds the [`Gradient`] of a batch and applies it; the gradient's matrices stay in factors and are never stored.
 
+mod agreement;
 mod alarms;
 mod buffer;
 mod cache;
 mod checkpoint;
 mod gradient;
+mod joined;
 mod log;
 mod member;
 mod objective;
+mod over;
 mod parameter;
 mod recipe;
 mod report;
@@ -29,6 +32,7 @@ pub use objective::{
     Aux, Batch, BatchTopK, Encoded, Extras, Gated, JumpRelu, Matryoshka, Objective, Penalty, PenaltyOver, Relu, Terms,
     TopK,
 };
+pub use over::{Over, Split};
 pub use parameter::{Numbers, Rows};
 pub use recipe::{Feed, Recipe, WindowStyle};
 pub use report::StepReport;

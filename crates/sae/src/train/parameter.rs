@@ -93,7 +93,8 @@ impl Trainer {
                 "b_dec" => ("input", 1),
                 _ => ("direction", 1),
             };
-            Some(format!("`{name}` of {of} {}", place / width))
+            let first = if of == "direction" { self.first } else { 0 };
+            Some(format!("`{name}` of {of} {}", first + place / width))
         })
     }
 }

@@ -11,14 +11,24 @@ use rayon::prelude::*;
 
 use super::gradient::Gradient;
 use super::objective::{Batch, Encoded, Objective, Revived, Terms, mean_square, negated, per_position};
+use super::over::Over;
 use super::parameter::{Numbers, Rows};
 use super::report::StepReport;
 use crate::{Error, Normalisation, Parameters, Result, Sae, Site};
 
-/// An SAE in training. The encoder is held as rows, like the decoder: `w_enc` is the transpose of SAELens's `W_enc`.
+/// Groups of directions, each with the sum of the errors that it has a part in, `[positions, d_in]`.
+pub(super) type Errors = Vec<(Range<usize>, Matrix)>;
+
+/// Uniform numbers in a number of a first weight.
+const DRAWS: usize = 4;
+
+/// An SAE in training, or those of its directions that a rank holds. The encoder is held as rows, like the decoder: `w_enc` is the transpose of SAELens's `W_enc`.
 #[derive(Debug, Clone)]
 pub struct Trainer {
     pub(super) objective: Arc<dyn Objective>,
+    /// The number of its first direction, and how many there are, here and on other ranks.
+    pub(super) first: usize,
+    pub(super) all: usize,
     /// Encoder rows, `[directions, d_in]`.
     pub w_enc: Rows,
     /// Decoder rows, `[directions, d_in]`, of length 1.
@@ -59,13 +69,26 @@ impl Trainer {
     /// # Panics
     /// As [`from_parts`](Trainer::from_parts).
     pub fn new(objective: Arc<dyn Objective>, directions: usize, b_dec: Vec<f32>, seed: u64) -> Trainer {
-        let d_in = b_dec.len();
+        Trainer::held(objective, 0..directions, directions, b_dec, seed)
+    }
+
+    /// Some of the `all` directions of [`new`](Trainer::new), with the numbers they have there.
+    pub(super) fn held(
+        objective: Arc<dyn Objective>,
+        held: Range<usize>,
+        all: usize,
+        b_dec: Vec<f32>,
+        seed: u64,
+    ) -> Trainer {
+        let (directions, d_in) = (held.len(), b_dec.len());
         let mut random = ChaCha8Rng::seed_from_u64(seed);
+        // A number of 32 bits is a word of the stream.
+        random.set_word_pos(DRAWS as u128 * held.start as u128 * d_in as u128);
         // Sums of uniforms are near enough to normal that the directions are uniform on the sphere.
-        let mut draw = || (0..4).map(|_| random.random::<f32>() - 0.5).sum::<f32>();
+        let mut draw = || (0..DRAWS).map(|_| random.random::<f32>() - 0.5).sum::<f32>();
         let mut w = Matrix::new((0..directions * d_in).map(|_| draw()).collect(), directions, d_in);
         directrix_kernels::normalise_rows(&mut w);
-        Trainer::from_parts(objective, w.clone(), w, vec![0.0; directions], b_dec)
+        Trainer::of(objective, held.start, all, [w.clone(), w], [vec![0.0; directions], b_dec])
     }
 
     /// An SAE of these weights (`[directions, d_in]`) and biases; what the objective trains beside is at its beginning.
@@ -80,12 +103,26 @@ impl Trainer {
         b_dec: Vec<f32>,
     ) -> Trainer {
         let directions = w_dec.rows();
-        let prefixes = objective.prefixes(directions);
-        assert!(prefixes.is_sorted() && prefixes.last() == Some(&directions), "prefixes {prefixes:?} of {directions}");
+        Trainer::of(objective, 0, directions, [w_enc, w_dec], [b_enc, b_dec])
+    }
+
+    /// The directions from `first` on, of `all`, with these weights and biases.
+    pub(super) fn of(
+        objective: Arc<dyn Objective>,
+        first: usize,
+        all: usize,
+        [w_enc, w_dec]: [Matrix; 2],
+        [b_enc, b_dec]: [Vec<f32>; 2],
+    ) -> Trainer {
+        let directions = w_dec.rows();
+        let prefixes = objective.prefixes(all);
+        assert!(prefixes.is_sorted() && prefixes.last() == Some(&all), "prefixes {prefixes:?} of {all}");
         let extras =
             objective.extras(directions).into_iter().map(|(name, value)| (name, Numbers::new(value))).collect();
         Trainer {
             objective,
+            first,
+            all,
             w_enc: Rows::new(w_enc),
             w_dec: Rows::new(w_dec),
             b_enc: Numbers::new(b_enc),
@@ -107,6 +144,11 @@ impl Trainer {
     /// # Panics
     /// As [`from_parts`](Trainer::from_parts).
     pub fn from_sae(objective: Arc<dyn Objective>, sae: &Sae) -> Result<Trainer> {
+        Trainer::held_of(objective, sae, 0..sae.directions())
+    }
+
+    /// Some of the directions of [`from_sae`](Trainer::from_sae).
+    pub(super) fn held_of(objective: Arc<dyn Objective>, sae: &Sae, held: Range<usize>) -> Result<Trainer> {
         let Parameters { architecture, encoder, w_dec, b_enc, b_dec, subtract_b_dec, normalisation, w_skip } =
             sae.parameters();
         let differs = match (subtract_b_dec, normalisation, w_skip) {
@@ -122,9 +164,11 @@ impl Trainer {
                 format!("`{sae}` is of architecture `{architecture}`{without}, which this objective cannot go on from");
             Error::Recipe { name: "from".into(), problem }
         })?;
-        let (encoder, w_dec) = (encoder.clone(), w_dec.clone());
-        let mut trainer = Trainer::from_parts(objective, encoder, w_dec, b_enc.clone(), b_dec.clone());
-        trainer.extras.extend(extras.into_iter().map(|(name, value)| (name, Numbers::new(value))));
+        let weights = [encoder, w_dec].map(|rows| rows.gather(held.clone()));
+        let biases = [b_enc[held.clone()].to_vec(), b_dec.clone()];
+        let mut trainer = Trainer::of(objective, held.start, sae.directions(), weights, biases);
+        let extras = extras.into_iter().map(|(name, value)| (name, Numbers::new(value[held.clone()].to_vec())));
+        trainer.extras.extend(extras);
         Ok(trainer)
     }
 
@@ -166,7 +210,7 @@ impl Trainer {
         &*self.objective
     }
 
-    /// Number of directions.
+    /// Number of directions that it holds.
     pub fn directions(&self) -> usize {
         self.w_dec.value.rows()
     }
@@ -186,7 +230,12 @@ impl Trainer {
     /// # Errors
     /// If a pre-activation or the loss is not finite; the parameters are then as they were.
     pub fn step(&mut self, batch: &Matrix, options: &StepOptions) -> Result<StepReport> {
-        let gradient = self.gradient(batch, options.coefficient_scale)?;
+        self.step_over(batch, options, Over::One)
+    }
+
+    /// The same by several ranks, which all have the batch.
+    pub(super) fn step_over(&mut self, batch: &Matrix, options: &StepOptions, over: Over) -> Result<StepReport> {
+        let gradient = self.gradient_over(batch, options.coefficient_scale, over)?;
         self.apply(&gradient, options);
         Ok(gradient.report)
     }
@@ -196,12 +245,17 @@ impl Trainer {
     /// # Errors
     /// If a pre-activation or the loss is not finite.
     pub fn gradient(&self, batch: &Matrix, coefficient_scale: f64) -> Result<Gradient> {
+        self.gradient_over(batch, coefficient_scale, Over::One)
+    }
+
+    /// The same of the directions that it holds, by several ranks; the report is of all.
+    pub(super) fn gradient_over(&self, batch: &Matrix, coefficient_scale: f64, over: Over) -> Result<Gradient> {
         let positions = batch.rows();
         let x = self.centred(batch);
-        let encoded = self.encode(&x)?;
+        let encoded = self.encode(&x, over)?;
         let pattern = encoded.pre.by_direction(self.directions());
         let acts = pattern.arrange(&encoded.acts);
-        let (errors, mses) = self.errors(&x, &pattern, &acts);
+        let (errors, mses) = self.errors(&x, &pattern, &acts, over)?;
         let mut entries = Vec::with_capacity(pattern.active());
         for (group, error) in &errors {
             entries.extend(directrix_kernels::sampled_product(&pattern, group.clone(), error, &self.w_dec.value));
@@ -215,7 +269,7 @@ impl Trainer {
         let aux = mses.iter().rev().skip(1).sum();
         let mut terms = Terms { penalty: 0.0, aux, entries, b_enc: None, extras: [].into(), revived: None };
         let error = &errors[errors.len() - 1].1;
-        let found = Batch { x: &x, encoded: &encoded, pattern: &pattern, acts: &acts, error, coefficient_scale };
+        let found = Batch { x: &x, encoded: &encoded, pattern: &pattern, acts: &acts, error, coefficient_scale, over };
         self.objective.add_terms(self, &found, &mut terms)?;
         let Terms { penalty, aux, entries, b_enc: own_b_enc, extras, revived } = terms;
         let variance = mean_variance(batch);
@@ -224,7 +278,7 @@ impl Trainer {
             mse,
             penalty,
             aux,
-            l0: encoded.active() as f64 / positions as f64,
+            l0: over.total(encoded.active() as f64)? / positions as f64,
             explained_variance: if variance > 0.0 { 1.0 - mse / variance } else { 0.0 },
         };
         if !report.loss.is_finite() {
@@ -239,7 +293,7 @@ impl Trainer {
         }
         Ok(Gradient {
             report,
-            b_dec: self.decoder_bias_gradient(&errors[0].1, per_position as f32, &by_input),
+            b_dec: self.decoder_bias_gradient(&errors[0].1, per_position as f32, &by_input, over)?,
             b_enc: own_b_enc.unwrap_or(by_input),
             extras,
             scaled: acts.iter().map(|a| a * per_position as f32).collect(),
@@ -285,23 +339,29 @@ impl Trainer {
         x
     }
 
-    /// The pre-activations of `x`, `[positions, d_in]`, that are kept; `b_dec` is already taken from it.
+    /// The pre-activations of `x`, `[positions, d_in]`, that are kept, of the directions it holds; `b_dec` is already taken from it.
     ///
     /// # Errors
-    /// If one is not finite.
-    pub fn pre_activations(&self, x: &Matrix, keep: Keep) -> Result<SparseActivations> {
+    /// If one is not finite, or a rank is gone.
+    pub fn pre_activations(&self, x: &Matrix, keep: Keep, over: Over) -> Result<SparseActivations> {
+        self.largest(x, keep, usize::MAX, over)
+    }
+
+    /// The same, where no more than the `most` largest of the batch are of use.
+    pub(super) fn largest(&self, x: &Matrix, keep: Keep, most: usize, over: Over) -> Result<SparseActivations> {
         let weights = self.w_enc.value.view().transposed();
-        directrix_kernels::encode(x.view(), Encoder { weights, bias: &self.b_enc.value, keep, screen: None })
-            .map_err(|e| self.diverged(format!("the pre-activation of direction {}", e.direction)))
+        let encoder = Encoder { weights, bias: &self.b_enc.value, keep, screen: None };
+        let diverged = |d| self.diverged(format!("the pre-activation of direction {}", self.first + d));
+        over.encode(x, encoder, most, diverged)
     }
 
     /// What of a batch may matter after the encoder. `x` is `[positions, d_in]`, `b_dec` already taken from it.
-    pub(super) fn encode(&self, x: &Matrix) -> Result<Encoded> {
+    pub(super) fn encode(&self, x: &Matrix, over: Over) -> Result<Encoded> {
         // Among these, what is not finite may only silence a direction.
         if self.extras.values().chain([&self.b_enc]).any(|numbers| numbers.value.iter().any(|x| !x.is_finite())) {
             return Err(self.diverged("a parameter"));
         }
-        self.objective.encode(self, x)
+        self.objective.encode(self, x, over)
     }
 
     /// The error that `what`, or the parameter it comes from, is not finite in the step that is being taken.
@@ -310,36 +370,38 @@ impl Trainer {
     }
 
     /// For each group of directions, those that a prefix adds to the one before it, the sum of the errors `x̂ - x` of all
-    /// prefixes it is in; and for each prefix its `mse`.
+    /// prefixes it is in; and for each prefix its `mse`. Of a group, the directions that it holds.
     pub(super) fn errors(
         &self,
         x: &Matrix,
         pattern: &ByDirection,
         acts: &[f32],
-    ) -> (Vec<(Range<usize>, Matrix)>, Vec<f64>) {
-        let mut error = negated(x);
-        let (mut errors, mut mses): (Vec<(Range<usize>, Matrix)>, Vec<f64>) = (Vec::new(), Vec::new());
-        for end in self.objective.prefixes(self.directions()) {
-            let mut start = 0;
-            if let Some((before, of_before)) = errors.last() {
-                (start, error) = (before.end, of_before.clone());
-            }
-            directrix_kernels::sparse_product(pattern, acts, start..end, &self.w_dec.value, &mut error);
+        over: Over,
+    ) -> Result<(Errors, Vec<f64>)> {
+        let (mut errors, mut mses) = (Errors::new(), Vec::new());
+        for end in self.objective.prefixes(self.all) {
+            let (start, before) = match errors.last() {
+                Some((before, error)) => (before.end, error.clone()),
+                None => (0, negated(x)),
+            };
+            let group = start..end.saturating_sub(self.first).clamp(start, self.directions());
+            let error = over.add_product(before, pattern, acts, group.clone(), &self.w_dec.value)?;
             mses.push(mean_square(&error));
-            errors.push((start..end, std::mem::take(&mut error)));
+            errors.push((group, error));
         }
         for i in (0..errors.len() - 1).rev() {
             let (before, after) = errors.split_at_mut(i + 1);
             before[i].1.add(&after[0].1);
         }
-        (errors, mses)
+        Ok((errors, mses))
     }
 
     /// `b_dec` is added to the reconstruction and taken from the input.
-    fn decoder_bias_gradient(&self, error: &Matrix, scale: f32, by_input: &[f32]) -> Vec<f32> {
+    fn decoder_bias_gradient(&self, error: &Matrix, scale: f32, by_input: &[f32], over: Over) -> Result<Vec<f32>> {
         let added = directrix_kernels::weighted_sum(error, &vec![scale; error.rows()]);
-        let taken = directrix_kernels::weighted_sum(&self.w_enc.value, by_input);
-        added.iter().zip(taken).map(|(added, taken)| added - taken).collect()
+        let mut taken = directrix_kernels::weighted_sum(&self.w_enc.value, by_input);
+        over.sum(&mut taken)?;
+        Ok(added.iter().zip(taken).map(|(added, taken)| added - taken).collect())
     }
 
     fn count(&mut self, pattern: &ByDirection, acts: &[f32], positions: usize) {

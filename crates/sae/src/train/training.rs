@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use directrix_corpus::durable::Lock;
-use directrix_corpus::{Event, Need, Prompts, Watch, check_memory};
+use directrix_corpus::{self as corpus, Event, Need, Prompts, Watch, check_memory};
 use directrix_kernels::Matrix;
 use directrix_model::{HookPoint, Model};
 use serde_json::{Value, json};
 
+use super::agreement;
 use super::buffer::{Buffer, Stream};
 use super::cache::Cache;
 use super::checkpoint::{self, Checkpoint};
 use super::member::{self, Member, Metrics};
+use super::over::Over;
 use super::recipe::{Feed, Recipe, problem};
 use super::windows::{Documents, Windows};
 use crate::format::saelens::CONFIG;
@@ -42,6 +44,8 @@ pub struct Training<'a> {
     pub model_name: &'a str,
     /// What model and corpora are, by their bytes: what checkpoints, caches and finished SAEs are compared by.
     pub identity: &'a Value,
+    /// The processes that train together, and what is divided over them.
+    pub over: Over<'a>,
 }
 
 /// What is worth telling of a training run, beside how far it is.
@@ -78,14 +82,18 @@ pub enum Notice<'a> {
 /// A run that was stopped or killed goes on from its last checkpoint when it is started again with the same options, and gives
 /// the bits of one that was never stopped.
 ///
+/// Of several ranks all call this, with the same training; the first one writes all files and is told by `on`. One that is stopped stops all. A
+/// checkpoint is the same whatever the ranks and what is divided over them: any number goes on from it.
+///
 /// # Errors
 /// If an option is out of range, the model has no such site, the corpus is too small, another process trains into `out`, a file
 /// cannot be written, is damaged or was removed meanwhile, the checkpoint in `out` is of another run, numbers are no longer finite (the last checkpoint
-/// stays), or the run was stopped ([`Error::Stopped`], after a checkpoint).
+/// stays), or the run was stopped ([`Error::Stopped`], after a checkpoint). If ranks were given different trainings, compute different bits, or one
+/// has ended; all then end.
 pub fn train(training: &Training, watch: &Watch, mut on: impl FnMut(Notice)) -> Result<()> {
-    let Training { feed, out, .. } = *training;
+    let Training { feed, out, over, .. } = *training;
     feed.check()?;
-    let lock = Lock::take(out)?;
+    let lock = if over.leads() { Some(Lock::take(out)?) } else { None };
     let steps = feed.steps();
     let identity = json!({ "run": training.identity, "feed": feed, "recipes": training.recipes });
     let checkpoint = Checkpoint::find(out, &identity)?;
@@ -93,14 +101,15 @@ pub fn train(training: &Training, watch: &Watch, mut on: impl FnMut(Notice)) -> 
     for (name, recipe) in training.recipes {
         recipe.check(steps)?;
         ends.push(end_of(recipe, training.model)?);
-        lock.clean(&out.join(name))?;
+        lock.iter().try_for_each(|lock| lock.clean(&out.join(name)))?;
     }
-    lock.clean(out)?;
+    lock.iter().try_for_each(|lock| lock.clean(out))?;
     let mut hooks: Vec<HookPoint> = ends.iter().map(|end| end.hook).collect();
     hooks.sort_unstable();
     hooks.dedup();
     let widths: Vec<usize> = hooks.iter().map(|hook| hook.shape(training.model.config(), 0).iter().product()).collect();
     check_memory(&needs(training, &ends, &widths)?)?;
+    agreement::check(training, &identity, checkpoint.as_ref().map(Checkpoint::step), &hooks)?;
     let mut stream = open_stream(training, &hooks, &widths, watch)?;
     let mut buffer = Buffer::new(feed.buffer, &widths, feed.shuffle_seed);
 
@@ -109,23 +118,25 @@ pub fn train(training: &Training, watch: &Watch, mut on: impl FnMut(Notice)) -> 
     if let Some(checkpoint) = checkpoint {
         step = checkpoint.step();
         for (number, ((name, recipe), end)) in training.recipes.iter().zip(ends).enumerate() {
-            let (trainer, state) = checkpoint.member(number, member::empty(recipe, &end)?)?;
-            members.push(Member::new(name, recipe, end, trainer, state, out)?);
+            let (trainer, state) = checkpoint.member(number, member::empty(recipe, &end, over)?)?;
+            members.push(Member::new(name, recipe, end, trainer, state, out, over)?);
         }
         buffer.restore(checkpoint.buffer(feed.buffer)?, &mut stream)?;
-        on(Notice::Resumed { step });
+        if over.leads() {
+            on(Notice::Resumed { step });
+        }
     } else {
         let first = buffer.batch(feed.batch, &mut stream)?;
         for ((name, recipe), end) in training.recipes.iter().zip(ends) {
-            let trainer = member::begin(recipe, &end, training.from, &rows_of(&first, &hooks, &end))?;
-            members.push(Member::new(name, recipe, end, trainer, member::State::default(), out)?);
+            let trainer = member::begin(recipe, &end, training.from, &rows_of(&first, &hooks, &end), over)?;
+            members.push(Member::new(name, recipe, end, trainer, member::State::default(), out, over)?);
         }
     }
 
     while step < steps {
         let batch = match buffer.batch(feed.batch, &mut stream) {
             Err(Error::Stopped) => {
-                checkpoint::write(out, &identity, step, &members, buffer.state())?;
+                checkpoint::write(out, &identity, step, &members, buffer.state(), over)?;
                 return Err(Error::Stopped);
             }
             batch => batch?,
@@ -133,13 +144,16 @@ pub fn train(training: &Training, watch: &Watch, mut on: impl FnMut(Notice)) -> 
         step += 1;
         for member in &mut members {
             let rows = rows_of(&batch, &hooks, &member.end);
-            member.step(&rows, step, steps)?;
+            member.step(&rows, step, steps, over)?;
             if step.is_multiple_of(feed.log_every) || step == steps {
                 let metrics = member.metrics(training, step, steps)?;
-                for message in member.alarms(&metrics) {
-                    on(Notice::Alarm { name: &member.name, message });
+                let alarms = member.alarms(&metrics);
+                if over.leads() {
+                    for message in alarms {
+                        on(Notice::Alarm { name: &member.name, message });
+                    }
+                    on(Notice::Metrics { name: &member.name, directions: member.trainer.all, metrics: &metrics });
                 }
-                on(Notice::Metrics { name: &member.name, directions: member.trainer.directions(), metrics: &metrics });
                 member.latest = Some(metrics);
             }
         }
@@ -147,14 +161,14 @@ pub fn train(training: &Training, watch: &Watch, mut on: impl FnMut(Notice)) -> 
         watch.tell(
             Event::new("training", positions(step), "positions").of(positions(steps)).with_detail(detail(&members)),
         );
-        let stopped = watch.is_stopped();
+        let stopped = over.any(watch.is_stopped())?;
         let due = feed.checkpoint_every > 0 && step.is_multiple_of(feed.checkpoint_every);
         if stopped || due || step == steps {
             members.iter().try_for_each(Member::check_there)?;
         }
         if step < steps && (stopped || due) {
-            match checkpoint::write(out, &identity, step, &members, buffer.state()) {
-                Err(error) if !stopped && !matches!(error, Error::Diverged { .. }) => {
+            match checkpoint::write(out, &identity, step, &members, buffer.state(), over) {
+                Err(error) if !stopped && !matches!(error, Error::Diverged { .. }) && !is_of_ranks(&error) => {
                     on(Notice::CheckpointFailed { error: &error });
                 }
                 written => written?,
@@ -167,7 +181,16 @@ pub fn train(training: &Training, watch: &Watch, mut on: impl FnMut(Notice)) -> 
     for member in &members {
         member.save(training)?;
     }
-    checkpoint::remove(out)
+    if over.leads() {
+        checkpoint::remove(out)?;
+    }
+    // Nobody has trained what was not written.
+    over.any(false).map(|_| ())
+}
+
+/// Whether it says that ranks do not work together, after which none can go on.
+fn is_of_ranks(error: &Error) -> bool {
+    matches!(error, Error::Corpus(corpus::Error::Ranks { .. }))
 }
 
 /// The memory that a run holds at least: the buffer's rows and their origins, a batch at every hook point, and of every SAE two
@@ -178,7 +201,7 @@ fn needs(training: &Training, ends: &[End], widths: &[usize]) -> Result<Vec<Need
     let row = widths.iter().map(|width| *width as u64).sum::<u64>().saturating_mul(NUMBER);
     let mut saes = 0_u64;
     for ((_, recipe), end) in training.recipes.iter().zip(ends) {
-        let directions = member::directions(recipe, end.width)? as u64;
+        let directions = training.over.held(member::directions(recipe, end.width)?).len() as u64;
         saes = saes.saturating_add(directions.saturating_mul(end.width as u64).saturating_mul(6 * NUMBER));
     }
     Ok(vec![
@@ -244,7 +267,7 @@ fn open_stream<'a>(
         Some(folder) => {
             let of = json!({ "run": training.identity, "context": context, "windows": windows });
             let with_widths: Vec<_> = hooks.iter().copied().zip(widths.iter().copied()).collect();
-            Some(Cache::open(folder, &with_widths, &of)?)
+            Some(Cache::open(folder, &with_widths, &of, training.over)?)
         }
         None => None,
     };
@@ -255,10 +278,11 @@ fn open_stream<'a>(
         exclude: &training.feed.exclude,
         cache,
         watch: watch.clone(),
+        over: training.over,
     })
 }
 
-fn end_of(recipe: &Recipe, model: &Model) -> Result<End> {
+pub(super) fn end_of(recipe: &Recipe, model: &Model) -> Result<End> {
     End::of(recipe.site.parse()?, recipe.head, model.config())
         .map_err(|what| problem("site", format!("the SAE reads {what}")))
 }

@@ -34,25 +34,26 @@ impl Aux {
     /// Adds the auxiliary loss, if there are dead directions.
     pub(super) fn revive(&self, trainer: &Trainer, batch: &Batch, terms: &mut Terms) -> Result<()> {
         let dead: Vec<usize> = (0..trainer.directions()).filter(|d| trainer.silent()[*d] >= self.dead_after).collect();
-        if dead.is_empty() || self.coefficient == 0.0 {
+        let over = batch.over;
+        if self.coefficient == 0.0 || over.total(dead.len() as f64)? == 0.0 {
             return Ok(());
         }
         let weights = trainer.w_enc.value.gather(dead.iter().copied());
         let bias: Vec<f32> = dead.iter().map(|d| trainer.b_enc.value[*d]).collect();
         let encoder =
             Encoder { weights: weights.view().transposed(), bias: &bias, keep: Keep::Largest(self.k), screen: None };
-        let pre = directrix_kernels::encode(batch.x.view(), encoder)
-            .map_err(|e| trainer.diverged(format!("the pre-activation of direction {}", dead[e.direction])))?;
+        let diverged =
+            |d: usize| trainer.diverged(format!("the pre-activation of direction {}", trainer.first + dead[d]));
+        let pre = over.encode(batch.x, encoder, usize::MAX, diverged)?;
         let mut named = SparseActivations::default();
         for position in 0..pre.positions() {
             let (directions, values) = pre.at(position);
             named.push(directions.iter().map(|d| dead[*d as usize] as u32).zip(values.iter().copied()));
         }
         let (all, w_dec) = (0..trainer.directions(), &trainer.w_dec.value);
-        let mut error = batch.error.clone();
         let pattern = named.by_direction(trainer.directions());
         let acts = pattern.arrange(named.values());
-        directrix_kernels::sparse_product(&pattern, &acts, all.clone(), w_dec, &mut error);
+        let error = over.add_product(batch.error.clone(), &pattern, &acts, all.clone(), w_dec)?;
         let dots = directrix_kernels::sampled_product(&pattern, all, &error, w_dec);
         terms.aux += self.coefficient * mean_square(&error);
         let weight = (self.coefficient * batch.per_position()) as f32;

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use directrix_kernels::{Keep, Matrix, SparseActivations};
+use directrix_kernels::{Keep, Matrix};
 
 use super::{Aux, Batch, Encoded, Listed, Objective, Terms};
+use crate::train::over::Over;
 use crate::train::recipe::Recipe;
 use crate::train::trainer::Trainer;
 use crate::{Architecture, Result};
@@ -38,22 +39,25 @@ impl Objective for BatchTopK {
         false
     }
 
+    fn exchanged(&self) -> (usize, usize) {
+        (size_of::<u32>() + size_of::<f32>() * self.k, 0)
+    }
+
     fn architecture(&self, trainer: &Trainer) -> Architecture {
         Architecture::JumpRelu { threshold: vec![threshold(trainer).unwrap_or(0.0); trainer.directions()] }
     }
 
-    fn encode(&self, trainer: &Trainer, x: &Matrix) -> Result<Encoded> {
+    fn encode(&self, trainer: &Trainer, x: &Matrix, over: Over) -> Result<Encoded> {
         let (wanted, running) = (self.k * x.rows(), threshold(trainer));
-        let above = |least: f32| trainer.pre_activations(x, Keep::Above(&vec![least; trainer.directions()]));
+        let above = |least: f32| trainer.largest(x, Keep::Above(&vec![least; trainer.directions()]), wanted, over);
         // Few are above the running threshold's neighbourhood; if too few, look lower.
         let mut least = running.map_or(0.0, |t| 0.8 * t);
         let mut candidates = above(least)?;
-        while candidates.active() < wanted && least > 0.0 {
+        while least > 0.0 && over.total(candidates.active() as f64)? < wanted as f64 {
             least = if least > 1e-3 { 0.5 * least } else { 0.0 };
             candidates = above(least)?;
         }
-        let pre = largest(&candidates, wanted);
-        let smallest = pre.values().iter().copied().reduce(f32::min);
+        let (pre, smallest) = over.largest(wanted, candidates)?;
         let moved = |smallest: f32| running.map_or(smallest, |t| t + THRESHOLD_RATE * (smallest - t));
         let running = smallest.map(moved).or(running).into_iter().collect();
         Ok(Encoded { running, ..Encoded::plain(pre) })
@@ -62,27 +66,4 @@ impl Objective for BatchTopK {
     fn add_terms(&self, trainer: &Trainer, batch: &Batch, terms: &mut Terms) -> Result<()> {
         self.aux.revive(trainer, batch, terms)
     }
-}
-
-/// The `wanted` largest entries; of equals the first.
-fn largest(candidates: &SparseActivations, wanted: usize) -> SparseActivations {
-    if candidates.active() <= wanted {
-        return candidates.clone();
-    }
-    let values = candidates.values();
-    let mut order: Vec<u32> = (0..values.len() as u32).collect();
-    let before = |a: &u32, b: &u32| values[*b as usize].total_cmp(&values[*a as usize]).then(a.cmp(b));
-    if wanted > 0 {
-        order.select_nth_unstable_by(wanted - 1, before);
-    }
-    let mut keep = vec![false; values.len()];
-    order[..wanted].iter().for_each(|i| keep[*i as usize] = true);
-    let mut kept = SparseActivations::default();
-    for position in 0..candidates.positions() {
-        let first = candidates.indptr()[position];
-        let (directions, values) = candidates.at(position);
-        let entries = directions.iter().copied().zip(values.iter().copied()).enumerate();
-        kept.push(entries.filter(|(i, _)| keep[first + i]).map(|(_, entry)| entry));
-    }
-    kept
 }

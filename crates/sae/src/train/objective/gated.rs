@@ -6,6 +6,7 @@ use std::sync::Arc;
 use directrix_kernels::{Keep, Matrix};
 
 use super::{Batch, Encoded, Extras, Listed, Objective, Terms, mean_square, negated};
+use crate::train::over::Over;
 use crate::train::parameter::Numbers;
 use crate::train::recipe::Recipe;
 use crate::train::trainer::Trainer;
@@ -46,13 +47,17 @@ impl Objective for Gated {
         extras.values_mut().for_each(|numbers| numbers.renew(direction));
     }
 
+    fn exchanged(&self) -> (usize, usize) {
+        (0, 1)
+    }
+
     fn architecture(&self, trainer: &Trainer) -> Architecture {
         let of = |name| trainer.extras[name].value.clone();
         Architecture::Gated { r_mag: of(R_MAG), b_mag: of(B_MAG) }
     }
 
-    fn encode(&self, trainer: &Trainer, x: &Matrix) -> Result<Encoded> {
-        let pre = trainer.pre_activations(x, Keep::Positive)?;
+    fn encode(&self, trainer: &Trainer, x: &Matrix, over: Over) -> Result<Encoded> {
+        let pre = trainer.pre_activations(x, Keep::Positive, over)?;
         let [r_mag, b_mag] = [R_MAG, B_MAG].map(|name| &trainer.extras[name].value);
         let magnitude = |(&direction, &gate): (&u32, &f32)| {
             let d = direction as usize;
@@ -60,7 +65,7 @@ impl Objective for Gated {
             if magnitude.is_finite() {
                 return Ok(magnitude.max(0.0));
             }
-            Err(trainer.diverged(format!("the activation of direction {d}")))
+            Err(trainer.diverged(format!("the activation of direction {}", trainer.first + d)))
         };
         let acts = pre.directions().iter().zip(pre.values()).map(magnitude).collect::<Result<_>>()?;
         Ok(Encoded { acts, pre, running: Vec::new() })
@@ -68,13 +73,12 @@ impl Objective for Gated {
 
     /// The gates' L1 norm and reconstruction; activations' gradients become those of `x W_enc`.
     fn add_terms(&self, trainer: &Trainer, batch: &Batch, terms: &mut Terms) -> Result<()> {
-        let Batch { pattern, acts, .. } = *batch;
+        let Batch { pattern, acts, over, .. } = *batch;
         let weight = batch.weight(self.coefficient);
         let gates = pattern.arrange(batch.encoded.pre.values());
-        terms.penalty = weight * gates.iter().map(|g| *g as f64).sum::<f64>();
-        let mut error = negated(batch.x);
+        terms.penalty = weight * over.total(gates.iter().map(|g| *g as f64).sum())?;
         let (all, w_dec) = (0..trainer.directions(), &trainer.w_dec.value);
-        directrix_kernels::sparse_product(pattern, &gates, all.clone(), w_dec, &mut error);
+        let error = over.add_product(negated(batch.x), pattern, &gates, all.clone(), w_dec)?;
         terms.aux += mean_square(&error);
         let dots = directrix_kernels::sampled_product(pattern, all.clone(), &error, w_dec);
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use directrix_kernels::{Keep, Matrix};
 
 use super::{Batch, Encoded, Extras, Listed, Objective, Terms};
+use crate::train::over::Over;
 use crate::train::recipe::{Recipe, problem};
 use crate::train::trainer::Trainer;
 use crate::{Architecture, Parameters, Result};
@@ -58,13 +59,13 @@ impl Objective for JumpRelu {
         Architecture::JumpRelu { threshold: thresholds(trainer) }
     }
 
-    fn encode(&self, trainer: &Trainer, x: &Matrix) -> Result<Encoded> {
+    fn encode(&self, trainer: &Trainer, x: &Matrix, over: Over) -> Result<Encoded> {
         let thresholds = thresholds(trainer);
         if let Some(direction) = thresholds.iter().position(|t| !t.is_finite()) {
-            return Err(trainer.diverged(format!("the threshold of direction {direction}")));
+            return Err(trainer.diverged(format!("the threshold of direction {}", trainer.first + direction)));
         }
         let least: Vec<f32> = thresholds.iter().map(|t| t - 0.5 * self.bandwidth as f32).collect();
-        let pre = trainer.pre_activations(x, Keep::Above(&least))?;
+        let pre = trainer.pre_activations(x, Keep::Above(&least), over)?;
         let above = |(&d, &x): (&u32, &f32)| if x > thresholds[d as usize] { x } else { 0.0 };
         Ok(Encoded { acts: pre.directions().iter().zip(pre.values()).map(above).collect(), pre, running: Vec::new() })
     }
@@ -72,7 +73,7 @@ impl Objective for JumpRelu {
     /// The straight-through gradient of the thresholds' logarithms; activations' gradients become those of pre-activations.
     fn add_terms(&self, trainer: &Trainer, batch: &Batch, terms: &mut Terms) -> Result<()> {
         let weight = batch.weight(self.coefficient);
-        terms.penalty = weight * batch.encoded.active() as f64;
+        terms.penalty = weight * batch.over.total(batch.encoded.active() as f64)?;
         let pre = batch.pattern.arrange(batch.encoded.pre.values());
         let thresholds = thresholds(trainer);
         let mut gradient = vec![0.0; trainer.directions()];

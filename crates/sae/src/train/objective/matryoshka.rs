@@ -5,6 +5,7 @@ use std::sync::Arc;
 use directrix_kernels::Matrix;
 
 use super::{Aux, Batch, BatchTopK, Encoded, Listed, Objective, Terms};
+use crate::train::over::Over;
 use crate::train::recipe::{Recipe, problem};
 use crate::train::trainer::Trainer;
 use crate::{Architecture, Result};
@@ -54,12 +55,16 @@ impl Objective for Matryoshka {
         self.widths.clone()
     }
 
+    fn exchanged(&self) -> (usize, usize) {
+        self.whole.exchanged()
+    }
+
     fn architecture(&self, trainer: &Trainer) -> Architecture {
         self.whole.architecture(trainer)
     }
 
-    fn encode(&self, trainer: &Trainer, x: &Matrix) -> Result<Encoded> {
-        self.whole.encode(trainer, x)
+    fn encode(&self, trainer: &Trainer, x: &Matrix, over: Over) -> Result<Encoded> {
+        self.whole.encode(trainer, x, over)
     }
 
     fn add_terms(&self, trainer: &Trainer, batch: &Batch, terms: &mut Terms) -> Result<()> {

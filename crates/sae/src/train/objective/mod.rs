@@ -20,6 +20,7 @@ use std::sync::Arc;
 use directrix_kernels::{ByDirection, Matrix, SparseActivations};
 use rayon::prelude::*;
 
+use super::over::Over;
 use super::parameter::Numbers;
 use super::recipe::{Recipe, problem};
 use super::trainer::Trainer;
@@ -86,19 +87,27 @@ pub trait Objective: fmt::Debug + Send + Sync {
     /// Sets what it trains beside weights and biases for a direction that begins anew.
     fn renew(&self, _extras: &mut BTreeMap<&'static str, Numbers>, _direction: usize) {}
 
+    /// What ranks exchange of each position beside the sums of the errors, where each holds some of the directions: the bytes that one gives
+    /// the others at most, and how many rows of `d_in` numbers are summed.
+    fn exchanged(&self) -> (usize, usize) {
+        (0, 0)
+    }
+
     /// The architecture of the SAE that it makes.
     fn architecture(&self, trainer: &Trainer) -> Architecture;
 
-    /// What of a batch may matter after the encoder. `x` is `[positions, d_in]`, `b_dec` already taken from it.
+    /// What of a batch may matter after the encoder, of the directions that the trainer holds. `x` is `[positions, d_in]`, `b_dec` already
+    /// taken from it.
     ///
     /// # Errors
-    /// If a pre-activation or activation is not finite.
-    fn encode(&self, trainer: &Trainer, x: &Matrix) -> Result<Encoded>;
+    /// If a pre-activation or activation is not finite, or a rank is gone.
+    fn encode(&self, trainer: &Trainer, x: &Matrix, over: Over) -> Result<Encoded>;
 
-    /// Adds to the loss and its gradient what it minimises beside the errors.
+    /// Adds to the loss and its gradient what it minimises beside the errors. The loss is that of all directions, the gradient of those that
+    /// the trainer holds.
     ///
     /// # Errors
-    /// If a number is not finite.
+    /// If a number is not finite, or a rank is gone.
     fn add_terms(&self, trainer: &Trainer, batch: &Batch, terms: &mut Terms) -> Result<()>;
 }
 
@@ -140,6 +149,8 @@ pub struct Batch<'a> {
     pub error: &'a Matrix,
     /// Factor on the objective's coefficients.
     pub coefficient_scale: f64,
+    /// The ranks that it is divided over.
+    pub over: Over<'a>,
 }
 
 impl Batch<'_> {

@@ -3,6 +3,9 @@
 use directrix_kernels::SparseActivations;
 use serde::{Deserialize, Serialize};
 
+use crate::Result;
+use crate::train::over::Over;
+
 /// A penalty on the activations of a ReLU SAE, named as in the origin (lovis-heindrich/superposition). `a` are the activations of
 /// a batch, `c` the coefficients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +62,11 @@ impl Penalty {
         if matches!(self, CombinedHoyerL1 | CombinedHoyerSqrt | CombinedHoyerPureSqrt) { 2 } else { 1 }
     }
 
+    /// Whether a position's activations are added up in it.
+    pub(super) fn is_by_position(self) -> bool {
+        self.coefficients() == 2 || self == Penalty::HoyerSquare
+    }
+
     /// The penalty of a batch's activations (all above 0), and its derivative by each of them, in their order; `coefficients` are
     /// as many as it [takes](Penalty::coefficients). Activations that are 0 are not entries: their derivative is not asked for, as
     /// ReLU passes none on.
@@ -72,42 +80,57 @@ impl Penalty {
         coefficients: &[f64],
         over: PenaltyOver,
     ) -> (f64, Vec<f32>) {
+        self.found(acts, directions, coefficients, over, Over::One).unwrap_or_default()
+    }
+
+    /// The same, where the activations are those of some of the `directions`: the penalty of all, and the derivatives by these.
+    pub(in crate::train) fn found(
+        self,
+        acts: &SparseActivations,
+        directions: usize,
+        coefficients: &[f64],
+        over: PenaltyOver,
+        ranks: Over,
+    ) -> Result<(f64, Vec<f32>)> {
         let scale = match over {
             PenaltyOver::Sum => 1.0,
             PenaltyOver::Mean => 1.0 / acts.positions().max(1) as f64,
         };
         let c = |i: usize| coefficients[i] * scale;
         let mut gradient = vec![0.0; acts.active()];
-        let total = match self {
-            Penalty::L1 => each(acts, &mut gradient, |a| (c(0) * a, c(0))),
-            Penalty::Sqrt => each(acts, &mut gradient, |a| root_below_one(a, c(0))),
-            Penalty::PureSqrt => each(acts, &mut gradient, |a| root(a, c(0))),
-            Penalty::HoyerSquare => hoyer_square(acts, &mut gradient, c(0)),
-            Penalty::CombinedHoyerL1 => {
-                each(acts, &mut gradient, |a| (c(0) * a, c(0))) + hoyer_square(acts, &mut gradient, c(1))
+        let mut each = |f: &dyn Fn(f64) -> (f64, f64)| ranks.total(each(acts, &mut gradient, f));
+        let of_each = match self {
+            Penalty::L1 | Penalty::CombinedHoyerL1 => each(&|a| (c(0) * a, c(0)))?,
+            Penalty::Sqrt | Penalty::CombinedHoyerSqrt => each(&|a| root_below_one(a, c(0)))?,
+            Penalty::PureSqrt | Penalty::CombinedHoyerPureSqrt => each(&|a| root(a, c(0)))?,
+            Penalty::HoyerSquare | Penalty::HoyerD | Penalty::HoyerDScaledL1 => 0.0,
+        };
+        let of_all = match self {
+            Penalty::L1 | Penalty::Sqrt | Penalty::PureSqrt => 0.0,
+            Penalty::HoyerSquare => hoyer_square(acts, &mut gradient, c(0), ranks)?,
+            Penalty::CombinedHoyerL1 | Penalty::CombinedHoyerSqrt | Penalty::CombinedHoyerPureSqrt => {
+                hoyer_square(acts, &mut gradient, c(1), ranks)?
             }
-            Penalty::CombinedHoyerSqrt => {
-                each(acts, &mut gradient, |a| root_below_one(a, c(0))) + hoyer_square(acts, &mut gradient, c(1))
-            }
-            Penalty::CombinedHoyerPureSqrt => {
-                each(acts, &mut gradient, |a| root(a, c(0))) + hoyer_square(acts, &mut gradient, c(1))
-            }
-            Penalty::HoyerD => {
-                let (sum, squares) = sums(acts);
-                let factor = coefficients[0] / directions as f64;
-                // d/da (S² / Q) = 2 S / Q - 2 a S² / Q²
-                add(acts, &mut gradient, |a| factor * 2.0 * (sum / squares) * (1.0 - a * sum / squares));
-                factor * sum * sum / squares
-            }
-            Penalty::HoyerDScaledL1 => {
-                let (sum, squares) = sums(acts);
-                let factor = c(0) / directions as f64;
-                // d/da (S³ / Q) = 3 S² / Q - 2 a S³ / Q²
-                add(acts, &mut gradient, |a| factor * sum * sum / squares * (3.0 - 2.0 * a * sum / squares));
-                factor * sum.powi(3) / squares
+            Penalty::HoyerD | Penalty::HoyerDScaledL1 => {
+                let mut found = sums(acts.values());
+                ranks.sum_wide(&mut found)?;
+                let [sum, squares] = found;
+                if squares == 0.0 {
+                    0.0
+                } else if self == Penalty::HoyerD {
+                    let factor = coefficients[0] / directions as f64;
+                    // d/da (S² / Q) = 2 S / Q - 2 a S² / Q²
+                    add(acts, &mut gradient, |a| factor * 2.0 * (sum / squares) * (1.0 - a * sum / squares));
+                    factor * sum * sum / squares
+                } else {
+                    let factor = c(0) / directions as f64;
+                    // d/da (S³ / Q) = 3 S² / Q - 2 a S³ / Q²
+                    add(acts, &mut gradient, |a| factor * sum * sum / squares * (3.0 - 2.0 * a * sum / squares));
+                    factor * sum.powi(3) / squares
+                }
             }
         };
-        (if acts.active() == 0 { 0.0 } else { total }, gradient)
+        Ok((of_each + of_all, gradient))
     }
 }
 
@@ -121,7 +144,7 @@ fn root_below_one(a: f64, c: f64) -> (f64, f64) {
 }
 
 /// The sum of a function of each activation; adds its derivatives.
-fn each(acts: &SparseActivations, gradient: &mut [f32], f: impl Fn(f64) -> (f64, f64)) -> f64 {
+fn each(acts: &SparseActivations, gradient: &mut [f32], f: &dyn Fn(f64) -> (f64, f64)) -> f64 {
     let mut total = 0.0;
     for (g, &a) in gradient.iter_mut().zip(acts.values()) {
         let (value, derivative) = f(a as f64);
@@ -136,17 +159,16 @@ fn add(acts: &SparseActivations, gradient: &mut [f32], derivative: impl Fn(f64) 
 }
 
 /// `Σ a` and `Σ a²`.
-fn sums(acts: &SparseActivations) -> (f64, f64) {
-    acts.values().iter().fold((0.0, 0.0), |(sum, squares), &a| (sum + a as f64, squares + (a as f64).powi(2)))
+fn sums(acts: &[f32]) -> [f64; 2] {
+    acts.iter().fold([0.0, 0.0], |[sum, squares], &a| [sum + a as f64, squares + (a as f64).powi(2)])
 }
 
-fn hoyer_square(acts: &SparseActivations, gradient: &mut [f32], c: f64) -> f64 {
+fn hoyer_square(acts: &SparseActivations, gradient: &mut [f32], c: f64, ranks: Over) -> Result<f64> {
+    let mut found: Vec<f64> = (0..acts.positions()).flat_map(|position| sums(acts.at(position).1)).collect();
+    ranks.sum_wide(&mut found)?;
     let mut total = 0.0;
-    for position in 0..acts.positions() {
-        let range = acts.indptr()[position]..acts.indptr()[position + 1];
-        let values = &acts.values()[range.clone()];
-        let (sum, squares) =
-            values.iter().fold((0.0, 0.0), |(sum, squares), &a| (sum + a as f64, squares + (a as f64).powi(2)));
+    for (position, found) in found.as_chunks::<2>().0.iter().enumerate() {
+        let [sum, squares] = *found;
         if squares == 0.0 {
             continue;
         }
@@ -154,9 +176,10 @@ fn hoyer_square(acts: &SparseActivations, gradient: &mut [f32], c: f64) -> f64 {
         let (length, norm) = (squares.sqrt(), squares.sqrt() + f32::EPSILON as f64);
         let ratio = sum / norm;
         total += c * ratio * ratio;
-        for (g, &a) in gradient[range].iter_mut().zip(values) {
+        let range = acts.indptr()[position]..acts.indptr()[position + 1];
+        for (g, &a) in gradient[range.clone()].iter_mut().zip(&acts.values()[range]) {
             *g += (2.0 * c * ratio / norm * (1.0 - ratio * a as f64 / length)) as f32;
         }
     }
-    total
+    Ok(total)
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use directrix_kernels::{Keep, Matrix};
 
 use super::{Batch, Encoded, Extras, Listed, Objective, Penalty, PenaltyOver, Terms};
+use crate::train::over::Over;
 use crate::train::recipe::{Recipe, problem};
 use crate::train::trainer::Trainer;
 use crate::{Architecture, Parameters, Result};
@@ -38,18 +39,22 @@ impl Objective for Relu {
         (sae.architecture == Architecture::Relu).then(Extras::new)
     }
 
+    fn exchanged(&self) -> (usize, usize) {
+        (if self.penalty.is_by_position() { 2 * size_of::<f64>() } else { 0 }, 0)
+    }
+
     fn architecture(&self, _trainer: &Trainer) -> Architecture {
         Architecture::Relu
     }
 
-    fn encode(&self, trainer: &Trainer, x: &Matrix) -> Result<Encoded> {
-        Ok(Encoded::plain(trainer.pre_activations(x, Keep::Positive)?))
+    fn encode(&self, trainer: &Trainer, x: &Matrix, over: Over) -> Result<Encoded> {
+        Ok(Encoded::plain(trainer.pre_activations(x, Keep::Positive, over)?))
     }
 
     fn add_terms(&self, trainer: &Trainer, batch: &Batch, terms: &mut Terms) -> Result<()> {
         let coefficients: Vec<f64> = self.coefficient.iter().map(|c| c * batch.coefficient_scale).collect();
-        let acts = &batch.encoded.pre;
-        let (value, gradient) = self.penalty.value_and_gradient(acts, trainer.directions(), &coefficients, self.over);
+        let (acts, directions) = (&batch.encoded.pre, trainer.all);
+        let (value, gradient) = self.penalty.found(acts, directions, &coefficients, self.over, batch.over)?;
         terms.penalty = value;
         terms.entries.iter_mut().zip(batch.pattern.arrange(&gradient)).for_each(|(g, p)| *g += p);
         Ok(())

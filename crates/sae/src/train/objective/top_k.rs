@@ -5,6 +5,7 @@ use std::sync::Arc;
 use directrix_kernels::{Keep, Matrix};
 
 use super::{Aux, Batch, Encoded, Listed, Objective, Terms};
+use crate::train::over::Over;
 use crate::train::recipe::Recipe;
 use crate::train::trainer::Trainer;
 use crate::{Architecture, Result};
@@ -29,12 +30,16 @@ impl Objective for TopK {
         false
     }
 
+    fn exchanged(&self) -> (usize, usize) {
+        (size_of::<u32>() + size_of::<f32>() * self.k, 0)
+    }
+
     fn architecture(&self, _trainer: &Trainer) -> Architecture {
         Architecture::TopK { k: self.k }
     }
 
-    fn encode(&self, trainer: &Trainer, x: &Matrix) -> Result<Encoded> {
-        Ok(Encoded::plain(trainer.pre_activations(x, Keep::Largest(self.k))?))
+    fn encode(&self, trainer: &Trainer, x: &Matrix, over: Over) -> Result<Encoded> {
+        Ok(Encoded::plain(trainer.pre_activations(x, Keep::Largest(self.k), over)?))
     }
 
     fn add_terms(&self, trainer: &Trainer, batch: &Batch, terms: &mut Terms) -> Result<()> {
