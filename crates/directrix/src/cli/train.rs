@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use directrix::corpus::{self, Chunk, Prompts, Tokenising};
 use directrix::lab::{self, Opened, Wanted};
 use directrix::model::Processing;
-use directrix::sae::train::{Feed, Metrics, Notice, Recipe, Training};
+use directrix::sae::train::{Feed, Metrics, Notice, Recipe, Split, Training};
 use directrix::sae::{self, train};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -19,6 +20,7 @@ use super::failure::usage;
 use super::inputs::{BosArgs, ProcessingArgs, ThreadArgs, note_model};
 use super::layout::Table as Shown;
 use super::numbers::{count, real, whole};
+use super::ranks;
 use super::terminal::{self, note, remark, stdout, thousands};
 use super::watch::{sources, watch};
 
@@ -56,6 +58,10 @@ pub(crate) struct Train {
     feed: FeedArgs,
     #[command(flatten)]
     bos: BosArgs,
+    /// What ranks that mpirun starts divide: the positions of each batch, or the directions of each SAE, so that they train together what none
+    /// of them can hold
+    #[arg(long, value_name = "WHAT", default_value = "positions", value_parser = split())]
+    split: Split,
     #[command(flatten)]
     threads: ThreadArgs,
     /// Print the summary as JSON
@@ -202,6 +208,11 @@ struct FeedArgs {
     checkpoint_every: Option<u64>,
 }
 
+fn split() -> impl TypedValueParser<Value = Split> {
+    PossibleValuesParser::new(["positions", "directions"])
+        .map(|what| if what == "directions" { Split::Directions } else { Split::Positions })
+}
+
 /// Options as meant: flags before the file, the file before defaults.
 struct Options {
     given: Given,
@@ -215,6 +226,7 @@ impl Train {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         self.threads.apply()?;
         let watch = watch();
+        let ranks = ranks::join()?;
         let mut options = self.options()?;
         options.feed.check()?;
         let given = &options.given;
@@ -273,7 +285,7 @@ impl Train {
             out: &out,
             model_name: opened.model_name(),
             identity: &identity,
-            over: train::Over::One,
+            over: self.split.over(ranks.as_deref()),
         };
         train::train(&training, &watch, |notice| show(notice, &mut latest)).map_err(|error| match error {
             stopped @ sae::Error::Stopped => {
@@ -282,6 +294,9 @@ impl Train {
             error => error.into(),
         })?;
         drop(watch);
+        if !ranks::is_first() {
+            return Ok(());
+        }
         if self.json {
             let site = |name: &str| options.recipes.iter().find(|(of, _)| of == name).map(|(_, recipe)| &recipe.site);
             let latest = latest.iter().map(|(name, (_, metrics))| (out.join(name), site(name), metrics));

@@ -133,7 +133,7 @@ impl Checkpoint {
         let state: State = state.ok_or_else(|| damaged(&path, "it has no state of a run"))?;
         // Through text, as numbers may be written in more than one way.
         let now: Value = serde_json::from_str(&identity.to_string()).unwrap_or_default();
-        if let Some(difference) = difference("", &state.identity, &now) {
+        if let Some(difference) = directrix_corpus::difference("", &state.identity, &now) {
             let problem = format!(
                 "the checkpoint is of another run: {difference}; give the options it was started with, name another --out, \
                  or remove the file to begin anew"
@@ -196,23 +196,4 @@ fn tensors<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
 /// An error that says that a file is not as it was written.
 pub(super) fn damaged(path: &Path, problem: impl Into<String>) -> Error {
     directrix_corpus::Error::Damaged { path: path.into(), problem: problem.into() }.into()
-}
-
-/// The first place where two descriptions differ.
-fn difference(place: &str, then: &Value, now: &Value) -> Option<String> {
-    let inside = |key: &str| if place.is_empty() { key.to_owned() } else { format!("{place}.{key}") };
-    match (then, now) {
-        (Value::Object(then), Value::Object(now)) => {
-            let keys = then.keys().chain(now.keys());
-            keys.into_iter().find_map(|key| {
-                let of = |object: &serde_json::Map<String, Value>| object.get(key).cloned().unwrap_or_default();
-                difference(&inside(key), &of(then), &of(now))
-            })
-        }
-        (Value::Array(then), Value::Array(now)) if then.len() == now.len() => {
-            then.iter().zip(now).enumerate().find_map(|(i, (then, now))| difference(&inside(&i.to_string()), then, now))
-        }
-        (then, now) if then == now => None,
-        (then, now) => Some(format!("`{place}` was {then} and is {now}")),
-    }
 }
