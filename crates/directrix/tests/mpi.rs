@@ -107,6 +107,73 @@ fn verified_edges_and_a_study_are_those_of_one_process() {
     );
 }
 
+/// A training of some hundred steps, which often keeps what it has.
+fn training(folder: &Folder, out: &str, more: &[&str]) -> Vec<String> {
+    let (model, corpus) = (fixture("gpt2-tiny"), folder.ids("train.jsonl", 60, 64));
+    let flags = ["--objective=batch_topk", "--k=8", "--tokens=64000", "--batch=64", "--buffer=512", "--context=16"];
+    let often = ["--log-every=10", "--evaluate-every=100", "--evaluation-prompts=5", "--checkpoint-every=20"];
+    let inputs = ["train", "--model", &model, "--corpus", &corpus, "--out", out];
+    strings(&[&inputs[..], &flags[..], &often, more].concat())
+}
+
+#[test]
+fn a_training_has_the_bits_of_one_process_and_goes_on_over_other_ranks() {
+    let folder = Folder::new();
+    let alone = folder.at("alone");
+    assert!(directrix().args(training(&folder, &alone, &[])).output().unwrap().status.success());
+    let said = done_by(3, &training(&folder, &folder.at("by-3"), &[]));
+    assert!(said.contains("loss recovered"), "{said}");
+    assert_same(&folder.at("by-3"), &alone, "3 ranks");
+
+    let out = folder.at("moved");
+    for (kill, n) in [4, 2, 3].into_iter().enumerate() {
+        let mut command = ranks(n);
+        command.args(training(&folder, &out, &[])).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let kept = Path::new(&out).join("checkpoint.safetensors");
+        let begun = Instant::now();
+        let of = |path: &Path| fs::metadata(path).and_then(|of| of.modified()).ok();
+        let before = of(&kept);
+        while of(&kept) == before && child.try_wait().unwrap().is_none() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "no checkpoint");
+            sleep(Duration::from_millis(2));
+        }
+        let there = processes(&out);
+        if let Some(victim) = there.get(kill % there.len().max(1)) {
+            drop(Command::new("kill").args(["-9", &victim.to_string()]).status());
+        }
+        assert!(ended(&mut child, Duration::from_secs(30)), "the others go on");
+    }
+    done_by(2, &training(&folder, &out, &[]));
+    assert_same(&out, &alone, "moved from 4 ranks to 2 to 3 to 2");
+}
+
+#[test]
+fn directions_that_are_divided_are_trained_as_by_one_process() {
+    let folder = Folder::new();
+    let split = ["--split=directions"];
+    let trained = |n: usize, name: &str| {
+        let out = folder.at(name);
+        done_by(n, &training(&folder, &out, &split));
+        let bytes = fs::read(Path::new(&out).join("sae_weights.safetensors")).unwrap();
+        (out, bytes)
+    };
+    let ((one, alone), (first, divided)) = (trained(1, "one"), trained(3, "first"));
+    let (again, _) = trained(3, "again");
+    assert_same(&again, &first, "again");
+    assert_eq!(files(Path::new(&one)).len(), files(Path::new(&first)).len());
+    let numbers = |bytes: &[u8], name: &str| -> Vec<f32> {
+        let tensors = safetensors::SafeTensors::deserialize(bytes).unwrap();
+        tensors.tensor(name).unwrap().data().chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    };
+    // A thousand steps of Adam, each within 1e-5, drift apart; the SAE is the same.
+    let (expected, found) = (numbers(&alone, "W_dec"), numbers(&divided, "W_dec"));
+    assert_eq!(found.len(), expected.len());
+    let dot: f64 = expected.iter().zip(&found).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+    let of = |numbers: &[f32]| numbers.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    assert!(dot / (of(&expected) * of(&found)) > 0.99, "{dot}");
+}
+
 #[test]
 fn ranks_that_were_given_different_things_are_told_what_differs() {
     let folder = Folder::new();
