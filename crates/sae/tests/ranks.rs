@@ -296,9 +296,12 @@ fn a_checkpoint_does_not_say_how_many_ranks_wrote_it() {
     }
 }
 
+/// What is done to a setting, and the beginning of what is said then.
+type Change = (fn(&mut Setting), &'static str);
+
 #[test]
 fn ranks_that_were_given_different_trainings_are_told_what_differs() {
-    let changes: [(fn(&mut Setting), &str); 5] = [
+    let changes: [Change; 5] = [
         (|setting| setting.feed.batch = 16, "feed.batch: not the same on all ranks (rank 0: 18; rank 2: 16)"),
         (|setting| setting.recipes[0].1.k = 5, "recipes.0.1.k: not the same on all ranks (rank 0: 4; rank 2: 5)"),
         (

@@ -258,7 +258,7 @@ impl Trainer {
         let (errors, mses) = self.errors(&x, &pattern, &acts, over)?;
         let mut entries = Vec::with_capacity(pattern.active());
         for (group, error) in &errors {
-            entries.extend(directrix_kernels::sampled_product(&pattern, group.clone(), error, &self.w_dec.value));
+            entries.extend(over.dots(&pattern, group.clone(), error, &self.w_dec.value)?);
         }
         let per_position = per_position(positions);
         entries.iter_mut().for_each(|dot| *dot *= per_position as f32);

@@ -87,8 +87,8 @@ pub trait Objective: fmt::Debug + Send + Sync {
     /// Sets what it trains beside weights and biases for a direction that begins anew.
     fn renew(&self, _extras: &mut BTreeMap<&'static str, Numbers>, _direction: usize) {}
 
-    /// What ranks exchange of each position beside the sums of the errors, where each holds some of the directions: the bytes that one gives
-    /// the others at most, and how many rows of `d_in` numbers are summed.
+    /// What several ranks exchange of each position beside what any objective needs: where each holds some of the directions, the bytes that one
+    /// gives the others at most; and how many errors, rows of `d_in` numbers, are found beside those of the prefixes.
     fn exchanged(&self) -> (usize, usize) {
         (0, 0)
     }

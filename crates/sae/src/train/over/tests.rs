@@ -152,6 +152,29 @@ proptest! {
     }
 
     #[test]
+    fn a_step_divided_by_positions_has_the_bits_of_one_process(
+        number in 0_usize..5, seed in any::<u64>(), positions in 30_usize..90, size in 2_usize..5,
+    ) {
+        // Many directions of which few fire, so that some are taken together densely and some are not.
+        let (directions, d_in) = (700, 70);
+        let mut next = random(seed ^ 1);
+        let batch = Matrix::new((0..positions * d_in).map(|_| 2.0 * next()).collect(), positions, d_in);
+        let mut whole = trainer(number, directions, d_in, seed);
+        for bias in &mut whole.b_enc.value[200..] {
+            *bias -= 2.0;
+        }
+        let before = whole.clone();
+        let expected = found(&mut whole, &batch, Over::One).unwrap();
+        for after in by_ranks(size, false, |over| {
+            let mut mine = before.clone();
+            found(&mut mine, &batch, over).map(|found| (found, mine))
+        }) {
+            let (found, mine) = after.unwrap();
+            prop_assert!(found == expected && mine.stored() == whole.stored());
+        }
+    }
+
+    #[test]
     fn ranks_resample_alike(seed in any::<u64>(), directions in 5_usize..40, size in 1_usize..5) {
         let mut next = random(seed ^ 1);
         let batch = Matrix::new((0..12 * 7).map(|_| 2.0 * next()).collect(), 12, 7);
