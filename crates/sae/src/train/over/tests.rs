@@ -11,7 +11,7 @@ use super::super::trainer::{StepOptions, Trainer};
 use super::super::{Aux, BatchTopK, Gated, JumpRelu, Matryoshka, Objective, Penalty, PenaltyOver, Relu, TopK};
 use super::super::{Numbers, Recipe, Rows};
 use super::{Over, Split, packed, unpack};
-use crate::Result;
+use crate::{End, Result, Site};
 
 const OPTIONS: StepOptions = StepOptions { rate: 1e-3, betas: [0.9, 0.99], eps: 1e-8, coefficient_scale: 1.0 };
 
@@ -266,6 +266,17 @@ fn first_weights_are_those_of_one_process() {
     let whole = of(Over::One);
     let parts = by_ranks(3, true, |over| of(over).w_enc.value.into_data());
     assert_eq!(parts.concat(), whole.w_enc.value.data());
+}
+
+#[test]
+fn ranks_go_on_from_their_directions_of_an_sae() {
+    let end = End { hook: "blocks.0.mlp.hook_post".parse().unwrap(), head: None, width: 6 };
+    let sae = trainer(4, 23, 6, 3).to_sae("sae", Site::at(end)).unwrap();
+    let of = |over: Over| Trainer::held_of(objective(4, 23), &sae, over.held(23)).unwrap();
+    let whole = of(Over::One);
+    for (own, same) in by_ranks(3, true, |over| (of(over), part(&whole, over))) {
+        assert!(own.stored() == same.stored() && own.first == same.first && own.all == 23);
+    }
 }
 
 #[test]
