@@ -9,7 +9,7 @@ use clap::Args;
 use directrix::corpus::{self, Chunk, Prompts, Tokenising};
 use directrix::lab::{self, Opened, Wanted};
 use directrix::model::Processing;
-use directrix::sae::train::{Feed, Metrics, Notice, Recipe, Training};
+use directrix::sae::train::{Feed, Metrics, Notice, Recipe, Split, Training};
 use directrix::sae::{self, train};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -91,6 +91,15 @@ struct Given {
     /// Folder of the SAE, or with --sweep of the SAEs' folders [default: out/sae]
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
+    /// What several processes divide: the positions of each batch, or the directions of each SAE, which none of them then holds
+    /// whole: positions or directions [default: positions]
+    #[arg(long, value_name = "WHAT", value_parser = split)]
+    split: Option<Split>,
+}
+
+/// A [`Split`] by its name.
+fn split(name: &str) -> Result<Split, String> {
+    serde_json::from_value(name.into()).map_err(|_| "give positions or directions".into())
 }
 
 #[derive(Args, Serialize)]
@@ -273,7 +282,7 @@ impl Train {
             out: &out,
             model_name: opened.model_name(),
             identity: &identity,
-            over: train::Over::One,
+            over: given.split.unwrap_or_default().over(None),
         };
         train::train(&training, &watch, |notice| show(notice, &mut latest)).map_err(|error| match error {
             stopped @ sae::Error::Stopped => {
@@ -368,7 +377,7 @@ impl Train {
 }
 
 /// Names of the options in [`Given`].
-const GIVEN: [&str; 7] = ["model", "corpus", "column", "exclude", "evaluation-corpus", "cache", "out"];
+const GIVEN: [&str; 8] = ["model", "corpus", "column", "exclude", "evaluation-corpus", "cache", "out", "split"];
 
 fn names(of: &impl Serialize) -> anyhow::Result<Vec<String>> {
     Ok(Table::try_from(of)?.keys().cloned().collect())
