@@ -14,8 +14,8 @@ use crate::lanes::{add_scaled, sum_of_squares};
 use crate::product::product;
 use crate::{ByDirection, Matrix};
 
-/// Directions that are judged dense or sparse together: parts of a range of directions that begin at multiples of this from its beginning
-/// give the bits that the whole does.
+/// Directions that are judged dense or sparse together: parts of a range of directions that begin at multiples of this from
+/// its beginning give the bits that the whole does.
 pub const TILE: usize = 128;
 
 /// The share of active entries from which a tile is dense: where matrix products on all of it become cheaper, as measured.
@@ -168,13 +168,15 @@ fn densify(pattern: &ByDirection, values: &[f32], tile: &Range<usize>, positions
     dense
 }
 
-/// `out += acts[:, directions] w[directions]`, `[positions, d_in]`; `values` in the pattern's order, `w` is `[directions, d_in]`.
+/// `out += acts[:, directions] w[directions]`, `[positions, d_in]`; `values` in the pattern's order, `w` is `[directions,
+/// d_in]`.
 pub fn sparse_product(pattern: &ByDirection, values: &[f32], directions: Range<usize>, w: &Matrix, out: &mut Matrix) {
     let positions = out.rows();
     sparse_product_at(pattern, values, directions, w, 0..positions, positions, out);
 }
 
-/// The rows that [`sparse_product`] gives at some of its `positions`, with the bits they have there: `out` is `[at.len(), d_in]`.
+/// The rows that [`sparse_product`] gives at some of its `positions`, with the bits they have there: `out` is `[at.len(),
+/// d_in]`.
 pub fn sparse_product_at(
     pattern: &ByDirection,
     values: &[f32],
@@ -281,8 +283,8 @@ fn add_dots<const N: usize>(rows: &Matrix, column: usize, w: &[f32], positions: 
 }
 
 /// One step of Adam on weights `[directions, d_in]` whose gradient is the sum of `terms`, less `along[direction]` times the
-/// row itself where that is given. The gradient is formed block by block and never stored. `moments` are Adam's two, of the weights'
-/// shape.
+/// row itself where that is given. The gradient is formed block by block and never stored. `moments` are Adam's two, of the
+/// weights' shape.
 pub fn descend(w: &mut Matrix, moments: [&mut Matrix; 2], terms: &[Outer], along: Option<&[f32]>, adam: Adam) {
     let (directions, columns) = (w.rows(), w.columns());
     let [first, second] = moments;

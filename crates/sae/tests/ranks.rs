@@ -1,5 +1,5 @@
-//! Training by several ranks: the bits of one process where positions are divided, within rounding where directions are; files that do
-//! not depend on how many there were.
+//! Training by several ranks: the bits of one process where positions are divided, within rounding where directions are;
+//! files that do not depend on how many there were.
 
 use std::collections::BTreeMap;
 use std::fs;
