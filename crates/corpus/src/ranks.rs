@@ -9,8 +9,8 @@ use crate::error::{Error, Result, excerpt};
 
 /// What a process has of the others that run the same command on the same inputs, as MPI numbers them.
 ///
-/// All ranks make the same calls of [`gather`](Ranks::gather) and [`sum`](Ranks::sum) in the same order; each waits there for the others.
-/// When one of them ends without, that is an error on all.
+/// All ranks make the same calls of [`gather`](Ranks::gather) and [`sum`](Ranks::sum) in the same order; each waits there
+/// for the others. When one of them ends without, that is an error on all.
 pub trait Ranks: Send + Sync {
     /// The number of this one, from 0.
     fn rank(&self) -> usize;
@@ -37,8 +37,8 @@ pub trait Ranks: Send + Sync {
     fn next(&self, count: u64) -> Result<u64>;
 }
 
-/// That all ranks have the same of what is named: what they were given, the version of the program, the bits of a small computation.
-/// What is said of each is shown where it differs; what is long is told better by its checksum.
+/// That all ranks have the same of what is named: what they were given, the version of the program, the bits of a small
+/// computation. What is said of each is shown where it differs; what is long is told better by its checksum.
 ///
 /// # Errors
 /// [`Error::Unequal`] on every rank, with the first name that is not the same everywhere and the ranks that differ from rank 0;
@@ -101,8 +101,9 @@ impl<'a> Measured<'a> {
         Measured { ranks, bytes: AtomicU64::new(0), nanoseconds: AtomicU64::new(0) }
     }
 
-    /// Bytes that this rank was given by others, and how long its exchanges took with the waiting for others, since this was asked
-    /// last. Numbers that are summed pass twice, once to be added and once to be handed back, a rank's own share neither time.
+    /// Bytes that this rank was given by others, and how long its exchanges took with the waiting for others, since this
+    /// was asked last. Numbers that are summed pass twice, once to be added and once to be handed back, a rank's own share
+    /// neither time.
     pub fn take(&self) -> (u64, Duration) {
         let nanoseconds = self.nanoseconds.swap(0, Ordering::Relaxed);
         (self.bytes.swap(0, Ordering::Relaxed), Duration::from_nanos(nanoseconds))

@@ -14,8 +14,9 @@ use crate::lanes::{add_scaled, sum_of_squares};
 use crate::product::product;
 use crate::{ByDirection, Matrix};
 
-/// Directions that are judged dense or sparse together.
-const TILE: usize = 128;
+/// Directions that are judged dense or sparse together: parts of a range of directions that begin at multiples of this from
+/// its beginning give the bits that the whole does.
+pub const TILE: usize = 128;
 
 /// The share of active entries from which a tile is dense: where matrix products on all of it become cheaper, as measured.
 const DENSE: f64 = 0.07;
@@ -167,31 +168,54 @@ fn densify(pattern: &ByDirection, values: &[f32], tile: &Range<usize>, positions
     dense
 }
 
-/// `out += acts[:, directions] w[directions]`, `[positions, d_in]`; `values` in the pattern's order, `w` is `[directions, d_in]`.
+/// `out += acts[:, directions] w[directions]`, `[positions, d_in]`; `values` in the pattern's order, `w` is `[directions,
+/// d_in]`.
 pub fn sparse_product(pattern: &ByDirection, values: &[f32], directions: Range<usize>, w: &Matrix, out: &mut Matrix) {
-    let tiles = tiles(&[(pattern, directions.clone())], directions, out.rows());
+    let positions = out.rows();
+    sparse_product_at(pattern, values, directions, w, 0..positions, positions, out);
+}
+
+/// The rows that [`sparse_product`] gives at some of its `positions`, with the bits they have there: `out` is `[at.len(),
+/// d_in]`.
+pub fn sparse_product_at(
+    pattern: &ByDirection,
+    values: &[f32],
+    directions: Range<usize>,
+    w: &Matrix,
+    at: Range<usize>,
+    positions: usize,
+    out: &mut Matrix,
+) {
+    let tiles = tiles(&[(pattern, directions.clone())], directions, positions);
     for (tile, _) in tiles.iter().filter(|(_, dense)| *dense) {
-        let acts = densify(pattern, values, tile, out.rows());
-        product(acts.view(), w.view().rows_of(tile.clone()), out, true);
+        let acts = densify(pattern, values, tile, positions);
+        product(acts.view().rows_of(at.clone()), w.view().rows_of(tile.clone()), out, true);
     }
-    let sparse: Vec<usize> = tiles.into_iter().filter(|(_, dense)| !dense).flat_map(|(tile, _)| tile).collect();
+    let entries_at = |direction: usize| {
+        let entries = pattern.range(direction);
+        let of = &pattern.positions()[entries.clone()];
+        let place = |position: usize| entries.start + of.partition_point(|of| (*of as usize) < position);
+        (direction, place(at.start)..place(at.end))
+    };
+    let sparse = tiles.into_iter().filter(|(_, dense)| !dense).flat_map(|(tile, _)| tile);
+    let sparse: Vec<(usize, Range<usize>)> =
+        sparse.map(entries_at).filter(|(_, entries)| !entries.is_empty()).collect();
     let columns = out.columns();
     let out = Shared::new(out);
     blocks(columns, 64).into_par_iter().for_each(|(column, width)| {
-        for &direction in &sparse {
-            let entries = pattern.range(direction);
-            let (positions, values) = (&pattern.positions()[entries.clone()], &values[entries]);
-            by_width!(width, scatter(&out, column, w.row(direction), positions, values));
+        for (direction, entries) in &sparse {
+            let (positions, values) = (&pattern.positions()[entries.clone()], &values[entries.clone()]);
+            by_width!(width, scatter(&out, column, w.row(*direction), at.start, positions, values));
         }
     });
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
-fn scatter<const N: usize>(out: &Shared, column: usize, w: &[f32], positions: &[u32], values: &[f32]) {
+fn scatter<const N: usize>(out: &Shared, column: usize, w: &[f32], first: usize, positions: &[u32], values: &[f32]) {
     let Some(w) = w[column..].first_chunk::<N>() else { return };
     for (&position, &value) in positions.iter().zip(values) {
         // SAFETY: a task has these columns for itself.
-        let row = unsafe { out.block::<N>(position as usize, column) };
+        let row = unsafe { out.block::<N>(position as usize - first, column) };
         for i in 0..N {
             row[i] = value.mul_add(w[i], row[i]);
         }
@@ -259,8 +283,8 @@ fn add_dots<const N: usize>(rows: &Matrix, column: usize, w: &[f32], positions: 
 }
 
 /// One step of Adam on weights `[directions, d_in]` whose gradient is the sum of `terms`, less `along[direction]` times the
-/// row itself where that is given. The gradient is formed block by block and never stored. `moments` are Adam's two, of the weights'
-/// shape.
+/// row itself where that is given. The gradient is formed block by block and never stored. `moments` are Adam's two, of the
+/// weights' shape.
 pub fn descend(w: &mut Matrix, moments: [&mut Matrix; 2], terms: &[Outer], along: Option<&[f32]>, adam: Adam) {
     let (directions, columns) = (w.rows(), w.columns());
     let [first, second] = moments;

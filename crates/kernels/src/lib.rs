@@ -37,7 +37,9 @@ pub use attention::{AttentionRows, AttentionShape, AttentionStage, EditScores, a
 pub use backward::{SeeScores, activation_gradient, attention_gradient, norm_gradient};
 pub use decode::decode;
 pub use encode::{Encoder, Keep, NotFinite, encode};
-pub use gradient::{Adam, Outer, descend, normalise_rows, sampled_product, sparse_product, weighted_sum};
+pub use gradient::{
+    Adam, Outer, TILE, descend, normalise_rows, sampled_product, sparse_product, sparse_product_at, weighted_sum,
+};
 pub use matrix::{Matrix, View};
 pub use norm::{dot, layer_norm, log_sum_exp, rms_norm};
 pub use predict::{Predicted, Unembedding, predict};

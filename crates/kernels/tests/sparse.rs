@@ -122,6 +122,26 @@ proptest! {
     }
 
     #[test]
+    fn parts_have_the_bits_of_the_whole(
+        seed in any::<u64>(), directions in 1..600_usize, d_in in 1..200_usize, share in 0.0..0.9_f32, first in 0..64_usize, tiles in 0..6_usize,
+    ) {
+        let acts = activations(seed, 64, directions, share);
+        let pattern = acts.by_direction(directions);
+        let values = pattern.arrange(acts.values());
+        let (w, x) = (matrix(seed ^ 1, directions, d_in), matrix(seed ^ 2, 64, d_in));
+        let mut whole = x.clone();
+        directrix_kernels::sparse_product(&pattern, &values, 0..directions, &w, &mut whole);
+        let at = first..first.midpoint(65);
+        let mut part = x.gather(at.clone());
+        directrix_kernels::sparse_product_at(&pattern, &values, 0..directions, &w, at.clone(), 64, &mut part);
+        prop_assert!(part.data() == whole.row_range(at));
+        let dots = directrix_kernels::sampled_product(&pattern, 0..directions, &x, &w);
+        let start = (tiles * directrix_kernels::TILE).min(directions);
+        let after = directrix_kernels::sampled_product(&pattern, start..directions, &x, &w);
+        prop_assert!(after == dots[pattern.indptr()[start]..]);
+    }
+
+    #[test]
     fn bits_do_not_depend_on_threads(seed in any::<u64>(), directions in 1..600_usize, d_in in 1..200_usize, share in 0.0..0.9_f32) {
         let acts = activations(seed, 64, directions, share);
         let pattern = acts.by_direction(directions);

@@ -72,7 +72,9 @@ pub(crate) struct Index {
 impl Index {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let watch = watch();
-        if self.edges && (self.share.shard().is_some() || ranks::join()?.is_some()) {
+        let ranks = ranks::join()?;
+        self.share.check(ranks.is_some())?;
+        if self.edges && (self.share.shard().is_some() || ranks.is_some()) {
             return Err(usage("--edges is of a whole index, by one process: give it once the index is made"));
         }
         let complete = is_complete(&self.out)?;

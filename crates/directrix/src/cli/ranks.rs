@@ -114,6 +114,14 @@ impl ShardArgs {
         self.shard
     }
 
+    /// That ranks are not asked for a shard.
+    pub(crate) fn check(&self, are_ranks: bool) -> anyhow::Result<()> {
+        if are_ranks && self.shard.is_some() {
+            return Err(usage("--shard is for what mpirun did not start: its ranks share the work"));
+        }
+        Ok(())
+    }
+
     /// The watch of a work that writes to `out`, with those who do it together. `about` says what determines it.
     pub(crate) fn team(
         &self,
@@ -123,6 +131,7 @@ impl ShardArgs {
         about: &Value,
     ) -> anyhow::Result<Watch> {
         let (ranks, units) = (join()?, out.map(units_of));
+        self.check(ranks.is_some())?;
         let is_kept = units.as_deref().is_some_and(Team::has_kept);
         if ranks.is_none() && self.shard.is_none() && !is_kept {
             return Ok(watch.clone());

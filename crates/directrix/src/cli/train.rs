@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use directrix::corpus::{self, Chunk, Prompts, Tokenising};
 use directrix::lab::{self, Opened, Wanted};
 use directrix::model::Processing;
@@ -58,10 +57,6 @@ pub(crate) struct Train {
     feed: FeedArgs,
     #[command(flatten)]
     bos: BosArgs,
-    /// What ranks that mpirun starts divide: the positions of each batch, or the directions of each SAE, so that they train together what none
-    /// of them can hold
-    #[arg(long, value_name = "WHAT", default_value = "positions", value_parser = split())]
-    split: Split,
     #[command(flatten)]
     threads: ThreadArgs,
     /// Print the summary as JSON
@@ -97,6 +92,15 @@ struct Given {
     /// Folder of the SAE, or with --sweep of the SAEs' folders [default: out/sae]
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
+    /// What several processes divide: the positions of each batch, or the directions of each SAE, which none of them then holds
+    /// whole: positions or directions [default: positions]
+    #[arg(long, value_name = "WHAT", value_parser = split)]
+    split: Option<Split>,
+}
+
+/// A [`Split`] by its name.
+fn split(name: &str) -> Result<Split, String> {
+    serde_json::from_value(name.into()).map_err(|_| "give positions or directions".into())
 }
 
 #[derive(Args, Serialize)]
@@ -208,17 +212,14 @@ struct FeedArgs {
     checkpoint_every: Option<u64>,
 }
 
-fn split() -> impl TypedValueParser<Value = Split> {
-    PossibleValuesParser::new(["positions", "directions"])
-        .map(|what| if what == "directions" { Split::Directions } else { Split::Positions })
-}
-
 /// Options as meant: flags before the file, the file before defaults.
 struct Options {
     given: Given,
     feed: Feed,
     /// Whether the windows' length was given; else the model's context may shorten it.
     context_given: bool,
+    /// Whether it was said how often to evaluate; no rank can while directions are divided.
+    evaluation_given: bool,
     recipes: Vec<(String, Recipe)>,
 }
 
@@ -235,6 +236,10 @@ impl Train {
         let model = &opened.model;
         if !options.context_given {
             options.feed.context = options.feed.context.min(model.config().n_ctx);
+        }
+        let split = given.split.unwrap_or_default();
+        if ranks.is_some() && split == Split::Directions && !options.evaluation_given {
+            options.feed.evaluate_every = 0;
         }
         options.feed.exclude = opened.excluded(&given.exclude)?;
         let out = given.out.clone().unwrap_or_else(|| "out/sae".into());
@@ -285,7 +290,7 @@ impl Train {
             out: &out,
             model_name: opened.model_name(),
             identity: &identity,
-            over: self.split.over(ranks.as_deref()),
+            over: split.over(ranks.as_deref()),
         };
         train::train(&training, &watch, |notice| show(notice, &mut latest)).map_err(|error| match error {
             stopped @ sae::Error::Stopped => {
@@ -355,7 +360,7 @@ impl Train {
         {
             return Err(usage(format!("sweep: `{name}` is shared by all SAEs of a run; sweep an option of the SAE")));
         }
-        let context_given = feed.contains_key("context");
+        let (context_given, evaluation_given) = (feed.contains_key("context"), feed.contains_key("evaluate-every"));
         let feed = Feed::deserialize(Value::Table(feed)).map_err(bad_option)?;
         let mut recipes = Vec::new();
         for (name, values) in combinations(&sweep)? {
@@ -377,13 +382,14 @@ impl Train {
             given: Given::deserialize(Value::Table(given)).map_err(bad_option)?,
             feed,
             context_given,
+            evaluation_given,
             recipes,
         })
     }
 }
 
 /// Names of the options in [`Given`].
-const GIVEN: [&str; 7] = ["model", "corpus", "column", "exclude", "evaluation-corpus", "cache", "out"];
+const GIVEN: [&str; 8] = ["model", "corpus", "column", "exclude", "evaluation-corpus", "cache", "out", "split"];
 
 fn names(of: &impl Serialize) -> anyhow::Result<Vec<String>> {
     Ok(Table::try_from(of)?.keys().cloned().collect())

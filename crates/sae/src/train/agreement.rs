@@ -11,7 +11,8 @@ use super::training::Training;
 use super::windows::Windows;
 use crate::{Error, Result};
 
-/// That the training can be divided as it says, and that all ranks have the same training, checkpoint and program, and compute the same bits.
+/// That the training can be divided as it says, and that all ranks have the same training, checkpoint and program, and
+/// compute the same bits.
 ///
 /// # Errors
 /// The first that is not so, by its name.

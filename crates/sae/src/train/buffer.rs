@@ -74,8 +74,8 @@ impl Stream<'_> {
     }
 }
 
-/// The values at each hook point for all positions of some windows. Each rank runs the model on some of the windows: a position's bits
-/// do not depend on what the model runs on beside it.
+/// The values at each hook point for all positions of some windows. Each rank runs the model on some of the windows: a
+/// position's bits do not depend on what the model runs on beside it.
 fn run(model: &Model, hooks: &[HookPoint], windows: &Prompts, watch: &Watch, over: Over) -> Result<Vec<Matrix>> {
     let made = |windows: &Prompts| -> Result<Vec<Matrix>> {
         let run = model.run(windows, &Ask::capture(hooks.iter().copied()).watched(watch), &[])?;
@@ -217,8 +217,8 @@ impl Buffer {
     /// The next `size` rows at each hook point.
     ///
     /// # Errors
-    /// If the corpus or the model fails, the corpus does not fill the buffer (what is left out does not count), or the work is stopped. The state is then what it
-    /// was.
+    /// If the corpus or the model fails, the corpus does not fill the buffer (what is left out does not count), or the work
+    /// is stopped. The state is then what it was.
     pub(super) fn batch(&mut self, size: usize, stream: &mut Stream) -> Result<Vec<Matrix>> {
         if self.state.order.is_empty() || self.state.next >= self.state.slots.len() / 2 {
             let before = self.state.clone();

@@ -15,8 +15,8 @@ use crate::{Error, Result};
 /// The file of the journal.
 const WINDOWS: &str = "windows.f32";
 
-/// A folder with what the activations are of (`cache.json`) and a journal of windows, each with its rows at one hook point after
-/// another. Windows that a killed run left unfinished are made again.
+/// A folder with what the activations are of (`cache.json`) and a journal of windows, each with its rows at one hook point
+/// after another. Windows that a killed run left unfinished are made again.
 ///
 /// Of several ranks, the first one has the files and gives the others what it reads.
 pub(super) struct Cache<'a> {

@@ -59,7 +59,8 @@ pub(super) fn remove(out: &Path) -> Result<()> {
     }
 }
 
-/// Writes a checkpoint in the place of the last one. Of several ranks the first one writes it, and is given the others' directions bit by bit.
+/// Writes a checkpoint in the place of the last one. Of several ranks the first one writes it, and is given the others'
+/// directions bit by bit.
 ///
 /// # Errors
 /// If a parameter is not finite, or the file cannot be written; the last checkpoint then stays. If a rank is gone.

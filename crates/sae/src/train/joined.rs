@@ -106,8 +106,8 @@ pub(super) fn unwritten(path: &Path, why: &dyn std::fmt::Display) -> Error {
     Error::Stored { path: path.into(), problem: format!("cannot be written: {why}") }
 }
 
-/// A safetensors file of these arrays, in their order, which the first rank is to commit; `note` is put in its header. All ranks must call this,
-/// with arrays of the same names.
+/// A safetensors file of these arrays, in their order, which the first rank is to commit; `note` is put in its header. All
+/// ranks must call this, with arrays of the same names.
 ///
 /// # Errors
 /// If a rank is gone; of the first rank also if the file cannot be written.
@@ -147,7 +147,8 @@ pub(super) fn write(path: &Path, arrays: &[Array], note: Option<(&str, &str)>, o
     file
 }
 
-/// Writes the weights and densities of an SAE of which each rank holds some directions, of `all`: the files that [`Sae::save`] writes.
+/// Writes the weights and densities of an SAE of which each rank holds some directions, of `all`: the files that
+/// [`Sae::save`] writes.
 ///
 /// # Errors
 /// As [`write`].

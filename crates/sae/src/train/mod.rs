@@ -5,6 +5,7 @@
 //! buffer; and takes a [`Trainer::step`] of every SAE on each batch. What is minimised is an [`Objective`], each in a file of its
 //! own. After the encoder's product everything follows the active entries only: see `directrix_kernels`'s sparse products and its
 //! Adam. A step finds the [`Gradient`] of a batch and applies it; the gradient's matrices stay in factors and are never stored.
+//! A run may be divided over several processes: [`Over`] says how, and what they exchange.
 
 mod agreement;
 mod alarms;

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytemuck::{Pod, cast_slice, cast_slice_mut};
 use directrix_corpus::{self as corpus, Ranks};
-use directrix_kernels::{ByDirection, Encoder, Keep, Matrix, SparseActivations};
+use directrix_kernels::{ByDirection, Encoder, Keep, Matrix, SparseActivations, TILE};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -13,27 +13,31 @@ use super::member;
 use super::recipe::Recipe;
 use crate::{Error, Result};
 
-/// The ranks that a run is divided over, and what of it is divided. All ranks are given the same training and make the same steps.
+/// The ranks that a run is divided over, and what of it is divided. All ranks are given the same training and make the same
+/// steps.
 ///
-/// In either way the model's windows are divided: a rank runs the model on its share of them and gives the others the rows, 4 bytes for
-/// each number of each position that is trained on.
+/// In either way the model's windows are divided: a rank runs the model on its share of them and gives the others the rows,
+/// 4 bytes for each number of each position that is trained on.
 ///
-/// **By positions**, every rank holds the whole SAE, and the encoder's product, most of a step, is made of a rank's share of the batch. What
-/// goes over the wire are the entries it gives: of a batch with `A` of them `4 A` bytes of values and `min(4 A, batch × directions / 8)` of places. From
-/// there every rank has the batch and all of its entries, which are the gradient in factors, and takes the step for
-/// itself: not only close to one process but with its bits, on any number of ranks.
+/// **By positions**, every rank holds the whole SAE. A rank encodes its share of the batch and gives the others the
+/// entries: of `A` in all, `4 A` bytes of values and `min(4 A, batch × directions / 8)` of places. Of the errors it finds
+/// its positions' rows, `4 × batch × d_in` bytes in all, and of the errors' products with decoder rows those of its share
+/// of directions, `4 A`. Then every rank has the gradient in factors and takes Adam's step for itself: not only close to
+/// one process but with its bits, on any number of ranks.
 ///
-/// The other way would be to add up the weights' gradients, `8 × directions × d_in` bytes that pass twice, once to be
-/// added and once to be handed back. Entries are fewer while `k × batch < 2 × directions × d_in`, `k` the mean of active directions: with a batch of 4096 and
-/// 16 times 768 directions, 2 MB against 150 for a `k` of 64, and still 107 in the first steps of a ReLU SAE, when half of the directions fire. Only where an
-/// SAE is small beside its batch (64 inputs, 256 directions: 0.7 MB against 0.3) gradients are less, and there a step is short and so are both; for that, sums that differ from one
-/// number of ranks to another are not worth having. So it is entries always.
+/// The other way would be to add up the weights' gradients, `8 × directions × d_in` bytes that pass twice, once to be added
+/// and once to be handed back. The factors are fewer while `batch × (1 + 3 k / d_in) < 4 × directions`, `k` the mean of
+/// active directions: with a batch of 4096, 768 inputs and 16 times as many directions, 16 MB against 151 for a `k` of 64.
+/// In the first steps of a ReLU SAE, when half of the directions fire, they are more, 220 MB; and so they are where an SAE
+/// is small beside its batch, of which a step is short anyway. For those, sums with other bits on each number of ranks are
+/// not worth having. So it is factors always.
 ///
-/// **By directions**, a rank holds a contiguous share of the directions (rows of encoder and decoder, their moments and counts), so that ranks
-/// together train what none of them can hold. Each encodes the whole batch with its own directions; the `k` largest are found among the
-/// `k` largest of each (4 bytes for each entry and position, of every rank); the reconstruction is the sum of all ranks' parts, `4 × batch ×
-/// d_in` bytes that pass twice, for every prefix, the gates of a gated SAE and its dead directions. Gradients stay where they are. The sums'
-/// last bits differ from those of one process, and are their own again on every run.
+/// **By directions**, a rank holds a contiguous share of the directions (rows of encoder and decoder, their moments and
+/// counts), so that ranks together train what none of them can hold. Each encodes the whole batch with its own directions;
+/// the `k` largest are found among the `k` largest of each (4 bytes for each entry and position, of every rank); the
+/// reconstruction is the sum of all ranks' parts, `4 × batch × d_in` bytes that pass twice, for every prefix, the gates of
+/// a gated SAE and its dead directions. Gradients stay where they are. The sums' last bits differ from those of one
+/// process, and are their own again on every run.
 #[derive(Clone, Copy, Default)]
 pub enum Over<'a> {
     /// One process does everything.
@@ -66,9 +70,10 @@ impl Split {
         }
     }
 
-    /// Bytes that a rank is given by the others in a step of one SAE, whose recipe this is, on a batch of `batch` positions with `d_in`
-    /// numbers and `l0` active directions each. The rows of the batch themselves are beside it, `4 × d_in × batch` once
-    /// for all SAEs that read them; and what only the batch can tell: which entries are near the `k` largest, and what dead directions give.
+    /// Bytes that a rank is given by the others in a step of one SAE, whose recipe this is, on a batch of `batch` positions
+    /// with `d_in` numbers and `l0` active directions each. The rows of the batch themselves are beside it, `4 × d_in ×
+    /// batch` once for all SAEs that read them; and what only the batch can tell: which entries are near the `k` largest,
+    /// and what dead directions give.
     ///
     /// # Errors
     /// If the recipe is none for so many inputs.
@@ -78,14 +83,16 @@ impl Split {
         let objective = recipe.objective(directions, d_in)?;
         let (positions, others) = (batch as f64, ranks.saturating_sub(1) as f64);
         let of_all = others / ranks.max(1) as f64;
+        let (prefixes, (each, beside)) = (objective.prefixes(directions).len(), objective.exchanged());
         Ok(match self {
             Split::Positions => {
                 let entries = NUMBER * positions * l0;
-                of_all * (NUMBER * positions + entries + entries.min(positions * directions.div_ceil(8) as f64))
+                let places = entries.min(positions * directions.div_ceil(8) as f64);
+                let rows = NUMBER * positions * (d_in * (prefixes + beside)) as f64;
+                of_all * (NUMBER * positions + entries + places + rows + entries * (1 + beside) as f64)
             }
             Split::Directions => {
-                let (each, rows) = objective.exchanged();
-                let rows = positions * (objective.prefixes(directions).len() + rows) as f64 + 1.0;
+                let rows = positions * (prefixes + beside) as f64 + 1.0;
                 others * positions * each as f64 + 2.0 * of_all * NUMBER * d_in as f64 * rows
             }
         })
@@ -188,8 +195,8 @@ impl<'a> Over<'a> {
         Ok(self.gather(vec![u8::from(stopped)])?.iter().any(|said| said.first() != Some(&0)))
     }
 
-    /// What every rank has made, in their order, or the error of one that has diverged or was stopped: all then end alike. Those of other
-    /// kinds end the rank that has them, of which the others are told.
+    /// What every rank has made, in their order, or the error of one that has diverged or was stopped: all then end alike.
+    /// Those of other kinds end the rank that has them, of which the others are told.
     pub(super) fn all(self, mine: Result<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
         let said = match mine {
             Ok(mut bytes) => {
@@ -215,7 +222,7 @@ impl<'a> Over<'a> {
         Ok(made)
     }
 
-    /// `rows + acts[:, directions] w[directions]`, as the kernel's `sparse_product`, by all ranks where each holds some of the directions.
+    /// `rows + acts[:, directions] w[directions]`, as the kernel's `sparse_product`, by all ranks.
     pub(super) fn add_product(
         self,
         mut rows: Matrix,
@@ -224,17 +231,47 @@ impl<'a> Over<'a> {
         directions: Range<usize>,
         w: &Matrix,
     ) -> Result<Matrix> {
-        if self.holders().is_some_and(|ranks| ranks.rank() > 0) {
-            rows.data_mut().fill(0.0);
+        match self {
+            Over::Positions(ranks) if ranks.size() > 1 => {
+                let (positions, at) = (rows.rows(), self.share(rows.rows()));
+                let mut mine = rows.gather(at.clone());
+                directrix_kernels::sparse_product_at(pattern, acts, directions, w, at, positions, &mut mine);
+                let parts = self.gather(cast_slice(mine.data()).to_vec())?;
+                let all = cast_slice_mut::<f32, u8>(rows.data_mut());
+                join(&parts, all)?;
+                return Ok(rows);
+            }
+            Over::Directions(ranks) if ranks.rank() > 0 => rows.data_mut().fill(0.0),
+            _ => {}
         }
         directrix_kernels::sparse_product(pattern, acts, directions, w, &mut rows);
         self.sum(rows.data_mut())?;
         Ok(rows)
     }
 
-    /// The kernel's `encode` of `x`, `[positions, d_in]`: of all positions and the directions that this rank holds, by all ranks.
-    /// Where that spares bytes, entries that are not among the `most` largest of a rank are left out. `diverged` makes the error of a
-    /// direction that is not finite.
+    /// `rows[position] · w[direction]` at every entry of `directions`, as the kernel's `sampled_product`, by all ranks.
+    pub(super) fn dots(
+        self,
+        pattern: &ByDirection,
+        directions: Range<usize>,
+        rows: &Matrix,
+        w: &Matrix,
+    ) -> Result<Vec<f32>> {
+        if !matches!(self, Over::Positions(ranks) if ranks.size() > 1) {
+            return Ok(directrix_kernels::sampled_product(pattern, directions, rows, w));
+        }
+        let tiles = self.share(directions.len().div_ceil(TILE));
+        let place = |tile: usize| (directions.start + tile * TILE).min(directions.end);
+        let mine = directrix_kernels::sampled_product(pattern, place(tiles.start)..place(tiles.end), rows, w);
+        let parts = self.gather(cast_slice(&mine).to_vec())?;
+        let mut dots = vec![0.0; pattern.indptr()[directions.end] - pattern.indptr()[directions.start]];
+        join(&parts, cast_slice_mut(&mut dots))?;
+        Ok(dots)
+    }
+
+    /// The kernel's `encode` of `x`, `[positions, d_in]`: of all positions and the directions that this rank holds, by all
+    /// ranks. Where that spares bytes, entries that are not among the `most` largest of a rank are left out. `diverged`
+    /// makes the error of a direction that is not finite.
     ///
     /// # Errors
     /// That, or if a rank is gone.
@@ -268,8 +305,8 @@ impl<'a> Over<'a> {
         }
     }
 
-    /// Of entries of the directions that this rank holds, those that are among the `wanted` largest of the batch and all ranks, and the
-    /// smallest of those; of equals the first position's, and there the lowest direction.
+    /// Of entries of the directions that this rank holds, those that are among the `wanted` largest of the batch and all
+    /// ranks, and the smallest of those; of equals the first position's, and there the lowest direction.
     pub(super) fn largest(
         self,
         wanted: usize,
@@ -344,8 +381,8 @@ fn counts(entries: &SparseActivations) -> Vec<u32> {
     entries.indptr().windows(2).map(|at| (at[1] - at[0]) as u32).collect()
 }
 
-/// Entries as bytes: how many each position has, the values, and where they are, which is a number for each or a bit for each direction,
-/// whichever is less.
+/// Entries as bytes: how many each position has, the values, and where they are, which is a number for each or a bit for
+/// each direction, whichever is less.
 fn packed(entries: &SparseActivations, directions: usize) -> Vec<u8> {
     let mut bytes = [cast_slice(&counts(entries)), cast_slice(entries.values())].concat();
     if as_bits(entries.positions(), entries.active(), directions) {
@@ -407,6 +444,16 @@ fn largest_of_each(k: usize, mine: &SparseActivations, all: &[Values], rank: usi
     let mut largest = SparseActivations::default();
     kept.into_iter().for_each(|entries| largest.push(entries));
     largest
+}
+
+/// Puts what ranks gave together.
+fn join(parts: &[Vec<u8>], mut whole: &mut [u8]) -> Result<()> {
+    for (rank, part) in parts.iter().enumerate() {
+        let (place, rest) = whole.split_at_mut_checked(part.len()).ok_or_else(|| unlike(rank))?;
+        place.copy_from_slice(part);
+        whole = rest;
+    }
+    if whole.is_empty() { Ok(()) } else { Err(unlike(parts.len().saturating_sub(1))) }
 }
 
 /// Numbers as they were before they became bytes.

@@ -22,7 +22,8 @@ pub(super) type Errors = Vec<(Range<usize>, Matrix)>;
 /// Uniform numbers in a number of a first weight.
 const DRAWS: usize = 4;
 
-/// An SAE in training, or those of its directions that a rank holds. The encoder is held as rows, like the decoder: `w_enc` is the transpose of SAELens's `W_enc`.
+/// An SAE in training, or those of its directions that a rank holds. The encoder is held as rows, like the decoder: `w_enc`
+/// is the transpose of SAELens's `W_enc`.
 #[derive(Debug, Clone)]
 pub struct Trainer {
     pub(super) objective: Arc<dyn Objective>,
@@ -258,7 +259,7 @@ impl Trainer {
         let (errors, mses) = self.errors(&x, &pattern, &acts, over)?;
         let mut entries = Vec::with_capacity(pattern.active());
         for (group, error) in &errors {
-            entries.extend(directrix_kernels::sampled_product(&pattern, group.clone(), error, &self.w_dec.value));
+            entries.extend(over.dots(&pattern, group.clone(), error, &self.w_dec.value)?);
         }
         let per_position = per_position(positions);
         entries.iter_mut().for_each(|dot| *dot *= per_position as f32);
@@ -339,7 +340,8 @@ impl Trainer {
         x
     }
 
-    /// The pre-activations of `x`, `[positions, d_in]`, that are kept, of the directions it holds; `b_dec` is already taken from it.
+    /// The pre-activations of `x`, `[positions, d_in]`, that are kept, of the directions it holds; `b_dec` is already taken
+    /// from it.
     ///
     /// # Errors
     /// If one is not finite, or a rank is gone.

@@ -82,14 +82,15 @@ pub enum Notice<'a> {
 /// A run that was stopped or killed goes on from its last checkpoint when it is started again with the same options, and gives
 /// the bits of one that was never stopped.
 ///
-/// Of several ranks all call this, with the same training; the first one writes all files and is told by `on`. One that is stopped stops all. A
-/// checkpoint is the same whatever the ranks and what is divided over them: any number goes on from it.
+/// Of several ranks all call this, with the same training; the first one writes all files and is told by `on`. One that is
+/// stopped stops all. A checkpoint is the same whatever the ranks and what is divided over them: any number goes on from
+/// it.
 ///
 /// # Errors
-/// If an option is out of range, the model has no such site, the corpus is too small, another process trains into `out`, a file
-/// cannot be written, is damaged or was removed meanwhile, the checkpoint in `out` is of another run, numbers are no longer finite (the last checkpoint
-/// stays), or the run was stopped ([`Error::Stopped`], after a checkpoint). If ranks were given different trainings, compute different bits, or one
-/// has ended; all then end.
+/// If an option is out of range, the model has no such site, the corpus is too small, another process trains into `out`, a
+/// file cannot be written, is damaged or was removed meanwhile, the checkpoint in `out` is of another run, numbers are no
+/// longer finite (the last checkpoint stays), or the run was stopped ([`Error::Stopped`], after a checkpoint). If ranks
+/// were given different trainings, compute different bits, or one has ended; all then end.
 pub fn train(training: &Training, watch: &Watch, mut on: impl FnMut(Notice)) -> Result<()> {
     let Training { feed, out, over, .. } = *training;
     feed.check()?;

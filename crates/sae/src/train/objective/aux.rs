@@ -54,7 +54,7 @@ impl Aux {
         let pattern = named.by_direction(trainer.directions());
         let acts = pattern.arrange(named.values());
         let error = over.add_product(batch.error.clone(), &pattern, &acts, all.clone(), w_dec)?;
-        let dots = directrix_kernels::sampled_product(&pattern, all, &error, w_dec);
+        let dots = over.dots(&pattern, all, &error, w_dec)?;
         terms.aux += self.coefficient * mean_square(&error);
         let weight = (self.coefficient * batch.per_position()) as f32;
         let by_weight = |values: &[f32]| values.iter().map(|v| v * weight).collect();

@@ -80,7 +80,7 @@ impl Objective for Gated {
         let (all, w_dec) = (0..trainer.directions(), &trainer.w_dec.value);
         let error = over.add_product(negated(batch.x), pattern, &gates, all.clone(), w_dec)?;
         terms.aux += mean_square(&error);
-        let dots = directrix_kernels::sampled_product(pattern, all.clone(), &error, w_dec);
+        let dots = over.dots(pattern, all.clone(), &error, w_dec)?;
 
         let [mut r_mag, mut b_mag, mut b_gate] = [(); 3].map(|()| vec![0.0_f32; trainer.directions()]);
         for direction in all {

@@ -87,8 +87,9 @@ pub trait Objective: fmt::Debug + Send + Sync {
     /// Sets what it trains beside weights and biases for a direction that begins anew.
     fn renew(&self, _extras: &mut BTreeMap<&'static str, Numbers>, _direction: usize) {}
 
-    /// What ranks exchange of each position beside the sums of the errors, where each holds some of the directions: the bytes that one gives
-    /// the others at most, and how many rows of `d_in` numbers are summed.
+    /// What several ranks exchange of each position beside what any objective needs: where each holds some of the
+    /// directions, the bytes that one gives the others at most; and how many errors, rows of `d_in` numbers, are found
+    /// beside those of the prefixes.
     fn exchanged(&self) -> (usize, usize) {
         (0, 0)
     }
@@ -96,15 +97,15 @@ pub trait Objective: fmt::Debug + Send + Sync {
     /// The architecture of the SAE that it makes.
     fn architecture(&self, trainer: &Trainer) -> Architecture;
 
-    /// What of a batch may matter after the encoder, of the directions that the trainer holds. `x` is `[positions, d_in]`, `b_dec` already
-    /// taken from it.
+    /// What of a batch may matter after the encoder, of the directions that the trainer holds. `x` is `[positions, d_in]`,
+    /// `b_dec` already taken from it.
     ///
     /// # Errors
     /// If a pre-activation or activation is not finite, or a rank is gone.
     fn encode(&self, trainer: &Trainer, x: &Matrix, over: Over) -> Result<Encoded>;
 
-    /// Adds to the loss and its gradient what it minimises beside the errors. The loss is that of all directions, the gradient of those that
-    /// the trainer holds.
+    /// Adds to the loss and its gradient what it minimises beside the errors. The loss is that of all directions, the
+    /// gradient of those that the trainer holds.
     ///
     /// # Errors
     /// If a number is not finite, or a rank is gone.

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 use crate::train::over::Over;
 
-/// A penalty on the activations of a ReLU SAE, named as in the origin (lovis-heindrich/superposition). `a` are the activations of
-/// a batch, `c` the coefficients.
+/// A penalty on the activations of a ReLU SAE, named as in the origin (lovis-heindrich/superposition). `a` are the
+/// activations of a batch, `c` the coefficients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Penalty {
@@ -67,9 +67,9 @@ impl Penalty {
         self.coefficients() == 2 || self == Penalty::HoyerSquare
     }
 
-    /// The penalty of a batch's activations (all above 0), and its derivative by each of them, in their order; `coefficients` are
-    /// as many as it [takes](Penalty::coefficients). Activations that are 0 are not entries: their derivative is not asked for, as
-    /// ReLU passes none on.
+    /// The penalty of a batch's activations (all above 0), and its derivative by each of them, in their order;
+    /// `coefficients` are as many as it [takes](Penalty::coefficients). Activations that are 0 are not entries: their
+    /// derivative is not asked for, as ReLU passes none on.
     ///
     /// # Panics
     /// If there are fewer coefficients.

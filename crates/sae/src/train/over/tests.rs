@@ -11,7 +11,7 @@ use super::super::trainer::{StepOptions, Trainer};
 use super::super::{Aux, BatchTopK, Gated, JumpRelu, Matryoshka, Objective, Penalty, PenaltyOver, Relu, TopK};
 use super::super::{Numbers, Recipe, Rows};
 use super::{Over, Split, packed, unpack};
-use crate::Result;
+use crate::{End, Result, Site};
 
 const OPTIONS: StepOptions = StepOptions { rate: 1e-3, betas: [0.9, 0.99], eps: 1e-8, coefficient_scale: 1.0 };
 
@@ -152,6 +152,29 @@ proptest! {
     }
 
     #[test]
+    fn a_step_divided_by_positions_has_the_bits_of_one_process(
+        number in 0_usize..5, seed in any::<u64>(), positions in 30_usize..90, size in 2_usize..5,
+    ) {
+        // Many directions of which few fire, so that some are taken together densely and some are not.
+        let (directions, d_in) = (700, 70);
+        let mut next = random(seed ^ 1);
+        let batch = Matrix::new((0..positions * d_in).map(|_| 2.0 * next()).collect(), positions, d_in);
+        let mut whole = trainer(number, directions, d_in, seed);
+        for bias in &mut whole.b_enc.value[200..] {
+            *bias -= 2.0;
+        }
+        let before = whole.clone();
+        let expected = found(&mut whole, &batch, Over::One).unwrap();
+        for after in by_ranks(size, false, |over| {
+            let mut mine = before.clone();
+            found(&mut mine, &batch, over).map(|found| (found, mine))
+        }) {
+            let (found, mine) = after.unwrap();
+            prop_assert!(found == expected && mine.stored() == whole.stored());
+        }
+    }
+
+    #[test]
     fn ranks_resample_alike(seed in any::<u64>(), directions in 5_usize..40, size in 1_usize..5) {
         let mut next = random(seed ^ 1);
         let batch = Matrix::new((0..12 * 7).map(|_| 2.0 * next()).collect(), 12, 7);
@@ -243,6 +266,17 @@ fn first_weights_are_those_of_one_process() {
     let whole = of(Over::One);
     let parts = by_ranks(3, true, |over| of(over).w_enc.value.into_data());
     assert_eq!(parts.concat(), whole.w_enc.value.data());
+}
+
+#[test]
+fn ranks_go_on_from_their_directions_of_an_sae() {
+    let end = End { hook: "blocks.0.mlp.hook_post".parse().unwrap(), head: None, width: 6 };
+    let sae = trainer(4, 23, 6, 3).to_sae("sae", Site::at(end)).unwrap();
+    let of = |over: Over| Trainer::held_of(objective(4, 23), &sae, over.held(23)).unwrap();
+    let whole = of(Over::One);
+    for (own, same) in by_ranks(3, true, |over| (of(over), part(&whole, over))) {
+        assert!(own.stored() == same.stored() && own.first == same.first && own.all == 23);
+    }
 }
 
 #[test]
