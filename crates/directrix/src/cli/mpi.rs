@@ -104,15 +104,10 @@ impl Job {
         drop(self.ranks);
         drop(self.universe);
     }
-
-    /// Ends it on all ranks at once, for a failure that this one has said.
-    pub(super) fn abort(self, code: i32) -> ! {
-        abort(code)
-    }
 }
 
-/// Ends the job on all ranks that can be reached, and this process in any case.
-fn abort(code: i32) -> ! {
+/// Ends the job at once on all ranks that can be reached, and this process in any case.
+pub(super) fn abort(code: i32) -> ! {
     thread::spawn(move || SimpleCommunicator::world().abort(code));
     thread::sleep(Duration::from_secs(3));
     std::process::exit(code)
@@ -163,7 +158,11 @@ impl Aside {
 /// So many parts from 0 on, of these lengths.
 fn displacements(lengths: &[i32]) -> Vec<i32> {
     let mut end = 0;
-    lengths.iter().map(|length| std::mem::replace(&mut end, end + length)).collect()
+    let start = |length: &i32| {
+        end += length;
+        end - length
+    };
+    lengths.iter().map(start).collect()
 }
 
 impl Ranks for Mpi {

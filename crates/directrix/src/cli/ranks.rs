@@ -9,7 +9,6 @@ use std::sync::{Mutex, PoisonError};
 #[cfg(feature = "mpi")]
 use std::time::Duration;
 
-use anyhow::bail;
 use clap::Args;
 use directrix::corpus::{self, Ranks, Team, Watch, agree};
 use directrix::lab::Opened;
@@ -17,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::failure::usage;
 #[cfg(feature = "mpi")]
-use super::mpi::Job;
+use super::mpi::{Job, abort};
 
 /// What those who start the processes of a job set in each.
 const STARTED: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"];
@@ -83,7 +82,7 @@ fn joined() -> anyhow::Result<Option<Arc<dyn Ranks>>> {
 pub(crate) fn end(code: u8) {
     #[cfg(feature = "mpi")]
     if let Some(job) = JOB.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        if code == 0 { job.end() } else { job.abort(code.into()) }
+        if code == 0 { job.end() } else { abort(code.into()) }
     }
     #[cfg(not(feature = "mpi"))]
     let _ = code;
