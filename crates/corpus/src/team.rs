@@ -285,16 +285,16 @@ mod tests {
     use super::*;
     use crate::ranks::Threads;
 
-    fn unit(unit: usize) -> Result<Vec<u8>> {
-        Ok(vec![unit as u8; unit % 4])
+    fn unit(unit: usize) -> Vec<u8> {
+        vec![unit as u8; unit % 4]
     }
 
     fn all(team: Team) -> Result<Vec<Vec<u8>>> {
-        Watch::nobody().with_team(Arc::new(team)).share("work", 11, |number, _| unit(number))
+        Watch::nobody().with_team(Arc::new(team)).share("work", 11, |number, _| Ok::<_, Error>(unit(number)))
     }
 
     fn expected() -> Vec<Vec<u8>> {
-        (0..11).map(|number| unit(number).unwrap()).collect()
+        (0..11).map(unit).collect()
     }
 
     #[test]
@@ -304,7 +304,10 @@ mod tests {
                 scope.spawn(move || {
                     let watch = Watch::nobody().with_team(Arc::new(Team::of_ranks(Arc::new(ranks), None).unwrap()));
                     for _ in 0..5 {
-                        assert_eq!(watch.share("work", 11, |number, _| unit(number)).unwrap(), expected());
+                        assert_eq!(
+                            watch.share("work", 11, |number, _| Ok::<_, Error>(unit(number))).unwrap(),
+                            expected()
+                        );
                     }
                 });
             }
