@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use directrix::corpus::{self, Chunk, Prompts, Tokenising};
+use directrix::corpus::{self, Chunk, Measured, Prompts, Ranks, Tokenising};
 use directrix::lab::{self, Opened, Wanted};
 use directrix::model::Processing;
 use directrix::sae::train::{Feed, Metrics, Notice, Recipe, Split, Training};
@@ -278,6 +279,7 @@ impl Train {
                 );
             }
         }
+        let measured = ranks.as_deref().map(Measured::new);
         let training = Training {
             model,
             documents: &documents,
@@ -290,8 +292,9 @@ impl Train {
             out: &out,
             model_name: opened.model_name(),
             identity: &identity,
-            over: split.over(ranks.as_deref()),
+            over: split.over(measured.as_ref().map(|ranks| ranks as &dyn Ranks)),
         };
+        let begun = Instant::now();
         train::train(&training, &watch, |notice| show(notice, &mut latest)).map_err(|error| match error {
             stopped @ sae::Error::Stopped => {
                 anyhow::Error::from(stopped).context("stopped; run the same command again to go on")
@@ -299,6 +302,13 @@ impl Train {
             error => error.into(),
         })?;
         drop(watch);
+        if let Some((bytes, waited)) = measured.map(|ranks| ranks.take()) {
+            let share = 100.0 * waited.as_secs_f64() / begun.elapsed().as_secs_f64();
+            let megabytes = bytes as f64 / 1e6;
+            note(&format!(
+                "the other ranks gave this one {megabytes:.1} MB; exchanges, with the waiting for them, took {share:.0} % of the time"
+            ));
+        }
         if !ranks::is_first() {
             return Ok(());
         }
