@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::activations::BINS;
 use crate::build::{RUN, SHARD};
+use crate::sort::HELD;
 use crate::{Index, SaeIndex};
 
 /// The counts that the sizes of an index's files follow from (`docs/index-format.md`).
@@ -29,6 +30,11 @@ pub struct SaeSize {
 }
 
 impl Size {
+    /// Positions that a run has, and the prompt that fills it.
+    pub const RUN: u64 = RUN as u64;
+    /// Activations that are sorted by direction at a time; more where one direction alone has more.
+    pub const SORTED: u64 = HELD;
+
     /// Shards: each has as many positions as 32 bits can number.
     pub fn shards(&self) -> u64 {
         self.positions.div_ceil(SHARD).max(1)
@@ -37,7 +43,7 @@ impl Size {
     /// Sorted runs that are written before the lists by direction are: a run ends with the prompt that fills it.
     pub fn runs(&self) -> u64 {
         let mean = self.positions / self.prompts.max(1);
-        self.positions.div_ceil(RUN as u64 + mean / 2).max(self.shards())
+        self.positions.div_ceil(Size::RUN + mean / 2).max(self.shards())
     }
 
     /// Bytes of the finished index, all but `index.json`.

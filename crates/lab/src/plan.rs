@@ -22,10 +22,6 @@ const FIRST: usize = 256;
 const PASS: usize = 2048;
 /// How many times the seconds that are asked for a piece may take until it is enough whatever its size.
 const PATIENCE: f64 = 10.0;
-/// Positions of a run of the pass.
-const RUN: u64 = 32_768;
-/// Activations that the sort holds.
-const SORTED: u64 = 1 << 21;
 /// Bytes in memory for each activation of a run: what an SAE gave, and the same by direction, twice.
 const OF_RUN: [u64; 2] = [12, 16];
 /// Bytes in memory for each activation that is sorted: a list that has grown, and the run it came from.
@@ -447,12 +443,12 @@ impl Counted {
     /// Bytes of memory that grow with the positions: those of a run, or of the sort's bucket with the densest direction; tokens, which the
     /// sort maps, and where prompts begin.
     fn memory(&self, positions: f64) -> u64 {
-        let of_run = positions.min(RUN as f64);
+        let of_run = positions.min(Size::RUN as f64);
         let actives = || self.saes.iter().map(|sae| sae.active);
         let run =
             of_run * (actives().sum::<f64>() * OF_RUN[0] as f64 + actives().fold(0.0, f64::max) * OF_RUN[1] as f64);
         let bucket = |sae: &CountedSae| {
-            (positions * sae.active).min(SORTED as f64).max(positions * sae.densest) * OF_SORT as f64
+            (positions * sae.active).min(Size::SORTED as f64).max(positions * sae.densest) * OF_SORT as f64
         };
         let sort = self.saes.iter().map(bucket).fold(0.0, f64::max);
         (run.max(sort) + 4.0 * positions + 8.0 * positions / self.mean) as u64
@@ -461,7 +457,7 @@ impl Counted {
     /// Seconds of finding each bucket of directions in each run.
     fn sort_seconds(&self, positions: f64) -> f64 {
         let size = self.size(positions);
-        let buckets = |sae: &SaeSize| sae.entries.div_ceil(SORTED).min(sae.directions) as f64;
+        let buckets = |sae: &SaeSize| sae.entries.div_ceil(Size::SORTED).min(sae.directions) as f64;
         3.0 * READ * size.runs() as f64 * size.saes.iter().map(buckets).sum::<f64>()
     }
 }
