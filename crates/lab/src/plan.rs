@@ -157,6 +157,15 @@ pub struct OverRanks {
     pub memory_bytes: Option<u64>,
 }
 
+/// Documents that are spread over a corpus.
+struct Spread {
+    documents: Vec<Document>,
+    /// How many were read to find them.
+    read: usize,
+    /// Whether these are all there are.
+    all: bool,
+}
+
 /// What was counted on the probe, from which a corpus of any size is.
 struct Counted {
     /// Positions of a prompt, in the mean.
@@ -186,10 +195,11 @@ impl Opened {
         let started = Instant::now();
         let survey = self.survey_to_index(watch)?;
         let survey_seconds = started.elapsed().as_secs_f64();
-        let there = survey.documents;
 
         let started = Instant::now();
-        let (sample, read) = self.spread(sizing.documents, there, watch)?;
+        let Spread { documents: sample, read, all } = self.spread(sizing.documents, survey.documents, watch)?;
+        // Rows of Parquet that hold no document are counted by a survey.
+        let there = if all { read } else { survey.documents };
         let read_seconds = started.elapsed().as_secs_f64() * (there as f64 / read.max(1) as f64);
         let documents = sample.len();
 
@@ -254,28 +264,29 @@ impl Opened {
         Ok(plan)
     }
 
-    /// Up to `most` documents, spread over the `there` of the corpus, and how many were read to find them.
-    fn spread(&self, most: usize, there: usize, watch: &Watch) -> Result<(Vec<Document>, usize)> {
+    /// Up to `most` documents, spread over the `there` of the corpus.
+    fn spread(&self, most: usize, there: usize, watch: &Watch) -> Result<Spread> {
         let every = there.div_ceil(most.max(1)).max(1);
-        let (mut found, mut read, mut held) = (Vec::new(), 0, 0);
+        let (mut spread, mut held) = (Spread { documents: Vec::new(), read: 0, all: true }, 0);
         for (number, document) in self.documents()?.enumerate() {
             if watch.is_stopped() {
                 return Err(directrix_corpus::Error::Stopped.into());
             }
             let document = document?;
-            read = number + 1;
-            if number % every == every / 2 {
+            spread.read = number + 1;
+            if number % every == 0 {
                 held += match &document {
                     Document::Text(text) => text.len(),
                     Document::Tokens(tokens) => size_of_val(&tokens[..]),
                 };
-                found.push(document);
+                spread.documents.push(document);
                 if held > HELD {
+                    spread.all = false;
                     break;
                 }
             }
         }
-        Ok((found, read))
+        Ok(spread)
     }
 
     /// Indexes pieces of the sample, each as large as all before it, and merges them.
