@@ -1,12 +1,12 @@
 //! What a plan says beside what an index then is.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use directrix_corpus::{Watch, peak_memory};
-use directrix_index::{Options, Size};
+use directrix_index::{Merged, Options, Size, merge};
 use directrix_lab::{Opened, OtherIndex, Plan, Sizing, Wanted};
 
 /// Memory is the process's and time the machine's: one test at a time.
@@ -106,22 +106,39 @@ fn a_longer_corpus_is_planned_by_its_positions_and_the_smallest_by_what_it_is() 
     assert!(opened.plan(&missing, &Watch::nobody()).unwrap_err().to_string().contains("none"));
 }
 
-/// `cargo test --release -p directrix-lab --test plan -- --ignored --nocapture --test-threads 1`
+/// `cargo test --release -p directrix-lab --test plan -- --ignored --nocapture`
 #[test]
 #[ignore = "times depend on what else the machine does"]
 fn times_beside_real_ones() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     for limit in [None, Some(500), Some(1000)] {
-        let plan = plan(&opened(limit), 2048, 2.0, &[1]);
+        let opened = opened(limit);
+        let plan = plan(&opened, 2048, 2.0, &[1, 2]);
         let disk = tempfile::tempdir().unwrap();
-        let (size, bytes, seconds) = made(&opened(limit), &disk.path().join("index"));
-        println!(
-            "{} positions: {:.2} s planned, {seconds:.2} s found ({:.3}); bytes {:.4}; {:?}",
-            size.positions,
-            plan.seconds,
-            plan.seconds / seconds,
-            plan.index_bytes as f64 / bytes as f64,
-            plan.probe
-        );
+        let (size, bytes, seconds) = made(&opened, &disk.path().join("index"));
+        let say = |what: &str, planned: f64, found: f64| {
+            println!("{what}: {planned:.2} planned, {found:.2} found, {:.3}", planned / found);
+        };
+        println!("{} positions, probe of {} in {:.1} s", size.positions, plan.probe.positions, plan.probe.seconds);
+        say("  seconds", plan.seconds, seconds);
+        say("  MB", plan.index_bytes as f64 / 1e6, bytes as f64 / 1e6);
+
+        // What two ranks would do, one after the other here.
+        let over = &plan.ranks[1];
+        let (started, n) = (Instant::now(), over.pieces);
+        let piece = |number: usize| {
+            let folder = disk.path().join(format!("piece-{number}"));
+            opened.index_shard(&folder, Options::default(), [number, n], &Watch::nobody()).unwrap();
+            folder
+        };
+        let pieces: Vec<PathBuf> = (0..n).map(piece).collect();
+        let of_ranks = started.elapsed().as_secs_f64() / n as f64 * n.div_ceil(over.ranks) as f64;
+        say("  seconds of the pieces of a rank", over.pieces_seconds, of_ranks);
+        let started = Instant::now();
+        let merged = merge(&pieces, &disk.path().join("merged"), Merged::Whole, &Watch::nobody()).unwrap();
+        say("  seconds of the merge", over.merges_seconds, started.elapsed().as_secs_f64());
+        let kept: u64 = pieces.iter().map(|folder| files(folder).1).sum();
+        let peak = kept + bytes + merged.size().run_bytes();
+        say("  MB on disk at the peak", over.disk_bytes as f64 / 1e6, peak as f64 / 1e6);
     }
 }
