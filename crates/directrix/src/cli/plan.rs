@@ -148,7 +148,7 @@ fn prefixed(number: f64, unit: &str) -> String {
         }
         (number, prefix) = (number / 1e3, next);
     }
-    let digits = if prefix.is_empty() || number >= 99.95 { 0 } else { 1 };
+    let digits = usize::from(!prefix.is_empty() && number < 99.95);
     format!("{number:.digits$} {prefix}{unit}")
 }
 
