@@ -215,7 +215,11 @@ impl Opened {
         probe.documents = documents as u64;
         (probe.survey_seconds, probe.read_seconds, probe.token_seconds) = (survey_seconds, read_seconds, token_seconds);
 
-        let counted = Counted { with_prompt: sample.len() as f64 / documents.max(1) as f64, ..counted };
+        let counted = Counted {
+            mean: sample.positions() as f64 / sample.len().max(1) as f64,
+            with_prompt: sample.len() as f64 / documents.max(1) as f64,
+            ..counted
+        };
         let of_document = counted.mean * counted.with_prompt;
         let own = there as f64 * of_document;
         let positions = sizing.positions.map_or(own, |positions| positions as f64);
@@ -286,6 +290,10 @@ impl Opened {
                 }
             }
         }
+        // However few of them are indexed, these are spread, too: 0, a half, a quarter, three quarters …
+        let mut numbered: Vec<(usize, Document)> = spread.documents.into_iter().enumerate().collect();
+        numbered.sort_by_key(|(number, _)| (*number as u32).reverse_bits());
+        spread.documents = numbered.into_iter().map(|(_, document)| document).collect();
         Ok(spread)
     }
 
