@@ -55,7 +55,7 @@ mod visible;
 mod watch;
 
 pub use error::{Error, Result};
-pub use memory::{Need, check_memory, memory};
+pub use memory::{Need, check_memory, memory, peak_memory};
 pub use prompts::Prompts;
 pub use range::{in_range, real_number, whole_number};
 pub use ranks::{Measured, Ranks, Threads, agree, sum_in_order};

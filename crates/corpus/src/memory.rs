@@ -35,6 +35,12 @@ pub fn memory() -> Option<u64> {
     [machine, process, groups].into_iter().flatten().min()
 }
 
+/// Bytes of memory that this process has had at most so far, what it has mapped of files and touched among them. None where the system
+/// does not tell.
+pub fn peak_memory() -> Option<u64> {
+    of_file(Path::new("/proc/self/status"), |text| kilobytes(line(text, "VmHWM:")?))
+}
+
 /// The smallest limit of the control groups that `text` (`/proc/self/cgroup`) names and of those above them.
 fn of_groups(text: &str, mounted: &Path) -> Option<u64> {
     let limits = text.lines().filter_map(|line| {

@@ -49,6 +49,7 @@ fn needed(command: &[String], folder: &Folder) -> Vec<String> {
     let flags: Vec<&str> = match command.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["evaluate"] => [&of_corpus[..], &sae].concat(),
         ["index"] => [&of_corpus[..], &sae, &["--out", &out]].concat(),
+        ["plan"] => [&of_corpus[..], &sae, &["--probe=0"]].concat(),
         ["capture"] => [&of_prompts[..], &["--losses", "--out", &out]].concat(),
         ["ablate"] => [&of_prompts[..], &sae, &["--directions", "3"]].concat(),
         ["attribute"] => [&of_prompts[..], &sae, &["--direction", "3"]].concat(),

@@ -18,7 +18,7 @@ use crate::shard::{Shard, is_run, remove_runs};
 use crate::{Error, Identity, Index, Result, sort};
 
 /// Positions between two checkpoints.
-const RUN: usize = 32_768;
+pub(crate) const RUN: usize = 32_768;
 /// Positions in one model pass.
 const BATCH: usize = 2048;
 /// A shard's positions are numbered with 32 bits.

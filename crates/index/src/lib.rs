@@ -65,6 +65,7 @@ mod piece;
 mod query;
 mod search;
 mod shard;
+mod size;
 mod sort;
 
 pub use activations::{Activations, Example, TokenCount};
@@ -76,3 +77,4 @@ pub use merge::{Merged, merge};
 pub use piece::{Piece, documents_of_shard};
 pub use query::{Direction, SaeIndex};
 pub use search::{Firing, Found, Match, Place, Query, Search};
+pub use size::{SaeSize, Size};

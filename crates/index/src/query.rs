@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::activations::{BINS, InPrompt, rise_below};
 use crate::index::{Place, Prompts};
 use crate::layout::{Contents, Files, SaeMeta, of_part, of_sae};
+use crate::size::SaeSize;
 use crate::{Activations, Error, Example, Options, Result, TokenCount};
 
 /// The part of an index that belongs to one SAE.
@@ -127,6 +128,11 @@ impl SaeIndex {
 
     pub(crate) fn meta(&self) -> &SaeMeta {
         &self.meta
+    }
+
+    pub(crate) fn size(&self) -> SaeSize {
+        let entries = self.parts.iter().map(|part| part.position_values.len()).sum();
+        SaeSize { directions: self.directions() as u64, entries, tokens: self.tokens.len() }
     }
 
     /// The SAE's short name.

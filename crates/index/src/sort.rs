@@ -14,7 +14,7 @@ use crate::shard::{RUN_OFFSETS, RUN_POSITIONS, RUN_VALUES};
 use crate::{Error, Options, Result};
 
 /// Activations held in memory at a time.
-const HELD: u64 = 1 << 21;
+pub(crate) const HELD: u64 = 1 << 21;
 
 /// One SAE's runs in a shard, and the lists they are joined to.
 struct Part {

@@ -254,7 +254,7 @@ impl Opened {
     }
 
     /// The survey of a corpus that has something to index.
-    fn survey_to_index(&self, watch: &Watch) -> Result<Survey> {
+    pub(crate) fn survey_to_index(&self, watch: &Watch) -> Result<Survey> {
         let survey = self.survey(watch)?;
         if survey.documents == 0 {
             return Err(directrix_corpus::Error::Empty { corpus: self.corpus.name().into() }.into());
@@ -263,7 +263,7 @@ impl Opened {
     }
 
     /// Of what an index of all this is.
-    fn identity(&self, survey: Survey, options: Options) -> Identity {
+    pub(crate) fn identity(&self, survey: Survey, options: Options) -> Identity {
         Identity {
             model: self.model_source(),
             processing: self.model.processing(),

@@ -15,7 +15,7 @@ const PIECE: usize = 1 << 15;
 /// The most pieces.
 const PIECES: usize = 2048;
 /// Pieces that are merged at once.
-const MERGED: usize = 32;
+pub(crate) const MERGED: usize = 32;
 
 impl Opened {
     /// A hash of the bits that this machine gives for a few positions: of every SAE's activations, and of the last logits. Processes that work
@@ -96,6 +96,11 @@ impl Opened {
     fn number_of_pieces(&self, documents: usize) -> Result<usize> {
         let Some(first) = self.chunks()?.next().transpose()? else { return Ok(1) };
         let of_document = first.prompts.positions().div_ceil(first.prompts.len().max(1));
-        Ok((documents * of_document / PIECE).clamp(1, PIECES).min(documents))
+        Ok(number_of_pieces(documents, of_document))
     }
+}
+
+/// Into how many pieces documents of so many positions each are cut.
+pub(crate) fn number_of_pieces(documents: usize, of_document: usize) -> usize {
+    (documents.saturating_mul(of_document) / PIECE).clamp(1, PIECES).min(documents)
 }

@@ -23,6 +23,7 @@ mod merge;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod numbers;
+mod plan;
 mod ranks;
 mod results;
 mod search;
@@ -64,6 +65,7 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     Index(index::Index),
     Merge(merge::Merge),
+    Plan(plan::Plan),
     Direction(direction::Direction),
     Search(search::Search),
     Explain(explain::Explain),
@@ -110,6 +112,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Evaluate(evaluate) => evaluate.run(),
         Command::Index(index) => index.run(),
         Command::Merge(merge) => merge.run(),
+        Command::Plan(plan) => plan.run(),
         Command::Direction(direction) => direction.run(),
         Command::Search(search) => search.run(),
         Command::Explain(explain) => explain.run(),
