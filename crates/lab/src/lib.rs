@@ -36,4 +36,5 @@ pub use hub::{Hub, HubError};
 pub use opened::{Opened, OtherIndex, open_index};
 pub use processing::{Steps, other_weights};
 pub use source::{Sources, corpus, corpus_origin, folder, sae, saes_of};
+pub use together::probe;
 pub use wanted::Wanted;
