@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from . import _directrix, progress
 from ._directrix import DirectrixError, IndexingError
-from .analyses.edges import HowVerified, how_verified
+from .analyses.edges import HowVerified, how_verified, Measure
 from .index import Index, merge
 from .opened import Opened, open
 from .table import Table
@@ -66,7 +66,7 @@ def index(
     ray = _started()
     names = _names(model, saes, corpus=None if corpus is None else fspath(corpus), **opening)
     opened = open(**dict(names))
-    options = {"skip_first": skip_first, "include_last": include_last, "exclude": list(exclude)}
+    options: dict[str, Any] = {"skip_first": skip_first, "include_last": include_last, "exclude": list(exclude)}
     out = os.path.abspath(out)
     if os.path.isfile(os.path.join(out, "index.json")):
         try:
@@ -103,7 +103,7 @@ def verify(
     units: Name | None = None,
     shards: int | None = None,
     num_cpus: int = 1,
-    by: str = "causal",
+    by: Measure = "causal",
     top: int = 1000,
     head: tuple[int, int] | None = None,
     steps: int = 10,
