@@ -249,7 +249,7 @@ def test_a_process_with_other_inputs_is_refused_with_the_difference(
     cluster: Any, opened: dx.Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = dict(opened._core.facts())
-    assert set(facts) == {"version", "bits", "model", "sae-l0", "sae-l1", "corpus"}
+    assert set(facts) == {"version", "bits", "model", "SAE sae-l0", "SAE sae-l1", "corpus"}
 
     class Other:
         _core = opened._core

@@ -49,8 +49,8 @@ impl From<PyErr> for Failure {
 
 /// Whether an error of a room is that shards have not done yet what is needed.
 fn waits(error: &dyn Any) -> bool {
-    use directrix_circuits::Error::Corpus;
-    matches!(error.downcast_ref(), Some(Corpus(directrix_corpus::Error::Waits { .. })))
+    use directrix_circuits::Error;
+    matches!(error.downcast_ref::<Error>(), Some(Error::Corpus(directrix_corpus::Error::Waits { .. })))
 }
 
 macro_rules! rooms {

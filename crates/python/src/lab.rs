@@ -121,7 +121,7 @@ impl Opened {
             ]
             .into();
             for (number, sae) in self.0.saes.iter().enumerate() {
-                facts.insert(sae.short_name().into(), self.0.sae_source(number).hash);
+                facts.insert(format!("SAE {}", sae.short_name()), self.0.sae_source(number).hash);
             }
             match index {
                 Some(index) => facts.insert("index".into(), index.said().to_string()),
