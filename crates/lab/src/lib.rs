@@ -38,4 +38,5 @@ pub use opened::{Opened, OtherIndex, open_index};
 pub use plan::{OverRanks, Plan, Probe, SaePlan, Sizing};
 pub use processing::{Steps, other_weights};
 pub use source::{Sources, corpus, corpus_origin, folder, sae, saes_of};
+pub use together::probe;
 pub use wanted::Wanted;

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use directrix_corpus::durable::remove_folder;
 use directrix_corpus::{Prompts, Ranks, Watch, hexadecimal};
 use directrix_index::{Identity, Index, Merged, documents_of_shard, merge};
-use directrix_model::{Ask, Positions};
+use directrix_model::{Ask, Model, Positions};
+use directrix_sae::Sae;
 use sha2::{Digest, Sha256};
 
 use crate::{Opened, OtherIndex, Result};
@@ -17,27 +18,34 @@ const PIECES: usize = 2048;
 /// Pieces that are merged at once.
 pub(crate) const MERGED: usize = 32;
 
+/// A hash of the bits that this machine gives for a few positions: of every SAE's activations, and of the last logits. Processes that work
+/// together must have the same.
+///
+/// # Errors
+/// If the model cannot be run.
+pub fn probe(model: &Model, saes: &[Sae]) -> Result<String> {
+    const POSITIONS: usize = 32;
+    let config = model.config();
+    let tokens = (0..POSITIONS.min(config.n_ctx)).map(|i| (i * 977 % config.d_vocab) as u32).collect::<Vec<_>>();
+    let last = tokens.len() - 1;
+    let ask = Ask::capture(saes.iter().map(|sae| sae.site().reads.hook)).with_logits(Positions::At(vec![last]));
+    let run = model.run(&Prompts::from_rows([tokens]), &ask, &[])?;
+    let mut hash = Sha256::new();
+    let mut add = |numbers: &[f32]| numbers.iter().for_each(|number| hash.update(number.to_le_bytes()));
+    add(run.logits().data());
+    for sae in saes {
+        add(sae.encode(run.captured(sae.site().reads.hook))?.values());
+    }
+    Ok(hexadecimal(&hash.finalize()))
+}
+
 impl Opened {
-    /// A hash of the bits that this machine gives for a few positions: of every SAE's activations, and of the last logits. Processes that work
-    /// together must have the same.
+    /// [`probe`] of what is open.
     ///
     /// # Errors
     /// If the model cannot be run.
     pub fn probe(&self) -> Result<String> {
-        const POSITIONS: usize = 32;
-        let config = self.model.config();
-        let tokens = (0..POSITIONS.min(config.n_ctx)).map(|i| (i * 977 % config.d_vocab) as u32).collect::<Vec<_>>();
-        let last = tokens.len() - 1;
-        let ask =
-            Ask::capture(self.saes.iter().map(|sae| sae.site().reads.hook)).with_logits(Positions::At(vec![last]));
-        let run = self.model.run(&Prompts::from_rows([tokens]), &ask, &[])?;
-        let mut hash = Sha256::new();
-        let mut add = |numbers: &[f32]| numbers.iter().for_each(|number| hash.update(number.to_le_bytes()));
-        add(run.logits().data());
-        for sae in &self.saes {
-            add(sae.encode(run.captured(sae.site().reads.hook))?.values());
-        }
-        Ok(hexadecimal(&hash.finalize()))
+        probe(&self.model, &self.saes)
     }
 
     /// Makes an index together with other ranks: each makes pieces of it beside `folder`, which are merged, many at a time. A folder of pieces

@@ -1,5 +1,7 @@
 //! Errors as exceptions, one for each room.
 
+use std::any::Any;
+
 use pyo3::create_exception;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
@@ -15,6 +17,8 @@ create_exception!(
 pub(crate) enum Failure {
     Room(fn(String) -> PyErr, String),
     Python(PyErr),
+    /// Shards have not done yet what is needed.
+    Waits(String),
 }
 
 /// The result of what is called from Python.
@@ -32,6 +36,7 @@ impl From<Failure> for PyErr {
         match failure {
             Failure::Room(new, message) => new(message),
             Failure::Python(error) => error,
+            Failure::Waits(message) => CorpusError::new_err(message),
         }
     }
 }
@@ -42,13 +47,20 @@ impl From<PyErr> for Failure {
     }
 }
 
+/// Whether an error of a room is that shards have not done yet what is needed.
+fn waits(error: &dyn Any) -> bool {
+    use directrix_circuits::Error;
+    matches!(error.downcast_ref::<Error>(), Some(Error::Corpus(directrix_corpus::Error::Waits { .. })))
+}
+
 macro_rules! rooms {
     ($($exception:ident $name:ident $about:literal;)*) => {
         $(create_exception!(directrix, $exception, DirectrixError, $about);
 
         impl From<$name::Error> for Failure {
             fn from(error: $name::Error) -> Failure {
-                Failure::Room($exception::new_err, error.to_string())
+                let message = error.to_string();
+                if waits(&error) { Failure::Waits(message) } else { Failure::Room($exception::new_err, message) }
             }
         })*
 

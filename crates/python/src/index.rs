@@ -1,16 +1,17 @@
 //! Indexes: what every direction fires on.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use directrix_corpus as corpus;
-use directrix_index::{self as index, Query, SaeIndex, Search};
+use directrix_index::{self as index, Merged, Query, SaeIndex, Search};
 use directrix_lab::open_index;
 use numpy::ndarray::IxDyn;
 use numpy::{PyArray, PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::array::{borrowed_row, owned};
 use crate::error::{Failure, Result};
@@ -190,6 +191,31 @@ impl Index {
     }
 }
 
+/// Merges indexes of shards into the index of these together, in `out`; with `piece`, some of the shards may be missing. `tokenizer` is that of
+/// their model, for texts.
+#[pyfunction]
+#[pyo3(signature = (folders, out, piece = false, replace = false, tokenizer = None))]
+pub(crate) fn merge(
+    py: Python,
+    folders: Vec<PathBuf>,
+    out: &str,
+    piece: bool,
+    replace: bool,
+    tokenizer: Option<PyRef<crate::prompts::Tokenizer>>,
+) -> Result<Index> {
+    let tokenizer = tokenizer.map(|tokenizer| tokenizer.0.clone());
+    let merged = match (piece, replace) {
+        (true, true) => {
+            return Err(Failure::argument("a piece of an index does not replace another; give one of the two"));
+        }
+        (true, false) => Merged::Piece,
+        (false, true) => Merged::Replacing,
+        (false, false) => Merged::Whole,
+    };
+    let index = watched(py, |watch| index::merge(&folders, Path::new(out), merged, watch))?;
+    Ok(Index::new(index, tokenizer))
+}
+
 #[derive(Serialize)]
 struct Place {
     prompt: usize,
@@ -224,6 +250,12 @@ impl Index {
             n if prompt < n => Ok(prompt),
             n => Err(Failure::argument(format!("there is no prompt {prompt}; the index has {n}"))),
         }
+    }
+
+    /// What determines its content.
+    pub(crate) fn said(&self) -> Value {
+        let meta = self.index.meta();
+        json!({ "of": meta.identity, "pieces": meta.pieces })
     }
 
     pub(crate) fn token(&self, token: u32) -> String {

@@ -21,6 +21,7 @@ mod prompts;
 mod sae;
 mod study;
 mod table;
+mod team;
 mod watch;
 
 use pyo3::prelude::*;
@@ -41,6 +42,8 @@ fn _directrix(module: &Bound<PyModule>) -> PyResult<()> {
     module.add_class::<table::Table>()?;
     module.add_function(wrap_pyfunction!(watch::set_progress, module)?)?;
     module.add_function(wrap_pyfunction!(export::export, module)?)?;
+    module.add_function(wrap_pyfunction!(index::merge, module)?)?;
+    module.add_function(wrap_pyfunction!(team::begin, module)?)?;
     error::register(module)?;
     analyses::register(module)?;
     // Nothing of it is for `import *`, and its stubs name no such list.

@@ -11,6 +11,7 @@ it does. Results are numpy arrays and tables that polars, pandas and pyarrow rea
 (1, 5, 2048)
 """
 
+from . import ray as ray
 from ._arrays import split as split
 from ._directrix import (
     CircuitsError as CircuitsError,
@@ -38,7 +39,7 @@ from .figure import (
     line as line,
     scatter as scatter,
 )
-from .index import Index as Index
+from .index import Index as Index, merge as merge
 from .model import HookPoint as HookPoint, Model as Model
 from .opened import Opened as Opened, open as open
 from .progress import show_progress as show_progress

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -159,3 +160,20 @@ class Index:
 
     def __repr__(self) -> str:
         return repr(self._core)
+
+
+def merge(
+    folders: Iterable[str | PathLike[str]],
+    out: str | PathLike[str],
+    *,
+    piece: bool = False,
+    replace: bool = False,
+    model: Model | None = None,
+) -> Index:
+    """Makes one index of those of several shards (`Opened.index_shard`), given in any order, in the folder `out`.
+
+    A shard that is missing, given twice or of other inputs is an error, as is another index in `out` unless `replace`. With `piece` some may
+    be missing, and what is made is to be merged with them later. The model is asked for its tokenizer alone.
+    """
+    tokenizer = None if model is None else model._own.tokenizer
+    return Index(_directrix.merge([fspath(folder) for folder in folders], fspath(out), piece, replace, tokenizer))

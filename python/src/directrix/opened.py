@@ -52,6 +52,24 @@ class Opened:
         )
         return Index(core)
 
+    def index_shard(
+        self,
+        folder: str | PathLike[str],
+        number: int,
+        of: int,
+        *,
+        skip_first: int | None = None,
+        include_last: bool | None = None,
+        exclude: Sequence[str] = (),
+    ) -> Index:
+        """The index of a part of the corpus alone, shard `number`, from 1, of `of`: any process makes it, anywhere. `dx.merge` makes one index
+        of all of them, which has the bits of one that was made at once.
+        """
+        core = self._core.index_shard(
+            fspath(folder), int(number), int(of), skip_first=skip_first, include_last=include_last, exclude=list(exclude)
+        )
+        return Index(core)
+
     def __repr__(self) -> str:
         return repr(self._core)
 

@@ -6,9 +6,11 @@ use directrix_circuits::edges::{
 };
 use directrix_corpus::Watch;
 use directrix_index::SaeIndex;
+use directrix_lab::probe;
 use directrix_sae as sae;
 use pyo3::prelude::*;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::{fitted, flags, part};
 use crate::error::{Failure, Result};
@@ -16,6 +18,7 @@ use crate::index::Index;
 use crate::model::Model;
 use crate::sae::Sae;
 use crate::table::Table;
+use crate::team::{Shard, watch_of};
 use crate::watch::watched;
 
 pub(super) fn register(module: &Bound<PyModule>) -> PyResult<()> {
@@ -128,6 +131,25 @@ impl<'a> Ranks<'a> {
         Ok(all)
     }
 
+    /// What determines a ranking.
+    fn about(&self, top: usize) -> Result<Value> {
+        let head = match self.path {
+            Path::Head { layer, head } => Some([layer, head]),
+            Path::Residual => None,
+        };
+        Ok(json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "bits": probe(&self.model.model, self.saes)?,
+            "saes": self.saes.iter().map(sae::Sae::short_name).collect::<Vec<_>>(),
+            "index": self.index.map(Index::said),
+            "by": self.by.name(),
+            "top": top,
+            "head": head,
+            "steps": self.steps,
+            "sample": [self.sample.prompts, self.sample.least],
+        }))
+    }
+
     fn of_saes<T: Serialize>(&self, [one, two]: [usize; 2], edge: T) -> OfSaes<'a, T> {
         OfSaes { from: self.saes[one].short_name(), to: self.saes[two].short_name(), edge }
     }
@@ -177,9 +199,10 @@ fn edges(
 /// An edge as it is given: numbers of two SAEs, of two directions, and its value.
 type Given = (usize, usize, usize, usize, f64);
 
-/// Of the edges that are given, or of the strongest.
+/// Of the edges that are given, or of the strongest. A shard does its part of it, and gives nothing where others have not done
+/// theirs.
 #[pyfunction]
-#[pyo3(signature = (model, saes, index, given, by, top, head, steps, sample_prompts, least_prompts, verify_prompts, rate))]
+#[pyo3(signature = (model, saes, index, given, by, top, head, steps, sample_prompts, least_prompts, verify_prompts, rate, shard = None))]
 fn verify_edges(
     py: Python,
     model: &Model,
@@ -194,7 +217,8 @@ fn verify_edges(
     least_prompts: usize,
     verify_prompts: usize,
     rate: f64,
-) -> Result<Table> {
+    shard: Option<Shard>,
+) -> Result<Option<Table>> {
     let saes = fitted(model, &saes)?;
     let ranks = Ranks::new(model, &saes, Some(index), by, head, steps, sample(sample_prompts, least_prompts)?)?;
     let how = how(verify_prompts, rate)?;
@@ -205,7 +229,12 @@ fn verify_edges(
         saes[one].check(first)?;
         saes[two].check(second)?;
     }
-    let rows = watched(py, |watch| {
+    let made = watched(py, |watch| {
+        let about = || {
+            let (ranks, how) = (ranks.about(top)?, [how.prompts as f64, how.rate]);
+            Ok(json!({ "ranks": ranks, "given": about_given(given.as_deref()), "how": how }))
+        };
+        let watch = &watch_of(shard, watch, about)?;
         let ranked = match given {
             None => ranks.strongest(top, watch)?,
             Some(given) => {
@@ -231,12 +260,21 @@ fn verify_edges(
             |row: &OfSaes<VerifiedEdge>| if row.edge.ranked.value.is_nan() { 0.0 } else { strength(&row.edge.ranked) };
         rows.sort_by(|a, b| by(b).total_cmp(&by(a)));
         Ok::<_, Failure>(rows)
-    })?;
+    });
+    let rows = match made {
+        Err(Failure::Waits(_)) => return Ok(None),
+        made => made?,
+    };
     let has_value = rows.iter().any(|row| !row.edge.ranked.value.is_nan());
     let without = if has_value { None } else { Some(ranks.by.name().replace('-', " ")) };
     let mut table = flags(circuits::Table::from_rows("verified-edges", VerifiedEdge::SENTENCE, &rows), &["verified"]);
     table.columns.retain(|column| Some(&column.name) != without.as_ref());
-    Ok(Table::new(table))
+    Ok(Some(Table::new(table)))
+}
+
+/// The edges that are given, as what determines a work has them.
+fn about_given(given: Option<&[Given]>) -> Value {
+    given.map_or(Value::Null, |given| json!({ "edges": given.len(), "of": given }))
 }
 
 #[derive(Serialize)]

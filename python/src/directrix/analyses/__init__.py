@@ -33,7 +33,7 @@ from .behaviour import (
     explain,
 )
 from .circuits import behaviour_circuit, BehaviourCircuit, intervene, Intervened, prompt_graph, PromptGraph
-from .edges import Agreement, conjunctions, edge_agreement, edges, joint_set, upstream, verify_edges
+from .edges import Agreement, conjunctions, edge_agreement, edges, joint_set, upstream, verify_edges, verify_edges_shard
 from .pairs import (
     cooccurrence,
     cooccurrence_pairs,
@@ -105,4 +105,5 @@ __all__ = [
     "top_tokens",
     "upstream",
     "verify_edges",
+    "verify_edges_shard",
 ]

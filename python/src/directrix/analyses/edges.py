@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os import PathLike, fspath
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -28,6 +29,11 @@ Measure: TypeAlias = Literal[
     "integrated-attribution",
     "causal",
 ]
+
+#: Which edges are verified and how, as the native module takes it.
+HowVerified: TypeAlias = (
+    "tuple[list[tuple[int, int, int, int, float]] | None, str, int, tuple[int, int] | None, int, int, int, int, float]"
+)
 
 _MEASURES = (
     "cosine",
@@ -90,25 +96,53 @@ def verify_edges(
     there. `change` is that of the second's activation when the first is ablated where it fires, summed over a prompt; `verified` is 1
     where it exceeds zero and both controls at a false-discovery rate of `rate` over the list (signed-rank tests; Berger 1982).
     """
+    sampled = (sample_prompts, least_prompts, verify_prompts)
+    core = _directrix.verify_edges(model._core, cores_of(saes), index._core, *how_verified(saes, edges, by, top, head, steps, *sampled, rate))
+    # It has no shard that others could be waited for.
+    assert core is not None
+    return Table(core)
+
+
+def verify_edges_shard(
+    model: Model,
+    saes: Sequence[Sae],
+    index: Index,
+    units: str | PathLike[str],
+    number: int,
+    of: int,
+    edges: Table | npt.ArrayLike | None = None,
+    **how: Any,
+) -> Table | None:
+    """Does a part of `verify_edges`, whose other arguments it takes: shard `number`, from 1, of `of`. Any process does it, anywhere; what is
+    done is kept in the folder `units`, in units that a later call does not do again.
+
+    Nothing comes of it while other shards have not done theirs, and what `verify_edges` gives once they have. Edges are verified once all are
+    ranked: call all shards until one of them gives the table, then remove `units`.
+    """
+    arguments = how_verified(saes, edges, **how)
+    shard = (int(number), int(of), fspath(units))
+    core = _directrix.verify_edges(model._core, cores_of(saes), index._core, *arguments, shard)
+    return None if core is None else Table(core)
+
+
+def how_verified(
+    saes: Sequence[Sae],
+    edges: Table | npt.ArrayLike | None = None,
+    by: Measure = "causal",
+    top: int = 1000,
+    head: tuple[int, int] | None = None,
+    steps: int = 10,
+    sample_prompts: int = 16,
+    least_prompts: int = 4,
+    verify_prompts: int = 24,
+    rate: float = 0.05,
+) -> HowVerified:
+    """Which edges are verified and how, as the native module takes it."""
     given = None
     if edges is not None:
         given, by = _edges(list(saes), edges, by)
-    return Table(
-        _directrix.verify_edges(
-            model._core,
-            cores_of(saes),
-            index._core,
-            given,
-            by,
-            int(top),
-            head,
-            int(steps),
-            int(sample_prompts),
-            int(least_prompts),
-            int(verify_prompts),
-            float(rate),
-        )
-    )
+    sampled = (int(sample_prompts), int(least_prompts))
+    return given, by, int(top), head, int(steps), *sampled, int(verify_prompts), float(rate)
 
 
 class Agreement(NamedTuple):
