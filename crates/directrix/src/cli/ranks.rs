@@ -73,7 +73,7 @@ fn joined() -> anyhow::Result<Option<Arc<dyn Ranks>>> {
     if alone {
         return Ok(None);
     }
-    bail!(
+    anyhow::bail!(
         "this is started as one of several ranks, and built without MPI; build it with `cargo build --release --features mpi`"
     )
 }
