@@ -167,7 +167,7 @@ def test_tasks_make_the_index_of_one_process(cluster: Any, whole: Path, tmp_path
     assert files(out) == files(whole) and not out.with_name("index.pieces").exists()
     assert len(made) == len(dx.Index.open(whole)) and made.find('"the"').matches > 0
     assert len(dx.ray.index(out=out, limit=LIMIT)) == len(made), "what is there is opened"
-    with pytest.raises(dx.IndexingError, match="other positions count"):
+    with pytest.raises(dx.LabError, match="other positions count"):
         dx.ray.index(out=out, limit=LIMIT, skip_first=0)
     dx.ray.index(out=out, limit=LIMIT, skip_first=0, replace=True, num_cpus=2)
     assert files(out) != files(whole)

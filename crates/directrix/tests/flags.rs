@@ -48,6 +48,7 @@ fn needed(command: &[String], folder: &Folder) -> Vec<String> {
     let of_prompts = ["--model", model.as_str(), "--prompts", &corpus];
     let flags: Vec<&str> = match command.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["evaluate"] => [&of_corpus[..], &sae].concat(),
+        ["merge"] => vec![corpus.as_str(), "--out", &out],
         ["index"] => [&of_corpus[..], &sae, &["--out", &out]].concat(),
         ["plan"] => [&of_corpus[..], &sae, &["--probe=0"]].concat(),
         ["capture"] => [&of_prompts[..], &["--losses", "--out", &out]].concat(),

@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import numpy.typing as npt
 
 from . import _directrix, progress
-from ._directrix import DirectrixError, IndexingError
+from ._directrix import DirectrixError
 from .analyses.edges import HowVerified, how_verified, Measure
 from .index import Index, merge
 from .opened import Opened, open
@@ -71,7 +71,7 @@ def index(
     if os.path.isfile(os.path.join(out, "index.json")):
         try:
             return opened.index(out, **options)
-        except IndexingError:
+        except DirectrixError:
             if not replace:
                 raise
     facts = opened._core.facts()

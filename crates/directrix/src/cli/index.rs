@@ -26,7 +26,7 @@ Examples:
   directrix index
   directrix index --edges
   directrix index --limit 200 --out out/small
-  directrix index --shard 1/2 --out out/index-1
+  directrix index --limit 200 --shard 1/2 --out out/first-half
   directrix index --model pythia-70m --sae saes/layer-3 --corpus pile.parquet \\
       --column text --out out/pile";
 

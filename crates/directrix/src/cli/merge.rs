@@ -14,8 +14,10 @@ use super::watch::watch;
 
 const EXAMPLES: &str = "\
 Examples:
-  directrix merge out/index-1 out/index-2 --out out/index
-  directrix merge out/index-3 out/index-4 --piece --out out/second-half";
+  directrix index --limit 200 --shard 1/2 --out out/part-1
+  directrix index --limit 200 --shard 2/2 --out out/part-2
+  directrix merge out/part-1 out/part-2 --out out/merged
+  directrix merge out/part-2 --piece --out out/piece";
 
 /// Make one index of those of several shards.
 ///
