@@ -20,7 +20,7 @@ import directrix as dx
 
 LIMIT = 60
 #: How edges are verified, here: those that two shards have work with.
-HOW: dict[str, Any] = {"by": "causal", "top": 40, "sample_prompts": 4, "verify_prompts": 6, "least_prompts": 2}
+HOW: dict[str, Any] = {"by": "causal", "top": 120, "sample_prompts": 2, "verify_prompts": 6, "least_prompts": 2}
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -86,8 +86,8 @@ def test_shards_verify_what_one_process_does(opened: dx.Opened, whole: Path, ver
     again = shard(2)
     assert again is not None
     same_rows(again, verified)
-    with pytest.raises(dx.CorpusError, match="another run.*top. was 40 and is 41"):
-        shard(1, top=41)
+    with pytest.raises(dx.CorpusError, match="another run.*top. was 120 and is 121"):
+        shard(1, top=121)
     with pytest.raises(dx.CorpusError, match="shards. was 2 and is 3"):
         shard(1, 3)
     shutil.rmtree(units)
@@ -208,8 +208,8 @@ def test_what_was_done_before_a_failure_is_not_done_again(
             )
     before, seen = done(), dict[str, int]()
     assert len(before) > 3
-    with pytest.raises(dx.DirectrixError, match="another run.*top. was 40 and is 41"):
-        dx.ray.verify(index=whole, units=units, **HOW | {"top": 41})
+    with pytest.raises(dx.DirectrixError, match="another run.*top. was 120 and is 121"):
+        dx.ray.verify(index=whole, units=units, **HOW | {"top": 121})
 
     def look() -> bool:
         try:
