@@ -99,14 +99,16 @@ fn a_study_in_shards_goes_on_in_rounds_to_the_report_of_one_process() {
     let file = folder.write("study.toml", format!("limit = 150\n{study}\n{sections}"));
     let (alone, out) = (folder.at("alone"), folder.at("shards"));
     done(&["study", &file, "--out", &alone]);
-    let shard = |i: usize| text(&run(&["study", &file, "--out", &out, "--shard", &format!("{i}/2")]).stderr);
-    assert!(shard(1).contains("directrix index"));
+    let shard = |i: usize| run(&["study", &file, "--out", &out, "--shard", &format!("{i}/2")]);
+    let no_index = shard(1);
+    assert!(!no_index.status.success() && text(&no_index.stderr).contains("directrix index"));
     let index = format!("{out}/index");
     done(&["index", "--limit", "150", "--out", &index]);
     for round in 0.. {
         assert!(round < 12, "it does not end");
-        let said = [shard(1), shard(2)];
-        if !said.iter().any(|said| said.contains("goes on when")) {
+        let both = [shard(1), shard(2)];
+        assert!(both.iter().all(|shard| shard.status.success() && shard.stdout.is_empty()));
+        if !both.iter().any(|shard| text(&shard.stderr).contains("goes on when")) {
             break;
         }
     }

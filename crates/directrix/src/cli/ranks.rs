@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::Args;
 use directrix::corpus::{self, Ranks, Team, Watch, agree};
 use directrix::lab::Opened;
+use directrix::{circuits, study};
 use serde_json::{Value, json};
 
 use super::failure::usage;
@@ -154,15 +155,28 @@ impl ShardArgs {
 
     /// What a shard has to say at its end: nothing is wrong where others have not done their parts yet.
     pub(crate) fn waits<T>(&self, made: anyhow::Result<T>) -> anyhow::Result<Option<T>> {
-        let waits = made.as_ref().err().filter(|_| self.shard.is_some()).and_then(|error| {
-            error.chain().find_map(|cause| cause.downcast_ref().filter(|e| matches!(e, corpus::Error::Waits { .. })))
-        });
+        let waits = made.as_ref().err().filter(|_| self.shard.is_some()).and_then(waits_for_others);
         if let Some(waits) = waits {
             super::terminal::note(&waits.to_string());
             return Ok(None);
         }
         made.map(Some)
     }
+}
+
+/// The error that others have not done their parts, if it is that: what is transparent hides it from a chain of causes.
+fn waits_for_others(error: &anyhow::Error) -> Option<&corpus::Error> {
+    let of_circuits = |error| match error {
+        &circuits::Error::Corpus(ref error) => Some(error),
+        _ => None,
+    };
+    let found = match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(error), _) => of_circuits(error),
+        (_, Some(study::Error::Corpus(error))) => Some(error),
+        (_, Some(study::Error::Circuits(error))) => of_circuits(error),
+        _ => None,
+    };
+    found.filter(|error| matches!(error, corpus::Error::Waits { .. }))
 }
 
 /// The parts of a description, by name.
