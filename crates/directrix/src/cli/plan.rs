@@ -23,7 +23,7 @@ Examples:
   directrix plan --model pythia-70m --sae saes/layer-3 --corpus pile.parquet \\
       --column text --json";
 
-/// See what an index takes before it is made: arithmetic, disk, memory, time, and how it divides over ranks.
+/// See what an index takes before it is made: disk, memory, time, over any ranks.
 ///
 /// Reads the corpus twice, and for some seconds indexes documents that are spread over it, in pieces which it then merges as ranks do. Sizes follow
 /// from what was counted there, times from what was measured; nothing is left behind (docs/cluster.md).
