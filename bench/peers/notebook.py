@@ -444,7 +444,7 @@ def figures(x):
     """One of each kind that the notebook draws, as the text that a page draws. What is in them is random, and not compared."""
     import plotly.express as px
     make = torch.Generator().manual_seed(0)
-    values = torch.randn(x.saes[1].directions, generator=make).numpy()
+    values = torch.randn(16_384, generator=make).numpy()
     names = [f"component {i}" for i in range(22)]
     cells = values[:576].reshape(24, 24)
     x.ready()

@@ -201,7 +201,7 @@ def coactivation(dx, x):
 
 def ablate_joint(dx, x):
     table = dx.ablate(x.model, x.saes[1], x.prompts, x.joint, only_active=False).prompts
-    return {"losses": columns(table, "loss", "loss_ablated")}, {}
+    return {"losses": -columns(table, "log_prob", "log_prob_ablated")}, {}
 
 
 def ablate_positions(dx, x):
@@ -212,7 +212,7 @@ def ablate_positions(dx, x):
     x.ready()
     prompts = x.prompts.select(np.repeat(np.arange(len(active)), [len(of) for of in active]).tolist())
     table = dx.ablate(x.model, x.saes[1], prompts, direction, position=np.concatenate(active).tolist()).prompts
-    return {"losses": columns(table, "loss", "loss_ablated")}, {"count": len(table)}
+    return {"losses": -columns(table, "log_prob", "log_prob_ablated")}, {"count": len(table)}
 
 
 def single_prompt(dx, x):
@@ -251,7 +251,7 @@ def logit_boosts(dx, x):
 
 
 def figures(dx, x):
-    values = np.random.default_rng(0).standard_normal(x.saes[1].cfg.d_sae).astype(np.float32)
+    values = np.random.default_rng(0).standard_normal(16_384).astype(np.float32)
     names = [f"component {i}" for i in range(22)]
     x.ready()
     drawn = [dx.histogram(values, log=True), dx.bars(names, values[:22], abs(values[:22])), dx.heatmap(values[:576].reshape(24, 24)),
