@@ -50,7 +50,7 @@ fn needed(command: &[String], folder: &Folder) -> Vec<String> {
         ["evaluate"] => [&of_corpus[..], &sae].concat(),
         ["merge"] => vec![corpus.as_str(), "--out", &out],
         ["index"] => [&of_corpus[..], &sae, &["--out", &out]].concat(),
-        ["plan"] => [&of_corpus[..], &sae, &["--probe=0"]].concat(),
+        ["plan"] => [&of_corpus[..], &sae].concat(),
         ["capture"] => [&of_prompts[..], &["--losses", "--out", &out]].concat(),
         ["ablate"] => [&of_prompts[..], &sae, &["--directions", "3"]].concat(),
         ["attribute"] => [&of_prompts[..], &sae, &["--direction", "3"]].concat(),
