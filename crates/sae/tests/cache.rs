@@ -29,7 +29,10 @@ impl Setting {
         let documents = (0..700_u32).map(|i| (0..4 + i % 3).map(|j| (i * 31 + j * 17) % 128).collect()).collect();
         let recipe = |site: &str| {
             let (site, objective) = (site.to_owned(), "topk".to_owned());
-            (site.clone(), Recipe { site, objective, coefficient: vec![], expansion: 0.5, k: 4, ..Recipe::default() })
+            (
+                site.clone(),
+                Recipe { site, objective, coefficient: vec![], expansion: 0.5, k: 4, warm_up: 3, ..Recipe::default() },
+            )
         };
         Setting {
             model: Model::load(&Folder::open(path).unwrap(), Processing::default()).unwrap(),
@@ -100,9 +103,8 @@ impl Setting {
 /// The files of windows in a folder, and when each was made.
 fn files(folder: &Path) -> BTreeSet<(String, std::time::SystemTime)> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
-    let file = |entry: fs::DirEntry| {
-        (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().modified().unwrap())
-    };
+    let file =
+        |entry: fs::DirEntry| (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().modified().unwrap());
     entries.map(file).filter(|(name, _)| name != "cache.json").collect()
 }
 
@@ -154,12 +156,14 @@ fn filling_goes_as_far_as_training_reads() {
     assert!(before.len() == 2, "{before:?}");
     setting.feed.tokens = 1_000_000;
     setting.fill(folder.path(), [0, 1]).unwrap();
-    let held: Vec<u64> = (0..701).filter(|number| {
-        names(folder.path()).iter().any(|name| {
-            let range: Vec<u64> = name[8..33].split('-').map(|number| number.parse().unwrap()).collect();
-            (range[0]..range[1]).contains(number)
+    let held: Vec<u64> = (0..701)
+        .filter(|number| {
+            names(folder.path()).iter().any(|name| {
+                let range: Vec<u64> = name[8..33].split('-').map(|number| number.parse().unwrap()).collect();
+                (range[0]..range[1]).contains(number)
+            })
         })
-    }).collect();
+        .collect();
     assert_eq!(held, (0..700).collect::<Vec<u64>>());
 }
 

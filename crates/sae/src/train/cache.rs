@@ -267,7 +267,10 @@ mod tests {
         // One that wrote at the same time, or where what the folder is of was lost.
         fs::remove_file(folder.path().join("cache.json")).unwrap();
         let message = read(&mut other(folder.path()).unwrap(), 0).unwrap_err().to_string();
-        assert!(message.contains("windows-000000000000-000000000001.parquet` is damaged: these activations"), "{message}");
+        assert!(
+            message.contains("windows-000000000000-000000000001.parquet` is damaged: these activations"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -280,7 +280,8 @@ pub(super) fn open_stream<'a>(
             let with_widths: Vec<_> = hooks.iter().copied().zip(widths.iter().copied()).collect();
             let largest = widths.iter().max().copied().unwrap_or_default();
             if context.saturating_mul(largest) > i32::MAX as usize / size_of::<f32>() {
-                let what = format!("windows of {context} positions are too long to keep, with {largest} numbers at each");
+                let what =
+                    format!("windows of {context} positions are too long to keep, with {largest} numbers at each");
                 return Err(problem("context", what));
             }
             Some(Cache::open(folder, &with_widths, &of, share)?)

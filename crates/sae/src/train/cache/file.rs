@@ -158,7 +158,8 @@ impl Writer {
     pub(super) fn finish(mut self) -> Result<()> {
         let path = self.path();
         let beneath = Beneath { about: self.about, crc32c: self.sums };
-        let beneath = serde_json::to_string(&beneath).map_err(|error| unwritten(&path, ParquetError::General(error.to_string())))?;
+        let beneath = serde_json::to_string(&beneath)
+            .map_err(|error| unwritten(&path, ParquetError::General(error.to_string())))?;
         self.parquet.append_key_value_metadata(KeyValue::new(KEY.to_owned(), beneath));
         self.parquet.close().map_err(|error| unwritten(&path, error))?;
         self.beside.sync()?;
@@ -211,7 +212,8 @@ impl Reader {
         let beneath: Option<Beneath> = text.and_then(|text| serde_json::from_str(text).ok());
         let beneath = beneath.ok_or_else(|| damaged(&path, "it does not say what it holds"))?;
         if beneath.about != *about {
-            let problem = "these activations are of another model, corpus, context or site than the folder's other files";
+            let problem =
+                "these activations are of another model, corpus, context or site than the folder's other files";
             return Err(damaged(&path, problem));
         }
         let windows = end - first;
