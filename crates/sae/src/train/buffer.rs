@@ -69,12 +69,11 @@ impl Stream<'_> {
         };
         let (mut missing, mut to_run) = (Vec::new(), Prompts::new());
         for (window, (number, tokens)) in numbers.iter().zip(windows.iter()).enumerate() {
-            match self.cache.as_mut().map_or(Ok(None), |cache| cache.read(*number, tokens))? {
-                Some(found) => found.iter().enumerate().for_each(|(hook, rows)| put(window, hook, rows)),
-                None => {
-                    missing.push(window);
-                    to_run.push(tokens);
-                }
+            if let Some(found) = self.cache.as_mut().map_or(Ok(None), |cache| cache.read(*number, tokens))? {
+                found.iter().enumerate().for_each(|(hook, rows)| put(window, hook, rows));
+            } else {
+                missing.push(window);
+                to_run.push(tokens);
             }
         }
         // There may be fewer windows than ranks.
