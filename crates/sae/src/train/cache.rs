@@ -278,7 +278,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let made = |model: &str| Cache::open(folder.path(), &hooks(), &json!({ "model": model }), [0, 1]).is_ok();
         let opened: Vec<(u32, bool)> = std::thread::scope(|scope| {
-            let one = |i: u32| (i % 2, made(if i % 2 == 0 { "a" } else { "b" }));
+            let one = |i: u32| (i % 2, made(if i.is_multiple_of(2) { "a" } else { "b" }));
             let threads: Vec<_> = (0..8).map(|i| scope.spawn(move || one(i))).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
