@@ -8,7 +8,6 @@
 //! - [`write_json`] and [`read_json`] keep a checksum in the file, [`seal`] and [`check_seal`] in any file with a JSON header.
 //! - An [`Appender`] grows an array file and sums it block by block; a [`Mapped`] array checks each block against its sum when
 //!   it is first touched. [`Pieces`] reads what was just written.
-//! - A [`Journal`] has records that are appended one by one and read by number; a killed writer loses the last one at most.
 //! - [`replace_folder`] puts a finished folder where another one stands.
 //!
 //! Checksums are CRC-32C. No size that stands in a file is trusted before the file has been found to be as large.
@@ -33,7 +32,6 @@
 mod array;
 mod beside;
 mod folder;
-mod journal;
 mod lock;
 mod map;
 mod seal;
@@ -44,7 +42,6 @@ use std::path::Path;
 pub use array::{Appender, Mapped, Pieces, Sums};
 pub use beside::{Beside, write};
 pub use folder::{finish_replacing, is_begun, remove_folder, replace_folder};
-pub use journal::Journal;
 pub use lock::Lock;
 pub use map::{Map, exit_if_a_map_shrinks, shrunken, survive_if_a_map_shrinks};
 pub use seal::{check_seal, read_json, read_sealed, seal, unsealed, write_json};

@@ -301,7 +301,10 @@ pub(crate) fn excerpt(text: &str) -> String {
 }
 
 /// Runs code of another crate that may panic on a hostile file, and gives the panic's message instead.
-pub(crate) fn caught<T>(run: impl FnOnce() -> T) -> std::result::Result<T, String> {
+///
+/// # Errors
+/// That message. What `run` touches must not be used again then.
+pub fn caught<T>(run: impl FnOnce() -> T) -> std::result::Result<T, String> {
     // What `run` touches must not be used again after a panic: every caller gives up its reader or returns the error.
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
         let message = panic.downcast_ref::<String>().map(String::as_str);

@@ -54,7 +54,7 @@ mod tokenizer;
 mod visible;
 mod watch;
 
-pub use error::{Error, Result};
+pub use error::{Error, Result, caught};
 pub use memory::{Need, check_memory, memory, peak_memory};
 pub use prompts::Prompts;
 pub use range::{in_range, real_number, whole_number};

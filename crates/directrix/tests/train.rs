@@ -155,6 +155,14 @@ fn neither_a_cache_nor_company_nor_threads_change_an_sae() {
         done(&train(&model, &corpus, &out, &[ORIGIN, flags]));
         assert!(bytes(&plain) == bytes(&out), "{name} differs");
     }
+    let filled = folder.at("filled");
+    for part in ["--fill=1/2", "--fill=2/2"] {
+        done(&train(&model, &corpus, &folder.at("none"), &[ORIGIN, &["--cache", &filled, part]]));
+    }
+    assert!(!Path::new(&folder.at("none")).exists());
+    let out = folder.at("third");
+    done(&train(&model, &corpus, &out, &[ORIGIN, &["--cache", &filled]]));
+    assert!(bytes(&plain) == bytes(&out), "from a filled cache it differs");
     let swept = folder.at("swept");
     done(&train(
         &model,

@@ -77,7 +77,15 @@ impl Beside {
     /// # Errors
     /// [`Error::Write`]; what stood there before is still there then.
     pub fn commit(self) -> Result<()> {
-        fs::rename(&self.path, &self.place).writing(&self.place)
+        self.commit_at(&self.place)
+    }
+
+    /// The same, into another place of its folder: that of a file whose name is known when it is written.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn commit_at(&self, place: &Path) -> Result<()> {
+        fs::rename(&self.path, place).writing(place)
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) struct ShardArgs {
 }
 
 /// A shard, counted from 1, of so many.
-fn shard(text: &str) -> Result<[usize; 2], String> {
+pub(crate) fn shard(text: &str) -> Result<[usize; 2], String> {
     let parts = text.split_once('/').and_then(|(i, n)| Some([i.parse::<usize>().ok()?, n.parse::<usize>().ok()?]));
     match parts {
         Some([i, n]) if (1..=n).contains(&i) && n <= 1_000_000 => Ok([i - 1, n]),

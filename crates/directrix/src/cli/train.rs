@@ -50,6 +50,10 @@ pub(crate) struct Train {
     /// Values of one option to train an SAE with each, as NAME=VALUE;VALUE; several sweeps are combined
     #[arg(long, value_name = "NAME=VALUES")]
     sweep: Vec<String>,
+    /// Fill the I-th of N parts of the --cache with the activations that this command would train on, and train nothing, so that
+    /// others can fill theirs at the same time (docs/cluster.md)
+    #[arg(long, value_name = "I/N", value_parser = ranks::shard)]
+    fill: Option<[usize; 2]>,
     #[command(flatten)]
     given: Given,
     #[command(flatten)]
@@ -87,7 +91,8 @@ struct Given {
     /// Corpus to evaluate on [default: the beginning of the corpus]
     #[arg(long, value_name = "CORPUS")]
     evaluation_corpus: Option<String>,
-    /// Keep activations in this folder, and use those that are there: the model then runs over the corpus once
+    /// Keep activations in this folder, and use those that are there: the model then runs over the corpus once. Other runs may
+    /// use it at the same time
     #[arg(long, value_name = "FOLDER")]
     cache: Option<PathBuf>,
     /// Folder of the SAE, or with --sweep of the SAEs' folders [default: out/sae]
@@ -262,7 +267,10 @@ impl Train {
             "bos": opened.bos,
             "evaluation": evaluation_hash(given)?,
         });
-        if train::is_complete(&out, &options.feed, &options.recipes, &identity)? {
+        if self.fill.is_some() && ranks.is_some() {
+            return Err(usage("--fill is for what mpirun did not start: its ranks fill the cache as they train"));
+        }
+        if self.fill.is_none() && train::is_complete(&out, &options.feed, &options.recipes, &identity)? {
             note(&format!("`{}` holds trained SAEs already; nothing was done", out.display()));
             return Ok(());
         }
@@ -294,6 +302,9 @@ impl Train {
             identity: &identity,
             over: split.over(measured.as_ref().map(|ranks| ranks as &dyn Ranks)),
         };
+        if let Some(shard) = self.fill {
+            return Ok(train::fill(&training, shard, &watch)?);
+        }
         let begun = Instant::now();
         train::train(&training, &watch, |notice| show(notice, &mut latest)).map_err(|error| match error {
             stopped @ sae::Error::Stopped => {

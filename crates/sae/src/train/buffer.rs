@@ -17,7 +17,7 @@ use super::windows::Windows;
 use crate::{Error, Result};
 
 /// Positions that the model runs on together.
-const RUN: usize = 8192;
+pub(super) const RUN: usize = 8192;
 
 /// Where activations come from.
 pub(super) struct Stream<'a> {
@@ -26,47 +26,82 @@ pub(super) struct Stream<'a> {
     pub(super) windows: Windows<'a>,
     /// Tokens whose positions are left out.
     pub(super) exclude: &'a [u32],
-    pub(super) cache: Option<Cache<'a>>,
+    pub(super) cache: Option<Cache>,
     pub(super) watch: Watch,
     pub(super) over: Over<'a>,
 }
 
 impl Stream<'_> {
-    /// The values at each hook point for all positions of some windows, one window after another.
-    fn activations(&mut self, numbers: &[u64], windows: &Prompts) -> Result<Vec<Matrix>> {
-        let Stream { model, hooks, watch, over, .. } = self;
-        let run = |windows: &Prompts| run(model, hooks, windows, watch, *over);
-        let Some(cache) = &mut self.cache else { return run(windows) };
+    /// The values at each hook point for all positions of some windows, one window after another. Each rank reads some of
+    /// the windows, or runs the model on them: a position's bits do not depend on what the model runs on beside it. The cache
+    /// keeps them if it is to.
+    fn activations(&mut self, numbers: &[u64], windows: &Prompts, keep: bool) -> Result<Vec<Matrix>> {
         // The corpus is read over and over: the same windows come again.
-        let number = |number: u64| self.windows.per_reading().map_or(number, |per_reading| number % per_reading);
-        let mut parts: Vec<Vec<Matrix>> = Vec::new();
-        let mut i = 0;
-        while i < windows.len() {
-            if number(numbers[i]) < cache.windows() {
-                parts.push(cache.read(number(numbers[i]), windows.get(i).len())?);
-                i += 1;
-                continue;
-            }
-            let first = i;
-            while i < windows.len() && number(numbers[i]) >= cache.windows() {
-                i += 1;
-            }
-            let range = windows.range(first..i);
-            let made = run(&range)?;
-            for (window, offsets) in range.offsets().windows(2).enumerate() {
-                let rows: Vec<Matrix> = made.iter().map(|all| all.gather(offsets[0]..offsets[1])).collect();
-                if number(numbers[first + window]) == cache.windows() {
-                    cache.append(&rows)?;
-                }
-            }
-            parts.push(made);
+        let per_reading = self.windows.per_reading();
+        let numbers: Vec<u64> = numbers.iter().map(|number| per_reading.map_or(*number, |of| number % of)).collect();
+        if let Some(cache) = &mut self.cache {
+            cache.look_for(&numbers)?;
         }
-        let join = |hook: usize| {
-            let columns = parts[0][hook].columns();
-            let data = parts.iter().flat_map(|part| part[hook].data().iter().copied()).collect();
-            Matrix::new(data, windows.positions(), columns)
+        let share = self.over.share(windows.len());
+        let mine = self.read_or_run(&numbers[share.clone()], &windows.range(share));
+        let all = if self.over.size() == 1 { mine? } else { self.of_all(mine, windows)? };
+        if let Some(cache) = self.cache.as_mut().filter(|_| keep) {
+            for ((number, tokens), at) in numbers.into_iter().zip(windows.iter()).zip(windows.offsets().windows(2)) {
+                let rows: Vec<&[f32]> = all.iter().map(|rows| rows.row_range(at[0]..at[1])).collect();
+                cache.keep(number, tokens, &rows)?;
+            }
+        }
+        Ok(all)
+    }
+
+    fn widths(&self) -> Vec<usize> {
+        self.hooks.iter().map(|hook| hook.shape(self.model.config(), 0).iter().product()).collect()
+    }
+
+    /// What this process does of it.
+    fn read_or_run(&mut self, numbers: &[u64], windows: &Prompts) -> Result<Vec<Matrix>> {
+        let zeros = |width: usize| Matrix::zeros(windows.positions(), width);
+        let mut all: Vec<Matrix> = self.widths().into_iter().map(zeros).collect();
+        let offsets = windows.offsets();
+        let mut put = |window: usize, hook: usize, rows: &[f32]| {
+            let start = offsets[window] * all[hook].columns();
+            all[hook].data_mut()[start..start + rows.len()].copy_from_slice(rows);
         };
-        Ok((0..self.hooks.len()).map(join).collect())
+        let (mut missing, mut to_run) = (Vec::new(), Prompts::new());
+        for (window, (number, tokens)) in numbers.iter().zip(windows.iter()).enumerate() {
+            if let Some(found) = self.cache.as_mut().map_or(Ok(None), |cache| cache.read(*number, tokens))? {
+                found.iter().enumerate().for_each(|(hook, rows)| put(window, hook, rows));
+            } else {
+                missing.push(window);
+                to_run.push(tokens);
+            }
+        }
+        // There may be fewer windows than ranks.
+        if !missing.is_empty() {
+            let made = run(self.model, &self.hooks, &to_run, &self.watch)?;
+            for (window, at) in missing.into_iter().zip(to_run.offsets().windows(2)) {
+                made.iter().enumerate().for_each(|(hook, rows)| put(window, hook, rows.row_range(at[0]..at[1])));
+            }
+        }
+        Ok(all)
+    }
+
+    /// What all ranks have of these windows, where this one has `mine`.
+    fn of_all(&self, mine: Result<Vec<Matrix>>, windows: &Prompts) -> Result<Vec<Matrix>> {
+        let bytes = |mine: Vec<Matrix>| mine.iter().flat_map(|rows| cast_slice(rows.data())).copied().collect();
+        let parts = self.over.all(mine.map(bytes))?;
+        let widths = self.widths();
+        let mut all = vec![Vec::new(); widths.len()];
+        for (rank, part) in parts.iter().enumerate() {
+            let share = self.over.share_of(windows.len(), rank);
+            let positions = windows.offsets()[share.end] - windows.offsets()[share.start];
+            let mut values: Vec<f32> = numbers(rank, part, positions * widths.iter().sum::<usize>())?;
+            for (all, width) in all.iter_mut().zip(&widths).rev() {
+                all.push(values.split_off(values.len() - positions * width));
+            }
+        }
+        let join = |(parts, width): (Vec<Vec<f32>>, usize)| Matrix::new(parts.concat(), windows.positions(), width);
+        Ok(all.into_iter().zip(widths).map(join).collect())
     }
 
     fn tell_filled(&self, filled: usize, of: usize) {
@@ -74,32 +109,10 @@ impl Stream<'_> {
     }
 }
 
-/// The values at each hook point for all positions of some windows. Each rank runs the model on some of the windows: a
-/// position's bits do not depend on what the model runs on beside it.
-fn run(model: &Model, hooks: &[HookPoint], windows: &Prompts, watch: &Watch, over: Over) -> Result<Vec<Matrix>> {
-    let made = |windows: &Prompts| -> Result<Vec<Matrix>> {
-        let run = model.run(windows, &Ask::capture(hooks.iter().copied()).watched(watch), &[])?;
-        Ok(hooks.iter().map(|hook| run.captured(*hook).clone()).collect())
-    };
-    if over.size() == 1 {
-        return made(windows);
-    }
-    let share = over.share(windows.len());
-    // There may be fewer windows than ranks.
-    let mine = if share.is_empty() { Ok(Vec::new()) } else { made(&windows.range(share)) };
-    let parts = over.all(mine.map(|made| made.iter().flat_map(|rows| cast_slice(rows.data())).copied().collect()))?;
-    let widths: Vec<usize> = hooks.iter().map(|hook| hook.shape(model.config(), 0).iter().product()).collect();
-    let mut all = vec![Vec::new(); hooks.len()];
-    for (rank, part) in parts.iter().enumerate() {
-        let share = over.share_of(windows.len(), rank);
-        let positions = windows.offsets()[share.end] - windows.offsets()[share.start];
-        let mut values: Vec<f32> = numbers(rank, part, positions * widths.iter().sum::<usize>())?;
-        for (all, width) in all.iter_mut().zip(&widths).rev() {
-            all.push(values.split_off(values.len() - positions * width));
-        }
-    }
-    let join = |(parts, width): (Vec<Vec<f32>>, usize)| Matrix::new(parts.concat(), windows.positions(), width);
-    Ok(all.into_iter().zip(widths).map(join).collect())
+/// The values at each hook point for all positions of some windows, made by the model.
+pub(super) fn run(model: &Model, hooks: &[HookPoint], windows: &Prompts, watch: &Watch) -> Result<Vec<Matrix>> {
+    let run = model.run(windows, &Ask::capture(hooks.iter().copied()).watched(watch), &[])?;
+    Ok(hooks.iter().map(|hook| run.captured(*hook).clone()).collect())
 }
 
 /// A row's origin: a window of the stream and a position in it.
@@ -201,7 +214,7 @@ impl Buffer {
         let mut filled = 0;
         for range in batches(&windows, RUN) {
             let (numbers, windows) = (&numbers[range.clone()], windows.range(range));
-            let made = stream.activations(numbers, &windows)?;
+            let made = stream.activations(numbers, &windows, false)?;
             for (number, offset) in numbers.iter().zip(windows.offsets()) {
                 for &(position, slot) in &places[number] {
                     self.put(slot as usize, &made, offset + position as usize);
@@ -273,7 +286,7 @@ impl Buffer {
             if first_fill {
                 stream.tell_filled(capacity - free.len(), capacity);
             }
-            let made = stream.activations(&numbers, &windows)?;
+            let made = stream.activations(&numbers, &windows, true)?;
             for (i, number) in numbers.iter().enumerate() {
                 let (from, to) = (windows.offsets()[i], windows.offsets()[i + 1]);
                 for position in starts[i]..to - from {

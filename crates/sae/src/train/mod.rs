@@ -12,6 +12,7 @@ mod alarms;
 mod buffer;
 mod cache;
 mod checkpoint;
+mod fill;
 mod gradient;
 mod joined;
 mod log;
@@ -27,6 +28,7 @@ mod trainer;
 mod training;
 mod windows;
 
+pub use fill::fill;
 pub use gradient::Gradient;
 pub use member::Metrics;
 pub use objective::{

@@ -36,7 +36,7 @@ pub struct Training<'a> {
     pub recipes: &'a [(String, Recipe)],
     /// What the recipes' `from` name, opened, under those names.
     pub from: &'a BTreeMap<String, Sae>,
-    /// Where activations are kept, if anywhere.
+    /// Where activations are kept, if anywhere; others may read and write there at the same time.
     pub cache: Option<&'a Path>,
     /// Folder of the results.
     pub out: &'a Path,
@@ -105,13 +105,11 @@ pub fn train(training: &Training, watch: &Watch, mut on: impl FnMut(Notice)) -> 
         lock.iter().try_for_each(|lock| lock.clean(&out.join(name)))?;
     }
     lock.iter().try_for_each(|lock| lock.clean(out))?;
-    let mut hooks: Vec<HookPoint> = ends.iter().map(|end| end.hook).collect();
-    hooks.sort_unstable();
-    hooks.dedup();
-    let widths: Vec<usize> = hooks.iter().map(|hook| hook.shape(training.model.config(), 0).iter().product()).collect();
+    let (hooks, widths) = hooks_of(&ends, training.model);
     check_memory(&needs(training, &ends, &widths)?)?;
     agreement::check(training, &identity, checkpoint.as_ref().map(Checkpoint::step), &hooks)?;
-    let mut stream = open_stream(training, &hooks, &widths, watch)?;
+    let share = over.ranks().map_or([0, 1], |ranks| [ranks.rank() as u64, ranks.size() as u64]);
+    let mut stream = open_stream(training, &hooks, &widths, share, watch)?;
     let mut buffer = Buffer::new(feed.buffer, &widths, feed.shuffle_seed);
 
     let mut step = 0;
@@ -179,6 +177,7 @@ pub fn train(training: &Training, watch: &Watch, mut on: impl FnMut(Notice)) -> 
             return Err(Error::Stopped);
         }
     }
+    stream.cache.iter_mut().try_for_each(Cache::finish)?;
     for member in &members {
         member.save(training)?;
     }
@@ -187,6 +186,15 @@ pub fn train(training: &Training, watch: &Watch, mut on: impl FnMut(Notice)) -> 
     }
     // Nobody has trained what was not written.
     over.any(false).map(|_| ())
+}
+
+/// The hook points that SAEs read, each once, and their widths.
+pub(super) fn hooks_of(ends: &[End], model: &Model) -> (Vec<HookPoint>, Vec<usize>) {
+    let mut hooks: Vec<HookPoint> = ends.iter().map(|end| end.hook).collect();
+    hooks.sort_unstable();
+    hooks.dedup();
+    let widths = hooks.iter().map(|hook| hook.shape(model.config(), 0).iter().product()).collect();
+    (hooks, widths)
 }
 
 /// Whether it says that ranks do not work together, after which none can go on.
@@ -250,10 +258,12 @@ pub fn is_complete(out: &Path, feed: &Feed, recipes: &[(String, Recipe)], identi
     Ok(complete)
 }
 
-fn open_stream<'a>(
+/// The stream of a training's activations. Of a cache, the blocks of `share` are [kept](Cache::open).
+pub(super) fn open_stream<'a>(
     training: &Training<'a>,
     hooks: &[HookPoint],
     widths: &[usize],
+    share: [u64; 2],
     watch: &Watch,
 ) -> Result<Stream<'a>> {
     let Feed { context, windows, .. } = *training.feed;
@@ -268,7 +278,13 @@ fn open_stream<'a>(
         Some(folder) => {
             let of = json!({ "run": training.identity, "context": context, "windows": windows });
             let with_widths: Vec<_> = hooks.iter().copied().zip(widths.iter().copied()).collect();
-            Some(Cache::open(folder, &with_widths, &of, training.over)?)
+            let largest = widths.iter().max().copied().unwrap_or_default();
+            if context.saturating_mul(largest) > i32::MAX as usize / size_of::<f32>() {
+                let what =
+                    format!("windows of {context} positions are too long to keep, with {largest} numbers at each");
+                return Err(problem("context", what));
+            }
+            Some(Cache::open(folder, &with_widths, &of, share)?)
         }
         None => None,
     };
