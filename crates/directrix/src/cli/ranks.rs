@@ -166,14 +166,13 @@ impl ShardArgs {
 
 /// The error that others have not done their parts, if it is that: what is transparent hides it from a chain of causes.
 fn waits_for_others(error: &anyhow::Error) -> Option<&corpus::Error> {
-    let of_circuits = |error| match error {
-        &circuits::Error::Corpus(ref error) => Some(error),
-        _ => None,
+    let of_study = error.downcast_ref();
+    let of_circuits = match of_study {
+        Some(study::Error::Circuits(error)) => Some(error),
+        _ => error.downcast_ref(),
     };
-    let found = match (error.downcast_ref(), error.downcast_ref()) {
-        (Some(error), _) => of_circuits(error),
-        (_, Some(study::Error::Corpus(error))) => Some(error),
-        (_, Some(study::Error::Circuits(error))) => of_circuits(error),
+    let found = match (of_circuits, of_study) {
+        (Some(circuits::Error::Corpus(error)), _) | (_, Some(study::Error::Corpus(error))) => Some(error),
         _ => None,
     };
     found.filter(|error| matches!(error, corpus::Error::Waits { .. }))
