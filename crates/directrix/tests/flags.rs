@@ -47,10 +47,9 @@ fn needed(command: &[String], folder: &Folder) -> Vec<String> {
     let of_corpus = ["--model", model.as_str(), "--corpus", &corpus];
     let of_prompts = ["--model", model.as_str(), "--prompts", &corpus];
     let flags: Vec<&str> = match command.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["evaluate"] => [&of_corpus[..], &sae].concat(),
+        ["evaluate" | "plan"] => [&of_corpus[..], &sae].concat(),
         ["merge"] => vec![corpus.as_str(), "--out", &out],
         ["index"] => [&of_corpus[..], &sae, &["--out", &out]].concat(),
-        ["plan"] => [&of_corpus[..], &sae].concat(),
         ["capture"] => [&of_prompts[..], &["--losses", "--out", &out]].concat(),
         ["ablate"] => [&of_prompts[..], &sae, &["--directions", "3"]].concat(),
         ["attribute"] => [&of_prompts[..], &sae, &["--direction", "3"]].concat(),
