@@ -23,7 +23,7 @@ pub enum Merged {
     Whole,
     /// It has to, and another index that is in its place gives way.
     Replacing,
-    /// It may be a piece again.
+    /// It is a piece again, to be merged with others, even if these have no document any more.
     Piece,
 }
 
@@ -80,11 +80,11 @@ fn merge_in_shards(folders: &[PathBuf], folder: &Path, merged: Merged, watch: &W
     }
     let mut pieces = joined(sources.iter().map(|source| source.piece.clone()).collect());
     let of = pieces.first().map_or(0, |piece| piece.of);
-    let is_whole = matches!(&pieces[..], [piece] if piece.documents == (0..of));
-    if is_whole {
+    if merged != Merged::Piece {
+        if !matches!(&pieces[..], [piece] if piece.documents == (0..of)) {
+            return Err(missing(&pieces, of));
+        }
         pieces.clear();
-    } else if merged != Merged::Piece {
-        return Err(missing(&pieces, of));
     }
 
     let meta = first.meta();
@@ -252,6 +252,20 @@ mod tests {
             merge(&left, &at("merged"), Merged::Whole, &Watch::nobody()).unwrap();
             prop_assert!(files(&at("merged")) == files(&at("whole")));
         }
+    }
+
+    #[test]
+    fn more_shards_than_documents_are_merged_too() {
+        let case = Case::new(2, 3);
+        let disk = tempfile::tempdir().unwrap();
+        let at = |name: &str| disk.path().join(name);
+        case.whole(&at("whole"));
+        let shards = [0, 1, 2, 3, 4].map(|i| case.piece(documents_of_shard(i, 5, 2), &at(&format!("shard-{i}"))));
+        let [empty @ .., full, other] = [0, 1, 3, 2, 4].map(|i| shards[i].clone());
+        let joined = at("joined");
+        merge(&[other, full], &joined, Merged::Piece, &Watch::nobody()).unwrap();
+        merge(&[&[joined][..], &empty].concat(), &at("merged"), Merged::Whole, &Watch::nobody()).unwrap();
+        assert!(files(&at("merged")) == files(&at("whole")));
     }
 
     #[test]
