@@ -74,7 +74,7 @@ pub fn agree(ranks: &dyn Ranks, what: &[(&str, String)]) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Ranks`] if they are not as many everywhere.
-pub fn sum_in_order(sum: &mut [f32], parts: &[Vec<u8>]) -> Result<()> {
+fn sum_in_order(sum: &mut [f32], parts: &[Vec<u8>]) -> Result<()> {
     sum.fill(0.0);
     for (rank, part) in parts.iter().enumerate() {
         if part.len() != size_of_val(sum) {

@@ -114,15 +114,7 @@ impl Index {
     fn print(&self, index: &index::Index, opened: &Opened, edges: Option<Vec<Swept>>) -> anyhow::Result<()> {
         let meta = index.meta();
         let mut out = stdout();
-        let about = format!(
-            "{}: {} prompts, {} positions of {}{}",
-            self.out.display(),
-            thousands(meta.prompts as u64),
-            thousands(meta.positions),
-            meta.identity.corpus.name,
-            said_of(&meta.pieces),
-        );
-        writeln!(out, "{}", paragraph(&about, 0))?;
+        writeln!(out, "{}", paragraph(&said_of(&self.out, meta), 0))?;
         let left_out = meta.identity.options.left_out(|token| format!("{:?}", opened.token(token)));
         let counted = format!("{} positions count; left out: {left_out}", thousands(meta.counted));
         writeln!(out, "{}", paragraph(&counted, 0))?;

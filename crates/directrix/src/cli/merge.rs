@@ -1,10 +1,10 @@
 //! `directrix merge`.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use directrix::index::{Merged, merge};
+use directrix::index::{Merged, Meta, Piece, merge};
 use serde_json::json;
 
 use super::inputs::ThreadArgs;
@@ -59,28 +59,21 @@ impl Merge {
                 "pieces": meta.pieces,
             }));
         }
-        let about = format!(
-            "{}: {} prompts, {} positions of {}{}",
-            self.out.display(),
-            thousands(meta.prompts as u64),
-            thousands(meta.positions),
-            meta.identity.corpus.name,
-            said_of(&meta.pieces),
-        );
         let mut out = stdout();
-        writeln!(out, "{}", paragraph(&about, 0))?;
+        writeln!(out, "{}", paragraph(&said_of(&self.out, meta), 0))?;
         Ok(out.flush()?)
     }
 }
 
-/// Of which documents an index is that is not of all of them.
-pub(super) fn said_of(pieces: &[directrix::index::Piece]) -> String {
-    let Some(of) = pieces.first().map(|piece| thousands(piece.of as u64)) else { return String::new() };
-    let said: Vec<String> = pieces
-        .iter()
-        .map(|piece| {
-            format!("{} to {}", thousands(piece.documents.start as u64), thousands(piece.documents.end as u64))
-        })
-        .collect();
-    format!("; a piece of it, documents {} of {of}", said.join(", "))
+/// What an index holds, and of which documents where these are not all.
+pub(super) fn said_of(folder: &Path, meta: &Meta) -> String {
+    let Meta { identity, prompts, positions, pieces, .. } = meta;
+    let number = |n: usize| thousands(n as u64);
+    let piece = |Piece { documents, .. }: &Piece| format!("{} to {}", number(documents.start), number(documents.end));
+    let of_pieces = pieces.first().map_or_else(String::new, |first| {
+        let documents: Vec<String> = pieces.iter().map(piece).collect();
+        format!("; a piece of it, documents {} of {}", documents.join(", "), number(first.of))
+    });
+    let (prompts, positions) = (number(*prompts), thousands(*positions));
+    format!("{}: {prompts} prompts, {positions} positions of {}{of_pieces}", folder.display(), identity.corpus.name)
 }
