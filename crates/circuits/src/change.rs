@@ -233,7 +233,8 @@ impl SiteRow<'_> {
     }
 }
 
-fn each_once(directions: &[u32]) -> Vec<u32> {
+/// Directions as the set they are, ascending: to name one twice is to name it.
+pub(crate) fn each_once(directions: &[u32]) -> Vec<u32> {
     let mut directions = directions.to_vec();
     directions.sort_unstable();
     directions.dedup();

@@ -11,7 +11,7 @@ use directrix_model::{Ask, Function, HookPoint, Hooked, Model, Positions, Predic
 use directrix_sae::Sae;
 use serde::Serialize;
 
-use crate::change::{Difference, SiteRow};
+use crate::change::{Difference, SiteRow, each_once};
 use crate::{Change, Error, Matched, ModelPart, PartMeans, Result, largest};
 
 /// A change of one prompt and the positions it is made at.
@@ -85,6 +85,7 @@ impl<'a> ChangeAt<'a> {
                 .split(',')
                 .map(|d| d.trim().parse().map_err(|_| wrong(format!("`{}` is no direction's number", d.trim()))))
                 .collect::<Result<_>>()?;
+            let list = each_once(&list);
             let number: f32 = to
                 .parse()
                 .ok()
@@ -322,8 +323,8 @@ impl<'a> Hooks<'a> {
             let (directions, values) = acts.at(position);
             let mut row: BTreeMap<u32, f32> = directions.iter().copied().zip(values.iter().copied()).collect();
             for change in own.iter().filter_map(|change| change.made_at(position)) {
-                for direction in change.directions() {
-                    let value = row.entry(*direction).or_default();
+                for direction in each_once(change.directions()) {
+                    let value = row.entry(direction).or_default();
                     *value = match change {
                         Change::Set { to, .. } => *to,
                         Change::Scale { by, .. } => by * *value,

@@ -47,8 +47,9 @@ impl Matched {
     pub fn draw_among(&self, directions: &[u32], seed: u64, may: impl Fn(u32) -> bool) -> Vec<u32> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut taken: BTreeSet<u32> = directions.iter().copied().collect();
-        let mut drawn = Vec::new();
-        for place in directions.iter().filter_map(|d| self.place.get(*d as usize).copied().flatten()) {
+        let (mut named, mut drawn) = (BTreeSet::new(), Vec::new());
+        let each_once = directions.iter().filter(|d| named.insert(**d));
+        for place in each_once.filter_map(|d| self.place.get(*d as usize).copied().flatten()) {
             let free = |direction: &&u32| !taken.contains(direction) && may(**direction);
             let below = self.order[..place].iter().rev().filter(free).take(NEIGHBOURS);
             let above = self.order[place..].iter().filter(free).take(NEIGHBOURS);
@@ -79,6 +80,8 @@ mod tests {
             let matched = Matched::by(active.iter().copied());
             let drawn = matched.draw(&directions, seed);
             prop_assert_eq!(&drawn, &matched.draw(&directions, seed));
+            let named_twice: Vec<u32> = directions.iter().flat_map(|d| [*d, *d]).collect();
+            prop_assert_eq!(&drawn, &matched.draw(&named_twice, seed));
             prop_assert_eq!(drawn.iter().collect::<BTreeSet<_>>().len(), drawn.len());
             prop_assert!(drawn.iter().all(|d| !directions.contains(d) && active[*d as usize] > 0));
             let alive = active.iter().filter(|n| **n > 0).count();

@@ -351,6 +351,28 @@ proptest! {
 }
 
 #[test]
+fn a_direction_named_twice_is_changed_once() {
+    let f = fixture("neo-tiny");
+    let (sae, tokens) = (&f.saes[0], [1, 2, 3, 4, 5, 6]);
+    let observe = |hooks: Hooks| Observed::of(&f.model, &f.saes, &tokens, 4, &hooks, None, &Watch::nobody()).unwrap();
+    let fires = observe(Hooks::of(&f.model, &[], None).unwrap()).active[0].at(3).0[0];
+    for what in ["*1.5", "*-2", "=2", "*0"] {
+        let observed = |list: &str| {
+            let change = ChangeAt::parse(&format!("{}/{list}{what}", sae.short_name()), &f.model, &f.saes).unwrap();
+            assert!(!change.sentence().contains(','), "{}", change.sentence());
+            observe(Hooks::of(&f.model, &[change], None).unwrap())
+        };
+        let (once, twice) = (observed(&fires.to_string()), observed(&format!("{fires},{fires}")));
+        assert!(once.active == twice.active && once.logits == twice.logits, "{what}");
+    }
+    let at = |directions: Vec<u32>| {
+        let change = Change::Scale { directions, by: 1.5 };
+        observe(Hooks::at([(sae, change, Positions::All)]).unwrap())
+    };
+    assert!(at(vec![fires]).active == at(vec![fires, fires]).active);
+}
+
+#[test]
 fn a_later_change_reads_what_an_earlier_one_left() {
     let f = fixture("neo-tiny");
     let (saes, tokens) = (&f.saes[..2], [1, 2, 3, 4, 5, 6]);
