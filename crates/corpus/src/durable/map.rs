@@ -112,14 +112,14 @@ impl Known {
 /// death. To be called when a program starts; does nothing but on Unix.
 pub fn exit_if_a_map_shrinks() {
     #[cfg(unix)]
-    handle(say_and_exit, libc::SA_RESETHAND);
+    handle(say_and_exit);
 }
 
 /// Lets the program go on where a mapped file was cut short while it was read: what is gone reads as zeros, and [`shrunken`] names the
 /// file from then on. In place of [`exit_if_a_map_shrinks`]; does nothing but on Unix.
 pub fn survive_if_a_map_shrinks() {
     #[cfg(unix)]
-    handle(zeros_and_on, 0);
+    handle(zeros_and_on);
 }
 
 /// A mapped file that was found to be cut short: what was read of it since is not what it held.
@@ -144,12 +144,12 @@ pub fn shrunken() -> Option<PathBuf> {
 type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
 
 #[cfg(unix)]
-fn handle(handler: Handler, flags: libc::c_int) {
+fn handle(handler: Handler) {
     // SAFETY: the action is whole, and the handlers do only what handlers may.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler as usize;
-        action.sa_flags = libc::SA_SIGINFO | flags;
+        action.sa_flags = libc::SA_SIGINFO;
         libc::sigemptyset(&raw mut action.sa_mask);
         libc::sigaction(libc::SIGBUS, &raw const action, null_mut());
     }
@@ -179,21 +179,35 @@ extern "C" fn zeros_and_on(signal: libc::c_int, info: *mut libc::siginfo_t, _con
         found != libc::MAP_FAILED
     });
     if !zeros {
-        // SAFETY: the system's own answer comes when what was done is done again.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        leave_to_system(signal);
     }
 }
 
-/// Writes and exits if the address is in a map; else returns, and what was done is done again with the system's own answer.
+/// What was done is done again when the handler returns, with the system's own answer.
 #[cfg(unix)]
-extern "C" fn say_and_exit(_signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+fn leave_to_system(signal: libc::c_int) {
+    // SAFETY: resets a handler.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+}
+
+/// Whether a thread is saying why the program ends.
+#[cfg(unix)]
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// Writes and exits if the address is in a map. Of several threads that find it cut short at once, one says so.
+#[cfg(unix)]
+extern "C" fn say_and_exit(signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     let say = |text: &[u8]| {
         // SAFETY: the bytes are there; what cannot be written is lost.
         let _ = unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
     };
     // SAFETY: the system gives a handler of this kind what it asked for.
     let address = unsafe { (*info).si_addr() } as usize;
-    let Some(known) = map_at(address) else { return };
+    let Some(known) = map_at(address) else { return leave_to_system(signal) };
+    while ENDING.swap(true, Ordering::AcqRel) {
+        // SAFETY: waits; the thread that speaks ends this one with the program.
+        unsafe { libc::pause() };
+    }
     let path = known.path.load(Ordering::Acquire);
     say(b"error: `");
     if !path.is_null() {
