@@ -3,7 +3,7 @@
 
     cargo build --release --workspace --features directrix/mpi
     bench/ranks.py                  # takes some minutes
-    bench/ranks.py --train          # a training too: what ranks exchange in it, and how long that takes
+    bench/ranks.py --train          # a training instead, beside its plan: what ranks exchange in it, and how long that takes
 
 Whole processes, in turn. Efficiency is that of so many ranks: the time of one process with as many threads, divided by theirs.
 """
@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+D_IN, BATCH, STEPS, BUFFER = 4096, 4096, 15, 16_384
 BINARY, TIMED = (ROOT / "target/release" / name for name in ("directrix", "directrix-bench"))
 
 
@@ -27,7 +29,7 @@ def run(command):
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
-    return time.perf_counter() - start, done.stderr
+    return time.perf_counter() - start, done
 
 
 def mpirun(ranks):
@@ -49,6 +51,24 @@ def main():
         corpus = work / "stories.jsonl"
         corpus.write_text("".join(json.dumps({"tokens": story}) + "\n" for story in stories))
         inputs = ["--model", work / "inputs/model", "--corpus", corpus]
+        if args.train:
+            flags = ["--objective", "topk", "--k", "50", "--expansion", "4", "--batch", BATCH, "--tokens", STEPS * BATCH, "--buffer", BUFFER,
+                     "--context", "128", "--evaluate-every", "0"]
+            for split in ("positions", "directions"):
+                train = [*mpirun(2), BINARY, "train", *inputs, *flags, "--split", split, "--out", work / f"sae-{split}", "--threads", 1]
+                _, planned = run([*train, "--plan=2", "--json"])
+                plan = json.loads(planned.stdout)["plan"]
+                over = next(over for over in plan["ranks"] if over["split"] == split)
+                # The buffer is filled before the first step, and activations are exchanged then, too.
+                given = plan["steps"] * over["given_bytes"] + BUFFER * 4 * D_IN / 2
+                exchanged = given / plan["link"]
+                seconds = plan["steps"] * over["step_seconds"] + BUFFER * plan["position_seconds"] / 2 + exchanged
+                _, done = run(train)
+                found = re.search(r"gave this one ([0-9.]+) MB; .* took ([0-9.]+) % of ([0-9.]+) s", done.stderr)
+                mb, share, took = map(float, found.groups())
+                print(f"training by {split}, planned / found: {given / 1e6:.1f} / {mb:.1f} MB, {seconds:.1f} / {took:.1f} s, "
+                      f"exchanges {100 * exchanged / seconds:.1f} / {share:.1f} % of the time")
+            return
         index = ["index", *inputs, "--sae", work / "inputs/sae-0", "--sae", work / "inputs/sae-1", "--out", work / "index"]
         ways = {"one process, 2 threads": ([], 2), "2 ranks, 1 thread each": (mpirun(2), 1), "1 rank, 1 thread": (mpirun(1), 1)}
         best = {}
@@ -62,13 +82,6 @@ def main():
             print(f"{name:25} {seconds:7.1f} s   {best['one process, 2 threads'] / seconds:.2f} of one process of 2 threads")
         print(f"efficiency of 2 ranks: {best['one process, 2 threads'] / best['2 ranks, 1 thread each']:.2f} beside 2 threads, "
               f"{best['1 rank, 1 thread'] / 2 / best['2 ranks, 1 thread each']:.2f} beside 1 rank")
-        if args.train:
-            flags = ["--objective", "topk", "--k", "50", "--expansion", "4", "--batch", "4096", "--tokens", "120k", "--buffer", "16k",
-                     "--context", "128", "--evaluate-every", "0"]
-            for split in ("positions", "directions"):
-                train = ["train", *inputs, *flags, "--split", split, "--out", work / f"sae-{split}"]
-                seconds, said = run([*mpirun(2), BINARY, *train, "--threads", 1])
-                print(f"training by {split}: {seconds:.1f} s;", next(line for line in said.splitlines() if "other ranks" in line))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Folder, directrix, done, failed, fixture, json, run, text};
+use common::{Folder, directrix, done, failed, files, fixture, json, run, text};
 
 /// Flags of a short run on the first tiny model: about a hundred steps.
 const SHORT: &[&str] = &[
@@ -174,6 +174,47 @@ fn neither_a_cache_nor_company_nor_threads_change_an_sae() {
 }
 
 #[test]
+fn processes_that_fill_and_read_a_cache_at_once_and_are_killed_leave_what_one_leaves() {
+    let folder = Folder::new();
+    let (model, corpus) = (fixture("neo-tiny"), folder.ids("ids.jsonl", 1500, 64));
+    let (one, shared) = (folder.at("one"), folder.at("shared"));
+    let (none, seeds) = (folder.at("none"), ["47", "48"]);
+    let fill = |cache: &'_ str, part: &'_ str| -> Vec<String> {
+        let flags = ["--cache", cache, "--fill", part, "--tokens", "64000"];
+        train(&model, &corpus, &none, &[ORIGIN, &flags]).into_iter().map(String::from).collect()
+    };
+    let begin = |args: &[String]| start(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(begin(&fill(&one, "1/1")).wait().unwrap().success());
+    let whole = files(Path::new(&one));
+    assert!(whole.len() > 5, "{:?}", whole.keys());
+
+    // Three parts, one of them twice, one killed twice, and two that train on what there is.
+    let outs = seeds.map(|seed| folder.at(&format!("out-{seed}")));
+    let trained = seeds.iter().zip(&outs).map(|(seed, out)| {
+        start(&train(&model, &corpus, out, &[ORIGIN, &["--cache", &shared, "--seed", seed]]))
+    });
+    let filling = ["1/3", "2/3", "3/3", "3/3"].map(|part| begin(&fill(&shared, part)));
+    let mut all: Vec<Child> = trained.chain(filling).collect();
+    for milliseconds in [40, 90] {
+        let mut killed = begin(&fill(&shared, "2/3"));
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+    }
+    assert!(all.iter_mut().all(|child| child.wait().unwrap().success()));
+    let mut left = files(Path::new(&shared));
+    left.retain(|name, _| !name.ends_with(".partial"));
+    for (name, bytes) in &whole {
+        assert!(left.get(name) == Some(bytes), "{name} is not what one process leaves");
+    }
+    for (seed, out) in seeds.iter().zip(&outs) {
+        let plain = folder.at(&format!("plain-{seed}"));
+        done(&train(&model, &corpus, &plain, &[ORIGIN, &["--seed", seed]]));
+        assert!(bytes(&plain) == bytes(out), "seed {seed} differs");
+    }
+}
+
+#[test]
 fn a_finished_run_is_not_begun_again_and_other_saes_are_kept() {
     let folder = Folder::new();
     let (model, corpus, out) = (fixture("neo-tiny"), folder.ids("ids.jsonl", 60, 64), folder.at("out"));
@@ -304,17 +345,45 @@ fn numbers_that_are_not_finite_stop_the_run_and_keep_the_last_checkpoint() {
     assert!(Path::new(&out).join("checkpoint.safetensors").is_file(), "{message}");
 }
 
+/// A run on a disk without room: a limit on the size of files stands for it, as writes fail in the same way.
+#[cfg(unix)]
+fn without_room(args: &[&str]) -> std::process::Output {
+    Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_directrix")])
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn a_cache_on_a_disk_without_room_says_so_and_is_filled_when_there_is_some() {
+    let folder = Folder::new();
+    let (model, corpus, cache) = (fixture("neo-tiny"), folder.ids("ids.jsonl", 60, 64), folder.at("cache"));
+    let flags: &[&str] = &["--cache", &cache];
+    for (name, part) in [("trained", None), ("none", Some("--fill=1/1"))] {
+        let out = folder.at(name);
+        let output = without_room(&train(&model, &corpus, &out, &[ORIGIN, flags, part.as_slice()]));
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.contains("windows-") && message.contains("check that the disk has room"), "{message}");
+        assert!(files(Path::new(&cache)).keys().all(|name| !name.ends_with(".parquet")), "{name}");
+    }
+    let (plain, after) = (folder.at("plain"), folder.at("after"));
+    done(&train(&model, &corpus, &plain, &[ORIGIN]));
+    for _ in 0..2 {
+        done(&train(&model, &corpus, &after, &[ORIGIN, flags]));
+        assert!(bytes(&plain) == bytes(&after));
+        fs::remove_dir_all(&after).unwrap();
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn a_disk_without_room_is_said_at_the_checkpoint_and_fails_at_the_end() {
     let folder = Folder::new();
     let (model, corpus, out) = (fixture("neo-tiny"), folder.ids("ids.jsonl", 60, 64), folder.at("out"));
-    // A limit on the size of files stands for a full disk: writes fail in the same way.
-    let output = Command::new("sh")
-        .args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_directrix")])
-        .args(train(&model, &corpus, &out, &[ORIGIN]))
-        .output()
-        .unwrap();
+    let output = without_room(&train(&model, &corpus, &out, &[ORIGIN]));
     let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(message.contains("alarm: no checkpoint was written, the last one stays"), "{message}");

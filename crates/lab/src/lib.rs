@@ -35,7 +35,7 @@ pub use embedded::{CORPUS, MODEL};
 pub use error::{Error, Result};
 pub use hub::{Hub, HubError};
 pub use opened::{Opened, OtherIndex, open_index};
-pub use plan::{OverRanks, Plan, Probe, SaePlan, Sizing};
+pub use plan::{OverRanks, Plan, Probe, SaePlan, Sizing, model_flop};
 pub use processing::{Steps, other_weights};
 pub use source::{Sources, corpus, corpus_origin, folder, sae, saes_of};
 pub use together::probe;

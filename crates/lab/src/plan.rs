@@ -385,8 +385,9 @@ impl Opened {
     }
 }
 
-/// FLOP of the model for each position of prompts of these lengths, up to a hook point.
-fn model_flop(config: &Config, deepest: HookPoint, lengths: &[usize]) -> f64 {
+/// FLOP of a model for each position of prompts of these lengths, up to a hook point: two for each weight of a product, and attention's scores
+/// and means over the positions that one sees in the mean.
+pub fn model_flop(config: &Config, deepest: HookPoint, lengths: &[usize]) -> f64 {
     let attention = &config.attention;
     let (d_model, d_mlp) = (config.d_model as f64, config.mlp.d_mlp as f64);
     let (queries, keys) =

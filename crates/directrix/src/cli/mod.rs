@@ -33,6 +33,7 @@ mod study;
 mod tensor_file;
 mod terminal;
 mod train;
+mod training_plan;
 mod watch;
 
 use std::any::TypeId;

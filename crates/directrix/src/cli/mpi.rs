@@ -25,8 +25,8 @@ const LOST: Duration = Duration::from_secs(20);
 /// Between two signs of life, and between two looks at what has come.
 const BEAT: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(2);
-/// The most bytes, and numbers, that one exchange carries from a rank: MPI counts with 31 bits.
-const BYTES: usize = 1 << 26;
+/// The most bytes that one exchange carries of all ranks, and numbers that it sums: MPI counts with 31 bits.
+const BYTES: usize = 1 << 30;
 const NUMBERS: usize = 1 << 24;
 
 const CALL: i32 = 1;
@@ -179,8 +179,9 @@ impl Ranks for Mpi {
         self.together.0.all_gather_into(&(mine.len() as u64), &mut lengths[..]);
         let longest = lengths.iter().copied().max().unwrap_or_default() as usize;
         let mut all: Vec<Vec<u8>> = lengths.iter().map(|length| Vec::with_capacity(*length as usize)).collect();
-        for start in (0..longest).step_by(BYTES) {
-            let part = |length: usize| length.min(start + BYTES).saturating_sub(start.min(length));
+        let most = (BYTES / self.size).clamp(1, 1 << 26);
+        for start in (0..longest).step_by(most) {
+            let part = |length: usize| length.min(start + most).saturating_sub(start.min(length));
             let counts: Vec<i32> = lengths.iter().map(|length| part(*length as usize) as i32).collect();
             let begin = start.min(mine.len());
             let mut bytes = vec![0_u8; counts.iter().map(|count| *count as usize).sum()];

@@ -152,16 +152,16 @@ fn prefixed(number: f64, unit: &str) -> String {
     format!("{number:.digits$} {prefix}{unit}")
 }
 
-fn bytes(bytes: u64) -> String {
+pub(super) fn bytes(bytes: u64) -> String {
     prefixed(bytes as f64, "B")
 }
 
-fn flop(flop: f64) -> String {
+pub(super) fn flop(flop: f64) -> String {
     prefixed(flop, "FLOP")
 }
 
 /// Seconds below a minute, a clock below a hundred hours, else days.
-fn time(seconds: f64) -> String {
+pub(super) fn time(seconds: f64) -> String {
     match seconds {
         _ if seconds < 59.95 => format!("{seconds:.1} s"),
         _ if seconds < 360_000.0 => duration(seconds),

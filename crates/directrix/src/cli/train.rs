@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -22,6 +22,7 @@ use super::layout::Table as Shown;
 use super::numbers::{count, real, whole};
 use super::ranks;
 use super::terminal::{self, note, remark, stdout, thousands};
+use super::training_plan;
 use super::watch::{sources, watch};
 
 const EXAMPLES: &str = "\
@@ -31,6 +32,7 @@ Examples:
       --objective combined_hoyer_sqrt --coefficient 1e-4,1.5e-4 --tokens 50M --out saes/l1
   directrix train --config train.toml --sweep 'objective=topk;batch_topk' \\
       --sweep 'k=16;32' --out saes/sweep
+  directrix train --config train.toml --plan
 
 Of a flag given twice the last counts: with `--tokens 50k --buffer 16k` behind it, each of these is
 a first try of a minute.";
@@ -54,6 +56,19 @@ pub(crate) struct Train {
     /// others can fill theirs at the same time (docs/cluster.md)
     #[arg(long, value_name = "I/N", value_parser = ranks::shard)]
     fill: Option<[usize; 2]>,
+    /// Take some steps, show what all of the training takes and what ranks would exchange, for these numbers of ranks [default: 1,2,8,64],
+    /// and train nothing
+    #[arg(
+        long,
+        value_name = "RANKS",
+        value_delimiter = ',',
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "1,2,8,64",
+        conflicts_with = "fill",
+        value_parser = whole::<usize>(1..=1_000_000)
+    )]
+    plan: Option<Vec<usize>>,
     #[command(flatten)]
     given: Given,
     #[command(flatten)]
@@ -270,7 +285,8 @@ impl Train {
         if self.fill.is_some() && ranks.is_some() {
             return Err(usage("--fill is for what mpirun did not start: its ranks fill the cache as they train"));
         }
-        if self.fill.is_none() && train::is_complete(&out, &options.feed, &options.recipes, &identity)? {
+        let trains = self.fill.is_none() && self.plan.is_none();
+        if trains && train::is_complete(&out, &options.feed, &options.recipes, &identity)? {
             note(&format!("`{}` holds trained SAEs already; nothing was done", out.display()));
             return Ok(());
         }
@@ -305,6 +321,10 @@ impl Train {
         if let Some(shard) = self.fill {
             return Ok(train::fill(&training, shard, &watch)?);
         }
+        if let Some(ranks) = &self.plan {
+            drop(watch);
+            return training_plan::show(&training, &opened, ranks, self.json);
+        }
         let begun = Instant::now();
         train::train(&training, &watch, |notice| show(notice, &mut latest)).map_err(|error| match error {
             stopped @ sae::Error::Stopped => {
@@ -313,12 +333,8 @@ impl Train {
             error => error.into(),
         })?;
         drop(watch);
-        if let Some((bytes, waited)) = measured.map(|ranks| ranks.take()) {
-            let share = 100.0 * waited.as_secs_f64() / begun.elapsed().as_secs_f64();
-            let megabytes = bytes as f64 / 1e6;
-            note(&format!(
-                "the other ranks gave this one {megabytes:.1} MB; exchanges, with the waiting for them, took {share:.0} % of the time"
-            ));
+        if let Some(ranks) = &measured {
+            note_exchanges(ranks, begun.elapsed());
         }
         if !ranks::is_first() {
             return Ok(());
@@ -449,6 +465,16 @@ fn combinations(sweep: &Table) -> anyhow::Result<Vec<(String, Table)>> {
         all = all.iter().flat_map(|one| values.iter().map(move |value| with(one, value))).collect();
     }
     Ok(all)
+}
+
+/// Says what ranks exchanged in so much time.
+fn note_exchanges(ranks: &Measured, time: Duration) {
+    let (bytes, waited) = ranks.take();
+    let (megabytes, seconds) = (bytes as f64 / 1e6, time.as_secs_f64());
+    let share = 100.0 * waited.as_secs_f64() / seconds;
+    note(&format!(
+        "the other ranks gave this one {megabytes:.1} MB; exchanges, with the waiting for them, took {share:.1} % of {seconds:.1} s"
+    ));
 }
 
 fn check_folder(out: &Path) -> anyhow::Result<()> {

@@ -191,6 +191,11 @@ impl Buffer {
         }
     }
 
+    /// Rows that were not drawn yet.
+    pub(super) fn left(&self) -> usize {
+        self.state.slots.len() - self.state.next
+    }
+
     /// What a checkpoint keeps.
     pub(super) fn state(&self) -> &BufferState {
         &self.state

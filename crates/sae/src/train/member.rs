@@ -19,6 +19,8 @@ use super::training::Training;
 use crate::format::saelens::write_config;
 use crate::{Counted, End, Error, EvaluationOptions, Result, Sae, Site, evaluate};
 
+/// What Adam adds to the root it divides by.
+pub(super) const EPS: f64 = 1e-8;
 /// The file with an SAE's options.
 pub(super) const OPTIONS: &str = "train.toml";
 /// How fast the coefficients follow while L0 is off its target, per step and factor of e.
@@ -184,7 +186,7 @@ impl Member {
         let options = StepOptions {
             rate: recipe.rate(step - 1, steps),
             betas: recipe.betas,
-            eps: 1e-8,
+            eps: EPS,
             coefficient_scale: state.applied * recipe.coefficient_share(step - 1),
         };
         let report = self.trainer.step_over(rows, &options, over).map_err(|e| e.of_sae(&self.name))?;

@@ -20,6 +20,7 @@ mod member;
 mod objective;
 mod over;
 mod parameter;
+mod plan;
 mod recipe;
 mod report;
 mod resample;
@@ -37,6 +38,7 @@ pub use objective::{
 };
 pub use over::{Over, Split};
 pub use parameter::{Numbers, Rows};
+pub use plan::{OverRanks, Plan, SaePlan, Sizing, plan};
 pub use recipe::{Feed, Recipe, WindowStyle};
 pub use report::StepReport;
 pub use trainer::{StepOptions, Trainer};

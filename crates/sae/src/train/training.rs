@@ -21,6 +21,7 @@ use crate::format::saelens::CONFIG;
 use crate::{End, Error, Result, Sae};
 
 /// What is trained, on what, and where results are left.
+#[derive(Clone, Copy)]
 pub struct Training<'a> {
     /// The model.
     pub model: &'a Model,
@@ -205,19 +206,23 @@ fn is_of_ranks(error: &Error) -> bool {
 /// The memory that a run holds at least: the buffer's rows and their origins, a batch at every hook point, and of every SAE two
 /// weight matrices with two moments each.
 fn needs(training: &Training, ends: &[End], widths: &[usize]) -> Result<Vec<Need>> {
-    const NUMBER: u64 = size_of::<f32>() as u64;
     let Feed { buffer, batch, .. } = *training.feed;
-    let row = widths.iter().map(|width| *width as u64).sum::<u64>().saturating_mul(NUMBER);
+    let row = widths.iter().map(|width| *width as u64).sum::<u64>().saturating_mul(size_of::<f32>() as u64);
     let mut saes = 0_u64;
     for ((_, recipe), end) in training.recipes.iter().zip(ends) {
-        let directions = training.over.held(member::directions(recipe, end.width)?).len() as u64;
-        saes = saes.saturating_add(directions.saturating_mul(end.width as u64).saturating_mul(6 * NUMBER));
+        let directions = training.over.held(member::directions(recipe, end.width)?).len();
+        saes = saes.saturating_add(weights_bytes(directions, end.width));
     }
     Ok(vec![
         Need { option: "buffer", bytes: row.saturating_add(Buffer::ROW_STATE).saturating_mul(buffer as u64) },
         Need { option: "batch", bytes: row.saturating_mul(batch as u64) },
         Need { option: "expansion", bytes: saes },
     ])
+}
+
+/// Bytes of an SAE's two weight matrices with two moments each.
+pub(super) fn weights_bytes(directions: usize, d_in: usize) -> u64 {
+    (directions as u64).saturating_mul(d_in as u64).saturating_mul(6 * size_of::<f32>() as u64)
 }
 
 /// Loss, L0 and dead directions of the SAEs' latest metrics: of one SAE, or from the least to the largest.
@@ -305,7 +310,7 @@ pub(super) fn end_of(recipe: &Recipe, model: &Model) -> Result<End> {
 }
 
 /// An end's columns of a batch.
-fn rows_of(batch: &[Matrix], hooks: &[HookPoint], end: &End) -> Matrix {
+pub(super) fn rows_of(batch: &[Matrix], hooks: &[HookPoint], end: &End) -> Matrix {
     let values = &batch[hooks.iter().position(|hook| *hook == end.hook).unwrap_or_default()];
     if end.width == values.columns() { values.clone() } else { values.columns_of(end.columns()) }
 }
