@@ -61,13 +61,15 @@ def main():
                 over = next(over for over in plan["ranks"] if over["split"] == split)
                 # The buffer is filled before the first step, and activations are exchanged then, too.
                 given = plan["steps"] * over["given_bytes"] + BUFFER * 4 * D_IN / 2
+                # The first rank is given what the others hold, to write it.
+                given += plan["sae_bytes"] / 2 if split == "directions" else 0
                 exchanged = given / plan["link"]
                 seconds = plan["steps"] * over["step_seconds"] + BUFFER * plan["position_seconds"] / 2 + exchanged
                 _, done = run(train)
-                found = re.search(r"gave this one ([0-9.]+) MB; .* took ([0-9.]+) % of ([0-9.]+) s", done.stderr)
-                mb, share, took = map(float, found.groups())
+                found = re.search(r"gave this one ([0-9.]+) MB; exchanges took ([0-9.]+) %, .* ([0-9.]+) % of ([0-9.]+) s", done.stderr)
+                mb, share, waiting, took = map(float, found.groups())
                 print(f"training by {split}, planned / found: {given / 1e6:.1f} / {mb:.1f} MB, {seconds:.1f} / {took:.1f} s, "
-                      f"exchanges {100 * exchanged / seconds:.1f} / {share:.1f} % of the time")
+                      f"exchanges {100 * exchanged / seconds:.2f} / {share:.2f} % of the time, waiting {waiting:.1f} %")
             return
         index = ["index", *inputs, "--sae", work / "inputs/sae-0", "--sae", work / "inputs/sae-1", "--out", work / "index"]
         ways = {"one process, 2 threads": ([], 2), "2 ranks, 1 thread each": (mpirun(2), 1), "1 rank, 1 thread": (mpirun(1), 1)}

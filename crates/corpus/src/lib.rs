@@ -58,7 +58,7 @@ pub use error::{Error, Result, caught};
 pub use memory::{Need, check_memory, memory, peak_memory};
 pub use prompts::Prompts;
 pub use range::{in_range, real_number, whole_number};
-pub use ranks::{Measured, Ranks, Threads, agree};
+pub use ranks::{Exchanges, Measured, Ranks, Threads, agree};
 pub use settings::{Field, Settings};
 pub use source::{Corpus, Document, FORMATS, Survey};
 pub use team::{Team, difference};

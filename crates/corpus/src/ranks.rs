@@ -1,7 +1,6 @@
 //! Processes that work at one thing together.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -88,32 +87,46 @@ fn sum_in_order(sum: &mut [f32], parts: &[Vec<u8>]) -> Result<()> {
     Ok(())
 }
 
-/// Ranks whose exchanges are measured, for whoever wants to tell what share of some work they are.
+/// Ranks whose exchanges are measured, for whoever wants to tell what share of some work they are. Before each, all come together
+/// once more, so that waiting for a rank that is not so far yet is not taken for exchanging.
 pub struct Measured<'a> {
     ranks: &'a dyn Ranks,
-    bytes: AtomicU64,
-    nanoseconds: AtomicU64,
+    found: Mutex<Exchanges>,
+}
+
+/// What a rank exchanged with others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Exchanges {
+    /// Bytes that it was given. Numbers that are summed pass twice, once to be added and once to be handed back, a rank's own
+    /// share neither time.
+    pub bytes: u64,
+    /// Time that the exchanges took.
+    pub exchanging: Duration,
+    /// Time until all others were there, before them.
+    pub waiting: Duration,
 }
 
 impl<'a> Measured<'a> {
     /// Nothing measured yet.
     pub fn new(ranks: &'a dyn Ranks) -> Measured<'a> {
-        Measured { ranks, bytes: AtomicU64::new(0), nanoseconds: AtomicU64::new(0) }
+        Measured { ranks, found: Mutex::default() }
     }
 
-    /// Bytes that this rank was given by others, and how long its exchanges took with the waiting for others, since this
-    /// was asked last. Numbers that are summed pass twice, once to be added and once to be handed back, a rank's own share
-    /// neither time.
-    pub fn take(&self) -> (u64, Duration) {
-        let nanoseconds = self.nanoseconds.swap(0, Ordering::Relaxed);
-        (self.bytes.swap(0, Ordering::Relaxed), Duration::from_nanos(nanoseconds))
+    /// What was exchanged since this was asked last.
+    pub fn take(&self) -> Exchanges {
+        std::mem::take(&mut *self.found.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn timed<T>(&self, exchange: impl FnOnce() -> Result<T>) -> Result<T> {
-        let start = Instant::now();
-        let made = exchange();
-        self.nanoseconds.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
-        made
+    fn measured<T>(&self, exchange: impl FnOnce() -> Result<T>, bytes: impl FnOnce(&T) -> usize) -> Result<T> {
+        let begun = Instant::now();
+        self.ranks.gather(&[])?;
+        let there = Instant::now();
+        let made = exchange()?;
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.bytes += bytes(&made) as u64;
+        found.waiting += there.duration_since(begun);
+        found.exchanging += there.elapsed();
+        Ok(made)
     }
 }
 
@@ -127,20 +140,17 @@ impl Ranks for Measured<'_> {
     }
 
     fn gather(&self, mine: &[u8]) -> Result<Vec<Vec<u8>>> {
-        let all = self.timed(|| self.ranks.gather(mine))?;
-        let given: usize = all.iter().map(Vec::len).sum();
-        self.bytes.fetch_add((given - mine.len().min(given)) as u64, Ordering::Relaxed);
-        Ok(all)
+        let given = |all: &Vec<Vec<u8>>| all.iter().map(Vec::len).sum::<usize>().saturating_sub(mine.len());
+        self.measured(|| self.ranks.gather(mine), given)
     }
 
     fn sum(&self, numbers: &mut [f32]) -> Result<()> {
-        let others = 2 * size_of_val(numbers) as u64 * (self.size() as u64 - 1) / self.size() as u64;
-        self.bytes.fetch_add(others, Ordering::Relaxed);
-        self.timed(|| self.ranks.sum(numbers))
+        let others = 2 * size_of_val(numbers) * (self.size() - 1) / self.size();
+        self.measured(|| self.ranks.sum(numbers), |()| others)
     }
 
     fn next(&self, count: u64) -> Result<u64> {
-        self.timed(|| self.ranks.next(count))
+        self.ranks.next(count)
     }
 }
 
@@ -269,11 +279,18 @@ mod tests {
                 scope.spawn(move || {
                     let measured = Measured::new(&ranks);
                     measured.gather(&vec![0; 10 * ranks.rank()]).unwrap();
-                    assert_eq!(measured.take().0, 30 - 10 * ranks.rank() as u64);
+                    assert_eq!(measured.take().bytes, 30 - 10 * ranks.rank() as u64);
                     measured.sum(&mut [0.0; 6]).unwrap();
-                    let (bytes, time) = measured.take();
-                    assert!(bytes == 2 * 16 && time > Duration::ZERO);
-                    assert_eq!(measured.take(), (0, Duration::ZERO));
+                    let Exchanges { bytes, exchanging, waiting } = measured.take();
+                    assert!(bytes == 2 * 16 && exchanging > Duration::ZERO && waiting > Duration::ZERO);
+                    assert_eq!(measured.take(), Exchanges::default());
+                    // Who is late is waited for, which is no exchange.
+                    let late = Duration::from_millis(if ranks.rank() == 1 { 200 } else { 0 });
+                    thread::sleep(late);
+                    measured.gather(&[1]).unwrap();
+                    let Exchanges { exchanging, waiting, .. } = measured.take();
+                    assert!(exchanging < Duration::from_millis(100));
+                    assert!((waiting >= Duration::from_millis(100)) == (ranks.rank() != 1), "{waiting:?}");
                 });
             }
         });

@@ -190,9 +190,10 @@ fn processes_that_fill_and_read_a_cache_at_once_and_are_killed_leave_what_one_le
 
     // Three parts, one of them twice, one killed twice, and two that train on what there is.
     let outs = seeds.map(|seed| folder.at(&format!("out-{seed}")));
-    let trained = seeds.iter().zip(&outs).map(|(seed, out)| {
-        start(&train(&model, &corpus, out, &[ORIGIN, &["--cache", &shared, "--seed", seed]]))
-    });
+    let trained = seeds
+        .iter()
+        .zip(&outs)
+        .map(|(seed, out)| start(&train(&model, &corpus, out, &[ORIGIN, &["--cache", &shared, "--seed", seed]])));
     let filling = ["1/3", "2/3", "3/3", "3/3"].map(|part| begin(&fill(&shared, part)));
     let mut all: Vec<Child> = trained.chain(filling).collect();
     for milliseconds in [40, 90] {
@@ -212,6 +213,46 @@ fn processes_that_fill_and_read_a_cache_at_once_and_are_killed_leave_what_one_le
         done(&train(&model, &corpus, &plain, &[ORIGIN, &["--seed", seed]]));
         assert!(bytes(&plain) == bytes(out), "seed {seed} differs");
     }
+}
+
+#[test]
+fn a_plan_trains_nothing_and_says_what_the_training_leaves() {
+    let folder = Folder::new();
+    let (model, corpus, out) = (fixture("neo-tiny"), folder.ids("ids.jsonl", 60, 64), folder.at("out"));
+    let flags: &[&str] = &["--sweep", "objective=topk;batch_topk", "--k=5", "--expansion=16"];
+    let args = train(&model, &corpus, &out, &[flags]);
+    let text = done(&[&args[..], &["--plan"]].concat());
+    assert!(text.contains("100 steps of 64 positions") && text.contains("objective-batch-topk"), "{text}");
+    let plan = json(&[&args[..], &["--plan=3,2"]].concat())["plan"].take();
+    assert!(!Path::new(&out).exists());
+    let of = |value: &serde_json::Value, name: &str| value[name].as_f64().unwrap_or_else(|| panic!("{name}: {value}"));
+    let near = |planned: f64, found: u64| {
+        assert!((planned / found as f64 - 1.0).abs() < 0.1, "planned {planned}, found {found}");
+    };
+
+    let mut child = start(&args);
+    assert!(next_checkpoint(&mut child, &out));
+    near(of(&plan, "checkpoint_bytes"), fs::metadata(Path::new(&out).join("checkpoint.safetensors")).unwrap().len());
+    assert!(child.wait().unwrap().success());
+    let saes = files(Path::new(&out));
+    let weights = saes.iter().filter(|(name, _)| name.ends_with(".safetensors"));
+    near(of(&plan, "sae_bytes"), weights.map(|(_, bytes)| bytes.len() as u64).sum());
+    for sae in plan["saes"].as_array().unwrap() {
+        assert_eq!(of(sae, "active"), 5.0);
+    }
+
+    // More ranks give each other more and have less to do; only divided directions are not held whole.
+    let ranks = plan["ranks"].as_array().unwrap();
+    let names = ranks.iter().map(|over| format!("{} {}", over["ranks"], over["split"].as_str().unwrap()));
+    assert_eq!(names.collect::<Vec<_>>(), ["3 positions", "3 directions", "2 positions", "2 directions"]);
+    for (three, two) in [(0, 2), (1, 3)].map(|(three, two)| (&ranks[three], &ranks[two])) {
+        assert!(
+            of(three, "given_bytes") > of(two, "given_bytes") && of(three, "step_seconds") < of(two, "step_seconds")
+        );
+    }
+    assert!(of(&ranks[1], "memory_bytes") < of(&ranks[0], "memory_bytes"));
+    let message = failed(2, &[&args[..], &["--plan", "--fill=1/2"]].concat());
+    assert!(message.contains("cannot be used with"), "{message}");
 }
 
 #[test]

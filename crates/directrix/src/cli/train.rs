@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use directrix::corpus::{self, Chunk, Measured, Prompts, Ranks, Tokenising};
+use directrix::corpus::{self, Chunk, Exchanges, Measured, Prompts, Ranks, Tokenising};
 use directrix::lab::{self, Opened, Wanted};
 use directrix::model::Processing;
 use directrix::sae::train::{Feed, Metrics, Notice, Recipe, Split, Training};
@@ -469,11 +469,11 @@ fn combinations(sweep: &Table) -> anyhow::Result<Vec<(String, Table)>> {
 
 /// Says what ranks exchanged in so much time.
 fn note_exchanges(ranks: &Measured, time: Duration) {
-    let (bytes, waited) = ranks.take();
+    let Exchanges { bytes, exchanging, waiting } = ranks.take();
     let (megabytes, seconds) = (bytes as f64 / 1e6, time.as_secs_f64());
-    let share = 100.0 * waited.as_secs_f64() / seconds;
+    let [exchanging, waiting] = [exchanging, waiting].map(|part| 100.0 * part.as_secs_f64() / seconds);
     note(&format!(
-        "the other ranks gave this one {megabytes:.1} MB; exchanges, with the waiting for them, took {share:.1} % of {seconds:.1} s"
+        "the other ranks gave this one {megabytes:.1} MB; exchanges took {exchanging:.2} %, waiting for other ranks {waiting:.1} % of {seconds:.1} s"
     ));
 }
 

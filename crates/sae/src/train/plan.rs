@@ -191,6 +191,9 @@ pub fn plan(training: &Training, sizing: &Sizing, watch: &Watch) -> Result<Plan>
             apply_seconds,
         });
     }
+    // Beside the SAEs a checkpoint has where each row of the buffer came from, as text.
+    let origins = serde_json::to_vec(buffer.state()).map_or(0, |text| text.len());
+    plan.checkpoint_bytes += (origins as f64 * feed.buffer as f64 / capacity as f64) as u64;
     let row = NUMBER * widths.iter().sum::<usize>() as u64;
     plan.seconds = steps as f64 * plan.step_seconds + feed.buffer as f64 * position_seconds;
     plan.memory_bytes = peak_memory().map(|bytes| bytes + (row + Buffer::ROW_STATE) * (feed.buffer - capacity) as u64);

@@ -241,7 +241,7 @@ fn a_step_takes_the_bytes_that_were_planned() {
                 trainer.step_over(&batch, &OPTIONS, over).unwrap();
                 measured.take();
                 let report = trainer.step_over(&batch, &OPTIONS, over).unwrap();
-                (measured.take().0 as f64, report.l0)
+                (measured.take().bytes as f64, report.l0)
             });
             let found = steps.iter().map(|(bytes, _)| bytes).sum::<f64>() / size as f64;
             let planned = split.bytes(&recipe, positions, d_in, steps[0].1, size).unwrap();
