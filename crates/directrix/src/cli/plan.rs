@@ -26,7 +26,8 @@ Examples:
 /// See what an index takes before it is made: disk, memory, time, over any ranks.
 ///
 /// Reads the corpus twice, and for some seconds indexes documents that are spread over it, in pieces which it then merges as ranks do. Sizes follow
-/// from what was counted there, times from what was measured; nothing is left behind (docs/cluster.md).
+/// from what was counted there, times from what was measured; nothing is left behind (docs/cluster.md). Of a training `directrix train --plan`
+/// says the same.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Plan {
