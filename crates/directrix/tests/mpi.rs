@@ -9,6 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use common::{Folder, Random, directrix, done, files, fixture, strings, text};
+use serde_json::Value;
 
 /// So many ranks of a command on this machine.
 fn ranks(n: usize) -> Command {
@@ -171,6 +172,39 @@ fn directions_that_are_divided_are_trained_as_by_one_process() {
     let dot: f64 = expected.iter().zip(&found).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
     let of = |numbers: &[f32]| numbers.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
     assert!(dot / (of(&expected) * of(&found)) > 0.99, "{dot}");
+}
+
+#[test]
+fn a_plan_of_ranks_says_what_their_training_gives_each() {
+    let folder = Folder::new();
+    let buffer = 2048.0;
+    for split in ["positions", "directions"] {
+        let out = folder.at(split);
+        let flags = ["--split", split, "--objective=topk", "--k=8", "--batch=512", "--buffer=2048", "--tokens=102400"];
+        let train =
+            [&training(&folder, &out, &flags)[..], &strings(&["--evaluate-every=0", "--checkpoint-every=0"])].concat();
+        let planned = done_by(2, &[&train[..], &strings(&["--plan=2", "--json"])].concat());
+        let plan = serde_json::from_str::<Value>(&planned).unwrap()["plan"].take();
+        let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("{plan:#}"));
+        assert!(number(&plan["link"]) > 0.0);
+        let over = plan["ranks"].as_array().unwrap().iter().find(|over| over["split"] == split).unwrap();
+
+        let mut command = ranks(2);
+        command.args(&train);
+        let said = text(&output(command).stderr);
+        let found: f64 = said
+            .split_once("gave this one ")
+            .and_then(|(_, said)| said.split_once(" MB"))
+            .and_then(|(number, _)| number.parse().ok())
+            .unwrap_or_else(|| panic!("{said}"));
+        let about = fs::read_to_string(Path::new(&out).join("cfg.json")).unwrap();
+        let d_in = number(&serde_json::from_str::<Value>(&about).unwrap()["d_in"]);
+        // Beside the steps the buffer is filled, and the first rank is given what it writes.
+        let beside =
+            4.0 * d_in * buffer / 2.0 + if split == "directions" { number(&plan["sae_bytes"]) / 2.0 } else { 0.0 };
+        let bytes = number(&plan["steps"]) * number(&over["given_bytes"]) + beside;
+        assert!((bytes / 1e6 / found - 1.0).abs() < 0.05, "{split}: planned {} MB, found {found}", bytes / 1e6);
+    }
 }
 
 #[test]
