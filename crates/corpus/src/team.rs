@@ -16,6 +16,9 @@ use crate::watch::{Event, Watch};
 /// What says of which run the units in a folder are.
 const RUN: &str = "run.json";
 
+/// The count of the teams that ranks have been.
+const TEAMS: u64 = u64::MAX;
+
 /// Who does the units of a work, and where those that are done are kept.
 pub struct Team {
     who: Who,
@@ -25,8 +28,8 @@ pub struct Team {
 }
 
 enum Who {
-    /// Whoever is free takes the next unit; all have what came of it.
-    Ranks(Arc<dyn Ranks>),
+    /// Whoever is free takes the next unit; all have what came of it. These ranks were so many teams before.
+    Ranks { ranks: Arc<dyn Ranks>, team: u64 },
     /// Every `of`th unit from `number` on, and no others: these are left to the other shards.
     Shard { number: usize, of: usize },
     /// This process: what nobody has done yet, or where there were so many shards nothing.
@@ -51,7 +54,11 @@ impl Team {
     /// [`Error::OtherUnits`] if the folder holds those of another run; if it cannot be written.
     pub fn of_ranks(ranks: Arc<dyn Ranks>, folder: Option<(&Path, &Value)>) -> Result<Team> {
         let kept = folder.map(|(folder, about)| Kept::open(folder, about, None)).transpose()?;
-        Ok(Team { who: Who::Ranks(ranks), kept, works: AtomicU64::new(0) })
+        // The same ranks may be a team again for another work: its units are counted anew.
+        let counted = if ranks.rank() == 0 { ranks.next(TEAMS)? } else { 0 };
+        let said = ranks.gather(&counted.to_le_bytes())?;
+        let team = said.first().and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        Ok(Team { who: Who::Ranks { ranks, team }, kept, works: AtomicU64::new(0) })
     }
 
     /// Shard `number`, from 0, of `of`, which keeps its units in `folder`.
@@ -82,7 +89,7 @@ impl Team {
     /// The ranks, if it is of these.
     pub fn ranks(&self) -> Option<&Arc<dyn Ranks>> {
         match &self.who {
-            Who::Ranks(ranks) => Some(ranks),
+            Who::Ranks { ranks, .. } => Some(ranks),
             _ => None,
         }
     }
@@ -95,7 +102,7 @@ impl Team {
     /// Whether this process is the one that writes what comes of it all.
     pub fn is_writer(&self) -> bool {
         match &self.who {
-            Who::Ranks(ranks) => ranks.rank() == 0,
+            Who::Ranks { ranks, .. } => ranks.rank() == 0,
             Who::Shard { .. } => false,
             Who::One { .. } => true,
         }
@@ -124,10 +131,11 @@ impl Team {
         };
         let tell = |done: usize| watch.tell(Event::new(what.to_owned(), done as u64, "units").of(units as u64));
         match &self.who {
-            Who::Ranks(ranks) => {
+            Who::Ranks { ranks, team } => {
+                let count = team << 32 | number;
                 let mut own = Vec::new();
                 loop {
-                    let unit = usize::try_from(ranks.next(number)?).unwrap_or(usize::MAX);
+                    let unit = usize::try_from(ranks.next(count)?).unwrap_or(usize::MAX);
                     if unit >= units {
                         break;
                     }
@@ -302,12 +310,14 @@ mod tests {
         thread::scope(|scope| {
             for ranks in Threads::new(3) {
                 scope.spawn(move || {
-                    let watch = Watch::nobody().with_team(Arc::new(Team::of_ranks(Arc::new(ranks), None).unwrap()));
-                    for _ in 0..5 {
-                        assert_eq!(
-                            watch.share("work", 11, |number, _| Ok::<_, Error>(unit(number))).unwrap(),
-                            expected()
-                        );
+                    let ranks: Arc<dyn Ranks> = Arc::new(ranks);
+                    for _ in 0..3 {
+                        let team = Team::of_ranks(ranks.clone(), None).unwrap();
+                        let watch = Watch::nobody().with_team(Arc::new(team));
+                        for _ in 0..5 {
+                            let made = watch.share("work", 11, |number, _| Ok::<_, Error>(unit(number)));
+                            assert_eq!(made.unwrap(), expected());
+                        }
                     }
                 });
             }

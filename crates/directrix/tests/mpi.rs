@@ -68,6 +68,19 @@ fn an_index_has_the_same_bits_over_any_number_of_ranks() {
 }
 
 #[test]
+fn kept_edges_are_those_of_one_process() {
+    let folder = Folder::new();
+    let (inputs, alone) = (inputs(&folder, 400), folder.at("alone"));
+    let index = |out: &str| with(&["index", "--edges", "--out", out], &inputs);
+    assert!(directrix().args(index(&alone)).output().unwrap().status.success());
+    for n in 2..=3 {
+        let out = folder.at(&format!("by-{n}"));
+        done_by(n, &index(&out));
+        assert_same(&out, &alone, &format!("{n} ranks"));
+    }
+}
+
+#[test]
 fn verified_edges_and_a_study_are_those_of_one_process() {
     let folder = Folder::new();
     let (inputs, index) = (inputs(&folder, 400), folder.at("index"));
@@ -177,10 +190,10 @@ fn directions_that_are_divided_are_trained_as_by_one_process() {
 #[test]
 fn a_plan_of_ranks_says_what_their_training_gives_each() {
     let folder = Folder::new();
-    let buffer = 2048.0;
+    let buffer = 1024.0;
     for split in ["positions", "directions"] {
         let out = folder.at(split);
-        let flags = ["--split", split, "--objective=topk", "--k=8", "--batch=512", "--buffer=2048", "--tokens=102400"];
+        let flags = ["--split", split, "--objective=topk", "--k=8", "--batch=512", "--buffer=1024", "--tokens=102400"];
         let train =
             [&training(&folder, &out, &flags)[..], &strings(&["--evaluate-every=0", "--checkpoint-every=0"])].concat();
         let planned = done_by(2, &[&train[..], &strings(&["--plan=2", "--json"])].concat());

@@ -56,6 +56,38 @@ fn shards_of_an_index_are_merged_to_the_bits_of_one_pass() {
 }
 
 #[test]
+fn edges_kept_by_shards_of_an_index_are_those_of_one_process() {
+    let folder = Folder::new();
+    let (index, inputs) = indexed(&folder);
+    let (alone, shared) = (folder.at("alone"), folder.at("parts"));
+    let keep = |out: &str, more: &[&str]| {
+        let args = [&["index", "--edges", "--out", out], more].concat();
+        let output = run(&args);
+        assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+        (text(&output.stdout), text(&output.stderr))
+    };
+    let early = failed(2, &[&["index", "--edges", "--shard", "1/3", "--out", &alone], &flags(&inputs)[..]].concat());
+    assert!(early.contains("make it first"), "{early}");
+    for out in [&alone, &shared] {
+        done(&[&["index", "--out", out], &flags(&inputs)[..]].concat());
+    }
+    let (expected, _) = keep(&alone, &[]);
+    let kept = files(Path::new(&alone));
+    assert_eq!(kept.len(), files(Path::new(&index)).len() + 4, "{:?}", kept.keys());
+
+    let (shown, said) = keep(&shared, &["--shard", "3/3"]);
+    assert!(shown.is_empty() && said.contains("the shards 1/3, 2/3"), "{shown}{said}");
+    let early = failed(1, &["index", "--edges", "--out", &shared]);
+    assert!(early.contains("the shards 1/3, 2/3"), "{early}");
+    // Each of the others once: no sweep waits for another.
+    keep(&shared, &["--shard", "1/3"]);
+    let (shown, said) = keep(&shared, &["--shard", "2/3"]);
+    assert!(shown.is_empty() && !said.contains("shards"), "{shown}{said}");
+    assert_eq!(keep(&shared, &[]).0.replace(&shared, &alone), expected);
+    assert!(files(Path::new(&shared)) == kept);
+}
+
+#[test]
 fn edges_verified_in_shards_are_those_of_one_process() {
     let folder = Folder::new();
     let (index, inputs) = indexed(&folder);

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use directrix_corpus::durable::{Beside, Lock, Map, check_seal, read_sealed, seal, unsealed};
-use directrix_corpus::{Event, Watch};
+use directrix_corpus::{Event, Team, Watch};
 use directrix_index::{Identity, Index};
 use directrix_model::Model;
 use directrix_sae::Sae;
@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::causal::Sums;
 use super::{Between, Edge, Gradient, Measure, Ranked, Sample, Weights, check_path};
+use crate::shared::foreign;
 use crate::{Error, Result};
 
 /// Edges of a direction each way.
@@ -27,6 +28,8 @@ const MOST: usize = 24;
 const BLOCK: usize = 64;
 const SHORT: Duration = Duration::from_secs(10);
 const LONG: Duration = Duration::from_secs(40);
+/// Where a team shares a sweep it has no more units than this: of each, every direction at the other end may have its edges.
+const UNITS: usize = 64;
 /// Version of the file.
 const FORMAT: u32 = 1;
 /// Bytes of an edge: the other direction, the number of prompts (1 where the weights alone say its value), the value.
@@ -114,14 +117,16 @@ pub struct Swept {
 }
 
 /// Measures the edges of all directions of `saes`, which are those of `index` in its order, and keeps them in its `folder`; what is kept
-/// already stays. Measures that cannot be taken of two SAEs are left out. `watch` is told the directions that are done.
+/// already stays. Measures that cannot be taken of two SAEs are left out. `watch` is told the directions that are done. Where it has a
+/// team, whose members all call this, one of them writes, and is told what was swept.
 ///
 /// # Errors
 /// If another process writes the index, a file cannot be written, the model cannot be run, or `watch` says stop
-/// ([`Error::StoppedAt`]): then the next call goes on.
+/// ([`Error::StoppedAt`]): then the next call goes on. If others have not done their part.
 pub fn keep(model: &Model, saes: &[Sae], index: &Index, folder: &Path, watch: &Watch) -> Result<Vec<Swept>> {
-    let lock = Lock::take(folder)?;
-    lock.clean(&folder.join(FOLDER))?;
+    let is_writer = watch.team().is_none_or(Team::is_writer);
+    let lock = is_writer.then(|| Lock::take(folder)).transpose()?;
+    lock.iter().try_for_each(|lock| lock.clean(&folder.join(FOLDER)))?;
     let mut sweeps = Vec::new();
     for (one, first) in saes.iter().enumerate() {
         for (other, second) in saes.iter().enumerate() {
@@ -147,6 +152,9 @@ pub fn keep(model: &Model, saes: &[Sae], index: &Index, folder: &Path, watch: &W
             }
         }
     }
+    if watch.team().is_some() {
+        return together(sweeps, is_writer, watch);
+    }
     let total: usize = sweeps.iter().map(|(sweep, _)| sweep.len()).sum();
     let mut done: usize = sweeps.iter().map(|(_, state)| state.done).sum();
     let mut swept = Vec::new();
@@ -166,6 +174,22 @@ pub fn keep(model: &Model, saes: &[Sae], index: &Index, folder: &Path, watch: &W
         swept.push(sweep.swept()?);
     }
     Ok(swept)
+}
+
+/// Sweeps by a team. All of it shares what is left of each; none of them depends on another, so that who waits for others goes on with the next.
+fn together(sweeps: Vec<(Sweep, State)>, is_writer: bool, watch: &Watch) -> Result<Vec<Swept>> {
+    let (mut swept, mut waits) = (Vec::new(), None);
+    for (sweep, mut state) in sweeps {
+        match sweep.shared(&mut state, watch) {
+            Ok(()) if is_writer => {
+                sweep.write(&state)?;
+                swept.push(sweep.swept()?);
+            }
+            Err(error @ Error::Corpus(directrix_corpus::Error::Waits { .. })) => drop(waits.get_or_insert(error)),
+            shared => shared?,
+        }
+    }
+    waits.map_or(Ok(swept), Err)
 }
 
 /// The measures that are kept.
@@ -226,6 +250,39 @@ impl State {
             row.truncate(MOST);
         }
     }
+
+    /// The edges found, as another process may [take](State::take) them: of each row that has some its number, how many, and those.
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (number, row) in self.rows.iter().enumerate().filter(|(_, row)| !row.is_empty()) {
+            bytes.extend((number as u32).to_le_bytes());
+            bytes.extend((row.len() as u32).to_le_bytes());
+            row.iter().for_each(|entry| entry.append(&mut bytes));
+        }
+        bytes
+    }
+
+    /// Adds what another process found; `None` if it cannot be that.
+    fn take(&mut self, mut bytes: &[u8], header: &Header) -> Option<()> {
+        while !bytes.is_empty() {
+            let (number, rest) = bytes.split_first_chunk::<4>()?;
+            let (count, rest) = rest.split_first_chunk::<4>()?;
+            let [number, count] = [number, count].map(|bytes| u32::from_le_bytes(*bytes) as usize);
+            let (row, rest) = rest.split_at_checked(count.checked_mul(ENTRY)?)?;
+            self.rows.get(number)?;
+            entries(row, header.others(number))?.into_iter().for_each(|entry| self.show(number, entry));
+            bytes = rest;
+        }
+        Some(())
+    }
+}
+
+impl Entry {
+    fn append(self, bytes: &mut Vec<u8>) {
+        bytes.extend(self.other.to_le_bytes());
+        bytes.extend(self.n.to_le_bytes());
+        bytes.extend(self.value.to_le_bytes());
+    }
 }
 
 impl Sweep<'_> {
@@ -236,8 +293,11 @@ impl Sweep<'_> {
 
     /// What an earlier sweep has found; nothing where there was none, or of something else, or it is damaged.
     fn begun(&self) -> State {
-        let rows = vec![Vec::new(); self.header.directions.iter().sum()];
-        self.read().unwrap_or(State { done: 0, rows })
+        self.read().unwrap_or_else(|| self.nothing())
+    }
+
+    fn nothing(&self) -> State {
+        State { done: 0, rows: vec![Vec::new(); self.header.directions.iter().sum()] }
     }
 
     fn read(&self) -> Option<State> {
@@ -254,20 +314,66 @@ impl Sweep<'_> {
     /// Measures the next `block` directions and writes the file.
     fn go_on(&self, state: &mut State, block: usize, progress: Progress, watch: &Watch) -> Result<()> {
         let Progress { done, total } = progress;
-        let [firsts, seconds] = self.header.directions;
-        let is_up = self.measure == Measure::Attribution;
-        let block = block.min(Sums::block(if is_up { firsts } else { seconds }));
-        let end = (state.done + block).min(self.len());
+        let end = (state.done + block.min(self.most_together())).min(self.len());
         let directions: Vec<usize> = (state.done..end).collect();
+        match self.measure(state, &directions, progress, watch) {
+            Err(Error::Stopped) => return Err(Error::StoppedAt { done, total, unit: "directions" }),
+            measured => measured?,
+        }
+        state.done = end;
+        self.write(state)?;
+        let done = done + directions.len();
+        watch.tell(self.event(Progress { done, total }));
+        if watch.is_stopped() && end < self.len() {
+            return Err(Error::StoppedAt { done, total, unit: "directions" });
+        }
+        Ok(())
+    }
+
+    /// Measures all directions that are left, in units that the team of `watch` shares.
+    fn shared(&self, state: &mut State, watch: &Watch) -> Result<()> {
+        let (first, len) = (state.done, self.len());
+        let block = (len - first).div_ceil(UNITS).max(BLOCK);
+        let about = format!("edges {}", self.about());
+        let made = watch.share(&about, (len - first).div_ceil(block), |unit, watch| {
+            let (mut own, start) = (self.nothing(), first + unit * block);
+            let directions: Vec<usize> = (start..len.min(start + block)).collect();
+            for (number, some) in directions.chunks(self.most_together()).enumerate() {
+                let done = start + number * self.most_together();
+                self.measure(&mut own, some, Progress { done, total: len }, watch)?;
+            }
+            Ok::<_, Error>(own.to_bytes())
+        })?;
+        for bytes in made {
+            state.take(&bytes, &self.header).ok_or_else(foreign)?;
+        }
+        state.done = len;
+        Ok(())
+    }
+
+    /// How many directions can be measured together.
+    fn most_together(&self) -> usize {
+        Sums::block(self.header.directions[usize::from(self.measure != Measure::Attribution)])
+    }
+
+    fn about(&self) -> String {
+        format!("{} {}", self.measure.name(), self.names().join(" to "))
+    }
+
+    fn event(&self, Progress { done, total }: Progress) -> Event {
+        Event::new("edges", done as u64, "directions").of(total as u64).with_detail(self.about())
+    }
+
+    /// Measures the edges of these directions.
+    fn measure(&self, state: &mut State, directions: &[usize], progress: Progress, watch: &Watch) -> Result<()> {
+        let firsts = self.header.directions[0];
         let sample = Sample::default();
-        let about = format!("{} {}", self.measure.name(), self.names().join(" to "));
-        let event = move |done: usize| Event::new("edges", done as u64, "directions").of(total as u64);
         // A block counts prompts: as many of each direction as there may be.
         let within = watch.through({
-            let (about, most) = (about.clone(), directions.len());
+            let (begin, most) = (self.event(progress), directions.len());
             move |of| {
                 let begun = usize::try_from(of.done).unwrap_or(most) / sample.prompts;
-                event(done + begun.min(most)).with_detail(about.clone())
+                Event { done: begin.done + begun.min(most) as u64, ..begin.clone() }
             }
         });
         let mut see = |ranked: Ranked| {
@@ -276,30 +382,19 @@ impl Sweep<'_> {
             state.show(first, Entry { other: second as u32, n, value });
             state.show(firsts + second, Entry { other: first as u32, n, value });
         };
-        let measured = if let Some(weights) = &self.weights {
-            for &first in &directions {
+        if let Some(weights) = &self.weights {
+            for &first in directions {
                 for (second, value) in weights.edges_from(first).into_iter().enumerate() {
                     let edge = Edge { first, second };
                     see(Ranked { edge, measure: self.measure, value, n: None, half_width: None });
                 }
             }
             Ok(())
-        } else if is_up {
-            self.between.attribution_to(Gradient::Whole, &directions, sample, &within, see)
+        } else if self.measure == Measure::Attribution {
+            self.between.attribution_to(Gradient::Whole, directions, sample, &within, see)
         } else {
-            self.between.causal_from(&directions, sample, &within, see)
-        };
-        match measured {
-            Err(Error::Stopped) => return Err(Error::StoppedAt { done, total, unit: "directions" }),
-            measured => measured?,
+            self.between.causal_from(directions, sample, &within, see)
         }
-        state.done = end;
-        self.write(state)?;
-        watch.tell(event(done + directions.len()).with_detail(about));
-        if watch.is_stopped() && end < self.len() {
-            return Err(Error::StoppedAt { done: done + directions.len(), total, unit: "directions" });
-        }
-        Ok(())
     }
 
     fn write(&self, state: &State) -> Result<()> {
@@ -312,11 +407,7 @@ impl Sweep<'_> {
         bytes.extend((header.len() as u64).to_le_bytes());
         bytes.extend(header.as_bytes());
         for row in &state.rows {
-            for &Entry { other, n, value } in row {
-                bytes.extend(other.to_le_bytes());
-                bytes.extend(n.to_le_bytes());
-                bytes.extend(value.to_le_bytes());
-            }
+            row.iter().for_each(|entry| entry.append(&mut bytes));
             bytes.resize(bytes.len() + (MOST - row.len()) * ENTRY, 0);
         }
         let mut file = Beside::create(&self.path)?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 use directrix::circuits::edges::{Swept, keep};
-use directrix::corpus::Watch;
+use directrix::corpus::{Team, Watch};
 use directrix::index::{self, Options};
 use directrix::lab::{Opened, OtherIndex, Wanted, open_index};
 use serde_json::json;
@@ -59,7 +59,7 @@ pub(crate) struct Index {
     #[arg(long)]
     as_notebook: bool,
     /// Measure, and keep beside the index, the strongest edges of every direction by weights, gradients and ablation, which the workbench
-    /// then shows at once
+    /// then shows at once. With --shard, one part of them, of an index that stands
     #[arg(long)]
     edges: bool,
     #[command(flatten)]
@@ -74,10 +74,12 @@ impl Index {
         let watch = watch();
         let ranks = ranks::join()?;
         self.share.check(ranks.is_some())?;
-        if self.edges && (self.share.shard().is_some() || ranks.is_some()) {
-            return Err(usage("--edges is of a whole index, by one process: give it once the index is made"));
-        }
         let complete = is_complete(&self.out)?;
+        if self.edges && self.share.shard().is_some() && !complete {
+            return Err(usage(
+                "--edges is of a whole index: make it first, then shards of --edges measure a part each",
+            ));
+        }
         let (index, opened) = if complete && self.edges && self.names_nothing() {
             self.subject.threads.apply()?;
             of_itself(&self.out)?
@@ -87,8 +89,11 @@ impl Index {
         if complete {
             note("the index was complete already");
         }
-        let edges = self.edges.then(|| keep_edges(&opened, &index, &self.out, &watch)).transpose()?;
+        let edges = if self.edges { self.with_edges(&opened, &index, &watch)? } else { None };
         drop(watch);
+        if self.edges && self.share.shard().is_some() {
+            return Ok(());
+        }
         if self.json { self.print_json(&index, complete, edges) } else { self.print(&index, &opened, edges) }
     }
 
@@ -96,12 +101,24 @@ impl Index {
         let opened = self.subject.open(Saes::All(&self.sae), self.corpus.wanted())?;
         let &Index { count_above, as_notebook, .. } = self;
         let options = Options { count_above, counted: self.counted.meant(&opened)?, as_notebook };
-        if let Some(shard) = self.share.shard() {
+        if let Some(shard) = self.share.shard().filter(|_| !self.edges) {
             return Ok((opened.index_shard(&self.out, options, shard, watch)?, opened));
         }
         let watch =
             self.share.team(watch, &opened, None, &json!({ "saes": opened.wanted.saes, "options": options }))?;
         Ok((opened.index(&self.out, options, OtherIndex::Keep, &watch)?, opened))
+    }
+
+    /// Measures the edges, or the shard's part of them; `None` where others have not done theirs.
+    fn with_edges(&self, opened: &Opened, index: &index::Index, watch: &Watch) -> anyhow::Result<Option<Vec<Swept>>> {
+        let about = json!({ "edges": index.meta().identity });
+        let watch = self.share.team(watch, opened, Some(&self.out.join("edges")), &about)?;
+        let swept = keep(&opened.model, &opened.saes, index, &self.out, &watch);
+        let swept = self.share.waits(swept.map_err(anyhow::Error::from))?;
+        if swept.is_some() {
+            watch.team().map_or(Ok(()), Team::finish)?;
+        }
+        Ok(swept)
     }
 
     /// Whether no flag says of what the index is.
@@ -175,16 +192,6 @@ pub(super) fn of_itself(folder: &Path) -> anyhow::Result<(index::Index, Opened)>
     let opened = Wanted::of_index(index.meta().identity.clone()).open_from(&sources())?;
     note_model(&opened);
     Ok((opened.existing_index_of_all(folder)?.0, opened))
-}
-
-/// Measures the edges of an index, whose SAEs are those that are open, and keeps them.
-pub(super) fn keep_edges(
-    opened: &Opened,
-    index: &index::Index,
-    folder: &Path,
-    watch: &Watch,
-) -> anyhow::Result<Vec<Swept>> {
-    Ok(keep(&opened.model, &opened.saes, index, folder, watch)?)
 }
 
 /// Whether the folder holds an index. An empty folder gives way to one, anything else must not.
