@@ -89,6 +89,14 @@ pub fn rebuild(
     build.run(chunks, with_model(model, saes, watch))
 }
 
+/// The index of all documents of a corpus, if it is complete in `folder`; before anything is made that would have no place there.
+///
+/// # Errors
+/// As [`build`], or with `replace` as [`rebuild`], if something else is there.
+pub fn complete(folder: &Path, identity: &Identity, replace: bool) -> Result<Option<Index>> {
+    Build { replace, ..Build::new(&[], 0, identity, folder, &Watch::nobody()) }.finished()
+}
+
 /// What is indexed, and where.
 #[derive(Clone, Copy)]
 pub(crate) struct Build<'a> {

@@ -69,7 +69,7 @@ mod size;
 mod sort;
 
 pub use activations::{Activations, Example, TokenCount};
-pub use build::{build, build_piece, rebuild};
+pub use build::{build, build_piece, complete, rebuild};
 pub use error::{Error, Result};
 pub use identity::{Identity, Input, Options};
 pub use index::{Index, Meta};

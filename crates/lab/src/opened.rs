@@ -13,6 +13,7 @@ use directrix_sae::Sae;
 
 use crate::processing;
 use crate::source::is_of_hub;
+use crate::together::folder_of_pieces;
 use crate::{Error, Result, Sources, Wanted};
 
 /// Prompts tokenised at a time.
@@ -200,7 +201,7 @@ impl Opened {
     /// cannot be written, or the watch says stop.
     pub fn index(&self, folder: &Path, options: Options, other: OtherIndex, watch: &Watch) -> Result<Index> {
         let survey = self.survey_to_index(watch)?;
-        let total = survey.documents as u64;
+        let documents = survey.documents;
         let identity = self.identity(survey, options);
         if watch.team().is_some_and(Team::is_shard) {
             // Others would make it at the same time.
@@ -210,10 +211,12 @@ impl Opened {
                 None => Ok(index),
             };
         }
-        if let Some(ranks) = watch.team().and_then(Team::ranks) {
-            return self.index_over(&**ranks, folder, &identity, total as usize, other, watch);
+        let ranks = watch.team().and_then(Team::ranks);
+        if ranks.is_some() || folder_of_pieces(folder).is_dir() {
+            return self.index_over(ranks, folder, &identity, documents, other, watch);
         }
         let chunks = self.chunks()?;
+        let total = documents as u64;
         let watch = watch.through(move |event| if event.unit == "prompts" { event.of(total) } else { event });
         Ok(match other {
             OtherIndex::Keep => build(&self.model, &self.saes, chunks, &identity, folder, &watch)?,

@@ -1,15 +1,17 @@
 //! An index that several processes make together.
 
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use directrix_corpus::durable::remove_folder;
-use directrix_corpus::{Prompts, Ranks, Watch, hexadecimal};
-use directrix_index::{Identity, Index, Merged, documents_of_shard, merge};
+use directrix_corpus::durable::{self, remove_folder};
+use directrix_corpus::{Prompts, Ranks, Team, Watch, hexadecimal};
+use directrix_index::{Identity, Index, Merged, complete, documents_of_shard, merge};
 use directrix_model::{Ask, Model, Positions};
 use directrix_sae::Sae;
 use sha2::{Digest, Sha256};
 
-use crate::{Opened, OtherIndex, Result};
+use crate::{Error, Opened, OtherIndex, Result};
 
 /// Positions of a piece of an index that ranks make together, about, where that does not make too many pieces.
 const PIECE: usize = 1 << 15;
@@ -48,26 +50,53 @@ impl Opened {
         probe(&self.model, &self.saes)
     }
 
-    /// Makes an index together with other ranks: each makes pieces of it beside `folder`, which are merged, many at a time. A folder of pieces
-    /// stays as long as the index is not complete, so that the next run of any number of ranks goes on from there.
+    /// Makes an index together with other ranks, or of what they left: pieces of it beside `folder`, which are merged, many at a time. A folder of
+    /// pieces stays as long as the index is not complete, so that the next run of any number of ranks goes on from there.
     pub(crate) fn index_over(
         &self,
-        ranks: &dyn Ranks,
+        ranks: Option<&Arc<dyn Ranks>>,
         folder: &Path,
         identity: &Identity,
         documents: usize,
         other: OtherIndex,
         watch: &Watch,
     ) -> Result<Index> {
-        // What is there counts as the first rank sees it.
-        let there = Index::open(folder)
-            .is_ok_and(|index| index.meta().identity.difference(identity).is_none() && index.meta().pieces.is_empty());
-        if ranks.gather(&[u8::from(there)])?.first().is_some_and(|there| *there == [1]) {
-            return Ok(Index::open(folder)?);
+        let is_first = ranks.is_none_or(|ranks| ranks.rank() == 0);
+        let said_by_first = |own: bool| match ranks {
+            Some(ranks) => Ok::<_, Error>(ranks.gather(&[u8::from(own)])?.first().is_some_and(|said| *said == [1])),
+            None => Ok(own),
+        };
+        let replace = other == OtherIndex::Replace;
+        let pieces = folder_of_pieces(folder);
+        if !said_by_first(is_first && complete(folder, identity, replace)?.is_some())? {
+            if is_first {
+                own_pieces(&pieces, identity, replace)?;
+            }
+            // They are kept as indexes, not as units. No rank begins before the first one is here.
+            let watch = match ranks {
+                Some(ranks) => watch.clone().with_team(Arc::new(Team::of_ranks(ranks.clone(), None)?)),
+                None => watch.alone(),
+            };
+            self.merged_of_pieces(&pieces, folder, identity, documents, other, &watch)?;
         }
-        let mut pieces = folder.as_os_str().to_owned();
-        pieces.push(".pieces");
-        let pieces = PathBuf::from(pieces);
+        let index = Index::open(folder)?;
+        // Nobody reads a piece any more.
+        said_by_first(true)?;
+        if is_first {
+            remove_folder(&pieces)?;
+        }
+        Ok(index)
+    }
+
+    fn merged_of_pieces(
+        &self,
+        pieces: &Path,
+        folder: &Path,
+        identity: &Identity,
+        documents: usize,
+        other: OtherIndex,
+        watch: &Watch,
+    ) -> Result<()> {
         let n = self.number_of_pieces(documents)?;
         let place = |level: usize, number: usize| pieces.join(format!("{level}-{number}"));
         let none = |made: Result<Index>| made.map(|_| Vec::new());
@@ -90,13 +119,7 @@ impl Opened {
             let merged = if other == OtherIndex::Replace { Merged::Replacing } else { Merged::Whole };
             none(Ok(merge(&parts, folder, merged, watch)?))
         })?;
-        let index = Index::open(folder)?;
-        // Nobody reads a piece any more.
-        ranks.gather(&[])?;
-        if ranks.rank() == 0 {
-            remove_folder(&pieces)?;
-        }
-        Ok(index)
+        Ok(())
     }
 
     /// Into how many pieces so many documents are cut to be indexed by several ranks, however many these are: each of some runs of the pass,
@@ -106,6 +129,35 @@ impl Opened {
         let of_document = first.prompts.positions().div_ceil(first.prompts.len().max(1));
         Ok(number_of_pieces(documents, of_document))
     }
+}
+
+/// Where the pieces are of which ranks make the index in `folder`.
+pub(crate) fn folder_of_pieces(folder: &Path) -> PathBuf {
+    let mut pieces = folder.as_os_str().to_owned();
+    pieces.push(".pieces");
+    pieces.into()
+}
+
+/// What says of which index pieces are, in their folder.
+const OF: &str = "of.json";
+
+/// Makes the folder of pieces one of this index: those of another one give way if they may, and are an error otherwise.
+fn own_pieces(pieces: &Path, identity: &Identity, give_way: bool) -> Result<()> {
+    if pieces.exists() {
+        let difference = match durable::read_json::<Identity>(&pieces.join(OF)) {
+            Ok(of) => of.difference(identity),
+            Err(_) => Some("it does not say of which index its pieces are".into()),
+        };
+        match difference {
+            None => return Ok(()),
+            Some(_) if give_way => remove_folder(pieces)?,
+            Some(difference) => {
+                return Err(directrix_index::Error::Other { path: pieces.into(), difference }.into());
+            }
+        }
+    }
+    fs::create_dir_all(pieces).map_err(|error| directrix_corpus::Error::Write { path: pieces.into(), error })?;
+    Ok(durable::write_json(&pieces.join(OF), identity)?)
 }
 
 /// Into how many pieces documents of so many positions each are cut.
