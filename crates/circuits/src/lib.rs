@@ -20,7 +20,7 @@
 //! | which few directions, errors and heads keep it | [`BehaviourCircuit`] |
 //! | which directions are active there | [`answer_activations`], [`activity`], [`active_directions`], [`coactivation`] |
 //! | what several changes do together | [`ChangeAt`], [`Observed`], [`most_changed`] |
-//! | what ablating them does | [`effects`], [`ablate_each`], [`single_ablations`], [`PromptEffect`] |
+//! | what ablating them does | [`Ablation`], [`effects`], [`ablate_each`], [`single_ablations`], [`PromptEffect`] |
 //! | who writes the answer, who drives a direction | [`logit_attribution`], [`direct_attribution`], [`remainder`], [`attribution_to_direction`] |
 //! | through which directions a prompt made the model predict a token | [`graph`] |
 //! | how much of a site the SAE explains | [`AnswerLosses`] |
@@ -42,6 +42,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod ablation;
 mod active;
 mod answer;
 mod assignment;
@@ -73,6 +74,7 @@ mod table;
 mod tokens;
 mod trial;
 
+pub use ablation::{Ablated, AblatedAnswer, AblatedLoss, AblatedPrompts, Ablation, AblationOptions};
 pub use active::{Activity, activity};
 pub use answer::{
     ActivePrompts, AnswerLosses, PromptEffect, SingleAblation, ablate_each, mean_site, share_of_means, single_ablations,

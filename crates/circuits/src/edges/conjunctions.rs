@@ -143,6 +143,22 @@ pub struct JointStep {
     pub lost: Claim,
 }
 
+impl JointStep {
+    /// What it takes with those before it, for captions; `enough` is the share that was wanted.
+    pub fn sentence(&self, enough: f64) -> String {
+        let Estimate { mean, half_width, .. } = self.lost.estimate;
+        let said = if self.lost_choosing >= enough { "take enough" } else { "do not take enough" };
+        format!(
+            "Ablated together, the first and those above it: they {said} where they were chosen ({:.0} % of {:.0} %), and {:.0} ± {:.0} % on other prompts. {}",
+            100.0 * self.lost_choosing,
+            100.0 * enough,
+            100.0 * mean,
+            100.0 * half_width,
+            self.lost.sentence()
+        )
+    }
+}
+
 /// A position at which the downstream direction fires.
 struct Place {
     prompt: usize,
@@ -214,6 +230,26 @@ impl Between<'_> {
         let mut upstream: Vec<Upstream> = found.chunk_by(|a, b| a.0 == b.0).map(of).collect();
         upstream.sort_by(|a, b| b.takes().total_cmp(&a.takes()).then(a.direction.cmp(&b.direction)));
         Ok(upstream)
+    }
+
+    /// The directions with which [`upstream`](Between::upstream) begins, so many at most, and how they were chosen.
+    ///
+    /// # Errors
+    /// As [`upstream`](Between::upstream).
+    pub fn most_upstream(
+        &self,
+        second: usize,
+        sample: Sample,
+        how: &Conjunctions,
+        most: usize,
+        watch: &Watch,
+    ) -> Result<(Vec<usize>, Chosen)> {
+        let mut upstream = self.upstream(second, sample, how, watch)?;
+        upstream.truncate(most);
+        let prompts = upstream.iter().map(|upstream| upstream.lost.n).max().unwrap_or_default();
+        let by = "the share of the activation that each takes alone";
+        let chosen = Chosen::On { prompts, by, apart: true };
+        Ok((upstream.iter().map(|upstream| upstream.direction).collect(), chosen))
     }
 
     /// How what each two of `firsts` take of the activation of `second` goes together, on prompts with an odd number: at positions at

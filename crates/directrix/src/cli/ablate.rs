@@ -1,13 +1,8 @@
 //! `directrix ablate`.
 
 use clap::Args;
-use directrix::circuits::{
-    self, About, Activity, Change, Chosen, Effect, LossClaim, Matched, Trial, ablate_each, activity, effects,
-    loss_claims,
-};
-use directrix::corpus::{Prompts, Watch};
+use directrix::circuits::{Ablated, AblatedAnswer, AblatedPrompts, Ablation, AblationOptions, SingleAblation};
 use directrix::lab::Opened;
-use directrix::sae::Sae;
 use serde::Serialize;
 
 use super::directions::Directions;
@@ -60,45 +55,14 @@ pub(crate) struct Ablate {
     results: ResultArgs,
 }
 
-/// What a change does at one position of a prompt; nothing where no direction is active.
+/// An effect on an answer, with the answer.
 #[derive(Serialize)]
 struct AtPosition {
     prompt: usize,
     position: usize,
     answer: String,
-    active: bool,
-    log_prob: f64,
-    log_prob_ablated: Option<f64>,
-    logit: f32,
-    logit_ablated: Option<f32>,
-    rank: usize,
-    rank_ablated: Option<usize>,
-    loss_increase: Option<f64>,
-}
-
-/// What a change at every position does to a prompt; nothing where no direction is active.
-#[derive(Serialize)]
-struct Everywhere {
-    prompt: usize,
-    active: bool,
-    loss: f64,
-    loss_ablated: Option<f64>,
-    loss_increase: Option<f64>,
-}
-
-/// What is ablated where.
-struct Ablation<'a> {
-    opened: &'a Opened,
-    sae: &'a Sae,
-    prompts: Prompts,
-    /// The position of each prompt; none if every one is changed.
-    positions: Option<Vec<usize>>,
-    reconstruct: bool,
-    directions: Vec<u32>,
-    /// For each prompt, the directions that are active where it is changed.
-    active: Vec<Vec<u32>>,
-    /// Draws controls: directions that fire as often in these prompts.
-    matched: Matched,
+    #[serde(flatten)]
+    ablated: AblatedAnswer,
 }
 
 impl Ablate {
@@ -113,138 +77,42 @@ impl Ablate {
         let at = if self.everywhere { -2 } else { self.position };
         let positions: Vec<usize> =
             (0..prompts.len()).map(|prompt| position(&prompts, prompt, at, true)).collect::<Result<_, _>>()?;
-        let changed = |prompt: usize| {
-            if self.everywhere { 0..prompts.get(prompt).len() - 1 } else { positions[prompt]..positions[prompt] + 1 }
-        };
-        let Activity { active, matched } = activity(&opened.model, sae, &prompts, changed, &directions, &watch)?;
         let positions = (!self.everywhere).then_some(positions);
-        let (opened, reconstruct) = (&opened, self.reconstruct);
-        let ablation = Ablation { opened, sae, prompts, positions, reconstruct, directions, active, matched };
-        if self.each { self.each(&ablation, &watch) } else { self.together(&ablation, &watch) }
+        let options = AblationOptions { directions, positions, reconstruct: self.reconstruct, all: false };
+        let ablation = Ablation::new(&opened.model, sae, &prompts, options, &watch)?;
+        if self.each {
+            return self.show_each(&ablation.each(&watch)?, &opened);
+        }
+        let Ablated { claim, prompts: of_prompts } = ablation.together(&watch)?;
+        let overall = Some(claim);
+        let caption = ablation.caption(&self.directions.to_string());
+        match of_prompts {
+            AblatedPrompts::At(rows) => {
+                let row = |ablated: AblatedAnswer| {
+                    let AblatedAnswer { prompt, position, .. } = ablated;
+                    let answer = opened.token(prompts.get(prompt)[position + 1]);
+                    AtPosition { prompt, position, answer, ablated }
+                };
+                let rows: Vec<AtPosition> = rows.into_iter().map(row).collect();
+                self.results.show(&Found { overall, ..found(&caption, &rows) }, &opened)
+            }
+            AblatedPrompts::Everywhere(rows) => {
+                self.results.show(&Found { overall, ..found(&caption, &rows) }, &opened)
+            }
+        }
     }
 
-    fn each(&self, ablation: &Ablation, watch: &Watch) -> anyhow::Result<()> {
-        let Ablation { opened, sae, prompts, directions, .. } = ablation;
-        let change = match (self.everywhere, self.reconstruct) {
-            (true, _) => "ablated alone at every position",
-            (_, true) => "left out alone of the reconstruction before the answer",
-            _ => "ablated alone before the answer",
-        };
-        let of = |direction| ablation.trials(&[direction], |prompt| ablation.changes(prompt, &[direction]));
-        let matched = Some(&ablation.matched);
-        let rows = ablate_each(&opened.model, prompts, directions, self.about(change), of, matched, watch)?;
-        let name = sae.short_name();
+    fn show_each(&self, rows: &[SingleAblation], opened: &Opened) -> anyhow::Result<()> {
         let inactive = rows.iter().filter(|row| row.loss_increase.estimate.n == 0).count();
         let remark = match inactive {
             0 => String::new(),
             n => format!(" {n} of {} directions are active in no prompt there.", rows.len()),
         };
-        let caption = format!("{name}: {}{remark}", rows[0].loss_increase.sentence());
-        let found = Found {
-            name: "ablations",
-            caption: &caption,
-            rows: &rows,
-            bars: "loss increase",
-            missing: "inactive",
-            overall: None,
-        };
-        self.results.show(&found, opened)
-    }
-
-    fn together(&self, ablation: &Ablation, watch: &Watch) -> anyhow::Result<()> {
-        let Ablation { opened, sae, prompts, directions, .. } = ablation;
-        let change = if self.everywhere { "ablated at every position" } else { "ablated before the answer" };
-        let (changed, unchanged): (Vec<usize>, Vec<usize>) =
-            (0..prompts.len()).partition(|prompt| ablation.changes(*prompt, directions));
-        let trials = ablation.trials(directions, |prompt| ablation.changes(prompt, directions))?;
-        let others = ablation.trials(directions, |prompt| !ablation.changes(prompt, directions))?;
-        let LossClaim { claim, effects: of_changed } =
-            loss_claims(&opened.model, prompts, &[(self.about(change), trials)], Some(&ablation.matched), watch)?
-                .remove(0);
-        let of_unchanged = effects(&opened.model, prompts, &others, watch)?;
-        let mut found: Vec<(usize, &Effect)> =
-            changed.into_iter().zip(&of_changed).chain(unchanged.into_iter().zip(&of_unchanged)).collect();
-        found.sort_by_key(|(prompt, _)| *prompt);
-
-        let (name, listed) = (sae.short_name(), &self.directions);
-        let what = if self.reconstruct {
-            format!("its site reconstructed by {name} without directions {listed}")
-        } else {
-            format!("directions {listed} of {name} ablated")
-        };
-        let overall = Some(claim);
-        let bars = "loss increase";
-        if self.everywhere {
-            let rows =
-                found.iter().map(|(p, effect)| ablation.everywhere(*p, effect)).collect::<Result<Vec<_>, _>>()?;
-            let caption = format!("Mean loss over each prompt, with {what} at every position.");
-            return self.results.show(
-                &Found { name: "ablations", caption: &caption, rows: &rows, bars, missing: "inactive", overall },
-                opened,
-            );
-        }
-        let rows = found.iter().map(|(p, effect)| ablation.at_position(*p, effect)).collect::<Result<Vec<_>, _>>()?;
-        let caption = format!("The answer's prediction, with {what} at the position before it.");
-        self.results.show(
-            &Found { name: "ablations", caption: &caption, rows: &rows, bars, missing: "inactive", overall },
-            opened,
-        )
-    }
-
-    fn about(&self, change: &'static str) -> About {
-        let over = if self.reconstruct { "prompts" } else { "prompts in which they are active" };
-        About { chosen: Chosen::Given, change, measure: "loss_increase", unit: "nats", over }
+        let caption = format!("{}: {}{remark}", opened.saes[0].short_name(), rows[0].loss_increase.sentence());
+        self.results.show(&found(&caption, rows), opened)
     }
 }
 
-impl<'a> Ablation<'a> {
-    /// Whether ablating these changes a prompt.
-    fn changes(&self, prompt: usize, directions: &[u32]) -> bool {
-        self.reconstruct || self.active[prompt].iter().any(|active| directions.contains(active))
-    }
-
-    /// The change of `directions` in the prompts that are wanted.
-    fn trials(&self, directions: &[u32], wanted: impl Fn(usize) -> bool) -> circuits::Result<Vec<Trial<'a>>> {
-        let change = if self.reconstruct {
-            Change::Reconstruct { without: directions.to_vec() }
-        } else {
-            Change::Ablate(directions.to_vec())
-        };
-        let trial = |prompt: usize| match &self.positions {
-            Some(positions) => Trial::at(self.sae, &self.prompts, prompt, positions[prompt], change.clone()),
-            None => Trial::everywhere(self.sae, &self.prompts, prompt, change.clone()),
-        };
-        (0..self.prompts.len()).filter(|prompt| wanted(*prompt)).map(trial).collect()
-    }
-
-    fn at_position(&self, prompt: usize, effect: &Effect) -> circuits::Result<AtPosition> {
-        let [before, after] = [effect.before.prediction()?, effect.after.prediction()?];
-        let position = self.positions.as_ref().map_or(0, |positions| positions[prompt]);
-        let changed = self.changes(prompt, &self.directions);
-        Ok(AtPosition {
-            prompt,
-            position,
-            answer: self.opened.token(self.prompts.get(prompt)[position + 1]),
-            active: !self.active[prompt].is_empty(),
-            log_prob: before.log_prob,
-            log_prob_ablated: changed.then_some(after.log_prob),
-            logit: before.logit,
-            logit_ablated: changed.then_some(after.logit),
-            rank: before.rank,
-            rank_ablated: changed.then_some(after.rank),
-            loss_increase: changed.then(|| effect.loss_increase()).transpose()?,
-        })
-    }
-
-    fn everywhere(&self, prompt: usize, effect: &Effect) -> circuits::Result<Everywhere> {
-        let [loss, loss_ablated] = [effect.before.loss()?, effect.after.loss()?];
-        let changed = self.changes(prompt, &self.directions);
-        Ok(Everywhere {
-            prompt,
-            active: !self.active[prompt].is_empty(),
-            loss,
-            loss_ablated: changed.then_some(loss_ablated),
-            loss_increase: changed.then(|| effect.loss_increase()).transpose()?,
-        })
-    }
+fn found<'a, R>(caption: &'a str, rows: &'a [R]) -> Found<'a, R> {
+    Found { name: "ablations", caption, rows, bars: "loss increase", missing: "inactive", overall: None }
 }

@@ -1,6 +1,6 @@
 //! Directions that another needs together, or of which each is enough.
 
-use directrix_circuits::edges::{Between, Conjunction, Conjunctions, JointStep, Sample, Upstream};
+use directrix_circuits::edges::{Between, Conjunction, Conjunctions, Sample, Upstream};
 use directrix_circuits::{self as circuits, Chosen};
 use directrix_corpus::Watch;
 use directrix_sae as sae;
@@ -70,14 +70,10 @@ impl<'a> Looked<'a> {
         most: usize,
         watch: &Watch,
     ) -> circuits::Result<(Vec<usize>, Chosen)> {
-        if let Some(given) = given {
-            return Ok((given.clone(), Chosen::Given));
+        match given {
+            Some(given) => Ok((given.clone(), Chosen::Given)),
+            None => between.most_upstream(self.direction, self.sample, &self.how, most, watch),
         }
-        let mut upstream = between.upstream(self.direction, self.sample, &self.how, watch)?;
-        upstream.truncate(most);
-        let prompts = upstream.iter().map(|upstream| upstream.lost.n).max().unwrap_or_default();
-        let by = "the share of the activation that each takes alone";
-        Ok((upstream.iter().map(|upstream| upstream.direction).collect(), Chosen::On { prompts, by, apart: true }))
     }
 
     fn check(&self, given: Option<&Vec<usize>>) -> Result<()> {
@@ -189,16 +185,9 @@ fn joint_set(
         let (firsts, _) = looked.firsts(&between, firsts.as_ref(), most, watch)?;
         between.joint_set(direction, &firsts, &looked.how, watch)
     })?;
-    let Some(JointStep { lost_choosing, lost, .. }) = steps.last() else {
+    let Some(last) = steps.last() else {
         return Err(looked.nothing("no direction fires"));
     };
-    let said = if *lost_choosing >= looked.how.enough { "take enough" } else { "do not take enough" };
-    let caption = format!(
-        "{} Ablated together, the first and those above it: they {said} where they were chosen ({:.0} % of {:.0} %). {}",
-        looked.about(),
-        100.0 * lost_choosing,
-        100.0 * looked.how.enough,
-        lost.sentence()
-    );
+    let caption = format!("{} {}", looked.about(), last.sentence(looked.how.enough));
     Ok(Table::of("joint-set", &caption, &steps))
 }

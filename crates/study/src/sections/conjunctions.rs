@@ -1,7 +1,7 @@
 //! Directions that a downstream one needs together, and of which each is enough.
 
 use directrix_circuits::edges::{Between, Conjunction, Conjunctions as How, JointStep, Sample, Verdict};
-use directrix_circuits::{Chosen, Claim, answer_activations};
+use directrix_circuits::{Claim, answer_activations};
 use directrix_lab::Opened;
 use directrix_sae::Sae;
 
@@ -44,12 +44,8 @@ impl SectionKind for Conjunctions {
         let between = Between::new(&found.opened.model, [first, second], found.index, parts)?;
         let how = How { positions: self.positions, enough: self.enough, ..How::default() };
         let direction = self.downstream(found)?;
-        let mut upstream = between.upstream(direction, Sample::default(), &how, watch)?;
-        upstream.truncate(self.upstream);
-        let prompts = upstream.iter().map(|upstream| upstream.lost.n).max().unwrap_or_default();
-        let firsts: Vec<usize> = upstream.iter().map(|upstream| upstream.direction).collect();
-        let by = "the share of the activation that each takes alone";
-        let rows = between.conjunctions(direction, &firsts, Chosen::On { prompts, by, apart: true }, &how, watch)?;
+        let (firsts, chosen) = between.most_upstream(direction, Sample::default(), &how, self.upstream, watch)?;
+        let rows = between.conjunctions(direction, &firsts, chosen, &how, watch)?;
         let steps = between.joint_set(direction, &firsts, &how, watch)?;
         let about = format!(
             "Direction {direction} of {} and the {} of {} that take most of its activation when ablated alone where both fire, found on every other prompt of the corpus.",
@@ -142,7 +138,7 @@ fn together(steps: &[JointStep], enough: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use directrix_circuits::{About, Controls, Estimate};
+    use directrix_circuits::{About, Chosen, Controls, Estimate};
 
     use super::*;
 

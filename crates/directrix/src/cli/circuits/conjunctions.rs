@@ -2,8 +2,8 @@
 
 use anyhow::bail;
 use clap::Args;
-use directrix::circuits::edges::{self, Conjunction, JointStep};
-use directrix::circuits::{Chosen, Estimate};
+use directrix::circuits::Chosen;
+use directrix::circuits::edges::{self, Conjunction};
 use directrix::lab::Wanted;
 use directrix::sae::Sae;
 
@@ -98,15 +98,9 @@ impl Conjunctions {
         let names = two(&opened)?.map(Sae::short_name);
         let indexed = self.sample.open(&opened, [0, 1])?;
         let (between, how) = (indexed.between(&opened)?, self.how.meant());
-        let (firsts, chosen) = if let Some(first) = &self.first {
-            (first.each().collect(), Chosen::Given)
-        } else {
-            let mut upstream = between.upstream(self.direction, self.sample.meant(), &how, &watch)?;
-            upstream.truncate(self.upstream);
-            let prompts = upstream.iter().map(|upstream| upstream.lost.n).max().unwrap_or_default();
-            let by = "the share of the activation that each takes alone";
-            let firsts: Vec<usize> = upstream.iter().map(|upstream| upstream.direction).collect();
-            (firsts, Chosen::On { prompts, by, apart: true })
+        let (firsts, chosen) = match &self.first {
+            Some(first) => (first.each().collect(), Chosen::Given),
+            None => between.most_upstream(self.direction, self.sample.meant(), &how, self.upstream, &watch)?,
         };
         let nothing = |what: &str| {
             format!(
@@ -117,19 +111,10 @@ impl Conjunctions {
         let about = format!("Direction {} of {}, by directions of {}.", self.direction, names[1], names[0]);
         if self.joint {
             let steps = between.joint_set(self.direction, &firsts, &how, &watch)?;
-            let Some(JointStep { lost_choosing, lost, .. }) = steps.last() else {
+            let Some(last) = steps.last() else {
                 bail!(nothing("no direction fires"));
             };
-            let Estimate { mean, half_width, .. } = lost.estimate;
-            let said = if *lost_choosing >= how.enough { "take enough" } else { "do not take enough" };
-            let caption = format!(
-                "{about} Ablated together, the first and those above it: they {said} where they were chosen ({:.0} % of {:.0} %), and {:.0} ± {:.0} % on other prompts. {}",
-                100.0 * lost_choosing,
-                100.0 * how.enough,
-                100.0 * mean,
-                100.0 * half_width,
-                lost.sentence()
-            );
+            let caption = format!("{about} {}", last.sentence(how.enough));
             let found =
                 Found { name: "joint-set", caption: &caption, rows: &steps, bars: "lost", missing: "", overall: None };
             return self.results.show(&found, &opened);
