@@ -30,6 +30,12 @@ pub enum Error {
         /// What the operating system answered.
         error: io::Error,
     },
+    /// A folder that is put in its place as a whole would take that of one that others stand in.
+    #[error("`{}` is no name that a new folder can be given; write to a folder in it, such as `{}`", path.display(), path.join("out").display())]
+    NoName {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A file that this program wrote is no longer as it was written.
     #[error("`{}` is damaged: {problem}; remove it and make it again", path.display())]
     Damaged {

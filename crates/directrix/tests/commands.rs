@@ -85,6 +85,37 @@ fn a_model_without_tokenizer_is_indexed_from_ready_ids() {
     assert!(text(&shown.stdout).contains("sae-l2, direction 3"));
 }
 
+#[test]
+fn a_folder_to_write_is_one_place_however_it_is_spelled() {
+    let folder = Folder::new();
+    let (model, corpus) = (fixture("gpt2-tiny"), folder.ids("ids.jsonl", 40, 64));
+    let sae = fixture("gpt2-tiny/sae-l0");
+    let index = |out: &str| {
+        let args = ["index", "--model", &model, "--sae", &sae, "--corpus", &corpus, "--out", out];
+        directrix().args(args).current_dir(folder.at("")).output().unwrap()
+    };
+    let said = text(&index("index/").stderr);
+    assert!(!said.contains("error"), "{said}");
+    for again in ["index", "./index/.", &folder.at("index//")] {
+        let said = text(&index(again).stderr);
+        assert!(said.contains("the index was complete already"), "{again}: {said}");
+    }
+    for _ in 0..2 {
+        done(&["export", "--to", "delphi", "--index", &folder.at("index/"), "--out", &folder.at("export/")]);
+    }
+    assert_eq!(folder.names(), ["export", "ids.jsonl", "index"]);
+
+    fs::create_dir(folder.at("empty")).unwrap();
+    let here = directrix()
+        .args(["index", "--model", &model, "--sae", &sae, "--corpus", &corpus, "--out", "."])
+        .current_dir(folder.at("empty"))
+        .output()
+        .unwrap();
+    let said = text(&here.stderr);
+    assert!(!here.status.success() && said.contains("write to a folder in it, such as `./out`"), "{said}");
+    assert_eq!(fs::read_dir(folder.at("empty")).unwrap().count(), 0);
+}
+
 /// Presses ctrl-C; gives what the command says of it.
 fn interrupted(mut child: Child) -> String {
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();

@@ -4,7 +4,9 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use directrix_corpus::durable::{self, Lock, finish_replacing, is_begun, remove_folder, replace_folder};
+use directrix_corpus::durable::{
+    self, Lock, beside, finish_replacing, is_begun, place_of, remove_folder, replace_folder,
+};
 use directrix_corpus::{Chunk, Event, Prompts, Watch};
 use directrix_kernels::SparseActivations;
 use directrix_model::{Ask, HookPoint, Model, batches};
@@ -209,11 +211,9 @@ impl<'a> Build<'a> {
         if let Some(index) = self.finished()? {
             return Ok(index);
         }
-        let lock = Lock::take(self.folder)?;
-        let mut partial = self.folder.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        finish_replacing(is_whole(&partial).then_some(&partial), self.folder)?;
+        let (place, partial) = (place_of(self.folder)?, beside(self.folder, ".partial")?);
+        let lock = Lock::take(&place)?;
+        finish_replacing(is_whole(&partial).then_some(&partial), &place)?;
         // Another process may have built it just now.
         if let Some(index) = self.finished()? {
             return Ok(index);
@@ -235,7 +235,7 @@ impl<'a> Build<'a> {
             made?;
         }
         remove_runs(&partial)?;
-        replace_folder(&partial, self.folder)?;
+        replace_folder(&partial, &place)?;
         Index::open(self.folder)
     }
 

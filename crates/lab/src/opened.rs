@@ -212,7 +212,7 @@ impl Opened {
             };
         }
         let ranks = watch.team().and_then(Team::ranks);
-        if ranks.is_some() || folder_of_pieces(folder).is_dir() {
+        if ranks.is_some() || folder_of_pieces(folder)?.is_dir() {
             return self.index_over(ranks, folder, &identity, documents, other, watch);
         }
         let chunks = self.chunks()?;

@@ -67,7 +67,7 @@ impl Opened {
             None => Ok(own),
         };
         let replace = other == OtherIndex::Replace;
-        let pieces = folder_of_pieces(folder);
+        let pieces = folder_of_pieces(folder)?;
         if !said_by_first(is_first && complete(folder, identity, replace)?.is_some())? {
             if is_first {
                 own_pieces(&pieces, identity, replace)?;
@@ -132,10 +132,8 @@ impl Opened {
 }
 
 /// Where the pieces are of which ranks make the index in `folder`.
-pub(crate) fn folder_of_pieces(folder: &Path) -> PathBuf {
-    let mut pieces = folder.as_os_str().to_owned();
-    pieces.push(".pieces");
-    pieces.into()
+pub(crate) fn folder_of_pieces(folder: &Path) -> Result<PathBuf> {
+    Ok(durable::beside(folder, ".pieces")?)
 }
 
 /// What says of which index pieces are, in their folder.

@@ -9,9 +9,33 @@ use std::path::{Path, PathBuf};
 
 use super::At;
 use super::beside::is_unfinished;
-use crate::Result;
+use crate::{Error, Result};
 
-/// Puts the folder `new` at `path`, and removes what stood there.
+/// Where a folder is put as a whole, however it is spelled: without a slash at its end, and where a link points.
+///
+/// # Errors
+/// [`Error::NoName`] for `.`, `..` and `/`; [`Error::Io`] for a link that points nowhere.
+pub fn place_of(folder: &Path) -> Result<PathBuf> {
+    let Some(name) = folder.file_name() else { return Err(Error::NoName { path: folder.into() }) };
+    let place = folder.with_file_name(name);
+    if place.is_symlink() { fs::canonicalize(&place).reading(&place) } else { Ok(place) }
+}
+
+/// The place beside that of a folder, whose name has `ending` more.
+///
+/// # Errors
+/// As [`place_of`].
+pub fn beside(folder: &Path, ending: &str) -> Result<PathBuf> {
+    Ok(with_ending(&place_of(folder)?, ending))
+}
+
+fn with_ending(place: &Path, ending: &str) -> PathBuf {
+    let mut name = place.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+/// Puts the folder `new` at `path`, its [place](place_of), and removes what stood there.
 ///
 /// # Errors
 /// [`Error::Write`](crate::Error::Write); the old folder is then at `path` or beside it.
@@ -68,14 +92,43 @@ fn remove(old: &Path) -> Result<()> {
 }
 
 fn parked(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".old");
-    name.into()
+    with_ending(path, ".old")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_has_one_place_however_it_is_spelled() {
+        for spelled in ["out/index", "out/index/", "out/index//", "out/index/."] {
+            assert_eq!(place_of(Path::new(spelled)).unwrap().as_os_str(), "out/index");
+            assert_eq!(beside(Path::new(spelled), ".partial").unwrap().as_os_str(), "out/index.partial");
+        }
+        for spelled in [".", "..", "/", "", "out/.."] {
+            let error = place_of(Path::new(spelled)).unwrap_err();
+            assert!(matches!(error, Error::NoName { .. }), "{spelled}: {error}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_a_folder_stays_and_what_it_points_to_is_replaced() {
+        let disk = tempfile::tempdir().unwrap();
+        let at = |name: &str| disk.path().join(name);
+        for folder in ["large", "large/there"] {
+            fs::create_dir(at(folder)).unwrap();
+        }
+        std::os::unix::fs::symlink(at("large/there"), at("link")).unwrap();
+        let (place, partial) = (place_of(&at("link/")).unwrap(), beside(&at("link"), ".partial").unwrap());
+        assert!(partial.ends_with("large/there.partial"), "{}", partial.display());
+        fs::create_dir(&partial).unwrap();
+        fs::write(partial.join("file"), "new").unwrap();
+        replace_folder(&partial, &place).unwrap();
+        assert_eq!(fs::read(at("link/file")).unwrap(), b"new");
+        assert!(at("link").is_symlink());
+        assert_eq!(fs::read_dir(at("large")).unwrap().count(), 1);
+    }
 
     #[test]
     fn a_folder_half_removed_is_out_of_the_way_and_goes_with_the_next() {

@@ -1,7 +1,6 @@
 //! The processes that do a command together: the ranks of an MPI job, or shards that any scheduler starts.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 #[cfg(feature = "mpi")]
@@ -10,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
+use directrix::corpus::durable::beside;
 use directrix::corpus::{self, Ranks, Team, Watch, agree};
 use directrix::lab::Opened;
 use directrix::{circuits, study};
@@ -101,13 +101,6 @@ pub(crate) fn before_failure() -> String {
     "error".into()
 }
 
-/// The folder beside `out` in which units of work are kept until all are done.
-fn units_of(out: &Path) -> PathBuf {
-    let mut name = OsString::from(out);
-    name.push(".units");
-    name.into()
-}
-
 impl ShardArgs {
     /// The shard, if one is asked for.
     pub(crate) fn shard(&self) -> Option<[usize; 2]> {
@@ -130,7 +123,9 @@ impl ShardArgs {
         out: Option<&Path>,
         about: &Value,
     ) -> anyhow::Result<Watch> {
-        let (ranks, units) = (join()?, out.map(units_of));
+        // Where units of work are kept until all are done.
+        let units = out.and_then(|out| beside(out, ".units").ok());
+        let ranks = join()?;
         self.check(ranks.is_some())?;
         let is_kept = units.as_deref().is_some_and(Team::has_kept);
         if ranks.is_none() && self.shard.is_none() && !is_kept {

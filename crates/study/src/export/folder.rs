@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use directrix_corpus::durable::{self, finish_replacing, is_begun, remove_folder, replace_folder};
+use directrix_corpus::durable::{self, beside, finish_replacing, is_begun, place_of, remove_folder, replace_folder};
 use serde_json::Value;
 
 use super::written;
@@ -28,15 +28,13 @@ impl Export {
     /// # Errors
     /// If `out` holds anything but an export in the same form, or nothing can be written beside it.
     pub fn begin(out: &Path, about: &Value) -> Result<Export> {
-        let mut partial = out.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        finish_replacing(None, out)?;
-        check(out, Some(&about["form"]))?;
+        let (partial, out) = (beside(out, ".partial")?, place_of(out)?);
+        finish_replacing(None, &out)?;
+        check(&out, Some(&about["form"]))?;
         check(&partial, None)?;
         remove_folder(&partial)?;
-        let export = Export { partial, out: out.into() };
-        let bytes = serde_json::to_vec_pretty(about).map_err(|error| written(out, error.into()))?;
+        let export = Export { partial, out };
+        let bytes = serde_json::to_vec_pretty(about).map_err(|error| written(&export.out, error.into()))?;
         durable::write(&export.path().join(ABOUT), &bytes)?;
         Ok(export)
     }
