@@ -42,7 +42,7 @@ use std::path::Path;
 pub use array::{Appender, Mapped, Pieces, Sums};
 pub use beside::{Beside, write};
 pub use folder::{beside, finish_replacing, is_begun, place_of, remove_folder, replace_folder};
-pub use lock::Lock;
+pub use lock::{Lock, tidy};
 pub use map::{Map, exit_if_a_map_shrinks, shrunken, survive_if_a_map_shrinks};
 pub use seal::{check_seal, read_json, read_sealed, seal, unsealed, write_json};
 

@@ -224,6 +224,8 @@ impl Kept {
             if let Some(difference) = difference("", &there, &run) {
                 return Err(Error::OtherUnits { path: folder.into(), difference });
             }
+        } else if folder.exists() && !durable::is_begun(folder, RUN) {
+            return Err(Error::OtherUnits { path: folder.into(), difference: format!("it has no {RUN}") });
         } else {
             fs::create_dir_all(folder).map_err(|error| Error::Write { path: folder.into(), error })?;
             durable::write_json(&path, &run)?;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use directrix_corpus::durable::{
-    self, Lock, beside, finish_replacing, is_begun, place_of, remove_folder, replace_folder,
+    self, Lock, beside, finish_replacing, is_begun, place_of, remove_folder, replace_folder, tidy,
 };
 use directrix_corpus::{Chunk, Event, Prompts, Watch};
 use directrix_kernels::SparseActivations;
@@ -14,7 +14,7 @@ use directrix_sae::Sae;
 use serde::{Deserialize, Serialize};
 
 use crate::index::{Meta, Prompts as IndexedPrompts};
-use crate::layout::{self, Contents, FORMAT, Files, Finished, INDEX, SaeMeta, ShardMeta, Written};
+use crate::layout::{self, CHECKSUMS, Contents, FORMAT, Files, Finished, INDEX, SaeMeta, ShardMeta, Written, of_shard};
 use crate::piece::{Piece, same_documents};
 use crate::shard::{Shard, is_run, remove_runs};
 use crate::{Error, Identity, Index, Result, sort};
@@ -209,6 +209,7 @@ impl<'a> Build<'a> {
         Error: From<E>,
     {
         if let Some(index) = self.finished()? {
+            tidy(self.folder);
             return Ok(index);
         }
         let (place, partial) = (place_of(self.folder)?, beside(self.folder, ".partial")?);
@@ -251,7 +252,7 @@ impl<'a> Build<'a> {
                 Some(_) if self.replace => Ok(None),
                 Some(difference) => Err(Error::Other { path: self.folder.into(), difference }),
             },
-            Err(_) if self.replace && there => Ok(None),
+            Err(_) if self.replace && is_index_of_sorts(self.folder) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -307,7 +308,12 @@ fn is_whole(folder: &Path) -> bool {
 
 /// Whether a folder holds a pass or what it made.
 fn is_ours(folder: &Path) -> bool {
-    folder.join(INDEX).is_file() || folder.join(CHECKPOINT).exists()
+    is_index_of_sorts(folder) || folder.join(CHECKPOINT).exists()
+}
+
+/// Whether a folder holds an index, be it damaged or of another format: other programs have an `index.json` too.
+fn is_index_of_sorts(folder: &Path) -> bool {
+    folder.join(INDEX).is_file() && (folder.join(CHECKSUMS).is_file() || folder.join(of_shard(0, "")).is_dir())
 }
 
 /// Whether there is nothing, or a folder with nothing in it.

@@ -21,7 +21,7 @@ pub(crate) const FORMAT: u32 = 3;
 /// The file that makes a folder an index.
 pub(crate) const INDEX: &str = "index.json";
 /// The checksums of all blocks.
-const CHECKSUMS: &str = "checksums.u32";
+pub(crate) const CHECKSUMS: &str = "checksums.u32";
 
 /// What `index.json` holds.
 #[derive(Debug, Clone, Serialize, Deserialize)]

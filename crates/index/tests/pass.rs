@@ -146,7 +146,7 @@ fn killed_at_any_moment_and_damaged_since_a_pass_goes_on() {
     }
     // Killed while it removed a pass that it could not go on from: some of that one's files are left, beside its place.
     std::fs::remove_dir_all(&out).unwrap();
-    make(&folder.path().join("index.partial.old"), &state[..state.len() / 2]);
+    make(&folder.path().join(".index.partial.old"), &state[..state.len() / 2]);
     index(&fixture, &prompts, &out);
     assert!(files(&out) == whole);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -178,12 +178,16 @@ fn an_index_of_other_inputs_gives_way_when_the_new_one_is_complete() {
     // Killed while the folders were exchanged.
     let new = files(&out);
     std::fs::rename(&out, folder.path().join("index.partial")).unwrap();
-    make(&folder.path().join("index.old"), &old);
+    make(&folder.path().join(".index.old"), &old);
     again(&Watch::nobody()).unwrap();
     assert_eq!(files(&out), new);
     std::fs::write(out.join("index.json"), "{").unwrap();
     again(&Watch::nobody()).unwrap();
     assert_eq!(files(&out), new, "and so does a damaged one");
+    std::fs::remove_dir_all(&out).unwrap();
+    make(&out, &[("index.json".into(), b"{ \"posts\": [] }".to_vec()), ("post.md".into(), b"mine".to_vec())]);
+    assert!(again(&Watch::nobody()).is_err(), "but not what is no index");
+    assert_eq!(std::fs::read(out.join("post.md")).unwrap(), b"mine");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 

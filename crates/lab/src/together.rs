@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use directrix_corpus::durable::{self, remove_folder};
+use directrix_corpus::durable::{self, is_begun, remove_folder, tidy};
 use directrix_corpus::{Prompts, Ranks, Team, Watch, hexadecimal};
 use directrix_index::{Identity, Index, Merged, complete, documents_of_shard, merge};
 use directrix_model::{Ask, Model, Positions};
@@ -83,7 +83,10 @@ impl Opened {
         // Nobody reads a piece any more.
         said_by_first(true)?;
         if is_first {
-            remove_folder(&pieces)?;
+            tidy(folder);
+            if are_pieces(&pieces) {
+                remove_folder(&pieces)?;
+            }
         }
         Ok(index)
     }
@@ -139,12 +142,16 @@ pub(crate) fn folder_of_pieces(folder: &Path) -> Result<PathBuf> {
 /// What says of which index pieces are, in their folder.
 const OF: &str = "of.json";
 
-/// Makes the folder of pieces one of this index: those of another one give way if they may, and are an error otherwise.
+/// Makes the folder of pieces one of this index: those of another one give way if they may, and are an error otherwise, as is a folder
+/// of anything else.
 fn own_pieces(pieces: &Path, identity: &Identity, give_way: bool) -> Result<()> {
-    if pieces.exists() {
+    if pieces.exists() && !is_begun(pieces, OF) {
+        if !are_pieces(pieces) {
+            return Err(directrix_index::Error::Occupied { path: pieces.into() }.into());
+        }
         let difference = match durable::read_json::<Identity>(&pieces.join(OF)) {
             Ok(of) => of.difference(identity),
-            Err(_) => Some("it does not say of which index its pieces are".into()),
+            Err(error) => Some(error.to_string()),
         };
         match difference {
             None => return Ok(()),
@@ -156,6 +163,11 @@ fn own_pieces(pieces: &Path, identity: &Identity, give_way: bool) -> Result<()> 
     }
     fs::create_dir_all(pieces).map_err(|error| directrix_corpus::Error::Write { path: pieces.into(), error })?;
     Ok(durable::write_json(&pieces.join(OF), identity)?)
+}
+
+/// Whether a folder holds pieces, or nothing yet.
+pub(crate) fn are_pieces(folder: &Path) -> bool {
+    folder.join(OF).is_file() || folder.is_dir() && is_begun(folder, OF)
 }
 
 /// Into how many pieces documents of so many positions each are cut.

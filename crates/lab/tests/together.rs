@@ -89,7 +89,7 @@ fn pieces_that_are_beside_a_complete_index_are_removed() {
 }
 
 #[test]
-fn pieces_of_another_index_are_named_or_give_way() {
+fn pieces_of_another_index_are_named_or_give_way_and_a_folder_that_was_killed_empty_is_none() {
     let disk = tempfile::tempdir().unwrap();
     let (alone, out) = (disk.path().join("alone"), disk.path().join("out"));
     begun(&opened(600), &out, OtherIndex::Keep);
@@ -98,11 +98,40 @@ fn pieces_of_another_index_are_named_or_give_way() {
     let said = index(&opened, &out, OtherIndex::Keep, &Watch::nobody()).unwrap_err();
     assert!(said.contains("out.pieces holds an index of other inputs"), "{said}");
     assert!(files(&pieces(&out)) == before);
+    fs::remove_dir_all(pieces(&out)).unwrap();
+    fs::create_dir(pieces(&out)).unwrap();
+    fs::write(pieces(&out).join(".of.json.7-0.partial"), "{").unwrap();
+    begun(&opened, &out, OtherIndex::Keep);
+    let opened = self::opened(580);
     begun(&opened, &out, OtherIndex::Replace);
     index(&opened, &out, OtherIndex::Replace, &Watch::nobody()).unwrap();
     index(&opened, &alone, OtherIndex::Keep, &Watch::nobody()).unwrap();
     assert!(files(&out) == files(&alone));
     assert!(!pieces(&out).exists());
+}
+
+#[test]
+fn a_folder_of_somebody_else_is_left_alone() {
+    let disk = tempfile::tempdir().unwrap();
+    let out = disk.path().join("out");
+    let theirs = [pieces(&out), disk.path().join("out.old"), disk.path().join("out.units")];
+    for folder in &theirs {
+        fs::create_dir(folder).unwrap();
+        fs::write(folder.join("thesis.tex"), "").unwrap();
+    }
+    let opened = opened(20);
+    let [ranks] = <[Threads; 1]>::try_from(Threads::new(1)).ok().unwrap();
+    let ranks: Arc<dyn Ranks> = Arc::new(ranks);
+    let together = || Watch::nobody().with_team(Arc::new(Team::of_ranks(ranks.clone(), None).unwrap()));
+    for other in [OtherIndex::Keep, OtherIndex::Replace] {
+        let said = index(&opened, &out, other, &together()).unwrap_err();
+        assert!(said.contains("out.pieces is not an unfinished index"), "{said}");
+    }
+    index(&opened, &out, OtherIndex::Keep, &Watch::nobody()).unwrap();
+    index(&opened, &out, OtherIndex::Replace, &together()).unwrap();
+    let refused = Team::of_ranks(ranks, Some((&theirs[2], &serde_json::json!({})))).err().unwrap().to_string();
+    assert!(refused.contains("out.units") && refused.contains("run.json"), "{refused}");
+    assert!(theirs.iter().all(|folder| folder.join("thesis.tex").is_file()));
 }
 
 #[test]

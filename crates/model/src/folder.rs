@@ -73,7 +73,7 @@ impl Folder {
         if path.is_dir() {
             let path =
                 if path.join("snapshots").is_dir() && path.join("refs").is_dir() { snapshot(&path)? } else { path };
-            return Ok(Folder::new(path.display().to_string(), Files::Disk(path)));
+            return Ok(Folder::new(called(&path), Files::Disk(path)));
         }
         Err(if path.exists() { Error::NotAFolder { path } } else { Error::NoFolder { path } })
     }
@@ -306,6 +306,15 @@ fn snapshot(root: &Path) -> Result<PathBuf> {
     }
     let names: Vec<String> = found.iter().map(|path| format!("`{}`", path.display())).collect();
     Err(Error::Snapshots { path: root.into(), found: names.join(", ") })
+}
+
+/// What a folder is called: its path as it was given, but without a slash at its end, and with a name where it has none: `.` and `..`.
+fn called(path: &Path) -> String {
+    let named = match path.file_name() {
+        Some(name) => path.with_file_name(name),
+        None => fs::canonicalize(path).unwrap_or_else(|_| path.into()),
+    };
+    named.display().to_string()
 }
 
 impl fmt::Display for Folder {

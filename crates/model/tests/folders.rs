@@ -347,6 +347,17 @@ fn a_field_may_have_the_other_name_that_transformers_knows() {
 }
 
 #[test]
+fn a_folder_has_a_name_of_its_own_however_its_path_ends() {
+    for path in ["tests/fixtures/gpt2-tiny", "tests/fixtures/gpt2-tiny/", "tests/fixtures/gpt2-tiny/."] {
+        assert_eq!(Folder::open(path).unwrap().to_string(), "tests/fixtures/gpt2-tiny");
+    }
+    let here = fs::canonicalize(".").unwrap().display().to_string();
+    for path in [".", "tests/.."] {
+        assert_eq!(Folder::open(path).unwrap().to_string(), here);
+    }
+}
+
+#[test]
 fn the_root_of_a_hub_cache_is_its_snapshot() {
     let checkpoint = Checkpoint::of("gpt2-tiny");
     let cache = tempfile::tempdir().unwrap();

@@ -1,7 +1,7 @@
 //! A folder put where another one stands.
 //!
 //! The old folder is renamed away, the new one renamed into its place, the old one removed. Killed between the two renames,
-//! the old folder waits under `NAME.old`; [`finish_replacing`] then does the rest.
+//! the old folder waits under `.NAME.old`; [`finish_replacing`] then does the rest.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -26,13 +26,9 @@ pub fn place_of(folder: &Path) -> Result<PathBuf> {
 /// # Errors
 /// As [`place_of`].
 pub fn beside(folder: &Path, ending: &str) -> Result<PathBuf> {
-    Ok(with_ending(&place_of(folder)?, ending))
-}
-
-fn with_ending(place: &Path, ending: &str) -> PathBuf {
-    let mut name = place.as_os_str().to_owned();
+    let mut name = place_of(folder)?.into_os_string();
     name.push(ending);
-    name.into()
+    Ok(name.into())
 }
 
 /// Puts the folder `new` at `path`, its [place](place_of), and removes what stood there.
@@ -66,7 +62,7 @@ pub fn finish_replacing(new: Option<&Path>, path: &Path) -> Result<()> {
     remove(&old)
 }
 
-/// Removes the folder at `path`, if there is one. It is renamed to `NAME.old` first, so that a process killed meanwhile leaves
+/// Removes the folder at `path`, if there is one. It is renamed to `.NAME.old` first, so that a process killed meanwhile leaves
 /// nothing half removed at `path`; what one left there is removed too.
 ///
 /// # Errors
@@ -91,8 +87,10 @@ fn remove(old: &Path) -> Result<()> {
     if old.exists() { fs::remove_dir_all(old).writing(old) } else { Ok(()) }
 }
 
-fn parked(path: &Path) -> PathBuf {
-    with_ending(path, ".old")
+/// Under a name that nobody gives a folder of his own.
+pub(super) fn parked(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.old"))
 }
 
 #[cfg(test)]
@@ -133,7 +131,7 @@ mod tests {
     #[test]
     fn a_folder_half_removed_is_out_of_the_way_and_goes_with_the_next() {
         let folder = tempfile::tempdir().unwrap();
-        let (at, old) = (folder.path().join("index.partial"), folder.path().join("index.partial.old"));
+        let (at, old) = (folder.path().join("index.partial"), folder.path().join(".index.partial.old"));
         let make = |folder: &Path| {
             fs::create_dir(folder).unwrap();
             fs::write(folder.join("part"), "").unwrap();
@@ -160,7 +158,7 @@ mod tests {
 
     #[test]
     fn killed_at_any_moment_the_old_or_the_new_folder_is_there() {
-        // What stands at `path`, `new` and `NAME.old` when the process is killed, and what must stand at `path` afterwards.
+        // What stands at `path`, `new` and `.NAME.old` when the process is killed, and what must stand at `path` afterwards.
         for (path, new, old, after) in [
             (Some("old"), Some("new"), None, "old"),
             (None, Some("new"), Some("old"), "new"),
@@ -177,15 +175,15 @@ mod tests {
                 at
             };
             let (at, beside) = (make("index", path), make("index.partial", new));
-            make("index.old", old);
+            make(".index.old", old);
             finish_replacing(beside.exists().then_some(&beside), &at).unwrap();
             assert_eq!(fs::read_to_string(at.join("which")).unwrap(), after);
-            assert!(!folder.path().join("index.old").exists());
+            assert!(!folder.path().join(".index.old").exists());
             if beside.exists() {
                 replace_folder(&beside, &at).unwrap();
                 assert_eq!(fs::read_to_string(at.join("which")).unwrap(), "new");
             }
-            assert!(!folder.path().join("index.old").exists());
+            assert!(!folder.path().join(".index.old").exists());
         }
     }
 }

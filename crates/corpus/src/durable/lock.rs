@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use super::folder::{finish_replacing, parked, place_of};
 use super::{At, beside};
 use crate::{Error, Result};
 
@@ -15,7 +16,7 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -37,7 +38,7 @@ impl Lock {
                 }
                 _ if is_there(&file, &path) => {
                     beside::clean_of(out)?;
-                    return Ok(Lock { path, _file: file });
+                    return Ok(Lock { path, file });
                 }
                 // Whoever had it removed the file between our opening and locking it.
                 _ => {}
@@ -64,10 +65,20 @@ impl Lock {
     }
 }
 
+/// Removes what a process that was killed at its very end left beside a finished `folder`: its lock, and the folder whose place this one has
+/// taken. Nothing while another process writes there; where nothing can be removed, it stays.
+pub fn tidy(folder: &Path) {
+    let Ok(place) = place_of(folder) else { return };
+    let is_left = parked(&place).exists() || lock_file(&place).is_ok_and(|lock| lock.exists());
+    if is_left && let Ok(_lock) = Lock::take(&place) {
+        drop(finish_replacing(None, &place));
+    }
+}
+
 impl Drop for Lock {
     fn drop(&mut self) {
-        // While it is still held: who opened it meanwhile finds that it is no longer there.
-        if cfg!(unix) {
+        // While it is still held: who opened it meanwhile finds that it is no longer there. What has bytes is somebody else's file.
+        if cfg!(unix) && self.file.metadata().is_ok_and(|file| file.len() == 0) {
             drop(fs::remove_file(&self.path));
         }
     }
@@ -116,6 +127,15 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_the_same_name_that_is_no_lock_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("poetry.lock");
+        fs::write(&path, "content-hash").unwrap();
+        drop(Lock::take(&folder.path().join("poetry")).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), b"content-hash");
+    }
+
+    #[test]
     fn of_many_at_once_one_has_it() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("out");
@@ -158,6 +178,24 @@ mod tests {
         drop(Lock::take(&at("file.bin")).unwrap());
         assert!(own.iter().all(|name| !at(name).exists()));
         assert!(of_others.iter().all(|name| at(name).exists()));
+    }
+
+    #[test]
+    fn what_was_left_beside_a_finished_folder_is_removed_unless_somebody_writes_it() {
+        let disk = tempfile::tempdir().unwrap();
+        let at = |name: &str| disk.path().join(name);
+        for folder in ["out", ".out.old"] {
+            fs::create_dir(at(folder)).unwrap();
+        }
+        fs::write(at("out/file"), "").unwrap();
+        let lock = Lock::take(&at("out")).unwrap();
+        tidy(&at("out"));
+        assert!(at(".out.old").exists() && at("out.lock").exists());
+        drop(lock);
+        fs::write(at("out.lock"), "").unwrap();
+        tidy(&at("out/"));
+        assert!(at("out/file").exists());
+        assert_eq!(fs::read_dir(disk.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use directrix::corpus::durable::tidy;
 use directrix::corpus::{self, Chunk, Exchanges, Measured, Prompts, Ranks, Tokenising};
 use directrix::lab::{self, Opened, Wanted};
 use directrix::model::Processing;
@@ -287,6 +288,7 @@ impl Train {
         }
         let trains = self.fill.is_none() && self.plan.is_none();
         if trains && train::is_complete(&out, &options.feed, &options.recipes, &identity)? {
+            tidy(&out);
             note(&format!("`{}` holds trained SAEs already; nothing was done", out.display()));
             return Ok(());
         }
