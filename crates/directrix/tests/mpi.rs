@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::thread::sleep;
+use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
 use common::{Folder, Random, directrix, done, files, fixture, strings, text};
@@ -20,8 +20,31 @@ fn ranks(n: usize) -> Command {
     command
 }
 
+fn start(command: &mut Command) -> Child {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().expect("mpirun is of Open MPI (Debian: openmpi-bin)");
+    let mpirun = child.id();
+    spawn(move || end_where_it_hangs(mpirun));
+    child
+}
+
+/// Where ranks were killed, mpirun of Open MPI 4.1 at times waits for ever for a lock of PMIx as it ends, when all its processes are gone.
+fn end_where_it_hangs(mpirun: u32) {
+    let mut left = None;
+    while let Ok(threads) = fs::read_dir(format!("/proc/{mpirun}/task")) {
+        let of = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        if threads.flatten().any(|thread| !of(thread).trim().is_empty()) {
+            left = Some(Instant::now());
+        } else if left.is_some_and(|left| left.elapsed() > Duration::from_secs(10)) {
+            drop(Command::new("kill").args(["-9", &mpirun.to_string()]).status());
+            return;
+        }
+        sleep(Duration::from_millis(50));
+    }
+}
+
 fn output(mut command: Command) -> Output {
-    command.stdin(Stdio::null()).output().expect("mpirun is of Open MPI (Debian: openmpi-bin)")
+    start(&mut command).wait_with_output().unwrap()
 }
 
 fn done_by(n: usize, args: &[String]) -> String {
@@ -137,12 +160,8 @@ fn a_training_has_the_bits_of_one_process_and_goes_on_over_other_ranks() {
     let out = folder.at("moved");
     for (kill, n) in [4, 2, 3].into_iter().enumerate() {
         let mut command = ranks(n);
-        command
-            .args(training(&folder, &out, &EVALUATED))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let mut child = command.spawn().unwrap();
+        command.args(training(&folder, &out, &EVALUATED));
+        let mut child = start(&mut command);
         let kept = Path::new(&out).join("checkpoint.safetensors");
         let begun = Instant::now();
         let of = |path: &Path| fs::metadata(path).and_then(|of| of.modified()).ok();
@@ -279,8 +298,8 @@ fn a_rank_that_is_killed_ends_all_at_once_and_the_next_run_goes_on() {
     for run in 0..40 {
         let n = 2 + run % 3;
         let mut command = ranks(n);
-        command.args(with(&["index", "--out", &out], &inputs)).stdin(Stdio::null());
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        command.args(with(&["index", "--out", &out], &inputs));
+        let mut child = start(&mut command);
         sleep(Duration::from_millis(random.below(whole)));
         let there = processes(&out);
         let before = pieces(&out);
@@ -411,7 +430,7 @@ fn hosts_that_speak_tcp_do_the_same_and_one_that_is_cut_off_ends_all_within_half
     assert_same(&out, &alone, "two hosts");
 
     fs::remove_dir_all(&out).unwrap();
-    let mut child = index().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = start(&mut index());
     sleep(whole / 4);
     hosts.link("down");
     let cut = Instant::now();
@@ -443,7 +462,7 @@ fn a_full_disk_is_one_failure_and_goes_on_when_there_is_room() {
     let full = output(command);
     let said = text(&full.stderr);
     sh(format!("mount -o remount,size=1g {disk}"));
-    let made = ranks(2).args(with(&["index", "--out", &out], &inputs)).output().unwrap();
+    let made = start(ranks(2).args(with(&["index", "--out", &out], &inputs))).wait_with_output().unwrap();
     let same = made.status.success() && files(Path::new(&out)) == files(Path::new(&alone));
     sh(format!("umount {disk}"));
     assert!(!full.status.success() && said.contains("cannot write") && said.contains("room"), "{said}");
