@@ -100,6 +100,10 @@ fn a_folder_to_write_is_one_place_however_it_is_spelled() {
         let said = text(&index(again).stderr);
         assert!(said.contains("the index was complete already"), "{again}: {said}");
     }
+    // It can be named from inside, where none could be made.
+    let args = ["index", "--model", &model, "--sae", &sae, "--corpus", &corpus, "--out", "."];
+    let inside = directrix().args(args).current_dir(folder.at("index")).output().unwrap();
+    assert!(inside.status.success(), "{}", text(&inside.stderr));
     for _ in 0..2 {
         done(&["export", "--to", "delphi", "--index", &folder.at("index/"), "--out", &folder.at("export/")]);
     }

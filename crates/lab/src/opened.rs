@@ -13,7 +13,7 @@ use directrix_sae::Sae;
 
 use crate::processing;
 use crate::source::is_of_hub;
-use crate::together::{are_pieces, folder_of_pieces};
+use crate::together::left_of;
 use crate::{Error, Result, Sources, Wanted};
 
 /// Prompts tokenised at a time.
@@ -212,7 +212,7 @@ impl Opened {
             };
         }
         let ranks = watch.team().and_then(Team::ranks);
-        if ranks.is_some() || are_pieces(&folder_of_pieces(folder)?) {
+        if ranks.is_some() || left_of(folder).is_some() {
             return self.index_over(ranks, folder, &identity, documents, other, watch);
         }
         let chunks = self.chunks()?;

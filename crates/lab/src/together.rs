@@ -67,8 +67,8 @@ impl Opened {
             None => Ok(own),
         };
         let replace = other == OtherIndex::Replace;
-        let pieces = folder_of_pieces(folder)?;
         if !said_by_first(is_first && complete(folder, identity, replace)?.is_some())? {
+            let pieces = folder_of_pieces(folder)?;
             if is_first {
                 own_pieces(&pieces, identity, replace)?;
             }
@@ -84,7 +84,7 @@ impl Opened {
         said_by_first(true)?;
         if is_first {
             tidy(folder);
-            if are_pieces(&pieces) {
+            if let Some(pieces) = left_of(folder) {
                 remove_folder(&pieces)?;
             }
         }
@@ -135,7 +135,7 @@ impl Opened {
 }
 
 /// Where the pieces are of which ranks make the index in `folder`.
-pub(crate) fn folder_of_pieces(folder: &Path) -> Result<PathBuf> {
+fn folder_of_pieces(folder: &Path) -> Result<PathBuf> {
     Ok(durable::beside(folder, ".pieces")?)
 }
 
@@ -166,8 +166,13 @@ fn own_pieces(pieces: &Path, identity: &Identity, give_way: bool) -> Result<()> 
 }
 
 /// Whether a folder holds pieces, or nothing yet.
-pub(crate) fn are_pieces(folder: &Path) -> bool {
+fn are_pieces(folder: &Path) -> bool {
     folder.join(OF).is_file() || folder.is_dir() && is_begun(folder, OF)
+}
+
+/// The pieces that ranks left of the index in `folder`, if they did.
+pub(crate) fn left_of(folder: &Path) -> Option<PathBuf> {
+    folder_of_pieces(folder).ok().filter(|pieces| are_pieces(pieces))
 }
 
 /// Into how many pieces documents of so many positions each are cut.
